@@ -1,0 +1,184 @@
+"""The ``dr-plugins`` command."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import click
+
+from dr_plugins import __version__
+from dr_plugins.errors import ReinforcementError
+
+__all__ = ["main"]
+
+
+class _Command(click.Command):
+    """Shows examples as they are written, and typed errors as one line with exit status 1."""
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        if self.epilog:
+            formatter.write_paragraph()
+            formatter.write(self.epilog)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except ReinforcementError as error:
+            raise click.ClickException(f"{error}") from error
+        except ValueError as error:
+            raise click.UsageError(str(error), ctx) from error
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__)
+def main() -> None:
+    """Make, inspect and verify reinforced datasets (Dataset Reinforcement, ICCV 2023).
+
+    Exit status: 0 on success, 1 if something is wrong with data or files, 2 on wrong usage.
+    """
+    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.INFO)
+
+
+_IMAGES = "Directory with one folder for each class, or torchvision:NAME:ROOT."
+_CLASS_MAP = "Text file with one class folder name for each line, in label order."
+
+
+@main.command(
+    cls=_Command,
+    epilog="""Examples:
+
+  dr-plugins reinforce --images imagenet/train --teacher timm:resnetv2_152x2_bit \\
+      --teacher timm:convnext_xlarge --policy randaug --out imagenet-plus
+
+  dr-plugins reinforce --images torchvision:CIFAR100:data --teacher python:my_models:teacher \\
+      --policy cifar --size 32 --samples 100 --out cifar100-plus
+
+A policy file starts from a preset and changes single values:
+
+  preset: rrc
+  random_resized_crop: {size: 160, scale: [0.3, 1.0]}
+
+An interrupted run goes on where it stopped when the same command is given again.
+""",
+)
+@click.option("--images", required=True, help=_IMAGES)
+@click.option(
+    "--teacher",
+    "teachers",
+    required=True,
+    multiple=True,
+    help="timm:NAME, timm:NAME@CHECKPOINT or python:MODULE:FUNCTION; several form an ensemble.",
+)
+@click.option("--policy", default="randaug", show_default=True, help="Preset or YAML file.")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Directory to make.")
+@click.option("--samples", default=400, show_default=True, help="Reinforcements per image, S.")
+@click.option("--topk", default=10, show_default=True, help="Classes stored for each.")
+@click.option("--size", type=int, help="Side of the views in pixels.  [default: the policy's]")
+@click.option(
+    "--backend", type=click.Choice(["pil", "tensor"]), help="[default: the policy's, pil]"
+)
+@click.option("--seed", default=0, show_default=True, help="Seed of all parameters.")
+@click.option("--temperature", default=1.0, show_default=True, help="Of the teachers' softmax.")
+@click.option("--bf16", is_flag=True, help="Run the teachers in bfloat16 mixed precision.")
+@click.option("--lossless", is_flag=True, help="Store probabilities in float32, not float16.")
+@click.option("--batch-size", default=256, show_default=True, help="Views per forward pass.")
+@click.option("--shard-images", default=256, show_default=True, help="Images per shard.")
+@click.option("--workers", type=int, help="Processes that augment.  [default: one per core]")
+@click.option("--device", help="Where the teachers run.  [default: cuda if there is one, else cpu]")
+@click.option("--class-map", type=click.Path(exists=True, dir_okay=False), help=_CLASS_MAP)
+@click.option("--quiet", is_flag=True, help="No progress bar.")
+def reinforce(
+    images: str,
+    teachers: tuple[str, ...],
+    policy: str,
+    out: Path,
+    size: int | None,
+    backend: str | None,
+    temperature: float,
+    bf16: bool,
+    lossless: bool,
+    workers: int | None,
+    device: str | None,
+    class_map: str | None,
+    quiet: bool,
+    **numbers: int,
+) -> None:
+    """Reinforce a dataset: store augmentations of every image and the teachers' answers."""
+    import torch
+
+    from dr_plugins.generate import GenerationSettings
+    from dr_plugins.generate import reinforce as generate
+    from dr_plugins.policy import Policy
+    from dr_plugins.reader import ShardSet
+    from dr_plugins.sources import open_source
+    from dr_plugins.teachers import Ensemble, load_teacher
+
+    settings = GenerationSettings(
+        Policy.load(policy, size=size, backend=backend),
+        probs_dtype="float32" if lossless else "float16",
+        **numbers,
+    )
+    source = open_source(images, class_map)
+    ensemble = Ensemble(
+        [load_teacher(spec) for spec in teachers], temperature, torch.bfloat16 if bf16 else None
+    )
+    generate(
+        source,
+        ensemble,
+        out,
+        settings,
+        teacher_specs=teachers,
+        device=device or ("cuda" if torch.cuda.is_available() else "cpu"),
+        workers=(os.cpu_count() or 1) if workers is None else workers,
+        progress=not quiet,
+    )
+    click.echo(repr(ShardSet(out)))
+
+
+@main.command(cls=_Command, epilog="Example:\n\n  dr-plugins info imagenet-plus\n")
+@click.argument("directory", type=click.Path(path_type=Path))
+def info(directory: Path) -> None:
+    """Say what a shard set is."""
+    from dr_plugins.describe import describe
+    from dr_plugins.reader import ShardSet
+
+    click.echo(describe(ShardSet(directory)))
+
+
+@main.command(
+    cls=_Command,
+    epilog="""Examples:
+
+  dr-plugins verify imagenet-plus
+  dr-plugins verify imagenet-plus --images imagenet/train --replay 1000
+""",
+)
+@click.argument("directory", type=click.Path(path_type=Path))
+@click.option("--images", help=_IMAGES + " Compares the keys.")
+@click.option("--replay", default=0, help="Images to replay and compare with their fingerprint.")
+@click.option("--class-map", type=click.Path(exists=True, dir_okay=False), help=_CLASS_MAP)
+@click.option("--quiet", is_flag=True, help="No progress bar.")
+def verify(
+    directory: Path, images: str | None, replay: int, class_map: str | None, quiet: bool
+) -> None:
+    """Check files, keys and replayed views; exit status 1 if anything is wrong."""
+    from dr_plugins.sources import open_source
+    from dr_plugins.verify import verify as check
+
+    source = None if images is None else open_source(images, class_map)
+    report = check(directory, source, replay=replay, progress=not quiet)
+    for problem in report.problems:
+        click.echo(f"WRONG: {problem}", err=True)
+    click.echo(
+        f"{report.files} files checked, {report.replayed} views replayed, "
+        f"{len(report.problems)} problems"
+    )
+    if report.problems:
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,186 @@
+"""Safetensors files: written whole or not at all, read through a memory map.
+
+The container is the documented one (8-byte little-endian header length, JSON header, data); any
+safetensors library reads these files. It is written here because the bytes must not depend on a
+library's hashing order and must be durable before a shard counts as finished, and mapped here
+because a reader of 10,000 shards must neither copy them nor keep their files open.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import mmap
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dr_plugins.errors import FormatError, OutputError
+
+__all__ = ["TEMPORARY_SUFFIX", "file_digest", "map_tensors", "write_file", "write_tensors"]
+
+TEMPORARY_SUFFIX = ".tmp"
+_MAX_HEADER = 100_000_000
+_TO_NAME = {"|u1": "U8", "<i4": "I32", "<i8": "I64"}
+_TO_DTYPE = {name: np.dtype(code) for code, name in _TO_NAME.items()}
+
+
+def write_tensors(
+    path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]
+) -> str:
+    """Write a safetensors file atomically.
+
+    Args:
+        path: Where the finished file appears.
+        tensors: uint8, int32 or int64 arrays; stored in the order given, without holes.
+        metadata: Text entries of the header.
+
+    Returns:
+        SHA-256 of the file, hexadecimal.
+
+    Raises:
+        OutputError: The file cannot be written; nothing is left at `path`.
+    """
+    header: dict[str, Any] = {"__metadata__": dict(metadata)}
+    offset = 0
+    for name, array in tensors.items():
+        header[name] = {
+            "dtype": _TO_NAME[array.dtype.str],
+            "shape": list(array.shape),
+            "data_offsets": [offset, offset + array.nbytes],
+        }
+        offset += array.nbytes
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    data = (memoryview(np.ascontiguousarray(a)).cast("B") for a in tensors.values() if a.size)
+    return write_file(path, _chain(len(text).to_bytes(8, "little"), text, data))
+
+
+def _chain(length: bytes, text: bytes, data: Iterable[Any]) -> Iterator[Any]:
+    yield length
+    yield text
+    yield from data
+
+
+def write_file(path: Path, chunks: Iterable[Any]) -> str:
+    """Write bytes to a temporary file, make them durable, then give them their name.
+
+    Args:
+        path: Where the finished file appears, replacing an older one.
+        chunks: Bytes-like objects, in order.
+
+    Returns:
+        SHA-256 of the file, hexadecimal.
+
+    Raises:
+        OutputError: The directory is read-only, the disk is full, and the like.
+    """
+    temporary = path.with_name(path.name + TEMPORARY_SUFFIX)
+    digest = hashlib.sha256()
+    try:
+        with open(temporary, "wb") as file:
+            for chunk in chunks:
+                file.write(chunk)
+                digest.update(chunk)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        _sync_directory(path.parent)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise OutputError(
+            f"cannot write {path}: {error.strerror or error}. Make the place writable or free some "
+            f"space, then run the same command again: finished shards are kept."
+        ) from error
+    return digest.hexdigest()
+
+
+def _sync_directory(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def file_digest(path: Path) -> str:
+    """Return the SHA-256 of a file, hexadecimal.
+
+    Raises:
+        FormatError: The file is missing or unreadable.
+    """
+    try:
+        with open(path, "rb") as file:
+            digest = hashlib.sha256()
+            while chunk := file.read(1 << 20):
+                digest.update(chunk)
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    return digest.hexdigest()
+
+
+def map_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Map a safetensors file into memory, copying nothing.
+
+    Args:
+        path: A file written by `write_tensors`.
+
+    Returns:
+        Read-only arrays that keep the map alive, and the header's metadata.
+
+    Raises:
+        FormatError: The file is missing, truncated, or its header is damaged.
+    """
+    try:
+        with open(path, "rb") as file:
+            buffer = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except (OSError, ValueError) as error:  # ValueError: the file is empty
+        raise _unreadable(path, error) from error
+    try:
+        header, start = _read_header(buffer)
+        metadata = header.pop("__metadata__", {})
+        arrays = {name: _view(buffer, start, entry) for name, entry in header.items()}
+        end = start + max((e["data_offsets"][1] for e in header.values()), default=0)
+        if end != len(buffer):
+            raise ValueError(f"the file has {len(buffer)} bytes, its header describes {end}")
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise FormatError(
+            f"{path} is truncated or its header is damaged ({error}). "
+            f"Copy the file again, or delete it and generate it again."
+        ) from error
+    return arrays, metadata
+
+
+def _read_header(buffer: mmap.mmap) -> tuple[dict[str, Any], int]:
+    length = int.from_bytes(buffer[:8], "little")
+    if len(buffer) < 8 or not 2 <= length <= min(len(buffer) - 8, _MAX_HEADER):
+        raise ValueError(f"a header of {length} bytes in a file of {len(buffer)}")
+    header = json.loads(buffer[8 : 8 + length].decode())
+    if not isinstance(header, dict):
+        raise ValueError("the header is not a JSON object")
+    return header, 8 + length
+
+
+def _view(buffer: mmap.mmap, start: int, entry: dict[str, Any]) -> np.ndarray:
+    dtype = _TO_DTYPE[entry["dtype"]]
+    shape = tuple(int(n) for n in entry["shape"])
+    begin, end = (int(n) for n in entry["data_offsets"])
+    count = int(np.prod(shape, dtype=object)) if shape else 1
+    if not 0 <= begin <= end <= len(buffer) - start or count * dtype.itemsize != end - begin:
+        raise ValueError(f"tensor of shape {shape} at bytes {begin} to {end}")
+    if min(shape, default=1) < 0:
+        raise ValueError(f"tensor of shape {shape}")
+    return np.frombuffer(buffer, dtype, count, start + begin).reshape(shape)
+
+
+def _unreadable(path: Path, error: Exception) -> FormatError:
+    reason = getattr(error, "strerror", None) or str(error)
+    return FormatError(
+        f"cannot read {path}: {reason}. The shard set is incomplete; copy the file again, or run "
+        f"`dr-plugins reinforce` again with the same settings."
+    )

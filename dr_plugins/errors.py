@@ -1,0 +1,69 @@
+"""Errors that name the file or key, what was found, what was expected and what to do about it.
+
+Every class can be built from one message, so that it survives the trip out of a DataLoader worker.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "DatasetMismatchError",
+    "FormatError",
+    "ImageChangedError",
+    "ImageReadError",
+    "LockedError",
+    "OutputError",
+    "PolicyError",
+    "ReinforcementError",
+    "SettingsMismatchError",
+    "TeacherError",
+    "UnknownImageError",
+    "VersionError",
+]
+
+
+class ReinforcementError(Exception):
+    """Base of every error that this package raises on purpose."""
+
+
+class FormatError(ReinforcementError):
+    """A manifest, index, shard or record is missing, truncated or damaged."""
+
+
+class VersionError(FormatError):
+    """A shard set was written by a newer version of the format."""
+
+
+class UnknownImageError(ReinforcementError):
+    """An image key has no reinforcement in the shard set."""
+
+
+class ImageReadError(ReinforcementError):
+    """An image cannot be opened or decoded."""
+
+
+class ImageChangedError(ReinforcementError):
+    """An image, or how it is decoded and augmented, differs from what the teacher saw."""
+
+
+class DatasetMismatchError(ReinforcementError):
+    """A dataset and a shard set (or a teacher) do not describe the same classes or images."""
+
+
+class PolicyError(ReinforcementError):
+    """An augmentation policy is malformed or cannot be stored."""
+
+
+class TeacherError(ReinforcementError):
+    """A teacher specification cannot be turned into a working teacher."""
+
+
+class SettingsMismatchError(ReinforcementError):
+    """An output directory already holds a shard set made with other settings."""
+
+
+class OutputError(ReinforcementError):
+    """A file of the shard set cannot be written."""
+
+
+class LockedError(OutputError):
+    """Another generator is writing to the same output directory."""

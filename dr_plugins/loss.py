@@ -1,0 +1,255 @@
+"""Knowledge distillation from stored targets: KL divergence that never builds the dense target."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dr_plugins.targets import SparseTargets
+
+__all__ = ["KDLoss", "cross_entropy"]
+
+# `nll_loss` skips rows with this label; any class number out of range, unlike -100, must raise.
+_NO_LABEL = -(2**31)
+
+
+class KDLoss(nn.Module):
+    """KL(target || softmax(logits / T)) * T^2, Hinton et al. 2015 (arXiv 1503.02531).
+
+    The targets are used as they are: whoever stored them softened by T passes the same T. Equal to
+    `F.kl_div(F.log_softmax(logits / T, 1), targets.dense(), reduction="batchmean") * T**2` to
+    rounding. With `label_weight` w the loss is (1 - w) * KL + w * CE(logits, label), at temperature
+    1; rows whose label is -1 have no cross-entropy term.
+
+    A class without target mass contributes nothing, whatever its logit. A logit of -inf on a class
+    with target mass makes the loss of its row +inf ("smooth" gives mass to every class), while the
+    gradient stays finite. A row of -inf, a NaN or a logit of +inf gives NaN.
+
+    Args:
+        temperature: T, > 0.
+        label_weight: w, in [0, 1].
+        reduction: "batchmean" (sum over classes, mean over the batch; NaN for an empty one),
+            "sum", or "none" for one loss per sample, [B].
+
+    Raises:
+        ValueError: if an argument is out of its range.
+
+    Example:
+        >>> targets = SparseTargets([[2, 0]], [[0.7, 0.2]], num_classes=4)
+        >>> KDLoss()(torch.zeros(1, 4), targets)
+        tensor(0.5152)
+    """
+
+    def __init__(
+        self, temperature: float = 1.0, label_weight: float = 0.0, reduction: str = "batchmean"
+    ) -> None:
+        super().__init__()
+        if not (temperature > 0 and math.isfinite(temperature)):
+            raise ValueError(f"temperature is {temperature}, expected a number > 0: try 1.0")
+        if not 0 <= label_weight <= 1:
+            raise ValueError(f"label_weight is {label_weight}, expected [0, 1]: 0 is KL only")
+        if reduction not in ("batchmean", "sum", "none"):
+            raise ValueError(
+                f"reduction is {reduction!r}, expected 'batchmean', 'sum' or 'none': "
+                "'batchmean' is the mean over samples"
+            )
+        self.temperature = temperature
+        self.label_weight = label_weight
+        self.reduction = reduction
+
+    def forward(self, logits: Tensor, target: SparseTargets | Tensor) -> Tensor:
+        """Loss of a batch.
+
+        Args:
+            logits: [B, C], floating point. Computed in float32, or float64 if the logits are.
+            target: `SparseTargets`; or probabilities, floating point [B, C]; or labels in [0, C),
+                integers [B], which are one-hot targets.
+
+        Returns:
+            A scalar, or [B] if `reduction` is "none"; float32, or float64 if the logits are.
+
+        Raises:
+            ValueError: if shapes, class counts or devices differ, a label (on the CPU) is not a
+                class, or `label_weight` has no labels to use: probabilities come without.
+            TypeError: if a dtype is neither.
+        """
+        _check(logits, target)
+        with torch.autocast(logits.device.type, enabled=False):
+            return _reduce(self._rows(logits, target), self.reduction)
+
+    def _rows(self, logits: Tensor, target: SparseTargets | Tensor) -> Tensor:
+        log_probs = _log_softmax(logits, self.temperature)
+        rows = _kl_divergence(log_probs, target) * self.temperature**2
+        if self.label_weight == 0:
+            return rows
+        if self.temperature != 1:
+            log_probs = _log_softmax(logits)
+        labelled = _label_loss(log_probs, target)
+        return (1 - self.label_weight) * rows + self.label_weight * labelled
+
+    def extra_repr(self) -> str:
+        """Arguments, for `repr`."""
+        return (
+            f"temperature={self.temperature}, label_weight={self.label_weight}, "
+            f"reduction={self.reduction!r}"
+        )
+
+
+def cross_entropy(
+    input: Tensor,
+    target: SparseTargets,
+    weight: Tensor | None = None,
+    size_average: bool | None = None,
+    ignore_index: int = -100,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+    label_smoothing: float = 0.0,
+) -> Tensor:
+    """Soft-target cross-entropy, what `torch.nn.functional.cross_entropy` does on `SparseTargets`.
+
+    Args:
+        input: logits, floating point [B, C].
+        target: sparse targets of a batch of B.
+        weight: not supported, as every argument that is not named below.
+        size_average: not supported.
+        ignore_index: not supported.
+        reduce: not supported.
+        reduction: "mean" over the batch, "sum" or "none".
+        label_smoothing: not supported.
+
+    Returns:
+        A scalar, or [B]; float32, or float64 if the logits are.
+
+    Raises:
+        ValueError: if an argument is not supported, or shapes do not match.
+        TypeError: if `input` is not a floating-point tensor or `target` not `SparseTargets`.
+    """
+    for name, value, default in (
+        ("weight", weight, None),
+        ("size_average", size_average, None),
+        ("ignore_index", ignore_index, -100),
+        ("reduce", reduce, None),
+        ("label_smoothing", label_smoothing, 0.0),
+    ):
+        if value is not default and value != default:
+            raise ValueError(
+                f"cross_entropy with SparseTargets got {name}={value}, expected the default: "
+                "leave it out, or pass targets.dense()"
+            )
+    if reduction not in ("mean", "sum", "none"):
+        raise ValueError(f"reduction is {reduction!r}: pass 'mean', 'sum' or 'none'")
+    if not isinstance(target, SparseTargets):
+        raise TypeError(f"target is {type(target).__name__}, expected SparseTargets: swap them")
+    _check(input, target)
+    with torch.autocast(input.device.type, enabled=False):
+        return _reduce(_sparse_terms(_log_softmax(input), target)[0], reduction)
+
+
+def _log_softmax(logits: Tensor, temperature: float = 1.0) -> Tensor:
+    dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
+    if temperature != 1:
+        logits = logits.to(dtype) / temperature
+    return F.log_softmax(logits, dim=1, dtype=dtype)
+
+
+def _reduce(rows: Tensor, reduction: str) -> Tensor:
+    if reduction == "none":
+        return rows
+    return rows.sum() if reduction == "sum" else rows.mean()
+
+
+def _kl_divergence(log_probs: Tensor, target: SparseTargets | Tensor) -> Tensor:
+    if isinstance(target, SparseTargets):
+        crossed, entropy = _sparse_terms(log_probs, target)
+        return crossed - entropy
+    if not target.is_floating_point():
+        return _label_loss(log_probs, target)
+    probs = target.to(log_probs.dtype)
+    return (torch.xlogy(probs, probs) - _weighted(probs, log_probs)).sum(1)
+
+
+def _sparse_terms(log_probs: Tensor, target: SparseTargets) -> tuple[Tensor, Tensor]:
+    """Cross-entropy of `log_probs` to the targets and entropy of the targets, [B] each."""
+    probs, share = target.normalized(dtype=log_probs.dtype)
+    # The padding goes to one column more than there are classes.
+    slots = torch.where(target.ids < 0, target.num_classes, target.ids)
+    padded = F.pad(log_probs, (0, 1))
+    crossed = _weighted(probs, padded.gather(1, slots)).sum(1)
+    entropy = torch.xlogy(probs, probs).sum(1)
+    if target.densify == "smooth":
+        # Sum over the classes not listed. The sum over all minus those listed would cancel: NaN
+        # where one is -inf, and no digit right where the listed dominate.
+        rest = padded.scatter_(1, slots, 0.0).sum(1, keepdim=True)
+        unlisted = target.num_classes - (target.ids >= 0).sum(1, keepdim=True)
+        crossed = crossed + _weighted(share, rest).squeeze(1)
+        entropy = entropy + (unlisted * torch.xlogy(share, share)).squeeze(1)
+    return -crossed, -entropy
+
+
+def _weighted(weights: Tensor, log_probs: Tensor) -> Tensor:
+    """Product in which 0 * -inf is 0."""
+    return torch.where(weights != 0, weights * log_probs, 0.0)
+
+
+def _label_loss(log_probs: Tensor, target: SparseTargets | Tensor) -> Tensor:
+    """Cross-entropy to the labels, [B]; 0 where there is none."""
+    if isinstance(target, SparseTargets):
+        return F.nll_loss(log_probs, target.labels, ignore_index=-1, reduction="none")
+    if target.is_floating_point():
+        raise ValueError("label_weight needs labels, got probabilities: pass SparseTargets")
+    return F.nll_loss(log_probs, target.long(), ignore_index=_NO_LABEL, reduction="none")
+
+
+def _check(logits: Tensor, target: SparseTargets | Tensor) -> None:
+    if not isinstance(logits, Tensor) or not logits.is_floating_point():
+        got = logits.dtype if isinstance(logits, Tensor) else type(logits).__name__
+        raise TypeError(f"logits are {got}, expected a floating-point tensor: pass model outputs")
+    if not isinstance(target, SparseTargets | Tensor):
+        raise TypeError(
+            f"target is {type(target).__name__}: pass SparseTargets, probabilities or labels"
+        )
+    if logits.dim() != 2:
+        raise ValueError(f"logits have shape {tuple(logits.shape)}, expected [B, C]: flatten them")
+    if isinstance(target, Tensor) and not target.is_floating_point():
+        _check_labels(logits, target)
+    else:
+        _check_probs(logits, target)
+    if target.device != logits.device:
+        raise ValueError(
+            f"target is on {target.device}, logits on {logits.device}: use target.to(device)"
+        )
+
+
+def _check_probs(logits: Tensor, target: SparseTargets | Tensor) -> None:
+    if len(target.shape) != 2 or target.shape[0] != logits.shape[0]:
+        raise ValueError(
+            f"target has shape {tuple(target.shape)}, expected {tuple(logits.shape)} as the "
+            "logits: join samples with SparseTargets.stack"
+        )
+    if target.shape[1] != logits.shape[1]:
+        raise ValueError(
+            f"the model has {logits.shape[1]} classes, the targets {target.shape[1]}: "
+            "build the model with as many classes as the targets (timm: --num-classes)"
+        )
+
+
+def _check_labels(logits: Tensor, labels: Tensor) -> None:
+    if labels.dtype == torch.bool or labels.is_complex():
+        raise TypeError(f"target is {labels.dtype}: pass probabilities or integer labels")
+    batch, classes = logits.shape
+    if labels.shape != (batch,):
+        raise ValueError(
+            f"labels have shape {tuple(labels.shape)}, expected ({batch},): one for each sample"
+        )
+    # On a GPU the check would synchronise; there the kernel asserts.
+    if labels.device.type != "cpu" or torch.compiler.is_compiling():
+        return
+    outside = labels[(labels < 0) | (labels >= classes)]
+    if outside.numel():
+        raise ValueError(
+            f"label {int(outside[0])} is not in [0, {classes}), the classes of the model: "
+            "build it with as many classes as the dataset (timm: --num-classes)"
+        )

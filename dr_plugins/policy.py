@@ -1,0 +1,332 @@
+"""A policy: which transforms, in which order, and how their parameters are stored.
+
+The order is fixed, that of the code of Faghri et al., 2023: resize, crops, flip, RandAugment,
+erasing, then mixing with another image's view.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from os import PathLike
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import yaml
+from PIL import Image
+
+from dr_plugins.errors import PolicyError
+from dr_plugins.records import Field
+from dr_plugins.transforms import (
+    AnyImage,
+    CenterCrop,
+    CutMix,
+    Mixing,
+    Mixup,
+    RandAugment,
+    RandomCrop,
+    RandomErasing,
+    RandomHorizontalFlip,
+    RandomResizedCrop,
+    Resize,
+    Transform,
+)
+from dr_plugins.transforms.base import Size
+from dr_plugins.transforms.kernels import pil, tensor
+
+__all__ = ["BACKENDS", "AugmentParams", "Policy", "preset_names"]
+
+BACKENDS = {"pil": pil, "tensor": tensor}
+_VIEW: tuple[type[Transform], ...] = (
+    Resize,
+    CenterCrop,
+    RandomCrop,
+    RandomResizedCrop,
+    RandomHorizontalFlip,
+    RandAugment,
+    RandomErasing,
+)
+_MIXING: tuple[type[Mixing], ...] = (Mixup, CutMix)
+_SIZED = (CenterCrop, RandomCrop, RandomResizedCrop)
+_NO_PARTNER = (1 << 32) - 1
+
+
+class AugmentParams(NamedTuple):
+    """Parameters of one augmented view: plain numbers.
+
+    Attributes:
+        view: One entry for each transform that has parameters.
+        partner: Row of the image mixed in, None if none is.
+        partner_view: As `view`, for the partner's view; empty if `partner` is None.
+        mixing: One entry for each mixing; empty if `partner` is None.
+    """
+
+    view: Sequence[Any]
+    partner: int | None = None
+    partner_view: Sequence[Any] = ()
+    mixing: Sequence[Any] = ()
+
+
+@dataclass(frozen=True)
+class Policy:
+    """Transforms of a view, mixings of two views, and the backend that computes them.
+
+    Attributes:
+        transforms: In the order in which they are applied.
+        mixings: Applied after the transforms, to uint8 tensors.
+        backend: ``"pil"`` (Pillow's resampling; the default) or ``"tensor"`` (torch's: faster,
+            equal within rounding). All other operations give the same bits in both.
+
+    Example:
+        >>> policy = Policy.load("randaug", size=64)
+        >>> [field.name for field in policy.fields]
+        ['crop', 'flip', 'ops', 'erase']
+        >>> params = policy.sample(np.random.default_rng(0), (375, 500))
+        >>> policy.apply(Image.new("RGB", (500, 375)), params).shape
+        torch.Size([3, 64, 64])
+    """
+
+    transforms: tuple[Transform, ...]
+    mixings: tuple[Mixing, ...] = ()
+    backend: str = "pil"
+
+    def __post_init__(self) -> None:
+        if self.backend not in BACKENDS:
+            raise PolicyError(f"backend is {self.backend!r}; expected one of {sorted(BACKENDS)}")
+        if not any(isinstance(t, _SIZED) for t in self.transforms):
+            raise PolicyError(
+                f"the policy ({', '.join(t.name for t in self.transforms) or 'empty'}) does not "
+                f"fix the size of its views; add one of {', '.join(t.name for t in _SIZED)}"
+            )
+
+    @classmethod
+    def load(
+        cls,
+        name_or_path: str | PathLike[str],
+        *,
+        size: int | None = None,
+        backend: str | None = None,
+    ) -> Policy:
+        """Load a preset by name, or a policy from a YAML file.
+
+        A file lists transforms with their hyper-parameters. With ``preset: NAME`` it starts from
+        that preset; what it lists replaces single hyper-parameters, ``null`` removes a transform.
+
+        Args:
+            name_or_path: One of `preset_names`, or the path of a ``.yaml`` file.
+            size: Replaces the side of the views, in pixels.
+            backend: Replaces the backend.
+
+        Raises:
+            PolicyError: Unknown preset, unreadable file, unknown transform or hyper-parameter.
+        """
+        config = _read(str(name_or_path))
+        if size is not None:
+            config = {k: {**v, "size": size} if _takes_size(v) else v for k, v in config.items()}
+        if backend is not None:
+            config["backend"] = backend
+        return cls.from_config(config)
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Policy:
+        """Build a policy from plain data, ``{transform name: {hyper-parameter: value}}``.
+
+        Raises:
+            PolicyError: An unknown transform or hyper-parameter, or a value out of range.
+        """
+        known: dict[str, Any] = {t.name: t for t in (*_VIEW, *_MIXING)}
+        unknown = set(config) - set(known) - {"backend"}
+        if unknown:
+            raise PolicyError(
+                f"unknown transforms in the policy: {sorted(unknown)}; expected some of "
+                f"{sorted(known)} and `backend`"
+            )
+        built = {n: _build(known[n], config[n]) for n in known if config.get(n) is not None}
+        return cls(
+            tuple(built[t.name] for t in _VIEW if t.name in built),
+            tuple(built[t.name] for t in _MIXING if t.name in built),
+            config.get("backend", "pil"),
+        )
+
+    def to_config(self) -> dict[str, Any]:
+        """Return the policy as plain data with every hyper-parameter; see `from_config`."""
+        parts: tuple[Any, ...] = (*self.transforms, *self.mixings)
+        described = {
+            t.name: {k: list(v) if isinstance(v, tuple) else v for k, v in vars(t).items()}
+            for t in parts
+        }
+        return {"backend": self.backend, **described}
+
+    @property
+    def fields(self) -> tuple[Field, ...]:
+        """Record fields of the parameters, in byte order."""
+        view = tuple(t.field for t in self._parametric)
+        if not self.mixings:
+            return view
+        partner = tuple(dataclasses.replace(f, name=f"partner_{f.name}") for f in view)
+        return (*view, Field("partner", "<u4"), *partner, *(m.field for m in self.mixings))
+
+    @property
+    def view_size(self) -> Size:
+        """(height, width) of the views, in pixels."""
+        size = (1 << 14, 1 << 14)  # large enough for any crop; crops fix the size
+        for transform in self.transforms:
+            size = transform.output_size(size)
+        return size
+
+    @property
+    def _parametric(self) -> list[Any]:
+        return [t for t in self.transforms if t.field is not None]
+
+    def sample(
+        self, rng: np.random.Generator, size: Size, partners: Sequence[tuple[int, Size]] = ()
+    ) -> AugmentParams:
+        """Draw the parameters of one augmented view.
+
+        Args:
+            rng: Source of randomness.
+            size: (height, width) of the image.
+            partners: (row, (height, width)) of the images that may be mixed in; without any,
+                nothing is mixed.
+        """
+        view = self._sample_view(rng, size)
+        if not self.mixings or not partners:
+            return AugmentParams(view)
+        mixing = [m.sample(rng, self.view_size) for m in self.mixings]
+        if mixing == [m.unmixed for m in self.mixings]:
+            return AugmentParams(view)
+        row, partner_size = partners[int(rng.integers(len(partners)))]
+        return AugmentParams(view, row, self._sample_view(rng, partner_size), mixing)
+
+    def _sample_view(self, rng: np.random.Generator, size: Size) -> list[Any]:
+        view = []
+        for transform in self.transforms:
+            params = transform.sample(rng, size)
+            if transform.field is not None:
+                view.append(params)
+            size = transform.output_size(size)
+        return view
+
+    def encode(self, params: AugmentParams, record: np.void) -> None:
+        """Store parameters in a record, in place.
+
+        Raises:
+            PolicyError: A value does not fit its field (images are limited to 65,535 pixels).
+        """
+        values = list(params.view)
+        if self.mixings:
+            if params.partner is None:
+                unmixed = [m.unmixed for m in self.mixings]
+                params = AugmentParams(params.view, _NO_PARTNER, self._blank_view(), unmixed)
+            values += [params.partner, *params.partner_view, *params.mixing]
+        try:
+            for field, value in zip(self.fields, values, strict=True):
+                record[field.name] = value
+        except (OverflowError, ValueError) as error:
+            raise PolicyError(
+                f"parameters {params} do not fit a record: {error}. Images of more than 65,535 "
+                f"pixels a side must be made smaller first."
+            ) from error
+
+    def _blank_view(self) -> list[Any]:
+        return [np.zeros(t.field.shape, t.field.dtype) for t in self._parametric]
+
+    def decode(self, records: np.ndarray) -> list[AugmentParams]:
+        """Read parameters back from records ``[B]``; the inverse of `encode`."""
+        rows = zip(*(records[field.name].tolist() for field in self.fields), strict=True)
+        count = len(self._parametric)
+        if not self.mixings:
+            return [AugmentParams(row) for row in rows]
+        return [
+            AugmentParams(row[:count])
+            if row[count] == _NO_PARTNER
+            else AugmentParams(
+                row[:count], row[count], row[count + 1 : 2 * count + 1], row[2 * count + 1 :]
+            )
+            for row in rows
+        ]
+
+    def apply(
+        self, image: Image.Image, params: AugmentParams, partner: Image.Image | None = None
+    ) -> torch.Tensor:
+        """Compute an augmented view: the one code path for teacher and student.
+
+        Args:
+            image: RGB image.
+            params: From `sample` or `decode`.
+            partner: RGB image of row ``params.partner``; needed if that is not None.
+
+        Returns:
+            uint8 ``[3, H, W]`` with (H, W) = `view_size`.
+        """
+        view = self._view(image, params.view)
+        if params.partner is None:
+            return view
+        assert partner is not None, "a mixed view needs its partner's image"
+        other = self._view(partner, params.partner_view)
+        for mixing, values in zip(self.mixings, params.mixing, strict=True):
+            view = mixing.apply(view, other, values)
+        return view
+
+    def _view(self, image: Image.Image, params: Sequence[Any]) -> torch.Tensor:
+        kernels = BACKENDS[self.backend]
+        view: AnyImage = kernels.from_pil(image)
+        values = iter(params)
+        for transform in self.transforms:
+            view = transform.apply(view, next(values) if transform.field is not None else None)
+        return kernels.to_uint8_chw(view)
+
+
+def preset_names() -> list[str]:
+    """Return the names of the policies that come with the package."""
+    folder = resources.files("dr_plugins") / "policies"
+    return sorted(
+        Path(entry.name).stem for entry in folder.iterdir() if entry.name.endswith(".yaml")
+    )
+
+
+def _read(name_or_path: str) -> dict[str, Any]:
+    if name_or_path in preset_names():
+        text = (resources.files("dr_plugins") / "policies" / f"{name_or_path}.yaml").read_text()
+    else:
+        try:
+            text = Path(name_or_path).read_text(encoding="utf-8")
+        except OSError as error:
+            raise PolicyError(
+                f"{name_or_path!r} is neither a preset ({', '.join(preset_names())}) nor a "
+                f"readable YAML file: {error.strerror}"
+            ) from error
+    try:
+        config = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise PolicyError(f"{name_or_path} is not valid YAML: {error}") from error
+    if not isinstance(config, dict):
+        raise PolicyError(f"{name_or_path} does not hold a mapping of transforms")
+    preset = config.pop("preset", None)
+    return config if preset is None else _merge(_read(str(preset)), config)
+
+
+def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for name, value in changes.items():
+        both = isinstance(value, dict) and isinstance(base.get(name), dict)
+        merged[name] = {**base[name], **value} if both else value
+    return merged
+
+
+def _takes_size(value: Any) -> bool:
+    return isinstance(value, dict) and "size" in value
+
+
+def _build(kind: type[Any], values: Any) -> Any:
+    try:
+        return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+    except (TypeError, ValueError, AttributeError) as error:
+        names = [f.name for f in dataclasses.fields(kind)]
+        raise PolicyError(
+            f"policy entry {kind.name}: {error}; its hyper-parameters are {', '.join(names)}"
+        ) from error

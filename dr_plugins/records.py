@@ -1,0 +1,177 @@
+"""The record: one reinforcement as a packed little-endian struct, described by a table of fields.
+
+Reader and writer both work from the same `RecordLayout`; its numpy dtype *is* the byte layout.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from dr_plugins.errors import FormatError
+
+__all__ = ["Field", "RecordLayout", "checksum", "target_fields"]
+
+_DTYPES = frozenset({"<u1", "<u2", "<u4", "<f2", "<f4", "<f8"})
+_CHECKSUM = "crc32"
+
+
+@dataclass(frozen=True)
+class Field:
+    """One named value, or small array of values, inside a record.
+
+    Attributes:
+        name: Unique within a record.
+        dtype: One of ``<u1 <u2 <u4 <f2 <f4 <f8`` (numpy notation, always little-endian).
+        shape: Array shape; empty for a scalar.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.dtype not in _DTYPES:
+            raise FormatError(
+                f"record field {self.name!r} has dtype {self.dtype!r}; "
+                f"expected one of {sorted(_DTYPES)}"
+            )
+
+
+def target_fields(topk: int, num_classes: int, probs_dtype: str = "float16") -> tuple[Field, ...]:
+    """Return the fields that hold a teacher's answer.
+
+    Args:
+        topk: Number of classes stored for each reinforcement, at least 1.
+        num_classes: Number of classes that the teacher knows; up to 65,536 ids fit in two bytes.
+        probs_dtype: ``"float16"`` or the lossless ``"float32"``.
+
+    Returns:
+        ``ids`` (most probable class first) and ``probs``, both of shape ``[topk]``.
+
+    Raises:
+        FormatError: `topk` is not within 1 and `num_classes`, or `probs_dtype` is unknown.
+
+    Example:
+        >>> [f.dtype for f in target_fields(10, 1000)]
+        ['<u2', '<f2']
+    """
+    if not 1 <= topk <= num_classes:
+        raise FormatError(
+            f"top-k is {topk} with {num_classes} classes; choose 1 <= k <= {num_classes}"
+        )
+    probs = {"float16": "<f2", "float32": "<f4"}.get(probs_dtype)
+    if probs is None:
+        raise FormatError(f"probs dtype is {probs_dtype!r}; expected 'float16' or 'float32'")
+    ids = "<u2" if num_classes <= 1 << 16 else "<u4"
+    return Field("ids", ids, (topk,)), Field("probs", probs, (topk,))
+
+
+class RecordLayout:
+    """Names, types and offsets of the fields of a record, without holes, checksum last.
+
+    Args:
+        fields: The fields before the checksum, in byte order.
+
+    Example:
+        >>> layout = RecordLayout([Field("flip", "<u1"), *target_fields(2, 10)])
+        >>> layout.itemsize
+        13
+    """
+
+    def __init__(self, fields: Sequence[Field]) -> None:
+        self.fields = tuple(fields)
+        table = [(f.name, f.dtype, f.shape) for f in (*self.fields, Field(_CHECKSUM, "<u4"))]
+        if len({name for name, _, _ in table}) != len(table):
+            raise FormatError(f"record fields are not unique: {[name for name, _, _ in table]}")
+        self.dtype = np.dtype(table)
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of one record."""
+        return self.dtype.itemsize
+
+    def seal(self, records: np.ndarray, key: bytes) -> None:
+        """Write the checksum of each record, in place.
+
+        Args:
+            records: Array of `dtype`, shape ``[n]``, contiguous.
+            key: UTF-8 key of the image that all of them belong to.
+        """
+        payload = self._payload(records)
+        records[_CHECKSUM] = [checksum(row, key) for row in payload]
+
+    def damaged(self, records: np.ndarray, keys: Sequence[bytes]) -> int | None:
+        """Return the position of the first record that fails its checksum, None if all are whole.
+
+        The checksum covers the image's key: a record that is intact but belongs to another image
+        fails as well.
+
+        Args:
+            records: Array of `dtype`, shape ``[n]``, contiguous.
+            keys: UTF-8 key of the image that each record should belong to, length ``n``.
+        """
+        stored = records[_CHECKSUM].tolist()
+        for position, (row, key) in enumerate(zip(self._payload(records), keys, strict=True)):
+            if checksum(row, key) != stored[position]:
+                return position
+        return None
+
+    def _payload(self, records: np.ndarray) -> np.ndarray:
+        as_bytes = records.view(np.uint8).reshape(len(records), self.itemsize)
+        return np.ascontiguousarray(as_bytes[:, : self.itemsize - 4])
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the layout as it stands in a manifest."""
+        entries = [
+            {
+                "name": name,
+                "dtype": self.dtype[name].base.str.replace("|", "<"),
+                "shape": list(self.dtype[name].shape),
+                "offset": self.dtype.fields[name][1],  # type: ignore[index]
+            }
+            for name in self.dtype.names or ()
+        ]
+        return {"bytes": self.itemsize, "fields": entries}
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> RecordLayout:
+        """Rebuild a layout from a manifest.
+
+        Raises:
+            FormatError: The table has holes, unknown types, or does not end with the checksum.
+        """
+        try:
+            table = [Field(e["name"], e["dtype"], tuple(e["shape"])) for e in data["fields"]]
+            layout = cls(table[:-1])
+        except (KeyError, TypeError, ValueError, IndexError) as error:
+            raise FormatError(f"the manifest's record table is malformed: {error!r}") from error
+        if layout.to_json() != data:
+            raise FormatError(
+                f"the manifest's record table is inconsistent: stated {data}, "
+                f"a packed layout of the same fields is {layout.to_json()}"
+            )
+        return layout
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, RecordLayout) and self.dtype == other.dtype
+
+    def __hash__(self) -> int:
+        return hash(self.dtype)
+
+    def __repr__(self) -> str:
+        return f"RecordLayout({self.itemsize} bytes: {', '.join(self.dtype.names or ())})"
+
+
+def checksum(payload: Any, key: bytes) -> int:
+    """Return the CRC-32 of a record's bytes, seeded with its image's key.
+
+    Args:
+        payload: The record without its last four bytes (any bytes-like object).
+        key: UTF-8 key of the image.
+    """
+    return zlib.crc32(payload, zlib.crc32(key))

@@ -1,0 +1,146 @@
+"""Replaying stored views, and noticing when an image is not the one that the teacher saw."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+import torch
+from PIL import Image
+
+from dr_plugins.errors import DatasetMismatchError, ImageChangedError, UnknownImageError
+from dr_plugins.policy import AugmentParams
+from dr_plugins.reader import ShardSet
+from dr_plugins.shard import FINGERPRINT_BYTES
+from dr_plugins.sources import ImageSource
+
+__all__ = ["Replayer", "fingerprint"]
+
+
+def fingerprint(view: torch.Tensor) -> bytes:
+    """Return the 8-byte BLAKE2b digest of a view, uint8 ``[3, H, W]``, taken in CHW order."""
+    return hashlib.blake2b(view.contiguous().numpy(), digest_size=FINGERPRINT_BYTES).digest()
+
+
+class Replayer:
+    """Joins images and reinforcements by key and computes the stored views.
+
+    Args:
+        source: The images; each must be in the shard set.
+        shards: The reinforcements; they may cover more images.
+
+    Attributes:
+        rows: int64 ``[len(source)]``, the shard set's row of each image.
+
+    Raises:
+        UnknownImageError: An image is not in the shard set.
+        DatasetMismatchError: The images have other classes than the shard set.
+    """
+
+    def __init__(self, source: ImageSource, shards: ShardSet) -> None:
+        self.source = source
+        self.shards = shards
+        self.policy = shards.policy
+        self.rows = shards.keys.rows(source.keys)
+        self._positions = self._invert() if self.policy.mixings else None
+        self._check_classes()
+
+    def load(self, index: int) -> tuple[Image.Image, int]:
+        """Load an image and make sure that it is the one that was reinforced.
+
+        Args:
+            index: Position in the source.
+
+        Returns:
+            RGB image and its label.
+
+        Raises:
+            ImageReadError: The image cannot be read.
+            ImageChangedError: Its size is not that of the reinforced image.
+            DatasetMismatchError: Its label is not that of the reinforced image.
+        """
+        image, label = self.source.load(index)
+        facts = self.shards.image(int(self.rows[index]))
+        if facts.size != (image.height, image.width) and any(facts.size):
+            raise ImageChangedError(
+                f"image {self.source.keys[index]!r} is {image.height}x{image.width} pixels, but "
+                f"{facts.size[0]}x{facts.size[1]} when it was reinforced. Restore the original "
+                f"images, or reinforce these."
+            )
+        if label >= self.shards.manifest.num_classes:
+            raise DatasetMismatchError(
+                f"image {self.source.keys[index]!r} has label {label}, but the shard set has "
+                f"{self.shards.manifest.num_classes} classes. Use the dataset that was reinforced."
+            )
+        if label != facts.label and min(label, facts.label) >= 0:
+            raise DatasetMismatchError(
+                f"image {self.source.keys[index]!r} has label {label}, but {facts.label} when it "
+                f"was reinforced: the classes are numbered differently. Use the same class order."
+            )
+        return image, label
+
+    def view(self, index: int, params: AugmentParams) -> tuple[torch.Tensor, int]:
+        """Compute a stored view.
+
+        Args:
+            index: Position in the source.
+            params: From one of the image's records.
+
+        Returns:
+            uint8 ``[3, H, W]``, and the image's label, -1 where another image is mixed in.
+
+        Raises:
+            ImageReadError: The image or its partner cannot be read.
+            ImageChangedError: The image or its partner has changed.
+            UnknownImageError: The partner is not among the images.
+        """
+        image, label = self.load(index)
+        if params.partner is None:
+            return self.policy.apply(image, params), label
+        partner, _ = self.load(self._partner(index, params.partner))
+        return self.policy.apply(image, params, partner), -1
+
+    def is_fingerprinted(self, index: int, sample: int) -> bool:
+        """Whether `sample` is the one of the image's reinforcements whose view is on record."""
+        return sample == int(self.rows[index]) % self.shards.manifest.samples
+
+    def check(self, index: int, view: torch.Tensor) -> None:
+        """Compare the view of the image's fingerprinted sample with what the teacher saw.
+
+        Raises:
+            ImageChangedError: They differ.
+        """
+        stored = self.shards.image(int(self.rows[index])).fingerprint
+        if stored is not None and stored != fingerprint(view):
+            raise ImageChangedError(
+                f"image {self.source.keys[index]!r} does not replay to what its teacher saw: its "
+                f"content has changed, or a library decodes or resizes it differently (made with "
+                f"{self.shards.manifest.versions}). Restore the images or the versions; "
+                f"`dr-plugins verify --replay` shows how many images are concerned."
+            )
+
+    def _partner(self, index: int, row: int) -> int:
+        assert self._positions is not None
+        position = int(self._positions[row])
+        if position < 0:
+            raise UnknownImageError(
+                f"image {self.source.keys[index]!r} is mixed with {self.shards.keys[row]!r}, which "
+                f"the dataset lacks. A set that mixes images needs all of them."
+            )
+        return position
+
+    def _invert(self) -> np.ndarray:
+        positions = np.full(len(self.shards), -1, np.int32)
+        positions[self.rows] = np.arange(len(self.rows))
+        return positions
+
+    def _check_classes(self) -> None:
+        names, stored = self.source.class_names, self.shards.manifest.settings["class_names"]
+        if names is None or stored is None or names == stored:
+            return
+        differing = [pair for pair in zip(names, stored, strict=False) if pair[0] != pair[1]]
+        raise DatasetMismatchError(
+            f"the dataset has {len(names)} classes, the shard set {len(stored)}"
+            + (f"; the first that differ are {differing[0]}" if differing else "")
+            + ". Use the dataset that was reinforced, with its classes in the same order."
+        )

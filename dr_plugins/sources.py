@@ -1,0 +1,204 @@
+"""Image sources: any map-style dataset, seen as images with keys that do not depend on order.
+
+torchvision's ImageFolder sorts files lexicographically and timm's reader sorts them naturally, so
+the position of an image says nothing. Its path relative to the root does.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path, PurePath
+from typing import Any
+
+from PIL import Image
+from torchvision import datasets
+from torchvision.datasets.folder import default_loader
+
+from dr_plugins.errors import DatasetMismatchError, ImageReadError
+from dr_plugins.images import open_image, to_rgb
+
+__all__ = ["ImageSource", "image_keys", "open_source"]
+
+_TORCHVISION_SCHEME = "torchvision:"
+
+
+class ImageSource:
+    """Images with keys and labels, loaded by position, never replaced by a neighbour.
+
+    Args:
+        dataset: A map-style dataset of (PIL image, label) without transform: torchvision's
+            ImageFolder, CIFAR, MNIST family, Flowers102, Food101, timm's ImageDataset, a
+            ``torch.utils.data.Subset`` of these, or any other together with `keys`.
+        keys: One unique key for each item; derived by `image_keys` if omitted.
+
+    Raises:
+        DatasetMismatchError: The dataset has a transform of its own, or keys cannot be derived.
+
+    Example:
+        >>> source = ImageSource(datasets.FakeData(3, (3, 8, 8)), keys=["a", "b", "c"])
+        >>> source.keys[1], source.load(1)[0].size
+        ('b', (8, 8))
+    """
+
+    def __init__(self, dataset: Any, keys: Sequence[str] | None = None) -> None:
+        _refuse_transform(dataset)
+        self.dataset = dataset
+        self.keys = image_keys(dataset) if keys is None else keys
+        if len(self.keys) != len(dataset):
+            raise DatasetMismatchError(
+                f"{len(self.keys)} keys for a dataset of {len(dataset)} images; give one for each"
+            )
+
+    @property
+    def class_names(self) -> list[str] | None:
+        """Names of the classes in label order; None if the dataset does not tell."""
+        dataset = _base(self.dataset)
+        names = getattr(dataset, "classes", None)
+        by_name = getattr(getattr(dataset, "reader", None), "class_to_idx", None)
+        if names is None and by_name:
+            names = sorted(by_name, key=by_name.__getitem__)
+        return None if names is None else [str(name) for name in names]
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def load(self, index: int) -> tuple[Image.Image, int]:
+        """Load one image.
+
+        Args:
+            index: Position in the dataset.
+
+        Returns:
+            RGB image and its label, -1 if unknown.
+
+        Raises:
+            ImageReadError: Naming the key; no other image takes its place.
+        """
+        key = self.keys[index]
+        try:
+            file, label = _file(self.dataset, index)
+            if file is not None:
+                return open_image(file, key), label
+            image, label = self.dataset[index]
+            return to_rgb(image), -1 if label is None else int(label)
+        except (OSError, ValueError, SyntaxError, AttributeError) as error:
+            raise ImageReadError(f"cannot read image {key!r}: {error}") from error
+
+    def __repr__(self) -> str:
+        return f"ImageSource({type(self.dataset).__name__}, {len(self)} images)"
+
+
+def image_keys(dataset: Any) -> list[str]:
+    """Return a key for each item of a dataset: the file's path relative to its root, with ``/``.
+
+    torchvision's array datasets (CIFAR, MNIST family) have no files; their published order is the
+    only identity there is, and the keys are ``00000``, ``00001`` and so on.
+
+    Raises:
+        DatasetMismatchError: The dataset is of no known kind.
+    """
+    if hasattr(dataset, "indices") and hasattr(dataset, "dataset"):  # torch.utils.data.Subset
+        keys = image_keys(dataset.dataset)
+        return [keys[i] for i in dataset.indices]
+    if hasattr(dataset, "filenames"):  # timm.data.ImageDataset
+        return [PurePath(name).as_posix() for name in dataset.filenames(absolute=False)]
+    if isinstance(dataset, datasets.DatasetFolder):
+        return [Path(os.path.relpath(path, dataset.root)).as_posix() for path, _ in dataset.samples]
+    if hasattr(dataset, "_image_files"):  # torchvision's Flowers102, Food101 and their kind
+        files = [Path(path) for path in dataset._image_files]
+        folder = Path(os.path.commonpath([path.parent for path in files]))
+        return [path.relative_to(folder).as_posix() for path in files]
+    if hasattr(dataset, "data") and hasattr(dataset, "targets"):  # CIFAR, MNIST family
+        return [f"{i:05d}" for i in range(len(dataset))]
+    raise DatasetMismatchError(
+        f"cannot derive image keys from a {type(dataset).__name__}: pass `keys`, one unique name "
+        f"for each image that does not depend on the order (such as its relative path)"
+    )
+
+
+def open_source(spec: str, class_map: str | os.PathLike[str] | None = None) -> ImageSource:
+    """Open the training images that a command-line argument names.
+
+    Args:
+        spec: A directory with one folder for each class, or ``torchvision:NAME:ROOT`` for the
+            training split of a torchvision dataset.
+        class_map: Text file with one class folder name for each line, in label order; needed when
+            the directory holds only some of the classes.
+
+    Raises:
+        DatasetMismatchError: There is no such dataset or directory, or it holds no images.
+    """
+    try:
+        if spec.startswith(_TORCHVISION_SCHEME):
+            _, name, root = spec.split(":", 2)
+            return ImageSource(_torchvision(name, root))
+        if class_map is None:
+            return ImageSource(datasets.ImageFolder(spec))
+        return ImageSource(_MappedFolder(spec, Path(class_map).read_text().split()))
+    except (OSError, RuntimeError, ValueError, AttributeError) as error:
+        raise DatasetMismatchError(
+            f"cannot open images {spec!r}: {error}. Expected a directory with one folder for each "
+            f"class, or torchvision:NAME:ROOT (such as torchvision:CIFAR100:data)."
+        ) from error
+
+
+class _MappedFolder(datasets.ImageFolder):
+    """An image folder whose labels follow a given list of class names."""
+
+    def __init__(self, root: str, names: list[str]) -> None:
+        self._names = names
+        super().__init__(root)
+        self.classes = names
+
+    def find_classes(self, directory: str | Path) -> tuple[list[str], dict[str, int]]:
+        present, _ = super().find_classes(directory)
+        index = {name: i for i, name in enumerate(self._names)}
+        unknown = [name for name in present if name not in index]
+        if unknown:
+            raise ValueError(f"folders {unknown[:3]} are not in the class map")
+        return present, {name: index[name] for name in present}
+
+
+def _torchvision(name: str, root: str) -> Any:
+    kind = getattr(datasets, name)
+    try:
+        return kind(root, train=True)
+    except TypeError:  # the other half of torchvision's datasets name their split
+        return kind(root, split="train")
+
+
+def _base(dataset: Any) -> Any:
+    while hasattr(dataset, "indices") and hasattr(dataset, "dataset"):
+        dataset = dataset.dataset
+    return dataset
+
+
+def _refuse_transform(dataset: Any) -> None:
+    transform = getattr(_base(dataset), "transform", None)
+    if transform is not None:
+        raise DatasetMismatchError(
+            f"the {type(_base(dataset)).__name__} has a transform, which would augment a second "
+            f"time: create it without, and pass the transform for plain images as "
+            f"ReinforcedDataset(..., transform=)"
+        )
+
+
+def _file(dataset: Any, index: int) -> tuple[Any, int]:
+    """The file behind an item and its label; (None, -1) if only the dataset can load it.
+
+    timm's ImageDataset answers for an unreadable file with the next one; going to its reader does
+    not. torchvision's default loader is replaced by ours for its handling of 16-bit images.
+    """
+    while hasattr(dataset, "indices") and hasattr(dataset, "dataset"):
+        dataset, index = dataset.dataset, dataset.indices[index]
+    reader = getattr(dataset, "reader", None)
+    if reader is not None and hasattr(dataset, "filenames"):
+        file, label, *_ = reader[index]
+        return file, -1 if label is None else int(label)
+    if isinstance(dataset, datasets.DatasetFolder) and dataset.loader is default_loader:
+        path, label = dataset.samples[index]
+        if dataset.target_transform is not None:
+            label = dataset.target_transform(label)
+        return path, int(label)
+    return None, -1

@@ -1,0 +1,311 @@
+"""Sparse soft targets: the teacher's top-k probabilities of a batch, moved around like a tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["SparseTargets"]
+
+
+class SparseTargets:
+    """Class probabilities of a batch or of a single sample, of which only `k` are listed.
+
+    Immutable. An id of -1 is padding, its probability is ignored: so one-hot rows and top-k rows
+    share one batch. The listed probabilities are used as they are, unless they sum to more than 1
+    (rounding) or list every class: then they are divided by their sum. `densify` says what the
+    classes that are not listed get:
+
+    - "smooth": an even share each of the remaining mass. A row of zeros is uniform over them.
+    - "zeros": nothing, and the listed probabilities are divided by their sum. A row of zeros
+      stays zero and contributes nothing to a loss. (So does, under either rule, a row of zeros
+      that lists every class.)
+
+    `torch.nn.functional.cross_entropy(logits, targets)`, hence `torch.nn.CrossEntropyLoss()`, is
+    the soft-target cross-entropy; every other torch function raises `TypeError`.
+
+    Args:
+        ids: class ids in [-1, num_classes), integers, [B, k], or [k] for a single sample.
+            No class twice in a row.
+        probs: probabilities, finite and >= 0, same shape as `ids`. Stored as float32.
+        labels: ground-truth classes in [-1, num_classes), [B], or a scalar for a single sample.
+            -1, the default, means unknown or not defined (mixed images).
+        num_classes: number of classes C, >= 1. Must be given.
+        densify: "smooth" or "zeros".
+
+    Raises:
+        ValueError: if a value or a shape breaks these rules. The check synchronises with a GPU:
+            see `unchecked` for what is known to be valid.
+        TypeError: if `ids` or `labels` are not integers, or `probs` not floating point.
+
+    Example:
+        >>> targets = SparseTargets([[2, 0], [1, -1]], [[0.7, 0.2], [1.0, 0.0]], num_classes=4)
+        >>> targets.dense()
+        tensor([[0.2000, 0.0500, 0.7000, 0.0500],
+                [0.0000, 1.0000, 0.0000, 0.0000]])
+    """
+
+    # Not a tuple or dataclass: libraries take those apart and rebuild them from their tensors.
+    __slots__ = ("densify", "ids", "labels", "num_classes", "probs")
+
+    ids: Tensor
+    probs: Tensor
+    labels: Tensor
+    num_classes: int
+    densify: str
+
+    def __init__(
+        self,
+        ids: Any,
+        probs: Any,
+        labels: Any = None,
+        num_classes: int = 0,
+        densify: str = "smooth",
+    ) -> None:
+        ids, probs = _integers("ids", ids), torch.as_tensor(probs)
+        if not probs.is_floating_point():
+            raise TypeError(f"probs have dtype {probs.dtype}, expected probabilities: pass floats")
+        labels = ids.new_full(ids.shape[:-1], -1) if labels is None else _integers("labels", labels)
+        if num_classes < 1:
+            raise ValueError(f"num_classes is {num_classes}, expected >= 1: pass num_classes=")
+        _check_method(densify)
+        probs = probs.to(torch.float32)
+        _check_shapes(ids, probs, labels)
+        _check_range("ids", ids, -1, num_classes)
+        _check_range("labels", labels, -1, num_classes)
+        _check_rows(ids, probs)
+        self._assign(ids, probs, labels, num_classes, densify)
+
+    def _assign(self, *fields: Any) -> None:
+        for name, value in zip(_FIELDS, fields, strict=True):
+            object.__setattr__(self, name, value)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise AttributeError(f"SparseTargets are immutable, cannot set {name!r}: build new ones")
+
+    @classmethod
+    def unchecked(
+        cls, ids: Tensor, probs: Tensor, labels: Tensor, num_classes: int, densify: str = "smooth"
+    ) -> SparseTargets:
+        """Build from int64, float32 and int64 tensors known to be valid, without a look at them."""
+        self = object.__new__(cls)
+        self._assign(ids, probs, labels, num_classes, densify)
+        return self
+
+    def _replace(self, ids: Tensor, probs: Tensor, labels: Tensor) -> SparseTargets:
+        return self.unchecked(ids, probs, labels, self.num_classes, self.densify)
+
+    def __reduce__(self) -> tuple[Callable[..., SparseTargets], tuple[Any, ...]]:
+        return SparseTargets.unchecked, tuple(getattr(self, name) for name in _FIELDS)
+
+    @classmethod
+    def one_hot(
+        cls, labels: Any, num_classes: int, k: int = 1, densify: str = "smooth"
+    ) -> SparseTargets:
+        """All mass on the label, padded to `k` entries so that it stacks with top-k samples.
+
+        Args:
+            labels: classes in [0, num_classes), [B], or a scalar for a single sample.
+            num_classes: number of classes.
+            k: entries per row, >= 1.
+            densify: "smooth" or "zeros".
+
+        Raises:
+            ValueError: if a label is not a class, or `k` < 1.
+
+        Example:
+            >>> SparseTargets.one_hot([3, 1], num_classes=5, k=2).ids
+            tensor([[ 3, -1],
+                    [ 1, -1]])
+        """
+        labels = _integers("labels", labels)
+        if k < 1:
+            raise ValueError(f"k is {k}, expected at least 1: a row needs room for its label")
+        _check_range("labels", labels, 0, num_classes)
+        ids = labels.new_full((*labels.shape, k), -1)
+        ids[..., 0] = labels
+        return cls(ids, (ids >= 0).to(torch.float32), labels, num_classes, densify)
+
+    @classmethod
+    def stack(cls, samples: Iterable[SparseTargets]) -> SparseTargets:
+        """Collate single samples into a batch.
+
+        Raises:
+            ValueError: if there are none, one is a batch, or they differ in `k`, `num_classes`
+                or `densify`.
+        """
+        samples = list(samples)
+        kinds = {(tuple(s.ids.shape), s.num_classes, s.densify) for s in samples}
+        if len(kinds) != 1 or samples[0].ids.dim() != 1:
+            raise ValueError(
+                f"cannot stack (ids shape, num_classes, densify) {sorted(kinds)}, expected single "
+                "samples that agree: pad rows with id -1 or SparseTargets.one_hot(..., k=)"
+            )
+        ids, probs, labels = (
+            torch.stack([getattr(s, name) for s in samples]) for name in ("ids", "probs", "labels")
+        )
+        return samples[0]._replace(ids, probs, labels)
+
+    def normalized(
+        self, method: str | None = None, dtype: torch.dtype = torch.float32
+    ) -> tuple[Tensor, Tensor]:
+        """What `dense` holds, without its size.
+
+        Args:
+            method: "smooth" or "zeros"; None is `densify`.
+            dtype: floating-point type to compute in.
+
+        Returns:
+            The probability of every listed class, 0 for padding, [B, k]; and that of each class
+            not listed, [B, 1].
+        """
+        valid = self.ids >= 0
+        probs = torch.where(valid, self.probs.to(dtype), 0.0)
+        total = probs.sum(-1, keepdim=True)
+        if _check_method(method or self.densify) == "zeros":
+            return probs / torch.where(total > 0, total, 1.0), torch.zeros_like(total)
+        unlisted = self.num_classes - valid.sum(-1, keepdim=True)
+        full = (total > 1) | (unlisted == 0)
+        share = torch.where(full, 0.0, (1 - total) / unlisted.clamp(min=1))
+        return probs / torch.where(full & (total > 0), total, 1.0), share
+
+    def dense(self, method: str | None = None) -> Tensor:
+        """Probabilities of all classes, float32 [B, num_classes]; `method` None is `densify`."""
+        probs, share = self.normalized(method)
+        # The padding goes to one column more than there are classes.
+        slots = torch.where(self.ids < 0, self.num_classes, self.ids)
+        out = share.expand(*share.shape[:-1], self.num_classes + 1).clone()
+        return out.scatter_(-1, slots, probs)[..., :-1].contiguous()
+
+    def to(self, *args: Any, **kwargs: Any) -> SparseTargets:
+        """Move, with the arguments of `torch.Tensor.to`; a dtype only ever changes `probs`.
+
+        Raises:
+            TypeError: if the dtype is not floating point: it would truncate probabilities.
+        """
+        probs = self.probs.to(*args, **kwargs)
+        if not probs.is_floating_point():
+            raise TypeError(f"cannot hold probs as {probs.dtype}: leave out the dtype")
+        flags = [a for a in args if isinstance(a, bool)]
+        kept = {"non_blocking": kwargs.get("non_blocking", flags[0] if flags else False)}
+        ids, labels = self.ids.to(probs.device, **kept), self.labels.to(probs.device, **kept)
+        return self._replace(ids, probs, labels)
+
+    def cpu(self) -> SparseTargets:
+        """Move to the CPU."""
+        return self.to("cpu")
+
+    def cuda(self, device: Any = "cuda", non_blocking: bool = False) -> SparseTargets:
+        """Move to a GPU, by default the current one."""
+        return self.to(torch.device(device), non_blocking=non_blocking)
+
+    def pin_memory(self) -> SparseTargets:
+        """Copy to page-locked memory."""
+        return self._replace(*(t.pin_memory() for t in (self.ids, self.probs, self.labels)))
+
+    def is_pinned(self) -> bool:
+        """Whether all tensors are in page-locked memory."""
+        return all(t.is_pinned() for t in (self.ids, self.probs, self.labels))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the tensors are."""
+        return self.probs.device
+
+    @property
+    def shape(self) -> torch.Size:
+        """Shape of `dense()`: [B, num_classes], or [num_classes] for a single sample."""
+        return torch.Size((*self.ids.shape[:-1], self.num_classes))
+
+    def size(self, dim: int | None = None) -> torch.Size | int:
+        """`shape`, or one entry of it."""
+        return self.shape if dim is None else self.shape[dim]
+
+    def __len__(self) -> int:
+        if self.ids.dim() == 1:
+            raise TypeError("a single sample has no len(): collate with SparseTargets.stack")
+        return self.ids.shape[0]
+
+    def __getitem__(self, index: Any) -> SparseTargets:
+        """Rows: an int gives a single sample; a slice, list or 1-d tensor gives a batch."""
+        if self.ids.dim() == 1:
+            raise TypeError("a single sample has no rows: collate with SparseTargets.stack")
+        odd = index is None or index is ... or isinstance(index, tuple | bool)
+        if odd or getattr(index, "ndim", 0) > 1:
+            raise TypeError(f"expected an index of rows, got {index!r}: use .dense() for classes")
+        return self._replace(self.ids[index], self.probs[index], self.labels[index])
+
+    def __repr__(self) -> str:
+        batch = f"batch={len(self)}, " if self.ids.dim() > 1 else ""
+        return (
+            f"SparseTargets({batch}k={self.ids.shape[-1]}, num_classes={self.num_classes}, "
+            f"densify={self.densify!r}, device={str(self.device)!r})"
+        )
+
+    @classmethod
+    def __torch_function__(
+        cls, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Tensor:
+        if func is torch.nn.functional.cross_entropy:
+            from dr_plugins.loss import cross_entropy  # loss imports this module
+
+            return cross_entropy(*args, **(kwargs or {}))
+        name = getattr(func, "__name__", repr(func))
+        raise TypeError(f"{name}() does not take SparseTargets: pass a tensor, targets.dense()")
+
+
+_FIELDS = ("ids", "probs", "labels", "num_classes", "densify")
+
+
+def _integers(name: str, values: Any) -> Tensor:
+    tensor = torch.as_tensor(values)
+    if tensor.dtype.is_floating_point or tensor.dtype.is_complex or tensor.dtype == torch.bool:
+        raise TypeError(f"{name} have dtype {tensor.dtype}, expected class numbers: pass integers")
+    return tensor.to(torch.int64)
+
+
+def _check_method(method: str) -> str:
+    if method not in ("smooth", "zeros"):
+        raise ValueError(f"densify is {method!r}, expected 'smooth' or 'zeros': pass one of them")
+    return method
+
+
+def _check_shapes(ids: Tensor, probs: Tensor, labels: Tensor) -> None:
+    if ids.dim() not in (1, 2) or ids.shape[-1] == 0:
+        raise ValueError(
+            f"ids have shape {tuple(ids.shape)}, expected [B, k] or [k] with k >= 1: "
+            "reshape them, or pad with id -1"
+        )
+    if probs.shape != ids.shape or labels.shape != ids.shape[:-1]:
+        raise ValueError(
+            f"probs have shape {tuple(probs.shape)} and labels {tuple(labels.shape)}, expected "
+            f"{tuple(ids.shape)} and {tuple(ids.shape[:-1])} as the ids: pass one entry for each"
+        )
+
+
+def _check_range(name: str, values: Tensor, low: int, num_classes: int) -> None:
+    outside = values[(values < low) | (values >= num_classes)]
+    if outside.numel():
+        raise ValueError(
+            f"{name} hold {int(outside[0])}, expected [{low}, {num_classes}): check that "
+            "num_classes and the class order are those of the teacher"
+        )
+
+
+def _check_rows(ids: Tensor, probs: Tensor) -> None:
+    listed = probs[ids >= 0]
+    bad = listed[~(listed.isfinite() & (listed >= 0))]
+    if bad.numel():
+        raise ValueError(
+            f"probs hold {float(bad[0])}, expected finite values >= 0: apply softmax to logits"
+        )
+    # A top-k never lists a class twice, and merging entries would burden every training step.
+    ordered = ids.sort(-1).values
+    twice = ordered[..., 1:][(ordered[..., 1:] == ordered[..., :-1]) & (ordered[..., 1:] >= 0)]
+    if twice.numel():
+        raise ValueError(
+            f"ids list class {int(twice[0])} twice in a row, expected once: add its probabilities"
+        )

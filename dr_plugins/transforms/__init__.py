@@ -1,0 +1,30 @@
+"""Augmentations whose random part and whose deterministic part are two things."""
+
+from dr_plugins.transforms.base import AnyImage, Transform
+from dr_plugins.transforms.erasing import RandomErasing
+from dr_plugins.transforms.geometry import (
+    CenterCrop,
+    RandomCrop,
+    RandomHorizontalFlip,
+    RandomResizedCrop,
+    Resize,
+)
+from dr_plugins.transforms.mixing import CutMix, Mixing, Mixup
+from dr_plugins.transforms.normalize import normalize
+from dr_plugins.transforms.rand_augment import RandAugment
+
+__all__ = [
+    "AnyImage",
+    "CenterCrop",
+    "CutMix",
+    "Mixing",
+    "Mixup",
+    "RandAugment",
+    "RandomCrop",
+    "RandomErasing",
+    "RandomHorizontalFlip",
+    "RandomResizedCrop",
+    "Resize",
+    "Transform",
+    "normalize",
+]

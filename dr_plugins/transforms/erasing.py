@@ -1,0 +1,60 @@
+"""Random erasing."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from dr_plugins.records import Field
+from dr_plugins.transforms.base import AnyImage, Params, Size, Transform
+from dr_plugins.transforms.kernels import kernels_for
+
+__all__ = ["RandomErasing"]
+
+_ATTEMPTS = 10
+_NOTHING = (0, 0, 0, 0)
+
+
+@dataclass(frozen=True)
+class RandomErasing(Transform):
+    """Blacken a random box with probability `p` (Zhong et al., 2020).
+
+    Parameters are (top, left, height, width); all zero where nothing is erased.
+
+    Attributes:
+        p: Probability of erasing.
+        scale: Range of the box' share of the image area.
+        ratio: Range of the box' aspect ratio, height / width, sampled log-uniformly.
+    """
+
+    name: ClassVar[str] = "random_erase"
+    p: float = 0.25
+    scale: tuple[float, float] = (0.02, 0.33)
+    ratio: tuple[float, float] = (0.3, 3.3)
+
+    @property
+    def field(self) -> Field:
+        """``erase``: four uint16."""
+        return Field("erase", "<u2", (4,))
+
+    def sample(self, rng: np.random.Generator, size: Size) -> Params:
+        """Draw a box; nothing if ten attempts do not fit."""
+        if rng.random() >= self.p:
+            return _NOTHING
+        height, width = size
+        low, high = (math.log(r) for r in self.ratio)
+        for _ in range(_ATTEMPTS):
+            area = height * width * rng.uniform(*self.scale)
+            ratio = math.exp(rng.uniform(low, high))
+            h, w = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+            if 0 < h < height and 0 < w < width:
+                top, left = rng.integers(0, (height - h + 1, width - w + 1)).tolist()
+                return top, left, h, w
+        return _NOTHING
+
+    def apply(self, image: AnyImage, params: Params) -> AnyImage:
+        """Return the image with the box ``params`` black."""
+        return kernels_for(image).erase(image, *params) if params[2] else image

@@ -1,0 +1,186 @@
+"""Resizing, cropping and flipping."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from dr_plugins.records import Field
+from dr_plugins.transforms.base import AnyImage, Params, Size, Transform
+from dr_plugins.transforms.kernels import kernels_for
+
+__all__ = ["CenterCrop", "RandomCrop", "RandomHorizontalFlip", "RandomResizedCrop", "Resize"]
+
+_CROP_ATTEMPTS = 10
+
+
+@dataclass(frozen=True)
+class Resize(Transform):
+    """Resize the shorter side to `size` pixels, keeping the aspect ratio.
+
+    Attributes:
+        size: Pixels of the shorter side after resizing.
+        interpolation: ``"nearest"``, ``"bilinear"`` or ``"bicubic"``; antialiased.
+    """
+
+    name: ClassVar[str] = "resize"
+    size: int
+    interpolation: str = "bilinear"
+
+    def output_size(self, size: Size) -> Size:
+        """Return (height, width) with the shorter side at `size`, the longer one rounded down."""
+        short, long = min(size), max(size)
+        scaled = int(self.size * long / short)
+        return (self.size, scaled) if size[0] <= size[1] else (scaled, self.size)
+
+    def apply(self, image: AnyImage, params: Params) -> AnyImage:
+        """Return the resized image; there are no parameters."""
+        kernels = kernels_for(image)
+        size = kernels.size(image)
+        target = self.output_size(size)
+        return image if target == size else kernels.resize(image, target, self.interpolation)
+
+
+@dataclass(frozen=True)
+class CenterCrop(Transform):
+    """Cut the central `size` x `size` pixels; a smaller image gets a black border first."""
+
+    name: ClassVar[str] = "center_crop"
+    size: int
+
+    def output_size(self, size: Size) -> Size:
+        """Return ``(size, size)``."""
+        return self.size, self.size
+
+    def apply(self, image: AnyImage, params: Params) -> AnyImage:
+        """Return the crop; there are no parameters."""
+        kernels = kernels_for(image)
+        missing = max(self.size - min(kernels.size(image)), 0)
+        if missing:
+            image = kernels.pad(image, (missing + 1) // 2)
+        height, width = kernels.size(image)
+        top, left = round((height - self.size) / 2), round((width - self.size) / 2)
+        return kernels.crop(image, top, left, self.size, self.size)
+
+
+@dataclass(frozen=True)
+class RandomCrop(Transform):
+    """Pad all sides with black, then cut `size` x `size` pixels at a random place.
+
+    Parameters are (top, left) in the padded image.
+
+    Attributes:
+        size: Side of the crop in pixels.
+        padding: Pixels added on every side.
+    """
+
+    name: ClassVar[str] = "random_crop"
+    size: int
+    padding: int = 0
+
+    @property
+    def field(self) -> Field:
+        """``offset``: two uint16."""
+        return Field("offset", "<u2", (2,))
+
+    def sample(self, rng: np.random.Generator, size: Size) -> Params:
+        """Draw (top, left) uniformly.
+
+        Raises:
+            ValueError: The padded image is smaller than the crop.
+        """
+        room = [side + 2 * self.padding - self.size for side in size]
+        if min(room) < 0:
+            raise ValueError(
+                f"random_crop of {self.size} pixels does not fit an image of {size[0]}x{size[1]} "
+                f"padded by {self.padding}; put `resize` before it or choose a smaller size"
+            )
+        return tuple(int(rng.integers(0, space + 1)) for space in room)
+
+    def output_size(self, size: Size) -> Size:
+        """Return ``(size, size)``."""
+        return self.size, self.size
+
+    def apply(self, image: AnyImage, params: Params) -> AnyImage:
+        """Return the crop at ``params = (top, left)``."""
+        kernels = kernels_for(image)
+        if self.padding:
+            image = kernels.pad(image, self.padding)
+        return kernels.crop(image, *params, self.size, self.size)
+
+
+@dataclass(frozen=True)
+class RandomResizedCrop(Transform):
+    """Cut a box of random area and aspect ratio and resize it to `size` x `size` pixels.
+
+    The crop of Szegedy et al., 2015 (Inception). Parameters are (top, left, height, width).
+
+    Attributes:
+        size: Side of the result in pixels.
+        scale: Range of the box' share of the image area.
+        ratio: Range of the box' aspect ratio, width / height, sampled log-uniformly.
+        interpolation: ``"nearest"``, ``"bilinear"`` or ``"bicubic"``; antialiased.
+    """
+
+    name: ClassVar[str] = "random_resized_crop"
+    size: int
+    scale: tuple[float, float] = (0.08, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    interpolation: str = "bilinear"
+
+    @property
+    def field(self) -> Field:
+        """``crop``: four uint16."""
+        return Field("crop", "<u2", (4,))
+
+    def sample(self, rng: np.random.Generator, size: Size) -> Params:
+        """Draw (top, left, height, width); the largest central box if ten attempts do not fit."""
+        height, width = size
+        low, high = (math.log(r) for r in self.ratio)
+        for _ in range(_CROP_ATTEMPTS):
+            area = height * width * rng.uniform(*self.scale)
+            ratio = math.exp(rng.uniform(low, high))
+            w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+            if 0 < w <= width and 0 < h <= height:
+                top, left = rng.integers(0, (height - h + 1, width - w + 1)).tolist()
+                return top, left, h, w
+        return self._central(height, width)
+
+    def _central(self, height: int, width: int) -> tuple[int, int, int, int]:
+        h = min(height, max(1, round(width / self.ratio[0])))
+        w = min(width, max(1, round(height * self.ratio[1])))
+        return (height - h) // 2, (width - w) // 2, h, w
+
+    def output_size(self, size: Size) -> Size:
+        """Return ``(size, size)``."""
+        return self.size, self.size
+
+    def apply(self, image: AnyImage, params: Params) -> AnyImage:
+        """Return the box ``params = (top, left, height, width)``, resized."""
+        kernels = kernels_for(image)
+        image = kernels.crop(image, *params)
+        return kernels.resize(image, (self.size, self.size), self.interpolation)
+
+
+@dataclass(frozen=True)
+class RandomHorizontalFlip(Transform):
+    """Mirror left and right with probability `p`. The parameter is 1 if mirrored, else 0."""
+
+    name: ClassVar[str] = "random_horizontal_flip"
+    p: float = 0.5
+
+    @property
+    def field(self) -> Field:
+        """``flip``: one uint8."""
+        return Field("flip", "<u1")
+
+    def sample(self, rng: np.random.Generator, size: Size) -> Params:
+        """Draw 0 or 1."""
+        return int(rng.random() < self.p)
+
+    def apply(self, image: AnyImage, params: Params) -> AnyImage:
+        """Return the image, mirrored if ``params`` is 1."""
+        return kernels_for(image).hflip(image) if params else image

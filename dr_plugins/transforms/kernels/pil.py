@@ -1,0 +1,179 @@
+"""Image operations on `PIL.Image.Image` of mode RGB.
+
+The operations of RandAugment give, bit for bit, what torchvision's RandAugment gives on PIL images
+with nearest interpolation and black fill.
+"""
+
+from __future__ import annotations
+
+from PIL import Image, ImageEnhance, ImageOps
+from torch import Tensor
+
+from dr_plugins.transforms.kernels import affine, tensor
+from dr_plugins.transforms.kernels.boxes import check_box
+
+__all__ = [
+    "adjust_brightness",
+    "adjust_contrast",
+    "adjust_saturation",
+    "adjust_sharpness",
+    "autocontrast",
+    "crop",
+    "equalize",
+    "erase",
+    "from_pil",
+    "hflip",
+    "pad",
+    "posterize",
+    "resize",
+    "rotate",
+    "shear_x",
+    "shear_y",
+    "size",
+    "solarize",
+    "to_uint8_chw",
+    "translate_x",
+    "translate_y",
+]
+
+_BLACK = (0, 0, 0)
+_RESAMPLING = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+}
+
+
+def from_pil(image: Image.Image) -> Image.Image:
+    """Return the image itself."""
+    return image
+
+
+def to_uint8_chw(image: Image.Image) -> Tensor:
+    """Return the pixels as a uint8 tensor ``[3, height, width]`` in channels-last memory."""
+    return tensor.from_pil(image)
+
+
+def size(image: Image.Image) -> tuple[int, int]:
+    """Return (height, width) in pixels."""
+    return image.height, image.width
+
+
+def crop(image: Image.Image, top: int, left: int, height: int, width: int) -> Image.Image:
+    """Return the pixels of a box.
+
+    Raises:
+        ValueError: The box is empty or leaves the image.
+    """
+    check_box("crop", size(image), top, left, height, width)
+    return image.crop((left, top, left + width, top + height))
+
+
+def pad(image: Image.Image, padding: int) -> Image.Image:
+    """Return the image with `padding` black pixels added on every side."""
+    return ImageOps.expand(image, border=padding, fill=0)
+
+
+def hflip(image: Image.Image) -> Image.Image:
+    """Return the image with left and right exchanged."""
+    return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+
+
+def erase(image: Image.Image, top: int, left: int, height: int, width: int) -> Image.Image:
+    """Return the image with the pixels of a box black.
+
+    Raises:
+        ValueError: The box is empty or leaves the image.
+    """
+    check_box("erase", size(image), top, left, height, width)
+    erased = image.copy()
+    erased.paste(_BLACK, (left, top, left + width, top + height))
+    return erased
+
+
+def resize(image: Image.Image, size: tuple[int, int], interpolation: str) -> Image.Image:
+    """Return the image resized to ``size = (height, width)``, antialiased.
+
+    Args:
+        image: RGB image.
+        size: (height, width) of the result in pixels.
+        interpolation: ``"nearest"``, ``"bilinear"`` or ``"bicubic"``.
+
+    Raises:
+        ValueError: Unknown interpolation.
+    """
+    if interpolation not in _RESAMPLING:
+        raise ValueError(
+            f"interpolation is {interpolation!r}, expected one of {', '.join(_RESAMPLING)}"
+        )
+    return image.resize((size[1], size[0]), _RESAMPLING[interpolation])
+
+
+def shear_x(image: Image.Image, factor: float) -> Image.Image:
+    """Return the image with row ``y`` moved left by ``factor * y`` pixels."""
+    return image.transform(image.size, Image.Transform.AFFINE, affine.shear_x(factor))
+
+
+def shear_y(image: Image.Image, factor: float) -> Image.Image:
+    """Return the image with column ``x`` moved up by ``factor * x`` pixels."""
+    return image.transform(image.size, Image.Transform.AFFINE, affine.shear_y(factor))
+
+
+def translate_x(image: Image.Image, pixels: int) -> Image.Image:
+    """Return the image moved right by `pixels`."""
+    return image.crop((-pixels, 0, image.width - pixels, image.height))
+
+
+def translate_y(image: Image.Image, pixels: int) -> Image.Image:
+    """Return the image moved down by `pixels`."""
+    return image.crop((0, -pixels, image.width, image.height - pixels))
+
+
+def rotate(image: Image.Image, degrees: float) -> Image.Image:
+    """Return the image rotated counter-clockwise around its centre, at its size."""
+    return image.rotate(degrees)
+
+
+def adjust_brightness(image: Image.Image, factor: float) -> Image.Image:
+    """Blend black (factor 0) with the image (factor 1); beyond 1 it gets brighter."""
+    return ImageEnhance.Brightness(image).enhance(factor)
+
+
+def adjust_saturation(image: Image.Image, factor: float) -> Image.Image:
+    """Blend the grey version (factor 0) with the image (factor 1)."""
+    return ImageEnhance.Color(image).enhance(factor)
+
+
+def adjust_contrast(image: Image.Image, factor: float) -> Image.Image:
+    """Blend the mean grey level (factor 0) with the image (factor 1)."""
+    return ImageEnhance.Contrast(image).enhance(factor)
+
+
+def adjust_sharpness(image: Image.Image, factor: float) -> Image.Image:
+    """Blend a smoothed version (factor 0) with the image (factor 1)."""
+    return ImageEnhance.Sharpness(image).enhance(factor)
+
+
+def posterize(image: Image.Image, bits: int) -> Image.Image:
+    """Keep the `bits` (1 to 8) highest bits of every value.
+
+    Raises:
+        ValueError: `bits` is outside 1 to 8.
+    """
+    return ImageOps.posterize(image, bits)
+
+
+def solarize(image: Image.Image, threshold: float) -> Image.Image:
+    """Invert all values that are not below `threshold`."""
+    # Pillow only compares with it; its annotation says int.
+    return ImageOps.solarize(image, threshold)  # type: ignore[arg-type]
+
+
+def autocontrast(image: Image.Image) -> Image.Image:
+    """Stretch every channel linearly to the full range of 0 to 255."""
+    return ImageOps.autocontrast(image)
+
+
+def equalize(image: Image.Image) -> Image.Image:
+    """Map every channel so that its histogram becomes as uniform as possible."""
+    return ImageOps.equalize(image)

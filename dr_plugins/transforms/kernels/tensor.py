@@ -1,0 +1,78 @@
+"""Image operations on uint8 tensors ``[..., 3, height, width]`` of any strides on any device.
+
+They repeat Pillow's arithmetic, so that the pixels are those of the `pil` backend, whatever the
+device. Batches give what their images give one by one. CPU paths are fastest on contiguous images,
+which is what `resize` returns.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from dr_plugins.transforms.kernels.tensor_color import (
+    adjust_brightness,
+    adjust_contrast,
+    adjust_saturation,
+    adjust_sharpness,
+    autocontrast,
+    equalize,
+    posterize,
+    solarize,
+)
+from dr_plugins.transforms.kernels.tensor_geometry import (
+    crop,
+    erase,
+    hflip,
+    pad,
+    resize,
+    rotate,
+    shear_x,
+    shear_y,
+    size,
+    translate_x,
+    translate_y,
+)
+
+__all__ = [
+    "adjust_brightness",
+    "adjust_contrast",
+    "adjust_saturation",
+    "adjust_sharpness",
+    "autocontrast",
+    "crop",
+    "equalize",
+    "erase",
+    "from_pil",
+    "hflip",
+    "pad",
+    "posterize",
+    "resize",
+    "rotate",
+    "shear_x",
+    "shear_y",
+    "size",
+    "solarize",
+    "to_uint8_chw",
+    "translate_x",
+    "translate_y",
+]
+
+
+def from_pil(image: Image.Image) -> Tensor:
+    """Return the pixels of an RGB image as uint8 ``[3, height, width]`` in channels-last memory.
+
+    Raises:
+        ValueError: The image is not of mode RGB.
+    """
+    if image.mode != "RGB":
+        raise ValueError(f"image mode is {image.mode!r}, expected 'RGB'; use image.convert('RGB')")
+    # A copy rather than a view: Pillow's own buffer is read-only.
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+
+
+def to_uint8_chw(image: Tensor) -> Tensor:
+    """Return the image itself."""
+    return image

@@ -1,0 +1,204 @@
+"""Geometric operations on uint8 tensors ``[..., 3, height, width]``, in Pillow's arithmetic."""
+
+from __future__ import annotations
+
+import functools
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from dr_plugins.transforms.kernels import affine
+from dr_plugins.transforms.kernels.boxes import check_box
+
+__all__ = [
+    "crop",
+    "erase",
+    "hflip",
+    "pad",
+    "resize",
+    "rotate",
+    "shear_x",
+    "shear_y",
+    "size",
+    "translate_x",
+    "translate_y",
+]
+
+_FIXED_POINT_BITS = 16
+_FIXED_POINT_LIMIT = 32768.0
+_CACHED_PIXELS = 512 * 512
+
+
+def size(image: Tensor) -> tuple[int, int]:
+    """Return (height, width) in pixels."""
+    return image.shape[-2], image.shape[-1]
+
+
+def crop(image: Tensor, top: int, left: int, height: int, width: int) -> Tensor:
+    """Return the pixels of a box, as a view.
+
+    Raises:
+        ValueError: The box is empty or leaves the image.
+    """
+    check_box("crop", size(image), top, left, height, width)
+    return image[..., top : top + height, left : left + width]
+
+
+def pad(image: Tensor, padding: int) -> Tensor:
+    """Return the image with `padding` black pixels added on every side."""
+    return F.pad(image, [padding] * 4)
+
+
+def hflip(image: Tensor) -> Tensor:
+    """Return the image with left and right exchanged."""
+    return image.flip(-1)
+
+
+def erase(image: Tensor, top: int, left: int, height: int, width: int) -> Tensor:
+    """Return the image with the pixels of a box black.
+
+    Raises:
+        ValueError: The box is empty or leaves the image.
+    """
+    check_box("erase", size(image), top, left, height, width)
+    erased = image.clone()
+    erased[..., top : top + height, left : left + width] = 0
+    return erased
+
+
+def resize(image: Tensor, size: tuple[int, int], interpolation: str) -> Tensor:
+    """Return the image resized to ``size = (height, width)``, antialiased.
+
+    ``"nearest"`` gives the pixels of the `pil` backend. ``"bilinear"`` and ``"bicubic"`` round
+    differently: by fixed-point weights on the CPU, in float32 on other devices. To get the same
+    pixels everywhere, resize on the CPU.
+
+    Args:
+        image: uint8 ``[..., 3, height, width]``; fastest in channels-last memory.
+        size: (height, width) of the result in pixels.
+        interpolation: ``"nearest"``, ``"bilinear"`` or ``"bicubic"``.
+
+    Raises:
+        ValueError: Unknown interpolation.
+    """
+    if interpolation == "nearest":
+        return _resize_nearest(image, size)
+    if interpolation not in ("bilinear", "bicubic"):
+        raise ValueError(
+            f"interpolation is {interpolation!r}, expected one of nearest, bilinear, bicubic"
+        )
+    batch = image.reshape(-1, *image.shape[-3:])
+    # Antialiased resizing of uint8 exists on CPUs only.
+    source = batch if image.device.type == "cpu" else batch.float()
+    resized = F.interpolate(source, size, mode=interpolation, antialias=True)
+    if resized.dtype != torch.uint8:
+        resized = resized.round_().clamp_(0, 255).to(torch.uint8)
+    return resized.reshape(*image.shape[:-2], *size)
+
+
+def shear_x(image: Tensor, factor: float) -> Tensor:
+    """Return the image with row ``y`` moved left by ``factor * y`` pixels."""
+    return _transform(image, affine.shear_x(factor))
+
+
+def shear_y(image: Tensor, factor: float) -> Tensor:
+    """Return the image with column ``x`` moved up by ``factor * x`` pixels."""
+    return _transform(image, affine.shear_y(factor))
+
+
+def translate_x(image: Tensor, pixels: int) -> Tensor:
+    """Return the image moved right by `pixels`."""
+    return _shift(image, -1, pixels)
+
+
+def translate_y(image: Tensor, pixels: int) -> Tensor:
+    """Return the image moved down by `pixels`."""
+    return _shift(image, -2, pixels)
+
+
+def rotate(image: Tensor, degrees: float) -> Tensor:
+    """Return the image rotated counter-clockwise around its centre, at its size.
+
+    Raises:
+        ValueError: The image is too large for 16.16 fixed-point coordinates.
+    """
+    return _transform(image, affine.rotation(degrees, *size(image)))
+
+
+def _shift(image: Tensor, dim: int, pixels: int) -> Tensor:
+    length = image.shape[dim]
+    shift = max(-length, min(pixels, length))
+    kept = length - abs(shift)
+    result = torch.zeros_like(image)
+    moved = image.narrow(dim, max(-shift, 0), kept)
+    result.narrow(dim, max(shift, 0), kept).copy_(moved)
+    return result
+
+
+def _resize_nearest(image: Tensor, size: tuple[int, int]) -> Tensor:
+    for dim, length in zip((-2, -1), size, strict=True):
+        # Pillow sums up the step; multiplying would round differently.
+        step = image.shape[dim] / length
+        positions = np.cumsum([step * 0.5] + [step] * (length - 1))
+        index = torch.from_numpy(positions.astype(np.int64)).to(image.device)
+        image = image.index_select(dim, index)
+    return image
+
+
+def _transform(image: Tensor, matrix: affine.Matrix) -> Tensor:
+    """Sample the nearest input pixel for every output pixel; black where there is none."""
+    height, width = size(image)
+    source = _source if height * width > _CACHED_PIXELS else _cached_source
+    index, inside = source(matrix, height, width, image.device)
+    planes = image.flatten(-2)
+    return planes.gather(-1, index.expand(planes.shape)).mul_(inside).view(image.shape)
+
+
+def _source(
+    matrix: affine.Matrix, height: int, width: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Return flat input positions (int64) and whether they are inside (uint8, 0 or 1).
+
+    Both have ``[height * width]`` entries; positions outside are set to 0.
+    """
+    a, b, c, d, e, f = matrix
+    x = _fixed_point_axis(a, b, c, height, width)
+    y = _fixed_point_axis(d, e, f, height, width)
+    inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
+    index = np.where(inside, y * width + x, 0)
+    return (
+        torch.from_numpy(index.ravel()).to(device),
+        torch.from_numpy(inside.ravel().view(np.uint8)).to(device),
+    )
+
+
+_cached_source = functools.lru_cache(maxsize=32)(_source)
+
+
+def _fixed_point_axis(
+    per_x: float, per_y: float, offset: float, height: int, width: int
+) -> np.ndarray:
+    """Return one input coordinate of every output pixel, int64 ``[height, width]``.
+
+    Pillow adds up 16.16 fixed-point steps, starting at the centre of the first pixel.
+
+    Raises:
+        ValueError: A coordinate of a corner has more than 15 bits.
+    """
+    corners = [per_x * x + per_y * y + offset for x in (0, width) for y in (0, height)]
+    if max(map(abs, corners)) >= _FIXED_POINT_LIMIT:
+        raise ValueError(
+            f"an image of {height}x{width} pixels is too large to rotate or shear, "
+            f"expected coordinates below {_FIXED_POINT_LIMIT:.0f}; resize or crop it first"
+        )
+    start = _to_fixed_point(offset + per_x * 0.5 + per_y * 0.5)
+    along_x = _to_fixed_point(per_x) * np.arange(width, dtype=np.int64)
+    along_y = _to_fixed_point(per_y) * np.arange(height, dtype=np.int64)
+    return (start + along_y[:, None] + along_x) >> _FIXED_POINT_BITS
+
+
+def _to_fixed_point(value: float) -> int:
+    return math.floor(value * (1 << _FIXED_POINT_BITS) + 0.5)

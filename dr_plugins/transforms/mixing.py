@@ -1,0 +1,120 @@
+"""Mixup and CutMix: two views become one, in uint8.
+
+Pixels are mixed with 16-bit fixed-point weights: integer arithmetic gives the same bits on every
+device, which is what lets a student see exactly what a teacher saw.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import torch
+
+from dr_plugins.records import Field
+from dr_plugins.transforms.base import Params, Size
+
+__all__ = ["CutMix", "Mixing", "Mixup"]
+
+_ONE = 1 << 16
+
+
+class Mixing(ABC):
+    """Combines a view of an image with a view of its partner; see `Transform` for the pattern."""
+
+    name: ClassVar[str]
+    unmixed: ClassVar[Params]
+
+    @property
+    @abstractmethod
+    def field(self) -> Field:
+        """Where the parameters are stored in a record."""
+
+    @abstractmethod
+    def sample(self, rng: np.random.Generator, size: Size) -> Params:
+        """Draw parameters for views of `size`; equal to `unmixed` where nothing is mixed."""
+
+    @abstractmethod
+    def apply(self, image: torch.Tensor, partner: torch.Tensor, params: Params) -> torch.Tensor:
+        """Return the mixed view, uint8 ``[3, H, W]``; modifies neither input."""
+
+
+@dataclass(frozen=True)
+class Mixup(Mixing):
+    """Blend two views: ``lam * image + (1 - lam) * partner`` (Zhang et al., 2018).
+
+    The parameter is ``lam``, a float; 1.0 where nothing is mixed.
+
+    Attributes:
+        alpha: ``lam ~ Beta(alpha, alpha) / div_by``.
+        div_by: At least 1; 2 keeps ``lam`` within ``[0, 0.5]``.
+        p: Probability of mixing.
+    """
+
+    name: ClassVar[str] = "mixup"
+    unmixed: ClassVar[Params] = 1.0
+    alpha: float = 1.0
+    div_by: float = 1.0
+    p: float = 1.0
+
+    @property
+    def field(self) -> Field:
+        """``mixup``: one float64."""
+        return Field("mixup", "<f8")
+
+    def sample(self, rng: np.random.Generator, size: Size) -> Params:
+        """Draw ``lam``."""
+        if rng.random() >= self.p or self.alpha == 0:
+            return self.unmixed
+        return float(rng.beta(self.alpha, self.alpha) / self.div_by)
+
+    def apply(self, image: torch.Tensor, partner: torch.Tensor, params: Params) -> torch.Tensor:
+        """Return the blend, rounded to the nearest level."""
+        weight = round(params * _ONE)
+        mixed = image.to(torch.int32).mul_(weight).add_(partner.to(torch.int32).mul_(_ONE - weight))
+        return mixed.add_(_ONE // 2).bitwise_right_shift_(16).to(torch.uint8)
+
+
+@dataclass(frozen=True)
+class CutMix(Mixing):
+    """Paste a box of the partner's view (Yun et al., 2019).
+
+    Parameters are (top, left, bottom, right); an empty box where nothing is mixed.
+
+    Attributes:
+        alpha: The box covers ``1 - lam`` of the view, ``lam ~ Beta(alpha, alpha)``, before it is
+            clipped at the border.
+        p: Probability of mixing.
+    """
+
+    name: ClassVar[str] = "cutmix"
+    unmixed: ClassVar[Params] = (0, 0, 0, 0)
+    alpha: float = 1.0
+    p: float = 1.0
+
+    @property
+    def field(self) -> Field:
+        """``cutmix``: four uint16."""
+        return Field("cutmix", "<u2", (4,))
+
+    def sample(self, rng: np.random.Generator, size: Size) -> Params:
+        """Draw a box."""
+        if rng.random() >= self.p or self.alpha == 0:
+            return self.unmixed
+        cut = math.sqrt(1.0 - rng.beta(self.alpha, self.alpha))
+        edges = []
+        for side in size:
+            centre, half = int(rng.integers(side)), int(side * cut) // 2
+            edges.append((max(centre - half, 0), min(centre + half, side)))
+        (top, bottom), (left, right) = edges
+        return (top, left, bottom, right) if bottom > top and right > left else self.unmixed
+
+    def apply(self, image: torch.Tensor, partner: torch.Tensor, params: Params) -> torch.Tensor:
+        """Return `image` with the partner's pixels in the box."""
+        top, left, bottom, right = params
+        mixed = image.clone()
+        mixed[..., top:bottom, left:right] = partner[..., top:bottom, left:right]
+        return mixed

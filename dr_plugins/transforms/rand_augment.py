@@ -1,0 +1,71 @@
+"""RandAugment: a few random operations of fixed strength."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from dr_plugins.records import Field
+from dr_plugins.transforms.base import AnyImage, Params, Size, Transform
+from dr_plugins.transforms.kernels import kernels_for
+from dr_plugins.transforms.rand_augment_ops import OPERATIONS, SIGNED, apply_operation, magnitude
+
+__all__ = ["RandAugment"]
+
+_NEGATIVE = 0x80
+
+
+@dataclass(frozen=True)
+class RandAugment(Transform):
+    """Apply `num_ops` operations drawn from 14, with probability `p` (Cubuk et al., 2020).
+
+    Parameters are one byte per operation: its number, plus 128 where its magnitude is negative;
+    all zero (Identity) where nothing is applied. Magnitudes follow from `magnitude` and the image
+    size. Geometric operations sample the nearest pixel and fill with black.
+
+    Attributes:
+        num_ops: Operations per image.
+        magnitude: Strength, within ``[0, num_magnitude_bins)``.
+        num_magnitude_bins: Number of levels.
+        p: Probability that the image is augmented at all.
+    """
+
+    name: ClassVar[str] = "rand_augment"
+    num_ops: int = 2
+    magnitude: int = 9
+    num_magnitude_bins: int = 31
+    p: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.magnitude < self.num_magnitude_bins:
+            raise ValueError(
+                f"rand_augment magnitude is {self.magnitude}, "
+                f"expected 0 <= magnitude < num_magnitude_bins = {self.num_magnitude_bins}"
+            )
+
+    @property
+    def field(self) -> Field:
+        """``ops``: one uint8 per operation."""
+        return Field("ops", "<u1", (self.num_ops,))
+
+    def sample(self, rng: np.random.Generator, size: Size) -> Params:
+        """Draw operations uniformly, and signs where an operation has one."""
+        if rng.random() >= self.p:
+            return (0,) * self.num_ops
+        operations = rng.integers(0, len(OPERATIONS), self.num_ops).tolist()
+        signs = rng.integers(0, 2, self.num_ops).tolist()
+        return tuple(
+            op | (_NEGATIVE if sign and op in SIGNED else 0)
+            for op, sign in zip(operations, signs, strict=True)
+        )
+
+    def apply(self, image: AnyImage, params: Params) -> AnyImage:
+        """Return the image after the operations in ``params``, one after the other."""
+        size = kernels_for(image).size(image)
+        for code in params:
+            operation = code & ~_NEGATIVE
+            strength = magnitude(operation, self.magnitude, self.num_magnitude_bins, size)
+            image = apply_operation(image, operation, -strength if code & _NEGATIVE else strength)
+        return image

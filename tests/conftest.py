@@ -1,0 +1,36 @@
+"""Settings that every test shares."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+# A deadline measures the machine, not the code: it fails on a busy one. Everything else stays as
+# hypothesis chose it, which includes reproducible examples where the environment says CI.
+settings.register_profile("dr_plugins", parent=settings(), deadline=None)
+settings.load_profile("dr_plugins")
+
+
+@pytest.fixture(scope="session")
+def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An image folder of three classes with four JPEG files each; tests must not change it."""
+    from tests.tiny import make_photographs
+
+    return make_photographs(tmp_path_factory.mktemp("photographs") / "train")
+
+
+@pytest.fixture(scope="session")
+def shard_sets(tmp_path_factory: pytest.TempPathFactory, photographs: Path) -> Callable[..., Path]:
+    """Shard sets of `photographs`, one for each policy and backend, made when first asked for."""
+    from tests.tiny import make_set, policy
+
+    @cache
+    def get(name: str = "randaug", backend: str = "pil") -> Path:
+        out = tmp_path_factory.mktemp("sets") / f"{name}-{backend}"
+        return make_set(out, photographs, policy_=policy(name, backend=backend))
+
+    return get

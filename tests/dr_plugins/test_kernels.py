@@ -1,0 +1,264 @@
+from __future__ import annotations
+
+import inspect
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms import functional as F
+
+from dr_plugins.transforms.kernels import kernels_for, pil, tensor
+
+FUZZ = settings(max_examples=60, deadline=None)
+
+
+@st.composite
+def pixels(draw, max_side=70):
+    """uint8 [height, width, 3] with few, many, or (nearly) equal levels."""
+    height, width = draw(st.integers(1, max_side)), draw(st.integers(1, max_side))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    low = draw(st.integers(0, 255))
+    span = draw(st.sampled_from([0, 1, 3, 40, 255]))
+    values = rng.integers(low, low + span + 1, (height, width, 3)).clip(0, 255)
+    if draw(st.booleans()):
+        values[..., draw(st.integers(0, 2))] = low
+    return values.astype(np.uint8)
+
+
+def as_pil(values):
+    return Image.fromarray(values)
+
+
+def as_tensor(values):
+    return torch.from_numpy(values).permute(2, 0, 1)
+
+
+def to_numpy(image):
+    if isinstance(image, torch.Tensor):
+        return image.permute(1, 2, 0).numpy()
+    return np.asarray(image)
+
+
+def check_same(name, values, *args, oracle=None):
+    """Both backends, all layouts and batches agree, bit for bit, and leave their input alone."""
+    image = as_pil(values)
+    expected = to_numpy(getattr(pil, name)(image, *args))
+    np.testing.assert_array_equal(np.asarray(image), values)
+    if oracle is not None:
+        np.testing.assert_array_equal(expected, np.asarray(oracle(image)))
+    function = getattr(tensor, name)
+    for layout in layouts(values):
+        before = layout.clone()
+        np.testing.assert_array_equal(to_numpy(function(layout, *args)), expected)
+        assert torch.equal(layout, before)
+    other = as_tensor(255 - values[::-1, ::-1])
+    batch = torch.stack([as_tensor(values), other]).unsqueeze(1)
+    result = function(batch, *args)
+    assert result.dtype == torch.uint8
+    assert result.shape[:-2] == (2, 1, 3)
+    np.testing.assert_array_equal(to_numpy(result[0, 0]), expected)
+    assert torch.equal(result[1, 0], function(other, *args))
+
+
+def layouts(values):
+    """Channels-last, contiguous, and cut out of a larger image."""
+    image = as_tensor(values)
+    larger = torch.nn.functional.pad(image.contiguous(), (2, 3, 1, 2), value=77)
+    height, width = values.shape[:2]
+    return image, image.contiguous(), larger[:, 1 : 1 + height, 2 : 2 + width]
+
+
+def affine(image, translate=(0, 0), shear=(0.0, 0.0), center=None):
+    """Torchvision's affine transformation, nearest pixel, black fill."""
+    return F.affine(image, 0.0, list(translate), 1.0, list(shear), center=center)
+
+
+@FUZZ
+@given(pixels(), st.floats(-0.6, 0.6) | st.sampled_from([0.0, 0.5, -0.5, 1e-7]))
+def test_shears(values, factor):
+    degrees = float(np.degrees(np.arctan(factor)))
+
+    check_same("shear_x", values, factor, oracle=lambda i: affine(i, (0, 0), (degrees, 0), [0, 0]))
+    check_same("shear_y", values, factor, oracle=lambda i: affine(i, (0, 0), (0, degrees), [0, 0]))
+
+
+@FUZZ
+@given(pixels(), st.integers(-80, 80))
+def test_translations(values, distance):
+    check_same("translate_x", values, distance, oracle=lambda i: affine(i, (distance, 0)))
+    check_same("translate_y", values, distance, oracle=lambda i: affine(i, (0, distance)))
+
+
+@FUZZ
+@given(pixels(), st.floats(-400, 400) | st.sampled_from([0, 90, 180, 270, -90, 360, 30, 1e-14]))
+def test_rotate(values, degrees):
+    check_same("rotate", values, degrees, oracle=lambda i: F.rotate(i, degrees))
+
+
+@FUZZ
+@given(pixels(), st.floats(0.0, 2.5) | st.sampled_from([0.0, 0.1, 0.5, 1.0, 1.9]))
+def test_enhancements(values, factor):
+    for name in ("brightness", "saturation", "contrast", "sharpness"):
+        function = getattr(F, f"adjust_{name}")
+        check_same(f"adjust_{name}", values, factor, oracle=lambda i, f=function: f(i, factor))
+
+
+@FUZZ
+@given(pixels(), st.integers(1, 8), st.floats(-1, 257) | st.integers(0, 256))
+def test_posterize_and_solarize(values, bits, threshold):
+    check_same("posterize", values, bits, oracle=lambda i: F.posterize(i, bits))
+    # torchvision's own check of the upper bound is for tensors only
+    check_same("solarize", values, threshold, oracle=lambda i: F.solarize(i, threshold))
+
+
+@FUZZ
+@given(pixels())
+def test_autocontrast_and_equalize(values):
+    check_same("autocontrast", values, oracle=F.autocontrast)
+    check_same("equalize", values, oracle=F.equalize)
+
+
+def test_autocontrast_of_every_pair_of_extremes():
+    low, high = np.triu_indices(256, 1)
+    pairs = np.stack([low, high], -1).astype(np.uint8)
+    middles = ((low + high) // 2).astype(np.uint8)
+    planes = np.concatenate([pairs, middles[:, None], (middles + 1)[:, None]], -1)
+    images = planes[: len(planes) // 3 * 3].reshape(-1, 3, 2, 2)
+
+    result = tensor.autocontrast(torch.from_numpy(images))
+
+    # every 16th image against Pillow: 680 calls
+    for image, ours in zip(images[::16], result[::16], strict=True):
+        expected = pil.autocontrast(as_pil(np.ascontiguousarray(image.transpose(1, 2, 0))))
+        np.testing.assert_array_equal(to_numpy(ours), np.asarray(expected))
+
+
+def test_blending_of_every_pair_of_levels():
+    # Pillow blends a constant image with every level through brightness and contrast; every pair
+    # of grey and colour levels appears in this 256 x 256 image.
+    row = np.arange(256, dtype=np.uint8)
+    red, green = np.meshgrid(row, row)
+    values = np.stack([red, green, red[::-1]], -1)
+
+    for factor in (0.1, 0.37, 0.73, 1.27, 1.9):
+        check_same("adjust_saturation", values, factor)
+        check_same("adjust_sharpness", values, factor)
+
+
+@FUZZ
+@given(pixels(), st.data())
+def test_crop_and_erase(values, data):
+    height, width = values.shape[:2]
+    top, left = data.draw(st.integers(0, height - 1)), data.draw(st.integers(0, width - 1))
+    h, w = data.draw(st.integers(1, height - top)), data.draw(st.integers(1, width - left))
+    erased = values.copy()
+    erased[top : top + h, left : left + w] = 0
+
+    check_same("crop", values, top, left, h, w, oracle=lambda i: F.crop(i, top, left, h, w))
+    check_same("erase", values, top, left, h, w, oracle=lambda i: erased)
+
+
+@FUZZ
+@given(pixels(), st.integers(0, 9))
+def test_pad_and_hflip(values, padding):
+    check_same("pad", values, padding, oracle=lambda i: F.pad(i, padding))
+    check_same("hflip", values, oracle=F.hflip)
+
+
+@FUZZ
+@given(pixels(), st.integers(1, 80), st.integers(1, 80))
+def test_nearest_resize_is_exact(values, height, width):
+    size = (height, width)
+    check_same(
+        "resize", values, size, "nearest",
+        oracle=lambda i: F.resize(i, list(size), InterpolationMode.NEAREST),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+@FUZZ
+@given(pixels(), st.integers(1, 80), st.integers(1, 80))
+def test_resize_differs_by_rounding_only(interpolation, values, height, width):
+    mode = InterpolationMode(interpolation)
+    expected = np.asarray(pil.resize(as_pil(values), (height, width), interpolation))
+    results = [tensor.resize(image, (height, width), interpolation) for image in layouts(values)]
+    batch = torch.stack([as_tensor(values), as_tensor(values[::-1].copy())])
+
+    oracle = F.resize(as_pil(values), [height, width], mode, antialias=True)
+    np.testing.assert_array_equal(expected, np.asarray(oracle))
+    assert all(torch.equal(result, results[0]) for result in results)
+    assert torch.equal(tensor.resize(batch, (height, width), interpolation)[0], results[0])
+    assert np.abs(to_numpy(results[0]).astype(int) - expected).max() <= 1
+
+
+@FUZZ
+@given(pixels())
+def test_conversions(values):
+    image = as_pil(values)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        converted = tensor.from_pil(image)
+
+    np.testing.assert_array_equal(to_numpy(converted), values)
+    assert converted.permute(1, 2, 0).is_contiguous()
+    assert torch.equal(pil.to_uint8_chw(image), converted)
+    assert pil.from_pil(image) is image
+    assert tensor.to_uint8_chw(converted) is converted
+    assert pil.size(image) == tensor.size(converted) == values.shape[:2]
+    converted.zero_()
+    np.testing.assert_array_equal(np.asarray(image), values)
+
+
+def test_backends_export_the_same_functions():
+    assert sorted(pil.__all__) == sorted(tensor.__all__)
+    for name in pil.__all__:
+        ours, theirs = (inspect.signature(getattr(m, name)).parameters for m in (pil, tensor))
+        assert list(ours) == list(theirs)
+
+
+def test_kernels_for():
+    assert kernels_for(Image.new("RGB", (2, 3))) is pil
+    assert kernels_for(torch.zeros(5, 3, 2, 2, dtype=torch.uint8)) is tensor
+
+
+@pytest.mark.parametrize(
+    ("image", "named"),
+    [
+        (Image.new("L", (2, 3)), "mode 'L'"),
+        (torch.zeros(3, 2, 2), r"torch\.float32 tensor of shape \(3, 2, 2\)"),
+        (torch.zeros(2, 2, 3, dtype=torch.uint8), r"shape \(2, 2, 3\)"),
+        (np.zeros((2, 2, 3), np.uint8), r"numpy\.ndarray"),
+    ],
+)
+def test_kernels_for_names_what_it_got(image, named):
+    with pytest.raises(TypeError, match=named):
+        kernels_for(image)
+
+
+@pytest.mark.parametrize("name", ["crop", "erase"])
+@pytest.mark.parametrize("box", [(-1, 0, 2, 2), (0, 0, 5, 2), (0, 4, 2, 2), (1, 1, 0, 2)])
+def test_boxes_must_lie_within_the_image(name, box):
+    image = torch.zeros(3, 4, 5, dtype=torch.uint8)
+    for backend, view in ((tensor, image), (pil, Image.new("RGB", (5, 4)))):
+        with pytest.raises(ValueError, match="4x5"):
+            getattr(backend, name)(view, *box)
+
+
+def test_bad_arguments_are_named():
+    for backend, image in (
+        (tensor, torch.zeros(3, 4, 5, dtype=torch.uint8)),
+        (pil, Image.new("RGB", (5, 4))),
+    ):
+        with pytest.raises(ValueError, match="lanczos"):
+            backend.resize(image, (2, 2), "lanczos")
+        with pytest.raises(ValueError, match="bits"):
+            backend.posterize(image, 0)
+    with pytest.raises(ValueError, match="mode is 'L'"):
+        tensor.from_pil(Image.new("L", (2, 2)))
+    with pytest.raises(ValueError, match="40000x1"):
+        tensor.shear_x(torch.zeros(3, 40000, 1, dtype=torch.uint8), 0.9)
