@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import json
 import mmap
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -56,14 +57,8 @@ def write_tensors(
         offset += array.nbytes
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
-    data = (memoryview(np.ascontiguousarray(a)).cast("B") for a in tensors.values() if a.size)
-    return write_file(path, _chain(len(text).to_bytes(8, "little"), text, data))
-
-
-def _chain(length: bytes, text: bytes, data: Iterable[Any]) -> Iterator[Any]:
-    yield length
-    yield text
-    yield from data
+    data = (np.ascontiguousarray(a).data.cast("B") for a in tensors.values() if a.size)
+    return write_file(path, itertools.chain([len(text).to_bytes(8, "little"), text], data))
 
 
 def write_file(path: Path, chunks: Iterable[Any]) -> str:

@@ -44,13 +44,14 @@ def describe(shards: ShardSet) -> str:
     count = len(shards) * manifest.samples
     share = agreement(shards) if manifest.shards else None
     policy = settings["policy"]
+    names = ", ".join(field.name for field in manifest.layout.fields)
     lines = {
         "images": f"{len(shards):,}, each with {manifest.samples} reinforcements",
         "classes": f"{manifest.num_classes:,}, the top {manifest.topk} stored",
         "views": "x".join(map(str, shards.policy.view_size))
         + f" pixels, backend {policy['backend']}",
         "policy": "\n".join(f"{k}: {json.dumps(v)}" for k, v in policy.items() if k != "backend"),
-        "record": f"{manifest.layout.itemsize} bytes: {', '.join(manifest.layout.dtype.names or ())}",
+        "record": f"{manifest.layout.itemsize} bytes: {names}",
         "on disk": f"{size:,} bytes in {len(files):,} files, {size / max(count, 1):.1f} per record",
         "teachers": ", ".join(settings.get("teachers") or ["not named"]),
         "temperature": f"{settings.get('temperature', 1.0)}, precision {settings.get('precision')}",

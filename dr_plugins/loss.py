@@ -174,16 +174,15 @@ def _kl_divergence(log_probs: Tensor, target: SparseTargets | Tensor) -> Tensor:
 def _sparse_terms(log_probs: Tensor, target: SparseTargets) -> tuple[Tensor, Tensor]:
     """Cross-entropy of `log_probs` to the targets and entropy of the targets, [B] each."""
     probs, share = target.normalized(dtype=log_probs.dtype)
-    # The padding goes to one column more than there are classes.
-    slots = torch.where(target.ids < 0, target.num_classes, target.ids)
-    padded = F.pad(log_probs, (0, 1))
-    crossed = _weighted(probs, padded.gather(1, slots)).sum(1)
+    padding = target.ids < 0
+    crossed = _weighted(probs, log_probs.gather(1, target.ids.clamp(min=0))).sum(1)
     entropy = torch.xlogy(probs, probs).sum(1)
     if target.densify == "smooth":
-        # Sum over the classes not listed. The sum over all minus those listed would cancel: NaN
-        # where one is -inf, and no digit right where the listed dominate.
-        rest = padded.scatter_(1, slots, 0.0).sum(1, keepdim=True)
-        unlisted = target.num_classes - (target.ids >= 0).sum(1, keepdim=True)
+        # Sum over the classes not listed; one more column takes the padding. The sum over all
+        # minus those listed would cancel: NaN where one is -inf, few digits where they dominate.
+        slots = torch.where(padding, target.num_classes, target.ids)
+        rest = F.pad(log_probs, (0, 1)).scatter_(1, slots, 0.0).sum(1, keepdim=True)
+        unlisted = target.num_classes - (~padding).sum(1, keepdim=True)
         crossed = crossed + _weighted(share, rest).squeeze(1)
         entropy = entropy + (unlisted * torch.xlogy(share, share)).squeeze(1)
     return -crossed, -entropy

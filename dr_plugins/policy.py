@@ -51,7 +51,7 @@ _VIEW: tuple[type[Transform], ...] = (
     RandomErasing,
 )
 _MIXING: tuple[type[Mixing], ...] = (Mixup, CutMix)
-_SIZED = (CenterCrop, RandomCrop, RandomResizedCrop)
+_SIZED: tuple[type[Transform], ...] = (CenterCrop, RandomCrop, RandomResizedCrop)
 _NO_PARTNER = (1 << 32) - 1
 
 
@@ -138,7 +138,7 @@ class Policy:
         Raises:
             PolicyError: An unknown transform or hyper-parameter, or a value out of range.
         """
-        known: dict[str, Any] = {t.name: t for t in (*_VIEW, *_MIXING)}
+        known: dict[str, Any] = {t.name: t for t in _VIEW} | {t.name: t for t in _MIXING}
         unknown = set(config) - set(known) - {"backend"}
         if unknown:
             raise PolicyError(

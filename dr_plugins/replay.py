@@ -19,7 +19,7 @@ __all__ = ["Replayer", "fingerprint"]
 
 def fingerprint(view: torch.Tensor) -> bytes:
     """Return the 8-byte BLAKE2b digest of a view, uint8 ``[3, H, W]``, taken in CHW order."""
-    return hashlib.blake2b(view.contiguous().numpy(), digest_size=FINGERPRINT_BYTES).digest()
+    return hashlib.blake2b(view.contiguous().numpy().data, digest_size=FINGERPRINT_BYTES).digest()
 
 
 class Replayer:

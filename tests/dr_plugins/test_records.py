@@ -12,10 +12,8 @@ from dr_plugins.records import Field, RecordLayout, target_fields
 PUBLISHED_BYTES = {"rrc": 65, "mixing": 90, "randaug": 73, "randaug_mixing": 104}
 
 
-def layout_of(
-    policy: str, topk: int = 10, classes: int = 1000, dtype: str = "float16"
-) -> RecordLayout:
-    return RecordLayout((*Policy.load(policy).fields, *target_fields(topk, classes, dtype)))
+def layout_of(policy: str) -> RecordLayout:
+    return RecordLayout((*Policy.load(policy).fields, *target_fields(10, 1000)))
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,7 @@
 """Image operations on uint8 tensors ``[..., 3, height, width]`` of any strides on any device.
 
 They repeat Pillow's arithmetic, so that the pixels are those of the `pil` backend, whatever the
-device. Batches give what their images give one by one. CPU paths are fastest on contiguous images,
-which is what `resize` returns.
+device. Batches give what their images give one by one.
 """
 
 from __future__ import annotations

@@ -77,7 +77,7 @@ def resize(image: Tensor, size: tuple[int, int], interpolation: str) -> Tensor:
     pixels everywhere, resize on the CPU.
 
     Args:
-        image: uint8 ``[..., 3, height, width]``; fastest in channels-last memory.
+        image: uint8 ``[..., 3, height, width]``; a single image is fastest in channels-last memory.
         size: (height, width) of the result in pixels.
         interpolation: ``"nearest"``, ``"bilinear"`` or ``"bicubic"``.
 
@@ -90,7 +90,7 @@ def resize(image: Tensor, size: tuple[int, int], interpolation: str) -> Tensor:
         raise ValueError(
             f"interpolation is {interpolation!r}, expected one of nearest, bilinear, bicubic"
         )
-    batch = image.reshape(-1, *image.shape[-3:])
+    batch = _interpolation_batch(image, size)
     # Antialiased resizing of uint8 exists on CPUs only.
     source = batch if image.device.type == "cpu" else batch.float()
     resized = F.interpolate(source, size, mode=interpolation, antialias=True)
@@ -136,6 +136,17 @@ def _shift(image: Tensor, dim: int, pixels: int) -> Tensor:
     moved = image.narrow(dim, max(-shift, 0), kept)
     result.narrow(dim, max(shift, 0), kept).copy_(moved)
     return result
+
+
+def _interpolation_batch(image: Tensor, size: tuple[int, int]) -> Tensor:
+    """Return the images as ``[n, 3, height, width]`` in a layout that interpolates fast."""
+    # torch (2.14 at least) fails to resize contiguous uint8 images to one pixel.
+    if image.stride(-3) != 1 and tuple(size) != (1, 1):
+        return image.reshape(-1, *image.shape[-3:])
+    # A new batch axis outside of a permuted view gets a stride by which torch does not recognise
+    # the view as channels-last; it must be added to the interleaved pixels.
+    interleaved = image.movedim(-3, -1).contiguous()
+    return interleaved.reshape(-1, *interleaved.shape[-3:]).permute(0, 3, 1, 2)
 
 
 def _resize_nearest(image: Tensor, size: tuple[int, int]) -> Tensor:
