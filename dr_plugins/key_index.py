@@ -46,6 +46,8 @@ class KeyIndex(Sequence[str]):
     def __init__(self, text: np.ndarray, ends: np.ndarray) -> None:
         self._text = text
         self._ends = ends
+        # Single keys are read through these: several times faster than indexing an array.
+        self._text_bytes, self._end_at = memoryview(text.data), memoryview(ends.data)
 
     @classmethod
     def build(cls, keys: Iterable[str]) -> KeyIndex:
@@ -97,10 +99,10 @@ class KeyIndex(Sequence[str]):
 
     def encoded(self, row: int) -> bytes:
         """Return the UTF-8 bytes of one key."""
-        if not 0 <= row < len(self._ends):
+        if not 0 <= row < len(self._end_at):
             raise IndexError(f"row {row} of an index of {len(self._ends)} images")
-        start = int(self._ends[row - 1]) if row else 0
-        return self._text[start : int(self._ends[row])].tobytes()
+        start = self._end_at[row - 1] if row else 0
+        return bytes(self._text_bytes[start : self._end_at[row]])
 
     def rows(self, keys: Sequence[str]) -> np.ndarray:
         """Return the row number of each key.
@@ -146,6 +148,9 @@ class KeyIndex(Sequence[str]):
         table = np.zeros((len(self), width), np.uint8)
         table[np.arange(width) < lengths[:, None]] = self._text
         return table.view(f"S{width}").ravel()
+
+    def __reduce__(self) -> tuple[type[KeyIndex], tuple[np.ndarray, np.ndarray]]:
+        return KeyIndex, (self._text, self._ends)
 
     def _reject(self, examples: list[str], count: int) -> None:
         here = f", for example {self[0]!r}" if len(self) else ""

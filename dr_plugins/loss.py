@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 import torch.nn.functional as F
@@ -77,7 +78,7 @@ class KDLoss(nn.Module):
             TypeError: if a dtype is neither.
         """
         _check(logits, target)
-        with torch.autocast(logits.device.type, enabled=False):
+        with _full_precision(logits.device.type):
             return _reduce(self._rows(logits, target), self.reduction)
 
     def _rows(self, logits: Tensor, target: SparseTargets | Tensor) -> Tensor:
@@ -144,8 +145,14 @@ def cross_entropy(
     if not isinstance(target, SparseTargets):
         raise TypeError(f"target is {type(target).__name__}, expected SparseTargets: swap them")
     _check(input, target)
-    with torch.autocast(input.device.type, enabled=False):
+    with _full_precision(input.device.type):
         return _reduce(_sparse_terms(_log_softmax(input), target)[0], reduction)
+
+
+def _full_precision(device_type: str) -> AbstractContextManager[object]:
+    if torch.amp.is_autocast_available(device_type):
+        return torch.autocast(device_type, enabled=False)
+    return nullcontext()  # "meta", for one, has no autocast to disable
 
 
 def _log_softmax(logits: Tensor, temperature: float = 1.0) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import bisect
+import itertools
 from collections.abc import Sequence
 from functools import cached_property
 from os import PathLike
@@ -15,7 +17,7 @@ from dr_plugins.errors import FormatError
 from dr_plugins.key_index import KeyIndex
 from dr_plugins.manifest import Manifest
 from dr_plugins.policy import Policy
-from dr_plugins.records import RecordLayout
+from dr_plugins.records import CHECKSUM_BYTES, RecordLayout, checksum
 from dr_plugins.shard import FINGERPRINT_BYTES, Shard
 
 __all__ = ["ImageFacts", "ShardSet", "map_shard"]
@@ -74,6 +76,11 @@ def map_shard(
     return Shard(first_row, records, **tensors)
 
 
+class _OpenShard(NamedTuple):
+    content: Shard
+    raw: memoryview  # the bytes of all records
+
+
 class ShardSet:
     """Reinforcements on disk, read by memory map.
 
@@ -97,8 +104,9 @@ class ShardSet:
     def __init__(self, directory: str | PathLike[str]) -> None:
         self.directory = Path(directory)
         self.manifest = Manifest.load(self.directory)
-        self._starts = np.cumsum([0, *(entry.images for entry in self.manifest.shards)])
-        self._open: dict[int, Shard] = {}
+        counts = (entry.images for entry in self.manifest.shards)
+        self._starts = list(itertools.accumulate(counts, initial=0))
+        self._open: dict[int, _OpenShard] = {}
 
     @cached_property
     def keys(self) -> KeyIndex:
@@ -138,7 +146,7 @@ class ShardSet:
         """
         image, sample = item
         row = self.keys.row(image) if isinstance(image, str) else int(image)
-        return self.read(np.array([row]), np.array([sample]))[0]
+        return np.frombuffer(self._record(row, int(sample)), self.manifest.layout.dtype)[0]
 
     def __getitems__(self, items: Sequence[tuple[str | int, int]]) -> np.ndarray:
         """Return many reinforcements, as a structured array ``[len(items)]``; see `__getitem__`."""
@@ -153,22 +161,14 @@ class ShardSet:
             samples: int64 ``[B]``, within ``[0, S)``.
 
         Returns:
-            Structured array ``[B]`` (a copy of B records).
+            Structured array ``[B]``, read-only (a copy of B records).
 
         Raises:
             IndexError: A row or sample is out of range.
             FormatError: A record fails its checksum, or a shard is missing or damaged.
         """
-        self._check_range(rows, samples)
-        out = np.empty(len(rows), self.manifest.layout.dtype)
-        numbers = np.searchsorted(self._starts, rows, side="right") - 1
-        positions = (rows - self._starts[numbers]).tolist()
-        for i, (number, position, sample) in enumerate(
-            zip(numbers.tolist(), positions, samples.tolist(), strict=True)
-        ):
-            out[i] = self._shard(number).records[position, sample]
-        self._check_whole(out, rows)
-        return out
+        records = map(self._record, rows.tolist(), samples.tolist())
+        return np.frombuffer(b"".join(records), self.manifest.layout.dtype)
 
     def image(self, row: int) -> ImageFacts:
         """Return what the set knows of one image.
@@ -177,10 +177,8 @@ class ShardSet:
             IndexError: The row is out of range.
             FormatError: The image's shard is missing or damaged.
         """
-        if not 0 <= row < len(self):
-            raise IndexError(f"row {row} of a set of {len(self)} images")
-        number = int(np.searchsorted(self._starts, row, side="right")) - 1
-        shard, position = self._shard(number), row - int(self._starts[number])
+        number, position = self._locate(row)
+        shard = self._shard(number).content
         height, width = shard.sizes[position].tolist()
         fingerprint = shard.fingerprints[position]
         return ImageFacts(
@@ -191,21 +189,47 @@ class ShardSet:
 
     def records(self, number: int) -> np.ndarray:
         """Return all records of shard `number` as a mapped array ``[images, S]``, unchecked."""
-        return self._shard(number).records
+        return self._shard(number).content.records
 
     def rows(self, number: int) -> range:
         """Return the image rows of shard `number`."""
-        return range(int(self._starts[number]), int(self._starts[number + 1]))
+        return range(self._starts[number], self._starts[number + 1])
 
     def close(self) -> None:
         """Drop every memory map; the set stays usable and opens them again on demand."""
         self._open.clear()
         self.__dict__.pop("keys", None)
 
-    def _shard(self, number: int) -> Shard:
+    def _record(self, row: int, sample: int) -> memoryview:
+        """The bytes of one record, checked: the hot path, so everything here is plain Python."""
+        number, position = self._locate(row)
+        samples, size = self.manifest.samples, self.manifest.layout.itemsize
+        if not 0 <= sample < samples:
+            raise IndexError(f"reinforcement {sample} of {samples} per image")
+        offset = (position * samples + sample) * size
+        record = self._shard(number).raw[offset : offset + size]
+        stored = int.from_bytes(record[size - CHECKSUM_BYTES :], "little")
+        if checksum(record[: size - CHECKSUM_BYTES], self.keys.encoded(row)) != stored:
+            raise FormatError(
+                f"{self.directory / self.manifest.shards[number].file}: a record of image "
+                f"{self.keys[row]!r} is damaged, or belongs to another image. Copy the shard and "
+                f"the index again; `dr-plugins verify` lists every damaged file."
+            )
+        return record
+
+    def _locate(self, row: int) -> tuple[int, int]:
+        """The number of a row's shard, and the row's position in it."""
+        if not 0 <= row < len(self):
+            raise IndexError(f"row {row} of a set of {len(self)} images")
+        number = bisect.bisect_right(self._starts, row) - 1
+        return number, row - self._starts[number]
+
+    def _shard(self, number: int) -> _OpenShard:
         shard = self._open.get(number)
         if shard is None:
-            shard = self._open[number] = self._map(number)
+            content = self._map(number)
+            raw = content.records.view(np.uint8).reshape(-1).data
+            shard = self._open[number] = _OpenShard(content, raw)
         return shard
 
     def _map(self, number: int) -> Shard:
@@ -214,30 +238,9 @@ class ShardSet:
             self.directory / entry.file,
             layout=self.manifest.layout,
             shape=(entry.images, self.manifest.samples),
-            first_row=int(self._starts[number]),
+            first_row=self._starts[number],
             set_id=self.manifest.set_id,
         )
-
-    def _check_range(self, rows: np.ndarray, samples: np.ndarray) -> None:
-        if len(rows) and (rows.min() < 0 or rows.max() >= len(self)):
-            raise IndexError(f"rows {rows.min()} to {rows.max()} of a set of {len(self)} images")
-        if len(samples) and (samples.min() < 0 or samples.max() >= self.manifest.samples):
-            raise IndexError(
-                f"samples {samples.min()} to {samples.max()} of {self.manifest.samples} per image"
-            )
-
-    def _check_whole(self, records: np.ndarray, rows: np.ndarray) -> None:
-        damaged = self.manifest.layout.damaged(
-            records, [self.keys.encoded(r) for r in rows.tolist()]
-        )
-        if damaged is not None:
-            row = int(rows[damaged])
-            number = int(np.searchsorted(self._starts, row, side="right")) - 1
-            raise FormatError(
-                f"{self.directory / self.manifest.shards[number].file}: the record of image "
-                f"{self.keys[row]!r} is damaged, or belongs to another image. Copy the shard and "
-                f"the index again; `dr-plugins verify` lists every damaged file."
-            )
 
     def __getstate__(self) -> dict[str, Any]:
         state = {k: v for k, v in self.__dict__.items() if k != "keys"}

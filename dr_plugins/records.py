@@ -14,10 +14,11 @@ import numpy as np
 
 from dr_plugins.errors import FormatError
 
-__all__ = ["Field", "RecordLayout", "checksum", "target_fields"]
+__all__ = ["CHECKSUM_BYTES", "Field", "RecordLayout", "checksum", "target_fields"]
 
 _DTYPES = frozenset({"<u1", "<u2", "<u4", "<f2", "<f4", "<f8"})
 _CHECKSUM = "crc32"
+CHECKSUM_BYTES = 4
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,7 @@ class RecordLayout:
 
     def _payload(self, records: np.ndarray) -> np.ndarray:
         as_bytes = records.view(np.uint8).reshape(len(records), self.itemsize)
-        return np.ascontiguousarray(as_bytes[:, : self.itemsize - 4])
+        return np.ascontiguousarray(as_bytes[:, :-CHECKSUM_BYTES])
 
     def to_json(self) -> dict[str, Any]:
         """Return the layout as it stands in a manifest."""

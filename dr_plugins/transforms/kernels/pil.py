@@ -10,7 +10,7 @@ from PIL import Image, ImageEnhance, ImageOps
 from torch import Tensor
 
 from dr_plugins.transforms.kernels import affine, tensor
-from dr_plugins.transforms.kernels.boxes import check_box
+from dr_plugins.transforms.kernels.checks import check_bits, check_box, check_interpolation
 
 __all__ = [
     "adjust_brightness",
@@ -94,6 +94,9 @@ def erase(image: Image.Image, top: int, left: int, height: int, width: int) -> I
 def resize(image: Image.Image, size: tuple[int, int], interpolation: str) -> Image.Image:
     """Return the image resized to ``size = (height, width)``, antialiased.
 
+    Pillow 13 made the vertical pass the first one for some sizes: ``"bilinear"`` and ``"bicubic"``
+    pixels then differ from those of earlier versions.
+
     Args:
         image: RGB image.
         size: (height, width) of the result in pixels.
@@ -102,10 +105,7 @@ def resize(image: Image.Image, size: tuple[int, int], interpolation: str) -> Ima
     Raises:
         ValueError: Unknown interpolation.
     """
-    if interpolation not in _RESAMPLING:
-        raise ValueError(
-            f"interpolation is {interpolation!r}, expected one of {', '.join(_RESAMPLING)}"
-        )
+    check_interpolation(interpolation)
     return image.resize((size[1], size[0]), _RESAMPLING[interpolation])
 
 
@@ -160,6 +160,7 @@ def posterize(image: Image.Image, bits: int) -> Image.Image:
     Raises:
         ValueError: `bits` is outside 1 to 8.
     """
+    check_bits(bits)
     return ImageOps.posterize(image, bits)
 
 

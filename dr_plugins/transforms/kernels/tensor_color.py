@@ -11,6 +11,8 @@ import math
 import torch
 from torch import Tensor
 
+from dr_plugins.transforms.kernels.checks import check_bits
+
 __all__ = [
     "adjust_brightness",
     "adjust_contrast",
@@ -61,8 +63,7 @@ def posterize(image: Tensor, bits: int) -> Tensor:
     Raises:
         ValueError: `bits` is outside 1 to 8.
     """
-    if not 1 <= bits <= 8:
-        raise ValueError(f"posterize bits is {bits}, expected 1 to 8")
+    check_bits(bits)
     return image & (0xFF << (8 - bits) & 0xFF)
 
 

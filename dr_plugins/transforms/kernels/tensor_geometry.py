@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dr_plugins.transforms.kernels import affine
-from dr_plugins.transforms.kernels.boxes import check_box
+from dr_plugins.transforms.kernels.checks import check_box, check_interpolation
 
 __all__ = [
     "crop",
@@ -73,8 +73,10 @@ def resize(image: Tensor, size: tuple[int, int], interpolation: str) -> Tensor:
     """Return the image resized to ``size = (height, width)``, antialiased.
 
     ``"nearest"`` gives the pixels of the `pil` backend. ``"bilinear"`` and ``"bicubic"`` round
-    differently: by fixed-point weights on the CPU, in float32 on other devices. To get the same
-    pixels everywhere, resize on the CPU.
+    differently, by up to two levels. Where ``"bicubic"`` overshoots the range of 0 to 255 the
+    difference can be larger, since values are clipped after each of two passes, whose order is
+    not always Pillow's. Devices other than the CPU compute in float32 and clip once: to get the
+    same pixels everywhere, resize on the CPU. Channels-last memory stays channels-last.
 
     Args:
         image: uint8 ``[..., 3, height, width]``; a single image is fastest in channels-last memory.
@@ -84,12 +86,9 @@ def resize(image: Tensor, size: tuple[int, int], interpolation: str) -> Tensor:
     Raises:
         ValueError: Unknown interpolation.
     """
+    check_interpolation(interpolation)
     if interpolation == "nearest":
         return _resize_nearest(image, size)
-    if interpolation not in ("bilinear", "bicubic"):
-        raise ValueError(
-            f"interpolation is {interpolation!r}, expected one of nearest, bilinear, bicubic"
-        )
     batch = _interpolation_batch(image, size)
     # Antialiased resizing of uint8 exists on CPUs only.
     source = batch if image.device.type == "cpu" else batch.float()

@@ -1,8 +1,16 @@
-"""Checking pixel boxes."""
+"""Argument checks that both backends share."""
 
 from __future__ import annotations
 
-__all__ = ["check_box"]
+__all__ = ["check_bits", "check_box", "check_interpolation"]
+
+_INTERPOLATIONS = ("nearest", "bilinear", "bicubic")
+
+
+def check_bits(bits: int) -> None:
+    """Raise `ValueError` unless `bits` is 1 to 8."""
+    if not 1 <= bits <= 8:
+        raise ValueError(f"posterize bits is {bits}, expected 1 to 8")
 
 
 def check_box(
@@ -19,4 +27,12 @@ def check_box(
             f"{operation} box (top={top}, left={left}, height={height}, width={width}) does not "
             f"lie within the image of {size[0]}x{size[1]} pixels (height x width); "
             "was it made for another image?"
+        )
+
+
+def check_interpolation(interpolation: str) -> None:
+    """Raise `ValueError` unless the interpolation is known."""
+    if interpolation not in _INTERPOLATIONS:
+        raise ValueError(
+            f"interpolation is {interpolation!r}, expected one of {', '.join(_INTERPOLATIONS)}"
         )

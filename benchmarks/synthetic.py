@@ -1,0 +1,83 @@
+"""Shard sets of realistic shape without a teacher, and the same content in ml-dr's layout."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from dr_plugins import randomness
+from dr_plugins.key_index import KeyIndex
+from dr_plugins.output import OutputDirectory, locked
+from dr_plugins.policy import AugmentParams, Policy
+from dr_plugins.reader import ShardSet
+from dr_plugins.records import RecordLayout, target_fields
+from dr_plugins.shard import Shard
+
+__all__ = ["make_synthetic_set", "mldr_file"]
+
+CLASSES = 1000
+
+
+def make_synthetic_set(
+    out: Path, policy: Policy, *, images: int, samples: int, topk: int, shard_images: int = 256
+) -> ShardSet:
+    """Write a set of random reinforcements for 500x375 images with ImageNet-like keys."""
+    layout = RecordLayout((*policy.fields, *target_fields(topk, CLASSES)))
+    names = (f"n{i % CLASSES:08d}/n{i % CLASSES:08d}_{i}.JPEG" for i in range(images))
+    keys = KeyIndex.build(names)
+    settings = {
+        "policy": policy.to_config(),
+        "samples": samples,
+        "topk": topk,
+        "num_classes": CLASSES,
+        "class_names": None,
+    }
+    partners = [(row, (375, 500)) for row in range(min(images, 8))]
+    with locked(out):
+        output = OutputDirectory(out, settings, layout, keys)
+        for number, first in enumerate(range(0, images, shard_images)):
+            shard = Shard.empty(first, min(shard_images, images - first), samples, layout)
+            shard.sizes[:] = (375, 500)
+            for position in range(len(shard.records)):
+                _fill(shard.records[position], first + position, policy, partners)
+            output.add(number, shard)
+        output.finish()
+    return ShardSet(out)
+
+
+def _fill(records: np.ndarray, row: int, policy: Policy, partners: list[Any]) -> None:
+    rng = randomness.image_generator(0, row, 0)
+    for record in records:
+        policy.encode(policy.sample(rng, (375, 500), partners), record)
+    topk = records["ids"].shape[1]
+    logits = torch.from_numpy(rng.normal(0, 2, (len(records), CLASSES)))
+    top = logits.softmax(-1).topk(topk)
+    records["ids"], records["probs"] = top.indices.numpy(), top.values.numpy()
+
+
+def mldr_file(path: Path, shards: ShardSet, row: int) -> None:
+    """Write one image's reinforcements as ml-dr does: a list of lists in a pickle, protocol 4."""
+    records = shards.read(np.full(shards.manifest.samples, row), np.arange(shards.manifest.samples))
+    content = [
+        {"params": _compressed(params), "prob": (record["probs"].tolist(), record["ids"].tolist())}
+        for params, record in zip(shards.policy.decode(records), records, strict=True)
+    ]
+    torch.save((row, content), path, pickle_protocol=4)
+
+
+def _compressed(params: AugmentParams) -> list[Any]:
+    view = [_plain(value) for value in params.view]
+    if params.partner is None:
+        return view
+    other = [_plain(value) for value in params.partner_view]
+    pairs = [list(pair) for pair in zip(view, other, strict=True)]
+    return [params.partner, *pairs, *(_plain(value) for value in params.mixing)]
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, list) and len(value) == 2:  # RandAugment: (operation, magnitude) pairs
+        return [(code & 127, 0.3 if code < 128 else -0.3) for code in value]
+    return tuple(value) if isinstance(value, list) else value
