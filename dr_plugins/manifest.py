@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
+import re
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 
 from dr_plugins.container import write_file
 from dr_plugins.errors import FormatError, VersionError
-from dr_plugins.records import RecordLayout
+from dr_plugins.records import RecordLayout, target_fields
 
 __all__ = [
     "FORMAT_VERSION",
@@ -27,6 +28,8 @@ FORMAT_VERSION = 1
 MANIFEST_NAME = "manifest.json"
 _FORMAT = "dr-plugins"
 _LIBRARIES = ("dr-plugins", "torch", "torchvision", "numpy", "pillow")
+_MAX_IMAGES = (1 << 32) - 1  # a record names its partner's row in four bytes
+_FILE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*\.safetensors")
 
 
 @dataclass(frozen=True)
@@ -109,7 +112,7 @@ class Manifest:
         """
         path = directory / MANIFEST_NAME
         data = _parse(path)
-        if data.get("format") != _FORMAT or not isinstance(data.get("version"), int):
+        if data.get("format") != _FORMAT or not _is_count(data.get("version"), 1):
             raise FormatError(f"{path} is not the manifest of a shard set")
         if data["version"] > FORMAT_VERSION:
             raise VersionError(
@@ -124,11 +127,10 @@ class Manifest:
                 shards=tuple(_entry(entry) for entry in data["shards"]),
                 versions=dict(data["versions"]),
             )
-            shapes = manifest.samples, manifest.topk, manifest.num_classes
-            consistent = manifest.set_id == data["set_id"] and min(shapes) >= 1
-        except (KeyError, TypeError, ValueError) as error:
+            consistent = manifest.set_id == data["set_id"] and _is_consistent(manifest)
+        except (KeyError, TypeError, ValueError, RecursionError, FormatError) as error:
             raise FormatError(f"{path} is damaged: {error!r}. Copy it again.") from error
-        if not consistent or sum(s.images for s in manifest.shards) != manifest.index.images:
+        if not consistent:
             raise FormatError(f"{path} is damaged: its parts contradict each other. Copy it again.")
         return manifest
 
@@ -166,7 +168,27 @@ def _parse(path: Path) -> dict[str, Any]:
 
 
 def _entry(data: dict[str, Any]) -> FileEntry:
-    entry = FileEntry(str(data["file"]), str(data["sha256"]), int(data["images"]))
-    if Path(entry.file).name != entry.file or entry.images < 0:
-        raise ValueError(f"file entry {data}")  # a manifest must not reach outside its directory
+    entry = FileEntry(data["file"], data["sha256"], data["images"])
+    # A manifest must not reach outside its directory.
+    if not _FILE_NAME.fullmatch(entry.file) or not _is_count(entry.images, 0, _MAX_IMAGES):
+        raise ValueError(f"file entry {data}")
     return entry
+
+
+def _is_consistent(manifest: Manifest) -> bool:
+    settings = manifest.settings
+    if not all(_is_count(settings[name], 1) for name in ("samples", "topk", "num_classes")):
+        return False
+    if not isinstance(settings["policy"], dict):
+        return False
+    if not isinstance(settings["class_names"], list | None):
+        return False
+    answers = target_fields(manifest.topk, manifest.num_classes, settings["probs_dtype"])
+    return (
+        manifest.layout.fields[-len(answers) :] == answers
+        and sum(entry.images for entry in manifest.shards) == manifest.index.images
+    )
+
+
+def _is_count(value: Any, least: int, most: int | None = None) -> bool:
+    return type(value) is int and least <= value and (most is None or value <= most)

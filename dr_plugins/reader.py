@@ -17,7 +17,7 @@ from dr_plugins.errors import FormatError
 from dr_plugins.key_index import KeyIndex
 from dr_plugins.manifest import Manifest
 from dr_plugins.policy import Policy
-from dr_plugins.records import CHECKSUM_BYTES, RecordLayout, checksum
+from dr_plugins.records import RecordLayout, is_whole
 from dr_plugins.shard import FINGERPRINT_BYTES, Shard
 
 __all__ = ["ImageFacts", "ShardSet", "map_shard"]
@@ -106,6 +106,7 @@ class ShardSet:
         self.manifest = Manifest.load(self.directory)
         counts = (entry.images for entry in self.manifest.shards)
         self._starts = list(itertools.accumulate(counts, initial=0))
+        self._samples, self._size = self.manifest.samples, self.manifest.layout.itemsize
         self._open: dict[int, _OpenShard] = {}
 
     @cached_property
@@ -203,13 +204,11 @@ class ShardSet:
     def _record(self, row: int, sample: int) -> memoryview:
         """The bytes of one record, checked: the hot path, so everything here is plain Python."""
         number, position = self._locate(row)
-        samples, size = self.manifest.samples, self.manifest.layout.itemsize
-        if not 0 <= sample < samples:
-            raise IndexError(f"reinforcement {sample} of {samples} per image")
-        offset = (position * samples + sample) * size
-        record = self._shard(number).raw[offset : offset + size]
-        stored = int.from_bytes(record[size - CHECKSUM_BYTES :], "little")
-        if checksum(record[: size - CHECKSUM_BYTES], self.keys.encoded(row)) != stored:
+        if not 0 <= sample < self._samples:
+            raise IndexError(f"reinforcement {sample} of {self._samples} per image")
+        offset = (position * self._samples + sample) * self._size
+        record = self._shard(number).raw[offset : offset + self._size]
+        if not is_whole(record, self.keys.encoded(row)):
             raise FormatError(
                 f"{self.directory / self.manifest.shards[number].file}: a record of image "
                 f"{self.keys[row]!r} is damaged, or belongs to another image. Copy the shard and "
@@ -219,7 +218,7 @@ class ShardSet:
 
     def _locate(self, row: int) -> tuple[int, int]:
         """The number of a row's shard, and the row's position in it."""
-        if not 0 <= row < len(self):
+        if not 0 <= row < self._starts[-1]:
             raise IndexError(f"row {row} of a set of {len(self)} images")
         number = bisect.bisect_right(self._starts, row) - 1
         return number, row - self._starts[number]

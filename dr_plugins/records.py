@@ -14,11 +14,12 @@ import numpy as np
 
 from dr_plugins.errors import FormatError
 
-__all__ = ["CHECKSUM_BYTES", "Field", "RecordLayout", "checksum", "target_fields"]
+__all__ = ["Field", "RecordLayout", "is_whole", "target_fields"]
 
 _DTYPES = frozenset({"<u1", "<u2", "<u4", "<f2", "<f4", "<f8"})
 _CHECKSUM = "crc32"
-CHECKSUM_BYTES = 4
+# A CRC-32 taken over data and its own little-endian CRC-32 is this number, whatever the data.
+_RESIDUE = 0x2144DF1C
 
 
 @dataclass(frozen=True)
@@ -103,8 +104,10 @@ class RecordLayout:
             records: Array of `dtype`, shape ``[n]``, contiguous.
             key: UTF-8 key of the image that all of them belong to.
         """
-        payload = self._payload(records)
-        records[_CHECKSUM] = [checksum(row, key) for row in payload]
+        rows = records.view(np.uint8).reshape(len(records), self.itemsize)
+        payload = np.ascontiguousarray(rows[:, :-4])
+        seed = zlib.crc32(key)
+        records[_CHECKSUM] = [zlib.crc32(row, seed) for row in payload]
 
     def damaged(self, records: np.ndarray, keys: Sequence[bytes]) -> int | None:
         """Return the position of the first record that fails its checksum, None if all are whole.
@@ -116,15 +119,11 @@ class RecordLayout:
             records: Array of `dtype`, shape ``[n]``, contiguous.
             keys: UTF-8 key of the image that each record should belong to, length ``n``.
         """
-        stored = records[_CHECKSUM].tolist()
-        for position, (row, key) in enumerate(zip(self._payload(records), keys, strict=True)):
-            if checksum(row, key) != stored[position]:
+        rows = records.view(np.uint8).reshape(len(records), self.itemsize)
+        for position, (row, key) in enumerate(zip(rows, keys, strict=True)):
+            if not is_whole(row, key):
                 return position
         return None
-
-    def _payload(self, records: np.ndarray) -> np.ndarray:
-        as_bytes = records.view(np.uint8).reshape(len(records), self.itemsize)
-        return np.ascontiguousarray(as_bytes[:, :-CHECKSUM_BYTES])
 
     def to_json(self) -> dict[str, Any]:
         """Return the layout as it stands in a manifest."""
@@ -168,11 +167,11 @@ class RecordLayout:
         return f"RecordLayout({self.itemsize} bytes: {', '.join(self.dtype.names or ())})"
 
 
-def checksum(payload: Any, key: bytes) -> int:
-    """Return the CRC-32 of a record's bytes, seeded with its image's key.
+def is_whole(record: Any, key: bytes) -> bool:
+    """Whether a record, checksum included, is intact and belongs to the image with this key.
 
     Args:
-        payload: The record without its last four bytes (any bytes-like object).
+        record: All bytes of the record (any bytes-like object).
         key: UTF-8 key of the image.
     """
-    return zlib.crc32(payload, zlib.crc32(key))
+    return zlib.crc32(record, zlib.crc32(key)) == _RESIDUE
