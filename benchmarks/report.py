@@ -40,7 +40,7 @@ def compare(
 ) -> tuple[float, float, float]:
     """Time two functions in turn, after one warm-up of each.
 
-    Each returns how many items it handled. Taking turns lets a drift of the machine's speed hit both.
+    Each returns how many items it handled. Taking turns lets a drift in speed hit both.
 
     Returns:
         Median seconds per item of both, and the median over rounds of theirs / ours.

@@ -16,7 +16,7 @@ from dr_plugins.reader import ShardSet
 from dr_plugins.records import RecordLayout, target_fields
 from dr_plugins.shard import Shard
 
-__all__ = ["make_synthetic_set", "mldr_file"]
+__all__ = ["make_set_of", "make_synthetic_set", "mldr_file"]
 
 CLASSES = 1000
 
@@ -25,15 +25,29 @@ def make_synthetic_set(
     out: Path, policy: Policy, *, images: int, samples: int, topk: int, shard_images: int = 256
 ) -> ShardSet:
     """Write a set of random reinforcements for 500x375 images with ImageNet-like keys."""
-    layout = RecordLayout((*policy.fields, *target_fields(topk, CLASSES)))
     names = (f"n{i % CLASSES:08d}/n{i % CLASSES:08d}_{i}.JPEG" for i in range(images))
-    keys = KeyIndex.build(names)
+    return _write(out, policy, KeyIndex.build(names), samples, topk, shard_images)
+
+
+def make_set_of(out: Path, root: Path, policy: Policy, samples: int, topk: int = 10) -> Path:
+    """Write random reinforcements for the photographs below `root`, all of 500x375 pixels."""
+    keys = KeyIndex.build(path.relative_to(root).as_posix() for path in root.rglob("*.JPEG"))
+    _write(out, policy, keys, samples, topk, 256)
+    return out
+
+
+def _write(
+    out: Path, policy: Policy, keys: KeyIndex, samples: int, topk: int, shard_images: int
+) -> ShardSet:
+    images = len(keys)
+    layout = RecordLayout((*policy.fields, *target_fields(topk, CLASSES)))
     settings = {
         "policy": policy.to_config(),
         "samples": samples,
         "topk": topk,
         "num_classes": CLASSES,
         "class_names": None,
+        "probs_dtype": "float16",
     }
     partners = [(row, (375, 500)) for row in range(min(images, 8))]
     with locked(out):

@@ -1,0 +1,24 @@
+"""Run the benchmarks: ``python -m benchmarks [reading] [loading] [--out DIR]``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from benchmarks import loading, reading
+
+BENCHMARKS = {"reading": reading.main, "loading": loading.main}
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("names", nargs=-1, type=click.Choice(sorted(BENCHMARKS)))
+@click.option("--out", type=click.Path(path_type=Path), default="benchmarks/results")
+def main(names: tuple[str, ...], out: Path) -> None:
+    """Measure against named peers in one run; all benchmarks unless NAMES are given."""
+    for name in names or sorted(BENCHMARKS):
+        BENCHMARKS[name](out)
+
+
+if __name__ == "__main__":
+    main()
