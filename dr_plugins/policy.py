@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from importlib import resources
 from os import PathLike
 from pathlib import Path
@@ -95,7 +96,7 @@ class Policy:
     backend: str = "pil"
 
     def __post_init__(self) -> None:
-        if self.backend not in BACKENDS:
+        if self.backend not in list(BACKENDS):
             raise PolicyError(f"backend is {self.backend!r}; expected one of {sorted(BACKENDS)}")
         if not any(isinstance(t, _SIZED) for t in self.transforms):
             raise PolicyError(
@@ -142,7 +143,7 @@ class Policy:
         unknown = set(config) - set(known) - {"backend"}
         if unknown:
             raise PolicyError(
-                f"unknown transforms in the policy: {sorted(unknown)}; expected some of "
+                f"unknown transforms in the policy: {sorted(map(str, unknown))}; expected some of "
                 f"{sorted(known)} and `backend`"
             )
         built = {n: _build(known[n], config[n]) for n in known if config.get(n) is not None}
@@ -161,7 +162,7 @@ class Policy:
         }
         return {"backend": self.backend, **described}
 
-    @property
+    @cached_property
     def fields(self) -> tuple[Field, ...]:
         """Record fields of the parameters, in byte order."""
         view = tuple(t.field for t in self._parametric)
@@ -170,7 +171,7 @@ class Policy:
         partner = tuple(dataclasses.replace(f, name=f"partner_{f.name}") for f in view)
         return (*view, Field("partner", "<u4"), *partner, *(m.field for m in self.mixings))
 
-    @property
+    @cached_property
     def view_size(self) -> Size:
         """(height, width) of the views, in pixels."""
         size = (1 << 14, 1 << 14)  # large enough for any crop; crops fix the size
@@ -178,7 +179,7 @@ class Policy:
             size = transform.output_size(size)
         return size
 
-    @property
+    @cached_property
     def _parametric(self) -> list[Any]:
         return [t for t in self.transforms if t.field is not None]
 
@@ -225,7 +226,7 @@ class Policy:
             values += [params.partner, *params.partner_view, *params.mixing]
         try:
             for field, value in zip(self.fields, values, strict=True):
-                record[field.name] = value
+                record[field.name] = _stored(field, value)
         except (OverflowError, ValueError) as error:
             raise PolicyError(
                 f"parameters {params} do not fit a record: {error}. Images of more than 65,535 "
@@ -289,16 +290,24 @@ def preset_names() -> list[str]:
     )
 
 
+def _stored(field: Field, value: Any) -> np.ndarray:
+    exact = np.asarray(value)
+    stored = exact.astype(field.dtype)
+    if np.any(stored != exact):  # NumPy 1 would store a number that is too large modulo 65,536
+        raise OverflowError(f"{field.name} {value} is not a {field.dtype}")
+    return stored
+
+
 def _read(name_or_path: str) -> dict[str, Any]:
     if name_or_path in preset_names():
         text = (resources.files("dr_plugins") / "policies" / f"{name_or_path}.yaml").read_text()
     else:
         try:
             text = Path(name_or_path).read_text(encoding="utf-8")
-        except OSError as error:
+        except (OSError, UnicodeDecodeError) as error:
             raise PolicyError(
                 f"{name_or_path!r} is neither a preset ({', '.join(preset_names())}) nor a "
-                f"readable YAML file: {error.strerror}"
+                f"readable YAML file: {error}"
             ) from error
     try:
         config = yaml.safe_load(text)
@@ -307,7 +316,11 @@ def _read(name_or_path: str) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise PolicyError(f"{name_or_path} does not hold a mapping of transforms")
     preset = config.pop("preset", None)
-    return config if preset is None else _merge(_read(str(preset)), config)
+    if preset is None:
+        return config
+    if preset not in preset_names():
+        raise PolicyError(f"unknown preset {preset!r}; expected one of {', '.join(preset_names())}")
+    return _merge(_read(preset), config)
 
 
 def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
