@@ -31,8 +31,7 @@ def export_folders(mnist_root: Path, out: Path, train_images: int) -> Path:
 
 
 def _export(images: FashionMNIST, out: Path, per_class: int | None) -> None:
-    # Frameworks number classes by the sorted names of their folders; the teacher knows the dataset's
-    # own numbers.
+    # Frameworks number classes by sorted folder names, and the teacher as the dataset does.
     names = [f"{i}-{name.lower().replace('/', '-')}" for i, name in enumerate(images.classes)]
     names = [name.replace(" ", "-") for name in names]
     written = dict.fromkeys(names, 0)
