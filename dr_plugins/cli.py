@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,6 @@ class _Command(click.Command):
             return super().invoke(ctx)
         except ReinforcementError as error:
             raise click.ClickException(f"{error}") from error
-        except ValueError as error:
-            raise click.UsageError(str(error), ctx) from error
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -43,6 +42,8 @@ def main() -> None:
 
 
 _IMAGES = "Directory with one folder for each class, or torchvision:NAME:ROOT."
+_POLICY = "Preset (cifar, mixing, randaug, randaug_mixing, rrc) or YAML file."
+_COUNT = click.IntRange(min=1)
 _CLASS_MAP = "Text file with one class folder name for each line, in label order."
 
 
@@ -72,21 +73,45 @@ An interrupted run goes on where it stopped when the same command is given again
     multiple=True,
     help="timm:NAME, timm:NAME@CHECKPOINT or python:MODULE:FUNCTION; several form an ensemble.",
 )
-@click.option("--policy", default="randaug", show_default=True, help="Preset or YAML file.")
+@click.option("--policy", default="randaug", show_default=True, help=_POLICY)
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Directory to make.")
-@click.option("--samples", default=400, show_default=True, help="Reinforcements per image, S.")
-@click.option("--topk", default=10, show_default=True, help="Classes stored for each.")
-@click.option("--size", type=int, help="Side of the views in pixels.  [default: the policy's]")
+@click.option(
+    "--samples", type=_COUNT, default=400, show_default=True, help="Reinforcements per image, S."
+)
+@click.option("--topk", type=_COUNT, default=10, show_default=True, help="Classes stored for each.")
+@click.option("--size", type=_COUNT, help="Side of the views in pixels.  [default: the policy's]")
 @click.option(
     "--backend", type=click.Choice(["pil", "tensor"]), help="[default: the policy's, pil]"
 )
-@click.option("--seed", default=0, show_default=True, help="Seed of all parameters.")
-@click.option("--temperature", default=1.0, show_default=True, help="Of the teachers' softmax.")
+@click.option(
+    "--seed",
+    type=click.IntRange(0, (1 << 64) - 1),
+    default=0,
+    show_default=True,
+    help="Seed of all parameters.",
+)
+@click.option(
+    "--temperature",
+    type=click.FloatRange(min=0, min_open=True),
+    default=1.0,
+    show_default=True,
+    help="Of the teachers' softmax.",
+)
 @click.option("--bf16", is_flag=True, help="Run the teachers in bfloat16 mixed precision.")
 @click.option("--lossless", is_flag=True, help="Store probabilities in float32, not float16.")
-@click.option("--batch-size", default=256, show_default=True, help="Views per forward pass.")
-@click.option("--shard-images", default=256, show_default=True, help="Images per shard.")
-@click.option("--workers", type=int, help="Processes that augment.  [default: one per core]")
+@click.option(
+    "--batch-size", type=_COUNT, default=256, show_default=True, help="Views per forward pass."
+)
+@click.option(
+    "--shard-images",
+    type=_COUNT,
+    default=256,
+    show_default=True,
+    help="Images per shard; what an interruption can lose.",
+)
+@click.option(
+    "--workers", type=click.IntRange(min=0), help="Processes that augment.  [default: one per core]"
+)
 @click.option("--device", help="Where the teachers run.  [default: cuda if there is one, else cpu]")
 @click.option("--class-map", type=click.Path(exists=True, dir_okay=False), help=_CLASS_MAP)
 @click.option("--quiet", is_flag=True, help="No progress bar.")
@@ -116,6 +141,8 @@ def reinforce(
     from dr_plugins.sources import open_source
     from dr_plugins.teachers import Ensemble, load_teacher
 
+    device = _usable_device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    sys.path.append(os.getcwd())  # so that python:MODULE:FUNCTION finds a file in it
     settings = GenerationSettings(
         Policy.load(policy, size=size, backend=backend),
         probs_dtype="float32" if lossless else "float16",
@@ -125,17 +152,32 @@ def reinforce(
     ensemble = Ensemble(
         [load_teacher(spec) for spec in teachers], temperature, torch.bfloat16 if bf16 else None
     )
-    generate(
-        source,
-        ensemble,
-        out,
-        settings,
-        teacher_specs=teachers,
-        device=device or ("cuda" if torch.cuda.is_available() else "cpu"),
-        workers=(os.cpu_count() or 1) if workers is None else workers,
-        progress=not quiet,
-    )
+    try:
+        generate(
+            source,
+            ensemble,
+            out,
+            settings,
+            teacher_specs=teachers,
+            device=device,
+            workers=(os.cpu_count() or 1) if workers is None else workers,
+            progress=not quiet,
+        )
+    except KeyboardInterrupt:
+        click.echo("\nThe same command goes on after the last finished shard.", err=True)
+        raise
     click.echo(repr(ShardSet(out)))
+
+
+def _usable_device(name: str) -> str:
+    import torch
+
+    try:
+        torch.zeros(1, device=name)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).partition("\n")[0]
+        raise click.BadParameter(reason, param_hint="--device") from error
+    return name
 
 
 @main.command(cls=_Command, epilog="Example:\n\n  dr-plugins info imagenet-plus\n")
@@ -158,7 +200,12 @@ def info(directory: Path) -> None:
 )
 @click.argument("directory", type=click.Path(path_type=Path))
 @click.option("--images", help=_IMAGES + " Compares the keys.")
-@click.option("--replay", default=0, help="Images to replay and compare with their fingerprint.")
+@click.option(
+    "--replay",
+    type=click.IntRange(min=0),
+    default=0,
+    help="Images to replay and compare with what the teacher saw; needs --images.",
+)
 @click.option("--class-map", type=click.Path(exists=True, dir_okay=False), help=_CLASS_MAP)
 @click.option("--quiet", is_flag=True, help="No progress bar.")
 def verify(
@@ -168,13 +215,16 @@ def verify(
     from dr_plugins.sources import open_source
     from dr_plugins.verify import verify as check
 
+    if replay and images is None:
+        raise click.UsageError("--replay needs the images: give --images as well")
     source = None if images is None else open_source(images, class_map)
     report = check(directory, source, replay=replay, progress=not quiet)
     for problem in report.problems:
         click.echo(f"WRONG: {problem}", err=True)
+    count = len(report.problems)
     click.echo(
         f"{report.files} files checked, {report.replayed} views replayed, "
-        f"{len(report.problems)} problems"
+        f"{count or 'no'} problem{'' if count == 1 else 's'}"
     )
     if report.problems:
         raise SystemExit(1)

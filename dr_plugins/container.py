@@ -143,7 +143,7 @@ def map_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
         end = start + max((e["data_offsets"][1] for e in header.values()), default=0)
         if end != len(buffer):
             raise ValueError(f"the file has {len(buffer)} bytes, its header describes {end}")
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (LookupError, TypeError, ValueError, ArithmeticError, RuntimeError) as error:
         raise FormatError(
             f"{path} is truncated or its header is damaged ({error}). "
             f"Copy the file again, or delete it and generate it again."
@@ -163,8 +163,9 @@ def _read_header(buffer: mmap.mmap) -> tuple[dict[str, Any], int]:
 
 def _view(buffer: mmap.mmap, start: int, entry: dict[str, Any]) -> np.ndarray:
     dtype = _TO_DTYPE[entry["dtype"]]
-    shape = tuple(int(n) for n in entry["shape"])
-    begin, end = (int(n) for n in entry["data_offsets"])
+    shape, (begin, end) = tuple(entry["shape"]), entry["data_offsets"]
+    if any(type(n) is not int for n in (*shape, begin, end)):
+        raise TypeError(f"tensor of shape {shape} at bytes {begin} to {end}")
     count = int(np.prod(shape, dtype=object)) if shape else 1
     if not 0 <= begin <= end <= len(buffer) - start or count * dtype.itemsize != end - begin:
         raise ValueError(f"tensor of shape {shape} at bytes {begin} to {end}")
@@ -177,5 +178,5 @@ def _unreadable(path: Path, error: Exception) -> FormatError:
     reason = getattr(error, "strerror", None) or str(error)
     return FormatError(
         f"cannot read {path}: {reason}. The shard set is incomplete; copy the file again, or run "
-        f"`dr-plugins reinforce` again with the same settings."
+        f"`dr-plugins reinforce` with the same settings, which makes missing files again."
     )

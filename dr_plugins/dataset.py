@@ -78,6 +78,8 @@ class ReinforcedDataset(Dataset[Sample]):
         _check_choice("check", check, ("error", "warn", "off"))
         if not 0.0 <= p <= 1.0:
             raise ValueError(f"p is {p}; a probability within 0 and 1 was expected")
+        if not 0 <= seed < 1 << 63:
+            raise ValueError(f"seed is {seed}; 0 <= seed < 2**63 was expected")
         source = images if isinstance(images, ImageSource) else ImageSource(images, keys)
         self.shards = shards if isinstance(shards, ShardSet) else ShardSet(shards)
         self.p, self.densify, self.seed, self.check = p, densify, seed, check
@@ -105,7 +107,13 @@ class ReinforcedDataset(Dataset[Sample]):
         return int(self._epoch)
 
     def set_epoch(self, epoch: int) -> None:
-        """Set the epoch, also for workers that are already running."""
+        """Set the epoch, from 0, also for workers that are already running.
+
+        Raises:
+            ValueError: It is negative.
+        """
+        if epoch < 0:
+            raise ValueError(f"epoch is {epoch}; epochs are counted from 0")
         self._epoch.fill_(epoch)
 
     def __len__(self) -> int:
@@ -130,7 +138,7 @@ class ReinforcedDataset(Dataset[Sample]):
             ImageChangedError: An image is not the one that was reinforced.
             FormatError: A record or a shard is damaged.
         """
-        epoch, rows = self.epoch, self._replayer.rows[np.asarray(indices)]
+        epoch, rows = self.epoch, self._replayer.rows[np.asarray(indices, np.int64)]
         keys, count = self.shards.keys, len(rows)
         hashes = np.array([randomness.hash_key(keys.encoded(r)) for r in rows.tolist()], np.uint64)
         reinforced = randomness.uniform(self.seed, epoch, hashes) < self.p
@@ -197,6 +205,10 @@ class ReinforcedDataset(Dataset[Sample]):
         """
         images, targets = zip(*samples, strict=True)
         return default_collate(list(images)), SparseTargets.stack(targets)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._epoch.share_memory_()  # a copy has workers of its own
 
     def __repr__(self) -> str:
         return f"ReinforcedDataset({self.source!r}, {self.shards!r}, p={self.p})"

@@ -6,6 +6,7 @@ Every class can be built from one message, so that it survives the trip out of a
 from __future__ import annotations
 
 __all__ = [
+    "CheckpointError",
     "DatasetMismatchError",
     "FormatError",
     "ImageChangedError",
@@ -51,6 +52,10 @@ class DatasetMismatchError(ReinforcementError):
 
 class PolicyError(ReinforcementError):
     """An augmentation policy is malformed or cannot be stored."""
+
+
+class CheckpointError(ReinforcementError):
+    """A checkpoint cannot be read, or cannot be converted without changing what it computes."""
 
 
 class TeacherError(ReinforcementError):

@@ -6,6 +6,7 @@ where an interrupted run stopped; so a resumed run gives the result of an uninte
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from os import PathLike
@@ -30,6 +31,10 @@ from dr_plugins.views import ImageFact, ViewBatch, ViewBatches, ViewPlan
 
 __all__ = ["GenerationSettings", "reinforce"]
 
+# Always images per second: tqdm alone turns slow rates around.
+_BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_noinv_fmt}{postfix}]"
+_logger = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class GenerationSettings:
@@ -39,10 +44,13 @@ class GenerationSettings:
         policy: What is done to each view.
         samples: Reinforcements per image, S. The paper uses 400; 50 is as good for short training.
         topk: Classes stored for each reinforcement, k.
-        seed: Seed of all parameters.
+        seed: Seed of all parameters, ``0 <= seed < 2**64``.
         probs_dtype: ``"float16"``, or the lossless ``"float32"``.
         batch_size: Views per forward pass of the teacher.
         shard_images: Images per shard; what an interruption can lose.
+
+    Raises:
+        ValueError: A value is out of range.
     """
 
     policy: Policy
@@ -57,6 +65,8 @@ class GenerationSettings:
         for name in ("samples", "topk", "batch_size", "shard_images"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; at least 1 was expected")
+        if not 0 <= self.seed < 1 << 64:
+            raise ValueError(f"seed is {self.seed}; 0 <= seed < 2**64 was expected")
 
 
 def reinforce(
@@ -122,6 +132,7 @@ def reinforce(
     with locked(Path(out)):
         output = OutputDirectory(Path(out), identity, layout, keys)
         if output.is_finished:
+            _logger.info("%s is already complete", out)
             return Manifest.load(Path(out))
         plan = ViewPlan(len(keys), settings.samples, settings.shard_images, settings.batch_size)
         pending = [n for n in range(plan.shards) if not _keep(output, plan, n)]
@@ -133,8 +144,18 @@ def reinforce(
             pin_memory=torch.device(device).type == "cuda",
         )
         done = plan.images - sum(len(plan.rows(n)) for n in pending)
-        with tqdm(total=plan.images, initial=done, unit="img", disable=not progress) as bar:
-            _run(loader, teacher, device, output, plan, layout, num_classes, bar)
+        if done:
+            kept = plan.shards - len(pending)
+            _logger.info("resuming: %d of %d shards are finished", kept, plan.shards)
+        with tqdm(
+            desc=f"{settings.samples} views of each image",
+            total=plan.images,
+            initial=done,
+            unit=" images",
+            bar_format=_BAR,
+            disable=not progress,
+        ) as bar:
+            _run(loader, teacher, device, output, plan, layout, keys, bar)
         return output.finish()
 
 
@@ -145,7 +166,7 @@ def _run(
     output: OutputDirectory,
     plan: ViewPlan,
     layout: RecordLayout,
-    num_classes: int,
+    keys: KeyIndex,
     bar: Any,
 ) -> None:
     shard: Shard | None = None
@@ -157,7 +178,7 @@ def _run(
             shard = Shard.empty(rows.start, len(rows), plan.samples, layout)
         probs = teacher(batch.views.to(device, non_blocking=True))
         stop = _store(shard, batch, probs, layout)
-        _note(shard, batch.facts, num_classes)
+        _note(shard, batch.facts, probs.shape[1], keys)
         bar.update(stop // plan.samples - batch.first // plan.samples)
         if stop == len(rows) * plan.samples:
             output.add(batch.shard, shard)
@@ -175,12 +196,12 @@ def _store(shard: Shard, batch: ViewBatch, probs: torch.Tensor, layout: RecordLa
     return stop
 
 
-def _note(shard: Shard, facts: list[ImageFact], num_classes: int) -> None:
+def _note(shard: Shard, facts: list[ImageFact], num_classes: int, keys: KeyIndex) -> None:
     for fact in facts:
         if fact.label >= num_classes:
             raise DatasetMismatchError(
-                f"an image has label {fact.label}, the teacher knows {num_classes} classes; use a "
-                f"teacher of the dataset's classes"
+                f"image {keys[fact.row]!r} has label {fact.label}, the teacher knows {num_classes} "
+                f"classes; use a teacher of the dataset's classes"
             )
         position = fact.row - shard.first_row
         shard.labels[position] = fact.label

@@ -30,6 +30,7 @@ __all__ = ["OutputDirectory", "locked"]
 _PROGRESS_NAME = "unfinished.json"
 _INDEX_NAME = "index.safetensors"
 _LOCK_NAME = ".lock"
+_LONGEST_VALUE = 120  # characters of a value in a message
 _logger = logging.getLogger(__name__)
 
 
@@ -47,7 +48,8 @@ def locked(directory: Path) -> Iterator[None]:
         lock.acquire(timeout=0)
     except filelock.Timeout as error:
         raise LockedError(
-            f"another generator is writing to {directory}; wait for it, or choose another directory"
+            f"another generator is writing to {directory}, or its worker processes have not ended "
+            f"yet; wait for them, or choose another directory"
         ) from error
     except OSError as error:
         raise OutputError(
@@ -80,12 +82,12 @@ class OutputDirectory:
         self._settings, self._layout, self._keys = settings, layout, keys
         self._set_id = settings_digest(settings)
         self._entries: dict[int, FileEntry] = {}
-        self._claim()
+        self._finished = self._claim()
 
     @property
     def is_finished(self) -> bool:
-        """Whether the set is complete."""
-        return (self.directory / MANIFEST_NAME).exists()
+        """Whether the set was complete, with none of its files missing, when this was created."""
+        return self._finished
 
     def keep(self, number: int, shape: tuple[int, int], first_row: int) -> bool:
         """Keep a shard of an earlier run if it is there and whole.
@@ -135,36 +137,52 @@ class OutputDirectory:
         (self.directory / _PROGRESS_NAME).unlink(missing_ok=True)
         return manifest
 
-    def _claim(self) -> None:
-        """Compare the settings with those of what is already there, or write them down."""
-        if self.is_finished:
-            self._compare(Manifest.load(self.directory).settings, {})
-            return
+    def _claim(self) -> bool:
+        """Compare the settings with those of what is already there, or write them down.
+
+        Returns:
+            Whether the set is complete.
+        """
         path = self.directory / _PROGRESS_NAME
+        if (self.directory / MANIFEST_NAME).exists():
+            manifest = Manifest.load(self.directory)
+            files = [self.directory / e.file for e in (manifest.index, *manifest.shards)]
+            missing = [file.name for file in files if not file.exists()]
+            self._compare(manifest.settings, manifest.versions if missing else {})
+            if missing:
+                _logger.warning("%d files are missing, such as %s", len(missing), missing[0])
+            else:
+                path.unlink(missing_ok=True)
+            return not missing
         mine = {"settings": self._settings, "versions": library_versions()}
         if path.exists():
             try:
                 theirs = json.loads(path.read_text(encoding="utf-8"))
                 self._compare(theirs["settings"], theirs["versions"])
-            except (ValueError, KeyError, TypeError) as error:
+            except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
                 raise FormatError(
-                    f"{path} is damaged ({error}); delete {self.directory}"
+                    f"{path} is damaged ({error!r}): what the shards beside it were made with is "
+                    f"not known. Choose another directory, or delete this one."
                 ) from error
         elif any(self.directory.glob("*.safetensors")):
             raise SettingsMismatchError(
                 f"{self.directory} holds safetensors files of unknown origin; choose an empty place"
             )
-        for left_over in self.directory.glob(f"*{TEMPORARY_SUFFIX}"):
-            left_over.unlink()
+        try:
+            for left_over in self.directory.glob(f"*{TEMPORARY_SUFFIX}"):
+                left_over.unlink()
+        except OSError as error:
+            raise OutputError(f"cannot delete {error.filename}: {error.strerror}") from error
         write_file(path, [json.dumps(mine, indent=1, ensure_ascii=False).encode()])
+        return False
 
     def _compare(self, settings: dict[str, Any], versions: dict[str, str]) -> None:
-        theirs = {**settings, **versions}
-        mine = {**self._settings, **{k: v for k, v in library_versions().items() if k in versions}}
+        current = {k: v for k, v in library_versions().items() if k in versions}
+        theirs, mine = _flat({**settings, **versions}), _flat({**self._settings, **current})
         differing = [
-            f"{name}: {theirs.get(name)!r} there, {mine.get(name)!r} now"
+            f"{name}: {_short(theirs, name)} there, {_short(mine, name)} now"
             for name in {**theirs, **mine}
-            if theirs.get(name) != mine.get(name)
+            if name not in theirs or name not in mine or theirs[name] != mine[name]
         ]
         if differing:
             raise SettingsMismatchError(
@@ -177,3 +195,14 @@ class OutputDirectory:
             key = self._keys.encoded(shard.first_row + position)
             if self._layout.damaged(records, [key] * len(records)) is not None:
                 raise FormatError(f"{path}: a record of image {key.decode()!r} is damaged")
+
+
+def _flat(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings with one entry for each part of the policy, so that a message shows which."""
+    policy = {f"policy {name}": value for name, value in settings["policy"].items()}
+    return {**policy, **{name: value for name, value in settings.items() if name != "policy"}}
+
+
+def _short(settings: dict[str, Any], name: str) -> str:
+    text = repr(settings[name]) if name in settings else "absent"
+    return text if len(text) <= _LONGEST_VALUE else f"{text[:_LONGEST_VALUE]}..."

@@ -122,7 +122,7 @@ class ShardSet:
     def policy(self) -> Policy:
         """The augmentation policy that the records' parameters belong to."""
         policy = Policy.from_config(self.manifest.settings["policy"])
-        stored = self.manifest.layout.fields[: len(policy.fields)]
+        stored = self.manifest.layout.fields[:-2]  # without ids and probs
         if tuple(policy.fields) != stored:
             raise FormatError(
                 f"{self.directory}: the policy stores {[f.name for f in policy.fields]}, the "
@@ -166,9 +166,11 @@ class ShardSet:
 
         Raises:
             IndexError: A row or sample is out of range.
+            ValueError: `rows` and `samples` differ in length.
             FormatError: A record fails its checksum, or a shard is missing or damaged.
         """
-        records = map(self._record, rows.tolist(), samples.tolist())
+        pairs = zip(rows.tolist(), samples.tolist(), strict=True)
+        records = [self._record(row, sample) for row, sample in pairs]
         return np.frombuffer(b"".join(records), self.manifest.layout.dtype)
 
     def image(self, row: int) -> ImageFacts:

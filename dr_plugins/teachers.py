@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import inspect
 from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any
@@ -50,7 +51,7 @@ class Ensemble(nn.Module):
         autocast: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        if not teachers or temperature <= 0:
+        if not teachers or not temperature > 0:
             raise TeacherError(
                 f"{len(teachers)} teachers at temperature {temperature}; give at least one teacher "
                 f"and a temperature above 0"
@@ -78,6 +79,7 @@ class Ensemble(nn.Module):
         for teacher in self.teachers:
             with self._precision(views.device.type):
                 logits = teacher(views)
+            _check_logits(logits, len(views))
             probs = torch.softmax(logits.float() / self.temperature, dim=-1)
             if total is not None and probs.shape != total.shape:
                 raise TeacherError(
@@ -87,10 +89,10 @@ class Ensemble(nn.Module):
             total = probs if total is None else total + probs
         assert total is not None
         mean = total / len(self.teachers)
-        if mean.ndim != 2 or len(mean) != len(views) or not torch.isfinite(mean).all():
+        if not torch.isfinite(mean).all():
             raise TeacherError(
-                f"the teacher answered {tuple(mean.shape)} for {len(views)} views, or not with "
-                f"finite numbers; it must return finite logits [B, C] for uint8 views [B, 3, H, W]"
+                "the teacher's answers are not finite numbers (NaN, or only infinite logits); "
+                "check its weights, and try it without bfloat16"
             )
         return mean
 
@@ -98,6 +100,16 @@ class Ensemble(nn.Module):
         if self.autocast is None:
             return nullcontext()
         return torch.autocast(device_type, self.autocast)
+
+
+def _check_logits(logits: Any, views: int) -> None:
+    is_tensor = isinstance(logits, torch.Tensor)
+    if not is_tensor or logits.ndim != 2 or len(logits) != views:
+        found = f"shape {list(logits.shape)}" if is_tensor else f"a {type(logits).__name__}"
+        raise TeacherError(
+            f"the teacher answered {views} views with {found}; it must return a tensor of logits "
+            f"[B, C] for uint8 views [B, 3, H, W]"
+        )
 
 
 def load_teacher(spec: str) -> nn.Module:
@@ -134,14 +146,16 @@ def load_python_teacher(rest: str) -> nn.Module:
     Raises:
         TeacherError: There is no such function, or it does not return a module.
     """
-    module, _, function = rest.partition(":")
+    module, _, name = rest.partition(":")
     try:
-        teacher = getattr(importlib.import_module(module), function)()
-    except (ImportError, AttributeError, TypeError) as error:
+        function = getattr(importlib.import_module(module), name)
+        inspect.signature(function).bind()
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise TeacherError(
             f"teacher python:{rest}: {error}. Expected python:MODULE:FUNCTION, with the module on "
             f"PYTHONPATH and the function callable without arguments."
         ) from error
+    teacher = function()  # an error of the user's own code is shown as it is
     if not isinstance(teacher, nn.Module):
         raise TeacherError(f"teacher python:{rest} returned {type(teacher).__name__}, not a Module")
     return teacher

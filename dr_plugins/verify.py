@@ -77,7 +77,7 @@ def verify(
 def _verify_files(shards: ShardSet, report: VerifyReport, progress: bool) -> None:
     manifest = shards.manifest
     for number, entry in enumerate(
-        tqdm((manifest.index, *manifest.shards), unit="file", disable=not progress)
+        tqdm((manifest.index, *manifest.shards), desc="files", unit=" files", disable=not progress)
     ):
         try:
             _verify_digest(shards, entry)
@@ -85,7 +85,7 @@ def _verify_files(shards: ShardSet, report: VerifyReport, progress: bool) -> Non
                 _ = shards.keys, shards.policy
             else:
                 shards.records(number - 1)
-        except FormatError as error:
+        except ReinforcementError as error:
             report.problems.append(str(error))
         report.files += 1
         shards.close()
@@ -111,7 +111,7 @@ def _verify_views(replayer: Replayer, count: int, report: VerifyReport, progress
     total = len(replayer.source)
     indices = np.unique(np.linspace(0, total - 1, min(count, total)).round().astype(int))
     samples = replayer.shards.manifest.samples
-    for index in tqdm(indices.tolist(), unit="img", disable=not progress):
+    for index in tqdm(indices.tolist(), desc="replay", unit=" images", disable=not progress):
         row = replayer.rows[index]
         try:
             record = replayer.shards.read(np.array([row]), np.array([row % samples]))

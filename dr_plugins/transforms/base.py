@@ -11,7 +11,15 @@ from PIL import Image
 
 from dr_plugins.records import Field
 
-__all__ = ["AnyImage", "Params", "Size", "Transform"]
+__all__ = [
+    "AnyImage",
+    "Params",
+    "Size",
+    "Transform",
+    "check_count",
+    "check_probability",
+    "check_range",
+]
 
 AnyImage = Image.Image | torch.Tensor
 Size = tuple[int, int]
@@ -44,3 +52,21 @@ class Transform(ABC):
     @abstractmethod
     def apply(self, image: AnyImage, params: Params) -> AnyImage:
         """Return the transformed image; never modifies `image`."""
+
+
+def check_count(name: str, value: int, least: int = 1) -> None:
+    """Raise `ValueError` unless a hyper-parameter is an integer of at least `least`."""
+    if type(value) is not int or value < least:
+        raise ValueError(f"{name} is {value!r}, expected an integer of at least {least}")
+
+
+def check_probability(value: float) -> None:
+    """Raise `ValueError` unless the hyper-parameter ``p`` lies within 0 and 1."""
+    if not 0 <= value <= 1:
+        raise ValueError(f"p is {value}, expected 0 <= p <= 1")
+
+
+def check_range(name: str, values: tuple[float, float]) -> None:
+    """Raise `ValueError` unless a hyper-parameter is a range of positive numbers."""
+    if len(values) != 2 or not 0 < values[0] <= values[1] < float("inf"):
+        raise ValueError(f"{name} is {values}, expected (low, high) with 0 < low <= high")

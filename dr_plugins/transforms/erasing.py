@@ -9,7 +9,14 @@ from typing import ClassVar
 import numpy as np
 
 from dr_plugins.records import Field
-from dr_plugins.transforms.base import AnyImage, Params, Size, Transform
+from dr_plugins.transforms.base import (
+    AnyImage,
+    Params,
+    Size,
+    Transform,
+    check_probability,
+    check_range,
+)
 from dr_plugins.transforms.kernels import kernels_for
 
 __all__ = ["RandomErasing"]
@@ -34,6 +41,11 @@ class RandomErasing(Transform):
     p: float = 0.25
     scale: tuple[float, float] = (0.02, 0.33)
     ratio: tuple[float, float] = (0.3, 3.3)
+
+    def __post_init__(self) -> None:
+        check_probability(self.p)
+        check_range("scale", self.scale)
+        check_range("ratio", self.ratio)
 
     @property
     def field(self) -> Field:

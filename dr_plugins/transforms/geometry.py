@@ -9,8 +9,17 @@ from typing import ClassVar
 import numpy as np
 
 from dr_plugins.records import Field
-from dr_plugins.transforms.base import AnyImage, Params, Size, Transform
+from dr_plugins.transforms.base import (
+    AnyImage,
+    Params,
+    Size,
+    Transform,
+    check_count,
+    check_probability,
+    check_range,
+)
 from dr_plugins.transforms.kernels import kernels_for
+from dr_plugins.transforms.kernels.checks import check_interpolation
 
 __all__ = ["CenterCrop", "RandomCrop", "RandomHorizontalFlip", "RandomResizedCrop", "Resize"]
 
@@ -19,19 +28,28 @@ _CROP_ATTEMPTS = 10
 
 @dataclass(frozen=True)
 class Resize(Transform):
-    """Resize the shorter side to `size` pixels, keeping the aspect ratio.
+    """Resize the shorter side to `size` pixels, keeping the aspect ratio, or to a given size.
 
     Attributes:
-        size: Pixels of the shorter side after resizing.
+        size: Pixels of the shorter side after resizing; or (height, width), whatever the ratio.
         interpolation: ``"nearest"``, ``"bilinear"`` or ``"bicubic"``; antialiased.
     """
 
     name: ClassVar[str] = "resize"
-    size: int
+    size: int | Size
     interpolation: str = "bilinear"
 
+    def __post_init__(self) -> None:
+        height, width = self.size if isinstance(self.size, tuple) else (self.size, self.size)
+        check_count("size", height)
+        check_count("size", width)
+        check_interpolation(self.interpolation)
+
     def output_size(self, size: Size) -> Size:
-        """Return (height, width) with the shorter side at `size`, the longer one rounded down."""
+        """Return (height, width); the longer side is rounded down where the ratio is kept."""
+        if isinstance(self.size, tuple):
+            height, width = self.size
+            return height, width
         short, long = min(size), max(size)
         scaled = int(self.size * long / short)
         return (self.size, scaled) if size[0] <= size[1] else (scaled, self.size)
@@ -51,6 +69,9 @@ class CenterCrop(Transform):
     name: ClassVar[str] = "center_crop"
     size: int
 
+    def __post_init__(self) -> None:
+        check_count("size", self.size)
+
     def output_size(self, size: Size) -> Size:
         """Return ``(size, size)``."""
         return self.size, self.size
@@ -58,12 +79,16 @@ class CenterCrop(Transform):
     def apply(self, image: AnyImage, params: Params) -> AnyImage:
         """Return the crop; there are no parameters."""
         kernels = kernels_for(image)
-        missing = max(self.size - min(kernels.size(image)), 0)
-        if missing:
-            image = kernels.pad(image, (missing + 1) // 2)
-        height, width = kernels.size(image)
-        top, left = round((height - self.size) / 2), round((width - self.size) / 2)
-        return kernels.crop(image, top, left, self.size, self.size)
+        top, left = (self._start(side) for side in kernels.size(image))
+        border = (max(self.size - min(kernels.size(image)), 0) + 1) // 2
+        if border:
+            image = kernels.pad(image, border)
+        return kernels.crop(image, top + border, left + border, self.size, self.size)
+
+    def _start(self, side: int) -> int:
+        """Where the crop begins; the odd pixel falls where torchvision puts it."""
+        room = side - self.size
+        return round(room / 2) if room >= 0 else -(-room // 2)
 
 
 @dataclass(frozen=True)
@@ -80,6 +105,10 @@ class RandomCrop(Transform):
     name: ClassVar[str] = "random_crop"
     size: int
     padding: int = 0
+
+    def __post_init__(self) -> None:
+        check_count("size", self.size)
+        check_count("padding", self.padding, least=0)
 
     @property
     def field(self) -> Field:
@@ -131,6 +160,12 @@ class RandomResizedCrop(Transform):
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     interpolation: str = "bilinear"
 
+    def __post_init__(self) -> None:
+        check_count("size", self.size)
+        check_range("scale", self.scale)
+        check_range("ratio", self.ratio)
+        check_interpolation(self.interpolation)
+
     @property
     def field(self) -> Field:
         """``crop``: four uint16."""
@@ -171,6 +206,9 @@ class RandomHorizontalFlip(Transform):
 
     name: ClassVar[str] = "random_horizontal_flip"
     p: float = 0.5
+
+    def __post_init__(self) -> None:
+        check_probability(self.p)
 
     @property
     def field(self) -> Field:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from dr_plugins.records import Field
-from dr_plugins.transforms.base import Params, Size
+from dr_plugins.transforms.base import Params, Size, check_probability
 
 __all__ = ["CutMix", "Mixing", "Mixup"]
 
@@ -60,6 +60,12 @@ class Mixup(Mixing):
     div_by: float = 1.0
     p: float = 1.0
 
+    def __post_init__(self) -> None:
+        check_probability(self.p)
+        _check_alpha(self.alpha)
+        if not 1 <= self.div_by < math.inf:
+            raise ValueError(f"div_by is {self.div_by}, expected at least 1")
+
     @property
     def field(self) -> Field:
         """``mixup``: one float64."""
@@ -95,6 +101,10 @@ class CutMix(Mixing):
     alpha: float = 1.0
     p: float = 1.0
 
+    def __post_init__(self) -> None:
+        check_probability(self.p)
+        _check_alpha(self.alpha)
+
     @property
     def field(self) -> Field:
         """``cutmix``: four uint16."""
@@ -118,3 +128,8 @@ class CutMix(Mixing):
         mixed = image.clone()
         mixed[..., top:bottom, left:right] = partner[..., top:bottom, left:right]
         return mixed
+
+
+def _check_alpha(alpha: float) -> None:
+    if not 0 <= alpha < math.inf:
+        raise ValueError(f"alpha is {alpha}, expected a number of at least 0")

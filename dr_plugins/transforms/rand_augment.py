@@ -8,7 +8,14 @@ from typing import ClassVar
 import numpy as np
 
 from dr_plugins.records import Field
-from dr_plugins.transforms.base import AnyImage, Params, Size, Transform
+from dr_plugins.transforms.base import (
+    AnyImage,
+    Params,
+    Size,
+    Transform,
+    check_count,
+    check_probability,
+)
 from dr_plugins.transforms.kernels import kernels_for
 from dr_plugins.transforms.rand_augment_ops import OPERATIONS, SIGNED, apply_operation, magnitude
 
@@ -39,7 +46,11 @@ class RandAugment(Transform):
     p: float = 1.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.magnitude < self.num_magnitude_bins:
+        check_count("num_ops", self.num_ops)
+        check_count("num_magnitude_bins", self.num_magnitude_bins, least=2)
+        check_count("magnitude", self.magnitude, least=0)
+        check_probability(self.p)
+        if self.magnitude >= self.num_magnitude_bins:
             raise ValueError(
                 f"rand_augment magnitude is {self.magnitude}, "
                 f"expected 0 <= magnitude < num_magnitude_bins = {self.num_magnitude_bins}"
