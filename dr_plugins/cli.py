@@ -114,6 +114,11 @@ An interrupted run goes on where it stopped when the same command is given again
 )
 @click.option("--device", help="Where the teachers run.  [default: cuda if there is one, else cpu]")
 @click.option("--class-map", type=click.Path(exists=True, dir_okay=False), help=_CLASS_MAP)
+@click.option(
+    "--min-agreement",
+    type=click.FloatRange(0, 1),
+    help="Least share of views whose label is the teacher's top class.  [default: 1.5 / classes]",
+)
 @click.option("--quiet", is_flag=True, help="No progress bar.")
 def reinforce(
     images: str,
@@ -128,6 +133,7 @@ def reinforce(
     workers: int | None,
     device: str | None,
     class_map: str | None,
+    min_agreement: float | None,
     quiet: bool,
     **numbers: int,
 ) -> None:
@@ -161,6 +167,7 @@ def reinforce(
             teacher_specs=teachers,
             device=device,
             workers=(os.cpu_count() or 1) if workers is None else workers,
+            min_agreement=min_agreement,
             progress=not quiet,
         )
     except KeyboardInterrupt:

@@ -3,38 +3,16 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import numpy as np
 
+from dr_plugins.agreement import label_agreement
 from dr_plugins.reader import ShardSet
 
-__all__ = ["agreement", "describe"]
+__all__ = ["describe"]
 
 _EXAMPLES = 3  # keys and class names shown
-
-
-def agreement(shards: ShardSet, number: int = 0) -> float | None:
-    """Return how often the teacher's top class is the image's label, within one shard.
-
-    A share near 1 / classes means that images and labels do not belong together.
-
-    Args:
-        shards: The shard set.
-        number: Number of the shard.
-
-    Returns:
-        Share within ``[0, 1]`` over all records of unmixed views; None if no label is known.
-    """
-    records, rows = shards.records(number), shards.rows(number)
-    labels = np.array([shards.image(row).label for row in rows])
-    unmixed = np.ones(records.shape, bool)
-    if shards.policy.mixings:
-        unmixed = np.array(
-            [[p.partner is None for p in shards.policy.decode(image)] for image in records]
-        )
-    usable = unmixed & (labels >= 0)[:, None]
-    hits = records["ids"][..., 0] == labels[:, None]
-    return float(hits[usable].mean()) if usable.any() else None
 
 
 def describe(shards: ShardSet) -> str:
@@ -45,7 +23,7 @@ def describe(shards: ShardSet) -> str:
     """
     manifest = shards.manifest
     settings = manifest.settings
-    share = agreement(shards) if manifest.shards else None
+    share = _agreement_of_first_shard(shards)
     policy, class_names = settings["policy"], settings["class_names"] or ["unknown"]
     names = ", ".join(field.name for field in manifest.layout.fields)
     lines = {
@@ -63,6 +41,7 @@ def describe(shards: ShardSet) -> str:
         "agreement": "unknown"
         if share is None
         else f"the teacher's top class is the label in {share:.1%} of the first shard",
+        **_origin(settings.get("origin"), bool(shards.policy.mixings)),
         "made with": ", ".join(f"{name} {version}" for name, version in manifest.versions.items()),
         "set id": manifest.set_id,
     }
@@ -71,6 +50,16 @@ def describe(shards: ShardSet) -> str:
         f"{name:<{width}}  " + text.replace("\n", "\n" + " " * (width + 2))
         for name, text in lines.items()
     )
+
+
+def _origin(origin: dict[str, Any] | None, mixes: bool) -> dict[str, str]:
+    """What is known of a set that was imported."""
+    if not origin:
+        return {}
+    names = ", ".join(archive["name"] for archive in origin["archives"])
+    # ml-dr mixes after normalising; our views are whole levels.
+    rounding = "; mixed views are rounded, by up to half a level" if mixes else ""
+    return {"origin": f"{origin['format']}, {names}{rounding}"}
 
 
 def _few(examples: list[str], count: int) -> str:
@@ -85,3 +74,10 @@ def _space(shards: ShardSet) -> str:
         missing = next(file.name for file in files if not file.exists())
         return f"{len(files) - len(there):,} of {len(files):,} files are missing, such as {missing}"
     return f"{size:,} bytes in {len(files):,} files, {size / max(records, 1):.1f} per record"
+
+
+def _agreement_of_first_shard(shards: ShardSet) -> float | None:
+    if not shards.manifest.shards:
+        return None
+    labels = np.array([shards.image(row).label for row in shards.rows(0)])
+    return label_agreement(shards.policy, shards.records(0), labels)

@@ -7,7 +7,7 @@ where an interrupted run stopped; so a resumed run gives the result of an uninte
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -18,6 +18,7 @@ import torch
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
+from dr_plugins.agreement import check_agreement, label_agreement
 from dr_plugins.errors import DatasetMismatchError, ReinforcementError
 from dr_plugins.key_index import KeyIndex
 from dr_plugins.manifest import Manifest
@@ -78,6 +79,7 @@ def reinforce(
     teacher_specs: Sequence[str] = (),
     device: str | torch.device = "cpu",
     workers: int = 0,
+    min_agreement: float | None = None,
     progress: bool = False,
 ) -> Manifest:
     """Make a shard set, or go on with one that was interrupted.
@@ -90,13 +92,15 @@ def reinforce(
         teacher_specs: Names of the teachers, for the manifest.
         device: Where the teacher runs.
         workers: Processes that decode and augment; 0 does it in this one.
+        min_agreement: Least share of a shard's views in which the teacher's top class is the
+            label; see `check_agreement`.
         progress: Show a progress bar.
 
     Returns:
         The manifest of the complete set.
 
     Raises:
-        DatasetMismatchError: Teacher and images disagree about the classes.
+        DatasetMismatchError: Teacher and images disagree about the classes, or there are no images.
         ImageReadError: An image cannot be read; finished shards are kept.
         SettingsMismatchError: `out` holds a set with other settings.
         LockedError: Another generator writes to `out`.
@@ -116,6 +120,8 @@ def reinforce(
             *target_fields(settings.topk, num_classes, settings.probs_dtype),
         )
     )
+    if not len(source):
+        raise DatasetMismatchError("there are no images to reinforce")
     keys = KeyIndex.build(source.keys)
     identity = {
         **_describe(settings),
@@ -155,33 +161,42 @@ def reinforce(
             bar_format=_BAR,
             disable=not progress,
         ) as bar:
-            _run(loader, teacher, device, output, plan, layout, keys, bar)
+            answers = _answers(loader, teacher, device)
+            for number, shard in _shards(answers, plan, layout, keys, bar):
+                share = label_agreement(settings.policy, shard.records, shard.labels)
+                check_agreement(share, num_classes, min_agreement)
+                output.add(number, shard)
         return output.finish()
 
 
-def _run(
-    loader: Any,
-    teacher: Ensemble,
-    device: str | torch.device,
-    output: OutputDirectory,
+def _answers(
+    loader: Iterable[Any], teacher: Ensemble, device: str | torch.device
+) -> Iterator[tuple[ViewBatch, torch.Tensor]]:
+    """Yield each batch of views with the teacher's probabilities ``[B, C]``."""
+    for batch in loader:
+        if isinstance(batch, ReinforcementError):
+            raise batch
+        yield batch, teacher(batch.views.to(device, non_blocking=True))
+
+
+def _shards(
+    answers: Iterable[tuple[ViewBatch, torch.Tensor]],
     plan: ViewPlan,
     layout: RecordLayout,
     keys: KeyIndex,
     bar: Any,
-) -> None:
+) -> Iterator[tuple[int, Shard]]:
+    """Yield the number and the content of each shard as soon as its last batch is answered."""
     shard: Shard | None = None
-    for batch in loader:
-        if isinstance(batch, ReinforcementError):
-            raise batch
+    for batch, probs in answers:
         rows = plan.rows(batch.shard)
         if shard is None:
             shard = Shard.empty(rows.start, len(rows), plan.samples, layout)
-        probs = teacher(batch.views.to(device, non_blocking=True))
         stop = _store(shard, batch, probs, layout)
         _note(shard, batch.facts, probs.shape[1], keys)
         bar.update(stop // plan.samples - batch.first // plan.samples)
         if stop == len(rows) * plan.samples:
-            output.add(batch.shard, shard)
+            yield batch.shard, shard
             shard = None
 
 

@@ -123,6 +123,15 @@ class OutputDirectory:
         path = self.directory / shard_name(number)
         self._entries[number] = shard.write(path, self._layout, self._keys, self._set_id)
 
+    def register(self, number: int, entry: FileEntry) -> None:
+        """Note a shard that another process wrote with `Shard.save`."""
+        self._entries[number] = entry
+
+    @property
+    def set_id(self) -> str:
+        """`Manifest.set_id` of the set, which every shard carries."""
+        return self._set_id
+
     def finish(self) -> Manifest:
         """Write key index and manifest: the set is complete.
 

@@ -251,6 +251,12 @@ class Policy:
             for row in rows
         ]
 
+    def is_mixed(self, records: np.ndarray) -> np.ndarray:
+        """Return which records, of any shape, mix in another image: booleans of that shape."""
+        if not self.mixings:
+            return np.zeros(records.shape, bool)
+        return records["partner"] != _NO_PARTNER
+
     def apply(
         self, image: Image.Image, params: AugmentParams, partner: Image.Image | None = None
     ) -> torch.Tensor:

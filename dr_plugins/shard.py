@@ -61,6 +61,10 @@ class Shard:
         """
         for position, records in enumerate(self.records):
             layout.seal(records, keys.encoded(self.first_row + position))
+        return self.save(path, layout, set_id)
+
+    def save(self, path: Path, layout: RecordLayout, set_id: str) -> FileEntry:
+        """Write the shard, whose records are sealed already, atomically; see `write`."""
         tensors = {
             "labels": self.labels,
             "sizes": self.sizes,

@@ -13,7 +13,7 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from dr_plugins import randomness
-from dr_plugins.errors import ReinforcementError
+from dr_plugins.errors import PolicyError, ReinforcementError
 from dr_plugins.key_index import KeyIndex
 from dr_plugins.policy import Policy
 from dr_plugins.records import RecordLayout
@@ -161,7 +161,11 @@ class ViewBatches(Dataset["ViewBatch | ReinforcementError"]):
         for i in range(len(views)):
             sample = offset + i
             rng = randomness.image_generator(self._seed, key_hash, sample)
-            self._policy.encode(self._policy.sample(rng, size, partners), records[i])
+            params = self._policy.sample(rng, size, partners)
+            try:
+                self._policy.encode(params, records[i])
+            except PolicyError as error:
+                raise PolicyError(f"image {self._keys[row]!r}: {error}") from error
             # What the teacher sees is made from what is stored, not from what was drawn.
             (params,) = self._policy.decode(records[i : i + 1])
             partner = None if params.partner is None else self._load(params.partner)[0]

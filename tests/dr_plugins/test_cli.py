@@ -140,7 +140,10 @@ def test_a_torchvision_dataset_and_a_teacher_in_the_current_directory(
     monkeypatch.chdir(tmp_path)
     teacher = ["--teacher", "python:ten_classes_here:build"]
     images = ["--images", "torchvision:MNIST:data"]
-    result = run("reinforce", *images, *teacher, "--out", "set", *SMALL)
+    refused = run("reinforce", *images, *teacher, "--out", "set", *SMALL)
+    assert refused.exit_code == 1
+    assert "number their classes differently" in refused.output
+    result = run("reinforce", *images, *teacher, "--out", "set", *SMALL, "--min-agreement", "0")
     assert result.exit_code == 0, result.output
     shards = ShardSet(tmp_path / "set")
     assert list(shards.keys) == ["00000", "00001", "00002", "00003"]
@@ -175,7 +178,7 @@ def test_an_interrupted_command_says_how_to_go_on(
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("dr_plugins.generate._run", interrupted)
+    monkeypatch.setattr("dr_plugins.generate._answers", interrupted)
     result = reinforce(photographs, tmp_path / "set")
     assert result.exit_code == 1
     assert "The same command goes on after the last finished shard." in result.stderr

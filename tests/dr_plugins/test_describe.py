@@ -4,10 +4,12 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from torchvision.datasets import ImageFolder
 
-from dr_plugins.describe import agreement, describe
+from dr_plugins.agreement import label_agreement
+from dr_plugins.describe import describe
 from dr_plugins.errors import FormatError
 from dr_plugins.manifest import library_versions
 from dr_plugins.policy import Policy
@@ -56,6 +58,11 @@ def test_missing_files_are_told(tmp_path: Path) -> None:
     (own / "shard-00000.safetensors").unlink()
     with pytest.raises(FormatError, match=r"shard-00000\.safetensors: No such file"):
         describe(ShardSet(own))
+
+
+def agreement(shards: ShardSet, number: int = 0) -> float | None:
+    labels = np.array([shards.image(row).label for row in shards.rows(number)])
+    return label_agreement(shards.policy, shards.records(number), labels)
 
 
 @pytest.mark.parametrize("name", ["randaug", "randaug_mixing"])

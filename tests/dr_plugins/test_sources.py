@@ -289,7 +289,7 @@ def test_keys_that_cannot_be_derived(photographs: Path, cls: str) -> None:
         "Concat": lambda: ConcatDataset([ImageFolder(str(photographs))] * 2),
         "Arrays": Arrays,
     }[cls]()
-    with pytest.raises(DatasetMismatchError, match=r"cannot derive image keys from a .*pass `keys`"):
+    with pytest.raises(DatasetMismatchError, match=r"cannot derive image keys .*pass `keys`"):
         ImageSource(dataset)
 
 
@@ -363,7 +363,7 @@ def test_another_label_order_is_an_error_where_only_labels_are_known(
     out = make_set(tmp_path / "set", numbered, teacher=TinyTeacher(2), policy_=small("rrc"))
     pairs = [(image, label) for image, label in theirs]
     train = ReinforcedDataset(pairs, out, keys=image_keys(theirs))
-    with pytest.raises(DatasetMismatchError, match=r"has label .*the classes are numbered differen"):
+    with pytest.raises(DatasetMismatchError, match=r"has label .*numbered differently"):
         train[0]
     same = ReinforcedDataset(list(folder), out, keys=image_keys(folder))
     assert len(same[0]) == 2
