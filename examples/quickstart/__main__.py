@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import click
+import torch
 
 import examples.quickstart.models  # noqa: F401 - registers the quickstart's models with timm
 from dr_plugins import ImageSource, Policy, ShardSet
@@ -28,7 +29,7 @@ POLICY = Path(__file__).with_name("policy.yaml")
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 @click.option("--out", type=click.Path(path_type=Path), default="runs/quickstart", help="Results.")
 @click.option("--images", default=2000, help="Training images, of 60,000.")
-@click.option("--epochs", default=100, help="Epochs of each training.")
+@click.option("--epochs", default=80, help="Epochs of each training.")
 @click.option("--seeds", default=2, help="Trainings of each kind.")
 @click.option("--samples", default=50, help="Reinforcements per image.")
 @click.option("--topk", default=5, help="Classes stored for each reinforcement.")
@@ -38,6 +39,8 @@ def main(out: Path, images: int, epochs: int, seeds: int, samples: int, topk: in
     A shipped teacher reinforces a few thousand training images; a small network is then trained on
     them through timm, with and without reinforcement: same model, seed, iterations and optimiser.
     """
+    # One thread computes while a worker process loads: more of them only get in each other's way.
+    torch.set_num_threads(1)
     start = time.perf_counter()
     root = export_folders(prepare(out / "data"), out / f"fashion-mnist-{images}", images)
     source = open_source(str(root / "train"))

@@ -25,10 +25,11 @@ from torchvision.datasets import FashionMNIST
 from torchvision.transforms import v2
 from tqdm import tqdm
 
+from dr_plugins.metrics import expected_calibration_error
 from examples.quickstart.data import prepare
 from examples.quickstart.models import FASHION_MEAN, FASHION_STD, TEACHER_WEIGHTS
 
-__all__ = ["evaluate", "expected_calibration_error", "main"]
+__all__ = ["evaluate", "main"]
 
 _PATH = click.Path(path_type=Path)
 
@@ -37,28 +38,6 @@ TO_INPUT = [
     v2.ToDtype(torch.float32, scale=True),
     v2.Normalize(FASHION_MEAN, FASHION_STD),
 ]
-
-
-def expected_calibration_error(probs: Tensor, labels: Tensor, bins: int = 15) -> float:
-    """Gap between confidence and accuracy, averaged over confidence bins by their counts.
-
-    Args:
-        probs: Probabilities ``[N, num_classes]``.
-        labels: Class ids ``[N]``.
-        bins: Number of bins over (0, 1].
-
-    Returns:
-        The calibration error in [0, 1] (Guo et al., 2017, equation 3).
-
-    Example:
-        >>> expected_calibration_error(torch.tensor([[0.75, 0.25]]), torch.tensor([0]))
-        0.25
-    """
-    confidence, predicted = probs.max(dim=1)
-    gap = (predicted == labels).double() - confidence.double()
-    index = (confidence * bins).ceil().long().clamp(1, bins) - 1
-    gaps = torch.zeros(bins, dtype=torch.double).index_add(0, index, gap)
-    return gaps.abs().sum().item() / len(labels)
 
 
 @torch.inference_mode()

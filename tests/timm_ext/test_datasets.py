@@ -1,0 +1,226 @@
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm.data.dataset_factory
+import torch
+from timm.data import ImageDataset
+from torchvision import datasets as vision
+
+from dr_plugins import ImageSource, ReinforcedDataset, generate
+from dr_plugins.errors import DatasetMismatchError, FormatError, UnknownImageError
+from dr_plugins.generate import GenerationSettings
+from dr_plugins.teachers import Ensemble
+from tests.timm_ext import fake_torchvision as fake
+from tests.tiny import TinyTeacher, policy
+from timm_ext import UnsupportedOptionError, create_dataset
+from timm_ext.datasets import training_dataset
+from timm_ext.errors import DatasetNameError, ShardsNotFoundError
+
+# How train.py calls for the training split, besides root and name.
+TRAIN: dict[str, Any] = {"split": "train", "is_training": True, "class_map": "", "download": False}
+TRAIN |= {"batch_size": 4, "repeats": 0, "input_img_mode": "RGB", "input_key": None}
+TRAIN |= {"target_key": None, "num_samples": None}
+SMALL = policy("rrc", size=16)
+
+
+def reinforce(images: Any, out: Path, classes: int) -> Path:
+    settings = GenerationSettings(SMALL, samples=2, topk=2, batch_size=16)
+    teacher = Ensemble([TinyTeacher(classes)])
+    # A teacher of random weights knows none of the labels.
+    generate.reinforce(ImageSource(images), teacher, out, settings, min_agreement=0)
+    return out
+
+
+def test_imagenet_plus_reads_images_as_timm_does(data_dir: Path) -> None:
+    train = create_dataset("imagenet-plus", root=str(data_dir), **TRAIN)
+    plain = timm.data.dataset_factory.create_dataset("", root=str(data_dir), **TRAIN)
+    assert isinstance(train, ReinforcedDataset)
+    assert isinstance(train.source.dataset, ImageDataset)
+    assert train.source.keys == plain.filenames()
+    assert (train.p, train.densify, train.check) == (0.99, "smooth", "error")
+
+
+def test_validation_is_timms_own(data_dir: Path) -> None:
+    for split in ("validation", "val", "train"):
+        ours = create_dataset("imagenet-plus?p=1", root=str(data_dir), split=split)
+        timms = timm.data.dataset_factory.create_dataset("", root=str(data_dir), split=split)
+        assert type(ours) is ImageDataset
+        assert ours.filenames() == timms.filenames()
+
+
+def test_validation_needs_no_shards(data_dir: Path, tmp_path: Path) -> None:
+    shutil.copytree(data_dir / "val", tmp_path / "val")
+    assert len(create_dataset("imagenet-plus", str(tmp_path), "validation")) == 6
+
+
+def test_options_of_the_name(data_dir: Path) -> None:
+    name = "imagenet-plus?p=0.5&densify=zeros&check=off&seed=3"
+    train = create_dataset(name, root=str(data_dir), seed=42, **TRAIN)
+    assert (train.p, train.densify, train.check, train.seed) == (0.5, "zeros", "off", 3)
+
+
+def test_seed_is_timms_unless_the_name_sets_one(data_dir: Path) -> None:
+    assert create_dataset("imagenet-plus", root=str(data_dir), **TRAIN).seed == 42
+    assert create_dataset("imagenet-plus", root=str(data_dir), seed=7, **TRAIN).seed == 7
+    assert create_dataset("imagenet-plus?seed=0", root=str(data_dir), seed=7, **TRAIN).seed == 0
+
+
+def test_other_names_go_to_timm(data_dir: Path) -> None:
+    for name in ("", "imagenet"):
+        dataset = create_dataset(name, root=str(data_dir), seed=1, **TRAIN)
+        assert type(dataset) is ImageDataset
+        assert len(dataset) == 12
+
+
+def test_which_training_dataset_is_in_use(data_dir: Path) -> None:
+    reinforced = create_dataset("imagenet-plus", root=str(data_dir), **TRAIN)
+    assert training_dataset() is reinforced
+    create_dataset("imagenet-plus", root=str(data_dir))
+    assert training_dataset() is reinforced
+    create_dataset("", root=str(data_dir), **TRAIN)
+    assert training_dataset() is None
+    reinforced = create_dataset("imagenet-plus", root=str(data_dir), **TRAIN)
+    del reinforced
+    assert training_dataset() is None
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "said"),
+    [
+        ({"input_img_mode": "L"}, UnsupportedOptionError, "--in-chans"),
+        ({"seed": -1}, UnsupportedOptionError, "--seed 0"),
+        ({"split": "val"}, UnknownImageError, "val_n01"),
+        ({"name": "imagenet-plus?shards=/nowhere"}, ShardsNotFoundError, "/nowhere"),
+        ({"name": "imagenet_plus"}, DatasetNameError, "imagenet-plus"),
+    ],
+)
+def test_refusals(data_dir: Path, change: dict[str, Any], error: type, said: str) -> None:
+    call = {"name": "imagenet-plus", "root": str(data_dir), **TRAIN, **change}
+    with pytest.raises(error, match=said):
+        create_dataset(**call)
+    assert training_dataset() is None
+
+
+def test_images_without_reinforcement_are_an_error(data_dir: Path, tmp_path: Path) -> None:
+    shutil.copytree(data_dir, tmp_path / "data")
+    image = next((tmp_path / "data" / "train" / "n01").iterdir())
+    image.rename(image.with_name("new.JPEG"))
+    with pytest.raises(UnknownImageError, match=r"new\.JPEG"):
+        create_dataset("imagenet-plus", root=str(tmp_path / "data"), **TRAIN)
+
+
+def test_another_class_order_is_an_error(data_dir: Path, tmp_path: Path) -> None:
+    (tmp_path / "map.txt").write_text("n03\nn02\nn01\n")
+    call = {**TRAIN, "class_map": str(tmp_path / "map.txt")}
+    with pytest.raises(DatasetMismatchError, match="classes in the same order"):
+        create_dataset("imagenet-plus", root=str(data_dir), **call)
+    (tmp_path / "map.txt").write_text("n01\nn02\nn03\n")
+    assert len(create_dataset("imagenet-plus", root=str(data_dir), **call)) == 12
+
+
+def test_damaged_set(data_dir: Path, tmp_path: Path) -> None:
+    shutil.copytree(data_dir / "reinforcements" / "imagenet-plus", tmp_path / "set")
+    (tmp_path / "set" / "manifest.json").write_text("{}")
+    with pytest.raises(FormatError):
+        create_dataset(f"imagenet-plus?shards={tmp_path / 'set'}", root=str(data_dir), **TRAIN)
+
+
+def test_cifar100_plus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = fake.make_cifar100(tmp_path / "data", monkeypatch)
+    out = reinforce(vision.CIFAR100(root), root / "reinforcements" / "cifar100-plus", 3)
+    train = create_dataset("cifar100-plus", root=str(root), **TRAIN)
+    assert train.source.keys[:2] == ["00000", "00001"]
+    assert train.shards.directory == out
+    assert train[0][0].shape == (3, 16, 16)
+    validation = create_dataset("cifar100-plus", root=str(root), split="validation")
+    assert type(validation) is vision.CIFAR100
+    assert (len(train), len(validation)) == (9, 6)
+
+
+def test_positions_of_the_other_split_are_no_keys(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = fake.make_cifar100(tmp_path / "data", monkeypatch)
+    reinforce(vision.CIFAR100(root), root / "reinforcements" / "cifar100-plus", 3)
+    with pytest.raises(DatasetNameError, match="--train-split train"):
+        create_dataset("cifar100-plus", root=str(root), **{**TRAIN, "split": "validation"})
+
+
+def test_flowers102_plus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = fake.make_flowers102(tmp_path / "data", monkeypatch)
+    out = root / "reinforcements" / "flowers102-plus"
+    reinforce(vision.Flowers102(root, "train"), out, 102)
+    train = create_dataset("flowers102-plus", root=str(root), **TRAIN)
+    assert train.source.keys == ["image_00001.jpg", "image_00004.jpg", "image_00005.jpg"]
+    assert type(train.source.dataset) is vision.Flowers102
+    for split in ("validation", "test"):
+        held_out = create_dataset("flowers102-plus", root=str(root), split=split)
+        assert [path.name for path in held_out._image_files] == [
+            "image_00003.jpg",
+            "image_00006.jpg",
+        ]
+
+
+def test_food101_plus(tmp_path: Path) -> None:
+    root = fake.make_food101(tmp_path / "data")
+    reinforce(vision.Food101(root, "train"), root / "reinforcements" / "food101-plus", 2)
+    train = create_dataset("food101-plus", root=str(root), **TRAIN)
+    assert sorted(train.source.keys)[0] == "apple_pie/1.jpg"
+    assert len(create_dataset("food101-plus", root=str(root), split="validation")) == 2
+
+
+def test_any_dataset_of_timm(tmp_path: Path) -> None:
+    root = fake.make_fashion_mnist(tmp_path / "data")
+    out = reinforce(vision.FashionMNIST(root), tmp_path / "fashion-plus", 10)
+    name = f"reinforced?base=torch/fashion_mnist&shards={out}"
+    train = create_dataset(name, root=str(root), **TRAIN)
+    assert type(train.source.dataset) is vision.FashionMNIST
+    assert train[0][0].shape == (3, 16, 16)
+
+
+def test_grey_validation_images_become_rgb_as_the_training_views(tmp_path: Path) -> None:
+    root = fake.make_fashion_mnist(tmp_path / "data")
+    validation = create_dataset("reinforced?base=torch/fashion_mnist", str(root), "validation")
+    grey = vision.FashionMNIST(root, train=False)
+    assert len(validation) == 6
+    for (image, label), (expected, expected_label) in zip(validation, grey, strict=True):
+        assert image.mode == "RGB"
+        assert image.tobytes() == expected.convert("RGB").tobytes()
+        assert label == expected_label
+    validation.transform = lambda image: torch.tensor(image.size)
+    assert validation[0][0].tolist() == [28, 28]
+
+
+def test_an_image_folder_is_the_default_base(data_dir: Path) -> None:
+    shards = data_dir / "reinforcements" / "imagenet-plus"
+    plain = create_dataset(f"reinforced?shards={shards}", root=str(data_dir), **TRAIN)
+    folder = create_dataset(
+        f"reinforced?base=torch/image_folder&shards={shards}", root=str(data_dir), **TRAIN
+    )
+    assert type(plain.source.dataset) is ImageDataset
+    assert type(folder.source.dataset) is vision.ImageFolder
+    assert sorted(plain.source.keys) == sorted(folder.source.keys)
+    assert plain.source.keys != folder.source.keys  # `_2` and `_10` sort differently
+    for key in plain.source.keys:
+        one = plain[plain.source.keys.index(key)]
+        other = folder[folder.source.keys.index(key)]
+        assert torch.equal(one[0], other[0])
+        assert torch.equal(one[1].ids, other[1].ids)
+
+
+def test_streams_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Stream(torch.utils.data.IterableDataset):
+        def __iter__(self) -> Iterator[Any]:
+            raise NotImplementedError
+
+    def create(name: str, **kwargs: Any) -> Stream:
+        return Stream()
+
+    monkeypatch.setattr("timm_ext.datasets.timm_create_dataset", create)
+    with pytest.raises(DatasetNameError, match="wds/x is a stream"):
+        create_dataset("reinforced?base=wds/x", is_training=True)

@@ -1,0 +1,280 @@
+from __future__ import annotations
+
+import logging
+import pickle
+from collections.abc import Callable
+from inspect import signature
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from timm.data import ImageDataset
+from timm.data.loader import PrefetchLoader, fast_collate
+from timm.data.mixup import FastCollateMixup
+from torch.utils.data import DataLoader
+
+from dr_plugins import ReinforcedDataset, SparseTargets
+from timm_ext import UnsupportedOptionError, create_dataset, create_loader
+from timm_ext.loader import StudentView, timm_create_loader
+
+MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
+Make = Callable[..., ReinforcedDataset]
+
+
+@pytest.fixture
+def make(data_dir: Path) -> Make:
+    def make(options: str = "p=1", seed: int = 0) -> ReinforcedDataset:
+        name = f"imagenet-plus?{options}"
+        return create_dataset(name, str(data_dir), "train", is_training=True, seed=seed)
+
+    return make
+
+
+def load(dataset: ReinforcedDataset, **options: Any) -> Any:
+    call: dict[str, Any] = {"input_size": (3, 32, 32), "batch_size": 4, "is_training": True}
+    call |= {"num_workers": 0, "device": torch.device("cpu"), "mean": MEAN, "std": STD}
+    return create_loader(dataset, **{**call, **options})
+
+
+def views_of(dataset: ReinforcedDataset) -> dict[str, torch.Tensor]:
+    """Stored views by key, as the core replays them; then reset what the loader had set."""
+    kept, dataset.postprocess = dataset.postprocess, None
+    views = {key: dataset[i][0] for i, key in enumerate(dataset.source.keys)}
+    dataset.postprocess = kept
+    return views
+
+
+def normalised(view: torch.Tensor) -> torch.Tensor:
+    mean, std = (torch.tensor(values)[:, None, None] for values in (MEAN, STD))
+    return (view.double() / 255 - mean) / std
+
+
+@pytest.mark.parametrize("prefetcher", [True, False])
+def test_batches_are_the_stored_views_normalised_for_the_student(
+    make: Make, prefetcher: bool
+) -> None:
+    dataset = make()
+    loader = load(dataset, use_prefetcher=prefetcher)
+    assert isinstance(loader, PrefetchLoader) == prefetcher
+    expected = {key: normalised(view) for key, view in views_of(dataset).items()}
+    found = []
+    for images, targets in loader:
+        assert images.shape == (4, 3, 32, 32)
+        assert images.dtype == torch.float32
+        assert isinstance(targets, SparseTargets)
+        assert targets.ids.shape == (4, 2)
+        # To rounding: timm's prefetcher scales mean and std by 255 instead of the image.
+        found += [
+            key
+            for image in images
+            for key, view in expected.items()
+            if (image - view).abs().max() < 1e-5
+        ]
+    assert sorted(found) == sorted(expected)
+
+
+def test_images_and_targets_stay_together(make: Make) -> None:
+    dataset = make()
+    loader = load(dataset, use_prefetcher=False)
+    alone = [dataset[i] for i in range(len(dataset))]
+    for images, targets in loader:
+        for image, ids, probs in zip(images, targets.ids, targets.probs, strict=True):
+            matches = [t for view, t in alone if torch.equal(view, image)]
+            assert any(torch.equal(t.ids, ids) and torch.equal(t.probs, probs) for t in matches)
+
+
+@pytest.mark.parametrize("size", [(3, 24, 24), (3, 20, 40), 24, (24, 24)])
+def test_another_input_size_resizes_the_stored_views(make: Make, size: Any) -> None:
+    dataset = make()
+    height, width = (24, 24) if size == 24 else size[-2:]
+    loader = load(dataset, input_size=size, use_prefetcher=False)
+    assert next(iter(loader))[0].shape == (4, 3, height, width)
+    view = views_of(dataset)[dataset.source.keys[0]]
+    whole = F.interpolate(
+        view[None].double(), (height, width), mode="bilinear", antialias=True, align_corners=False
+    )
+    expected = normalised(whole[0].round().clamp(0, 255))
+    # uint8 interpolation works in integers: one level off, here and there.
+    assert (dataset[0][0] - expected).abs().max() <= 1.01 / 255 / min(STD)
+
+
+def test_student_view_keeps_what_needs_no_change() -> None:
+    view = torch.randint(0, 256, (3, 8, 8), dtype=torch.uint8)
+    assert StudentView((8, 8))(view) is view
+    assert pickle.loads(pickle.dumps(StudentView((8, 8), MEAN, STD))) == StudentView(
+        (8, 8), MEAN, STD
+    )
+
+
+@pytest.mark.parametrize("prefetcher", [True, False])
+def test_the_plain_share_has_timms_transform(make: Make, prefetcher: bool) -> None:
+    dataset = make("p=0")
+    options = {"scale": (1, 1), "ratio": (1, 1), "hflip": 0, "color_jitter": None}
+    loader = load(dataset, use_prefetcher=prefetcher, vflip=1.0, interpolation="bicubic", **options)
+    assert "RandomVerticalFlip(p=1.0)" in repr(dataset.transform)
+    assert "bicubic" in repr(dataset.transform)
+    for images, targets in loader:
+        assert images.shape == (4, 3, 32, 32)
+        assert torch.equal(targets.dense("zeros").argmax(1), targets.labels)
+        assert (targets.dense("zeros").sum(1) == 1).all()
+    key = dataset.source.keys[0]
+    image, _ = dataset.source.load(0)
+    expected = dataset.transform(image)
+    value = dataset[dataset.source.keys.index(key)][0]
+    assert torch.equal(value, torch.as_tensor(expected))
+
+
+@pytest.mark.parametrize("as_array", [True, False])
+def test_transforms_for_the_prefetcher_give_tensors_or_arrays(make: Make, as_array: bool) -> None:
+    dataset = make("p=0.5")
+    loader = load(dataset)
+    tensor_of = dataset.transform
+    assert tensor_of is not None
+    if as_array:  # as transforms of timm's ToNumpy give them
+        dataset.transform = lambda image: tensor_of(image).numpy()
+    for images, _ in loader.loader:
+        assert images.dtype == torch.uint8
+        assert images.shape == (4, 3, 32, 32)
+
+
+def test_augmentation_options_do_not_touch_stored_views(make: Make) -> None:
+    plain, augmented = make(), make()
+    strong = {"auto_augment": "rand-m9", "color_jitter": 0.9, "hflip": 1.0, "vflip": 1.0}
+    load(plain)
+    load(augmented, **strong, grayscale_prob=1.0, scale=(0.1, 0.2), no_aug=False)
+    for i in range(len(plain)):
+        assert torch.equal(plain[i][0], augmented[i][0])
+
+
+@pytest.mark.parametrize("prefetcher", [True, False])
+def test_random_erasing_is_left_out_and_said_so(
+    make: Make, prefetcher: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    for options in ("p=1", "p=0"):
+        caplog.clear()
+        with caplog.at_level(logging.INFO, "timm_ext"):
+            loader = load(make(options), use_prefetcher=prefetcher, re_prob=1.0, re_mode="const")
+        assert [r for r in caplog.messages if "--reprob 1.0 is not used" in r] != []
+        assert "RandomErasing" not in repr(loader.dataset.transform)
+        assert getattr(loader, "random_erasing", None) is None
+
+
+def test_timms_loader_settings_are_kept(make: Make) -> None:
+    loader = load(make(), num_workers=1, pin_memory=True, persistent_workers=True)
+    assert isinstance(loader.loader, DataLoader)
+    assert loader.loader.persistent_workers
+    assert loader.loader.pin_memory
+    assert loader.loader.drop_last
+    assert len(loader) == 3
+
+
+def fingerprints(loader: Any, epoch: int) -> dict[tuple[int, ...], float]:
+    """Sum of each image and its targets, without regard to order."""
+    loader.dataset.set_epoch(epoch)
+    found = {}
+    for images, targets in loader:
+        for image, ids, probs in zip(images, targets.ids, targets.probs, strict=True):
+            key = (*ids.tolist(), *(probs * 4096).int().tolist())
+            found[key] = image.double().sum().item()
+    return found
+
+
+@pytest.mark.parametrize("prefetcher", [True, False])
+def test_epochs_reach_persistent_workers_and_workers_change_nothing(
+    make: Make, prefetcher: bool
+) -> None:
+    alone = load(make("p=0.9&seed=3"), use_prefetcher=prefetcher)
+    helped = load(make("p=0.9&seed=3"), use_prefetcher=prefetcher, num_workers=2)
+    seen = []
+    for epoch in (0, 1, 5, 0):
+        one, two = fingerprints(alone, epoch), fingerprints(helped, epoch)
+        assert one.keys() == two.keys()
+        seen.append(one)
+    assert seen[0].keys() != seen[1].keys()
+    assert seen[1].keys() != seen[2].keys()
+    assert seen[0].keys() == seen[3].keys()
+
+
+def test_another_seed_chooses_others(make: Make) -> None:
+    one, other = (fingerprints(load(make(seed=seed)), 0) for seed in (1, 2))
+    assert one.keys() != other.keys()
+
+
+def test_same_batches_for_the_same_seed(make: Make) -> None:
+    runs = []
+    for workers in (0, 2, 2):
+        loader = load(make(), num_workers=workers)
+        torch.manual_seed(0)
+        runs.append([(images, targets.ids) for images, targets in loader])
+    for other in runs[1:]:
+        for (images, ids), (expected, expected_ids) in zip(other, runs[0], strict=True):
+            assert torch.equal(images, expected)
+            assert torch.equal(ids, expected_ids)
+
+
+@pytest.fixture
+def two_ranks(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """What DistributedSampler asks for, without processes."""
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda group=None: 2)
+
+    def become(rank: int) -> None:
+        monkeypatch.setattr(torch.distributed, "get_rank", lambda group=None: rank)
+
+    return become
+
+
+@pytest.mark.parametrize("told", ["dataset", "both"])
+def test_ranks_share_the_images_and_shuffle_anew_each_epoch(
+    make: Make, two_ranks: Callable[[int], None], told: str
+) -> None:
+    def order(rank: int, epoch: int) -> list[int]:
+        two_ranks(rank)
+        loader = load(make(), distributed=True, batch_size=3)
+        loader.dataset.set_epoch(epoch)
+        if told == "both":
+            loader.sampler.set_epoch(epoch)
+        return [i for batch in loader.loader.batch_sampler for i in batch]
+
+    for epoch in (0, 1):
+        assert sorted(order(0, epoch) + order(1, epoch)) == list(range(12))
+    assert order(0, 0) != order(0, 1)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"num_aug_repeats": 3}, "--aug-repeats"),
+        ({"num_aug_splits": 2}, "--aug-splits"),
+        ({"use_multi_epochs_loader": True}, "--use-multi-epochs-loader"),
+        pytest.param(
+            {"input_size_choices": [24, 32]},
+            "--train-img-sizes",
+            marks=pytest.mark.skipif(
+                "input_size_choices" not in signature(timm_create_loader).parameters,
+                reason="this timm has no scheduled sizes",
+            ),
+        ),
+        ({"input_size": (1, 32, 32)}, "--in-chans"),
+        ({"collate_fn": FastCollateMixup(num_classes=3)}, "--mixup and --cutmix"),
+        ({"collate_fn": fast_collate}, "collate_fn"),
+        ({"is_training": False}, "is_training=True"),
+        ({"tf_preprocessing": True}, "tf_preprocessing"),
+    ],
+)
+def test_refusals(make: Make, options: dict[str, Any], said: str) -> None:
+    with pytest.raises(UnsupportedOptionError) as error:
+        load(make(), **options)
+    assert said in str(error.value)
+
+
+def test_other_datasets_are_timms_business(data_dir: Path) -> None:
+    dataset = create_dataset("", str(data_dir), "train", is_training=True)
+    assert type(dataset) is ImageDataset
+    loader = load(dataset, re_prob=0.5, auto_augment="rand-m9", persistent_workers=False)
+    assert loader.random_erasing is not None
+    assert loader.loader.collate_fn is fast_collate
+    images, labels = next(iter(loader))
+    assert images.shape == (4, 3, 32, 32)
+    assert labels.dtype == torch.int64

@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+import timm.loss.cross_entropy
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torchvision.datasets import ImageFolder
+
+from dr_plugins import ImageSource, SparseTargets
+from dr_plugins.errors import DatasetMismatchError
+from dr_plugins.generate import GenerationSettings, reinforce
+from dr_plugins.teachers import Ensemble
+from tests.tiny import TinyTeacher, policy
+from timm_ext import UnsupportedOptionError, create_dataset, create_loss
+from timm_ext.loss import LabelSmoothingCrossEntropy
+from timm_ext.refusals import AugMixDataset, BinaryCrossEntropy, FastCollateMixup, Mixup
+
+LOGITS = torch.tensor([[0.5, -1.0, 2.0, 0.0], [1.0, 1.0, -2.0, 0.3]])
+TARGETS = SparseTargets([[2, 0], [1, -1]], [[0.7, 0.2], [1.0, 0.0]], num_classes=4)
+
+
+def divergence(temperature: float = 1.0) -> float:
+    log_probs = F.log_softmax(LOGITS.double() / temperature, 1)
+    loss = F.kl_div(log_probs, TARGETS.dense().double(), reduction="batchmean")
+    return float(loss) * temperature**2
+
+
+@pytest.mark.parametrize("criterion", [create_loss(), LabelSmoothingCrossEntropy(0.1)])
+def test_stored_answers_get_the_kl_divergence(criterion: nn.Module) -> None:
+    assert criterion(LOGITS, TARGETS).item() == pytest.approx(divergence(), abs=1e-6)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.5])
+def test_labels_get_timms_smoothed_cross_entropy(smoothing: float) -> None:
+    labels = torch.tensor([3, 1])
+    ours = LabelSmoothingCrossEntropy(smoothing=smoothing)(LOGITS, labels)
+    expected = F.cross_entropy(LOGITS.double(), labels, label_smoothing=smoothing)
+    assert ours.item() == pytest.approx(expected.item(), abs=1e-6)
+    assert isinstance(
+        LabelSmoothingCrossEntropy(), timm.loss.cross_entropy.LabelSmoothingCrossEntropy
+    )
+
+
+def test_other_targets_get_the_plain_loss() -> None:
+    labels = torch.tensor([3, 1])
+    assert create_loss()(LOGITS, labels).item() == F.cross_entropy(LOGITS, labels).item()
+    assert create_loss(plain=nn.MultiMarginLoss())(LOGITS, labels).item() == (
+        F.multi_margin_loss(LOGITS, labels).item()
+    )
+
+
+def test_cross_entropy_of_smoothing_zero_has_the_same_gradient() -> None:
+    gradients = []
+    for criterion in (nn.CrossEntropyLoss(), LabelSmoothingCrossEntropy()):
+        logits = LOGITS.clone().requires_grad_()
+        criterion(logits, TARGETS).backward()
+        gradients.append(logits.grad)
+    torch.testing.assert_close(gradients[0], gradients[1])
+
+
+@pytest.mark.parametrize("criterion", [create_loss(), LabelSmoothingCrossEntropy()])
+def test_wrong_number_of_classes(criterion: nn.Module) -> None:
+    with pytest.raises(DatasetMismatchError, match="--num-classes 4"):
+        criterion(torch.zeros(2, 1000), TARGETS)
+
+
+def test_temperature_of_the_set(
+    data_dir: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    source = ImageSource(ImageFolder(str(data_dir / "train")))
+    settings = GenerationSettings(policy("rrc", size=16), samples=2, topk=2, batch_size=8)
+    reinforce(source, Ensemble([TinyTeacher()], temperature=3.0), tmp_path / "set", settings)
+    name = f"imagenet-plus?shards={tmp_path / 'set'}"
+    dataset = create_dataset(name, str(data_dir), "train", is_training=True)
+    assert "do not pass --smoothing 0" in caplog.text
+    for criterion in (create_loss(dataset), LabelSmoothingCrossEntropy()):
+        assert criterion(LOGITS, TARGETS).item() == pytest.approx(divergence(3.0), abs=1e-5)
+
+
+def test_smoothing_is_said_to_be_unused_once(
+    data_dir: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, "timm_ext"):
+        LabelSmoothingCrossEntropy(0.1)
+        assert caplog.messages == []
+        dataset = create_dataset("imagenet-plus", str(data_dir), "train", is_training=True)
+        caplog.clear()
+        LabelSmoothingCrossEntropy(0.1)
+    (message,) = caplog.messages
+    assert "--smoothing 0.1 is not used" in message
+    assert dataset is not None
+
+
+def test_mixing_and_other_losses_are_refused_only_in_reinforced_training(data_dir: Path) -> None:
+    makers = {
+        "--mixup": lambda: Mixup(num_classes=3),
+        "--cutmix": lambda: FastCollateMixup(cutmix_alpha=1.0, num_classes=3),
+        "--bce-loss": lambda: BinaryCrossEntropy(),
+    }
+    for make in makers.values():
+        make()
+    dataset = create_dataset("imagenet-plus", str(data_dir), "train", is_training=True)
+    for option, make in makers.items():
+        with pytest.raises(UnsupportedOptionError, match=option):
+            make()
+    with pytest.raises(UnsupportedOptionError, match="--aug-splits"):
+        AugMixDataset(dataset, num_splits=3)
+    plain = create_dataset("", str(data_dir), "train", is_training=True)
+    for make in makers.values():
+        make()
+    assert len(AugMixDataset(plain, num_splits=3)) == 12

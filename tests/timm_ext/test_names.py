@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from timm_ext.errors import DatasetNameError, ShardsNotFoundError
+from timm_ext.names import SHARDS_VARIABLE, DatasetName, find_shards, parse_name
+
+
+def test_every_option() -> None:
+    text = "imagenet-plus?shards=/data/in1k+&p=0.5&densify=zeros&check=warn&seed=7"
+    expected = DatasetName("imagenet-plus", "/data/in1k+", "", 0.5, "zeros", "warn", 7)
+    assert parse_name(text) == expected
+
+
+def test_defaults_are_those_of_the_paper() -> None:
+    assert parse_name("cifar100-plus") == DatasetName("cifar100-plus", p=0.99, densify="smooth")
+
+
+def test_name_in_any_case_and_values_as_they_are() -> None:
+    assert parse_name("ImageNet-Plus?shards=/Data/In1k") == DatasetName(
+        "imagenet-plus", shards="/Data/In1k"
+    )
+
+
+def test_escapes() -> None:
+    parsed = parse_name("reinforced?base=torch/fashion_mnist&shards=a%26b=c%25")
+    assert parsed is not None
+    assert (parsed.base, parsed.shards) == ("torch/fashion_mnist", "a&b=c%")
+
+
+@pytest.mark.parametrize("name", ["", "imagenet", "torch/cifar100", "hfds/me/imagenet-plus"])
+def test_other_names_are_timms(name: str) -> None:
+    assert parse_name(name) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("imagenet_plus", "did you mean 'imagenet-plus'"),
+        ("imagenet+", "did you mean 'imagenet-plus'"),
+        ("cifar10-plus", "did you mean 'cifar100-plus'"),
+        ("reinforced-imagenet", "unknown reinforced dataset"),
+        ("imagenet?p=0.9", "did you mean 'imagenet-plus'"),
+        ("imagenet-plus?", "unknown dataset option ''"),
+        ("imagenet-plus?shard=x", "did you mean 'shards'"),
+        ("imagenet-plus?p=1.5", "'p' is '1.5'; expected a probability"),
+        ("imagenet-plus?p=nan", "expected a probability"),
+        ("imagenet-plus?p=", "'p' is ''"),
+        ("imagenet-plus?shards=", "no value"),
+        ("imagenet-plus?shards", "no value"),
+        ("imagenet-plus?p=1&p=0", "given twice"),
+        ("imagenet-plus?densify=no", "expected smooth or zeros"),
+        ("imagenet-plus?check=no", "expected error or warn or off"),
+        ("imagenet-plus?seed=-1", "expected an integer from 0"),
+        ("imagenet-plus?base=torch/mnist", "write reinforced?base=torch/mnist"),
+    ],
+)
+def test_errors(name: str, said: str) -> None:
+    with pytest.raises(DatasetNameError) as error:
+        parse_name(name)
+    assert said in str(error.value)
+
+
+def make_set(path: Path) -> Path:
+    path.mkdir(parents=True)
+    (path / "manifest.json").touch()
+    return path
+
+
+def test_places_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = DatasetName("imagenet-plus")
+    beside = make_set(tmp_path / "data" / "reinforcements" / "imagenet-plus")
+    assert find_shards(name, tmp_path / "data") == beside
+    monkeypatch.setenv(SHARDS_VARIABLE, str(tmp_path / "sets"))
+    assert find_shards(name, tmp_path / "data") == beside
+    among = make_set(tmp_path / "sets" / "imagenet-plus")
+    assert find_shards(name, tmp_path / "data") == among
+    monkeypatch.setenv(SHARDS_VARIABLE, str(among))
+    assert find_shards(name, None) == among
+    given = make_set(tmp_path / "given")
+    assert find_shards(DatasetName("imagenet-plus", str(given)), tmp_path / "data") == given
+
+
+def test_error_lists_every_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "reinforcements" / "food101-plus").mkdir(parents=True)
+    (tmp_path / "file").touch()
+    monkeypatch.setenv(SHARDS_VARIABLE, str(tmp_path / "file"))
+    with pytest.raises(ShardsNotFoundError) as error:
+        find_shards(DatasetName("food101-plus"), tmp_path)
+    said = str(error.value)
+    assert f"${SHARDS_VARIABLE}: {tmp_path / 'file'} (is not a directory)" in said
+    assert f"{tmp_path / 'file' / 'food101-plus'} (does not exist)" in said
+    assert f"{tmp_path / 'reinforcements' / 'food101-plus'} (has no manifest.json" in said
+
+
+def test_a_given_place_is_the_only_one(tmp_path: Path) -> None:
+    make_set(tmp_path / "reinforcements" / "imagenet-plus")
+    with pytest.raises(ShardsNotFoundError, match=r"shards=: .*/none") as error:
+        find_shards(DatasetName("imagenet-plus", shards=str(tmp_path / "none")), tmp_path)
+    assert "reinforcements" not in str(error.value)
+
+
+def test_nowhere_to_look() -> None:
+    with pytest.raises(ShardsNotFoundError, match="neither DR_PLUGINS_SHARDS nor --data-dir"):
+        find_shards(DatasetName("imagenet-plus"), None)

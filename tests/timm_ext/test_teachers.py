@@ -1,0 +1,178 @@
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+from timm.models import register_model
+from torch import nn
+
+from dr_plugins.errors import TeacherError
+from dr_plugins.teachers import Ensemble, load_teacher, weights_digest
+from tests.tiny import make_set, policy
+from timm_ext.teachers import TimmTeacher, load_timm_teacher
+
+VIEWS = torch.randint(0, 256, (2, 3, 40, 40), generator=torch.Generator().manual_seed(0)).byte()
+
+
+@pytest.fixture(scope="module")
+def model() -> nn.Module:
+    torch.manual_seed(0)
+    return timm.create_model("test_resnet", num_classes=3).eval()
+
+
+def logits_of(model: Any, views: torch.Tensor) -> torch.Tensor:
+    config = model.pretrained_cfg
+    mean, std = (torch.tensor(config[name])[:, None, None] for name in ("mean", "std"))
+    size = config["input_size"][1:]
+    images = F.interpolate(views.float(), size, mode="bilinear", antialias=True)
+    with torch.inference_mode():
+        return model((images / 255 - mean) / std)
+
+
+def test_views_are_resized_and_normalised_for_the_model(model: nn.Module) -> None:
+    teacher = TimmTeacher(model)
+    assert teacher.size == (160, 160)
+    with torch.inference_mode():
+        torch.testing.assert_close(teacher(VIEWS), logits_of(model, VIEWS), rtol=1e-4, atol=1e-4)
+        whole = torch.randint(0, 256, (1, 3, 160, 160), dtype=torch.uint8)
+        torch.testing.assert_close(teacher(whole), logits_of(model, whole), rtol=1e-4, atol=1e-4)
+
+
+def test_memory_format_changes_nothing_but_speed(model: nn.Module) -> None:
+    with torch.inference_mode():
+        one, other = (TimmTeacher(model, channels_last=flag)(VIEWS) for flag in (True, False))
+    torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+
+
+def test_checkpoints(model: nn.Module, tmp_path: Path) -> None:
+    state, expected = model.state_dict(), logits_of(model, VIEWS)
+    other = {name: torch.zeros_like(tensor) for name, tensor in state.items()}
+    save_file(state, tmp_path / "a.safetensors")
+    torch.save(state, tmp_path / "a.pth")
+    torch.save({"state_dict": {f"module.{k}": v for k, v in state.items()}}, tmp_path / "b.pth")
+    # As train.py writes them, with its arguments and averaged weights.
+    saved = {"epoch": 1, "arch": "test_resnet", "args": argparse.Namespace(lr=0.1)}
+    saved |= {"state_dict": other, "state_dict_ema": state}
+    torch.save(saved, tmp_path / "last.pth.tar")
+    digests = set()
+    for file in sorted(tmp_path.iterdir()):
+        teacher = load_teacher(f"timm:test_resnet@{file}")
+        with torch.inference_mode():
+            torch.testing.assert_close(teacher(VIEWS), expected, rtol=1e-4, atol=1e-4)
+        assert not teacher.training
+        digests.add(weights_digest(teacher))
+    assert len(digests) == 1
+
+
+def test_pretrained_models(model: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+
+    def create(name: str, **options: Any) -> nn.Module:
+        calls.append((name, options))
+        return model
+
+    monkeypatch.setattr(timm, "create_model", create)
+    for name in ("test_resnet", "test_resnet.r160_in1k", "hf-hub:timm/test_resnet@main"):
+        load_timm_teacher(name)
+    assert calls == [
+        ("test_resnet", {"pretrained": True}),
+        ("test_resnet.r160_in1k", {"pretrained": True}),
+        ("hf-hub:timm/test_resnet@main", {"pretrained": True}),
+    ]
+
+
+def test_no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: Any, **options: Any) -> None:
+        raise OSError("name resolution failed")
+
+    monkeypatch.setattr(timm, "create_model", fail)
+    with pytest.raises(TeacherError) as error:
+        load_teacher("timm:resnet50")
+    for part in ("timm:resnet50", "name resolution failed", "network", "timm:resnet50@CHECKPOINT"):
+        assert part in str(error.value)
+
+
+@register_model
+def dr_plugins_test_model(pretrained: bool = False, **options: Any) -> nn.Module:
+    """A user's own model, without a data configuration or weights."""
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.num_classes = options.get("num_classes", 7)
+            self.head = nn.Linear(3, self.num_classes)
+            self.pretrained_cfg = {"classifier": "head", "input_size": (3, 8, 8)}
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return self.head(images.mean((2, 3)))
+
+    if pretrained:
+        raise RuntimeError("No pretrained weights exist for dr_plugins_test_model.")
+    return Model()
+
+
+def test_models_of_the_users_own(tmp_path: Path) -> None:
+    own = timm.create_model("dr_plugins_test_model", num_classes=4)
+    save_file(own.state_dict(), tmp_path / "own.safetensors")
+    teacher = load_teacher(f"timm:dr_plugins_test_model@{tmp_path / 'own.safetensors'}")
+    assert teacher(VIEWS).shape == (2, 4)
+    with pytest.raises(TeacherError, match="No pretrained weights exist"):
+        load_teacher("timm:dr_plugins_test_model")
+
+
+def test_unknown_models() -> None:
+    with pytest.raises(TeacherError) as error:
+        load_teacher("timm:resnet5O")
+    assert "no model 'resnet5O'; the nearest are resnet50" in str(error.value)
+    with pytest.raises(TeacherError, match="own must be imported"):
+        load_teacher("timm:zzzzzzzz@file.pth")
+
+
+class Touch:
+    """Unpickles by touching a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.path,)
+
+
+def test_unusable_checkpoints(model: nn.Module, tmp_path: Path) -> None:
+    (tmp_path / "damaged.safetensors").write_bytes(b"\0" * 16)
+    (tmp_path / "damaged.pth").write_bytes(b"x")
+    torch.save({"state_dict": Touch(tmp_path / "touched")}, tmp_path / "harmful.pth")
+    torch.save(timm.create_model("test_vit").state_dict(), tmp_path / "vit.pth")
+    state = dict(list(model.state_dict().items())[:-3])
+    torch.save(state, tmp_path / "partial.pth")
+    for file in sorted(tmp_path.iterdir()):
+        with pytest.raises(TeacherError, match=f"{file} cannot be loaded into test_resnet"):
+            load_teacher(f"timm:test_resnet@{file}")
+    assert not (tmp_path / "touched").exists()
+    for missing in ("no.pth", "", "."):
+        with pytest.raises(TeacherError, match="there is no file"):
+            load_teacher(f"timm:test_resnet@{missing}")
+
+
+def test_models_of_grey_images() -> None:
+    own = timm.create_model("dr_plugins_test_model")
+    own.pretrained_cfg["input_size"] = (1, 8, 8)
+    with pytest.raises(TeacherError, match="takes 1 channels"):
+        TimmTeacher(own)
+
+
+def test_as_teacher_of_a_shard_set(model: nn.Module, photographs: Path, tmp_path: Path) -> None:
+    from dr_plugins import ShardSet
+
+    teacher = TimmTeacher(model)
+    out = make_set(tmp_path / "set", photographs, policy_=policy("rrc"), teacher=teacher, topk=3)
+    record = ShardSet(out)["n01/n01_2.JPEG", 0]
+    assert sorted(record["ids"].tolist()) == [0, 1, 2]
+    assert record["probs"].sum() == pytest.approx(1, abs=2e-3)
+    assert Ensemble([teacher])(VIEWS).shape == (2, 3)

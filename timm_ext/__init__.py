@@ -1,0 +1,42 @@
+"""timm trains on reinforced datasets: names, loader and loss for an unmodified ``train.py``.
+
+    python train.py --device-modules timm_ext --dataset imagenet-plus --data-dir imagenet ...
+
+Importing this package registers it with timm, see `register`; ``python -m timm_ext`` does the same
+for versions of ``train.py`` that have no ``--device-modules``. The pieces serve other training
+loops as well.
+"""
+
+import re
+
+try:
+    import timm
+except ImportError as error:
+    raise ImportError(
+        f"timm_ext needs timm, which cannot be imported: {error}. "
+        f"Install it with `pip install dr-plugins[timm]`."
+    ) from error
+
+if [int(number) for number in re.findall(r"\d+", timm.__version__)[:3]] < [1, 0, 16]:
+    raise ImportError(
+        f"timm_ext needs timm 1.0.16 or newer, but {timm.__version__} is installed. Upgrade with "
+        f"`pip install -U timm`."
+    )
+
+from timm_ext.datasets import create_dataset
+from timm_ext.errors import DatasetNameError, ShardsNotFoundError, UnsupportedOptionError
+from timm_ext.loader import create_loader
+from timm_ext.loss import create_loss
+from timm_ext.registration import register
+
+__all__ = [
+    "DatasetNameError",
+    "ShardsNotFoundError",
+    "UnsupportedOptionError",
+    "create_dataset",
+    "create_loader",
+    "create_loss",
+    "register",
+]
+
+register()

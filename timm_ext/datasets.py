@@ -1,0 +1,161 @@
+"""Datasets by name: reinforced for training, as timm or torchvision gives them for validation."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import os
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+from PIL import Image
+from timm.data.dataset_factory import create_dataset as timm_create_dataset
+from torch.utils.data import Dataset, IterableDataset
+from torchvision import datasets
+
+from dr_plugins import ReinforcedDataset, ShardSet
+from dr_plugins.images import to_rgb
+from timm_ext.errors import DatasetNameError, UnsupportedOptionError
+from timm_ext.messages import log_on_primary
+from timm_ext.names import DatasetName, find_shards, parse_name
+
+__all__ = ["create_dataset", "training_dataset"]
+
+_TIMM_NAMES = {"imagenet-plus": "", "cifar100-plus": "torch/cifar100"}
+_TORCHVISION = {"flowers102-plus": datasets.Flowers102, "food101-plus": datasets.Food101}
+# timm's words for the splits that torchvision names otherwise; torchvision's own pass unchanged.
+_SPLITS = {"training": "train", **dict.fromkeys(("validation", "valid", "eval"), "test")}
+
+
+def create_dataset(name: str, *args: Any, **kwargs: Any) -> Any:
+    """Create a dataset: `timm.data.create_dataset` that knows reinforced datasets as well.
+
+    Args:
+        name: A name for `parse_name`; every other one is timm's.
+        *args: As `timm.data.create_dataset` takes them.
+        **kwargs: As `timm.data.create_dataset` takes them. With ``is_training=True`` the dataset is
+            reinforced, its `seed` that of the name or else this one; otherwise it is the plain one.
+
+    Returns:
+        `ReinforcedDataset`, or whatever timm or torchvision gives.
+
+    Raises:
+        DatasetNameError: The name is not understood, or does not fit the split.
+        ShardsNotFoundError: There is no shard set.
+        UnsupportedOptionError: Images other than RGB, or a negative seed.
+        ReinforcementError: Images and shard set do not belong together; see `ReinforcedDataset`.
+
+    Example:
+        >>> train = create_dataset("imagenet-plus", "imagenet", "train",    # doctest: +SKIP
+        ...                        is_training=True)
+    """
+    parsed = parse_name(name)
+    options = _by_name(timm_create_dataset, name, *args, **kwargs)
+    is_training = bool(options.get("is_training"))
+    if is_training:
+        _remember(None)
+    if parsed is None:
+        return timm_create_dataset(name, *args, **kwargs)
+    images = _open_images(parsed, options)
+    return _remember(_reinforce(images, parsed, options)) if is_training else _as_rgb(images)
+
+
+def training_dataset() -> ReinforcedDataset | None:
+    """Return the training dataset that was created last, if it is reinforced and still in use.
+
+    timm's ``train.py`` creates its mixing and its loss without telling them of the dataset; this is
+    how they know what they will meet.
+    """
+    return _training() if _training is not None else None
+
+
+_training: weakref.ref[ReinforcedDataset] | None = None
+
+
+def _remember(dataset: ReinforcedDataset | None) -> ReinforcedDataset | None:
+    global _training
+    _training = None if dataset is None else weakref.ref(dataset)
+    return dataset
+
+
+def _by_name(function: Callable[..., Any], *args: Any, **kwargs: Any) -> dict[str, Any]:
+    arguments = dict(inspect.signature(function).bind(*args, **kwargs).arguments)
+    others = arguments.pop("kwargs", {})
+    return {**arguments, **others}
+
+
+def _open_images(parsed: DatasetName, options: dict[str, Any]) -> Any:
+    if parsed.name not in _TORCHVISION:
+        base = _TIMM_NAMES.get(parsed.name, parsed.base)
+        return timm_create_dataset(**{**options, "name": base})
+    kind, split = _TORCHVISION[parsed.name], options.get("split", "validation")
+    root = os.fspath(options.get("root") or ".")
+    return kind(root, _SPLITS.get(split, split), download=bool(options.get("download")))
+
+
+def _reinforce(images: Any, parsed: DatasetName, options: dict[str, Any]) -> ReinforcedDataset:
+    _check_images(images, parsed, options)
+    seed = options.get("seed", 42) if parsed.seed is None else parsed.seed
+    if seed < 0:
+        raise UnsupportedOptionError(
+            f"--seed {seed} cannot choose reinforcements, which needs a seed of at least 0; write "
+            f"--seed 0, or --dataset '{parsed.name}?seed=0'"
+        )
+    shards = ShardSet(find_shards(parsed, options.get("root")))
+    dataset = ReinforcedDataset(
+        images, shards, p=parsed.p, densify=parsed.densify, check=parsed.check, seed=seed
+    )
+    log_on_primary(f"{parsed.name}: {len(dataset)} images, {shards!r}")
+    temperature = shards.manifest.settings.get("temperature", 1.0)
+    if temperature != 1:
+        log_on_primary(
+            f"{parsed.name}: the stored answers have temperature {temperature}, and so will the "
+            f"loss; do not pass --smoothing 0, which selects a loss without temperature",
+            logging.WARNING,
+        )
+    return dataset
+
+
+def _check_images(images: Any, parsed: DatasetName, options: dict[str, Any]) -> None:
+    mode = options.get("input_img_mode") or "RGB"
+    if mode != "RGB":
+        raise UnsupportedOptionError(
+            f"images of mode {mode} cannot be used with a reinforced dataset: the stored views are "
+            f"RGB. Leave out --in-chans, --input-size and --input-img-mode, or give them 3 channels"
+        )
+    if isinstance(images, IterableDataset):
+        raise DatasetNameError(
+            f"base={parsed.base} is a stream, and reinforcements are found by image; use a dataset "
+            f"with random access, such as an image folder or torch/NAME"
+        )
+    # Where the keys are positions (CIFAR, MNIST), those of both splits look alike.
+    if getattr(images, "train", True) is False:
+        raise DatasetNameError(
+            f"--train-split {options.get('split')} is not the training split, and that is the one "
+            f"that is reinforced; write --train-split train"
+        )
+
+
+def _as_rgb(images: Any) -> Any:
+    """Training views are RGB; validation images must be too where the dataset is grey."""
+    if isinstance(images, datasets.VisionDataset) and images[0][0].mode != "RGB":
+        return _RgbImages(images)
+    return images
+
+
+class _RgbImages(Dataset[tuple[Any, int]]):
+    """A torchvision dataset whose images are converted to RGB before they are transformed."""
+
+    transform: Callable[[Image.Image], Any] | None = None
+
+    def __init__(self, images: datasets.VisionDataset) -> None:
+        self.images = images
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[Any, int]:
+        image, label = self.images[index]
+        rgb = to_rgb(image)
+        return (rgb if self.transform is None else self.transform(rgb)), label

@@ -1,0 +1,19 @@
+"""What can be wrong with a dataset name or an option, besides the core's own errors."""
+
+from __future__ import annotations
+
+from dr_plugins.errors import ReinforcementError
+
+__all__ = ["DatasetNameError", "ShardsNotFoundError", "UnsupportedOptionError"]
+
+
+class DatasetNameError(ReinforcementError):
+    """A dataset name, or an option that rides in it, is not understood."""
+
+
+class ShardsNotFoundError(ReinforcementError):
+    """There is no shard set in any of the places where one may be."""
+
+
+class UnsupportedOptionError(ReinforcementError):
+    """An option of timm that cannot be combined with a reinforced dataset."""

@@ -1,0 +1,134 @@
+"""Loaders: timm's own, with reinforced batches in it and no second augmentation."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from timm.data.loader import create_loader as timm_create_loader
+from torch.utils.data import Sampler
+from torch.utils.data.distributed import DistributedSampler
+from torchvision.transforms.v2 import functional as transforms
+
+from dr_plugins import ReinforcedDataset
+from timm_ext.errors import UnsupportedOptionError
+from timm_ext.messages import log_on_primary
+from timm_ext.refusals import check_loader_options
+
+__all__ = ["StudentView", "create_loader"]
+
+
+@dataclass(frozen=True)
+class StudentView:
+    """Makes a stored view what the student takes.
+
+    Attributes:
+        size: (height, width) in pixels to resize to, bilinear and antialiased.
+        mean: Of the channels, in [0, 1]; None leaves normalising to timm's prefetcher.
+        std: Of the channels, in [0, 1].
+
+    Example:
+        >>> StudentView((8, 8))(torch.zeros(3, 16, 16, dtype=torch.uint8)).shape
+        torch.Size([3, 8, 8])
+    """
+
+    size: tuple[int, int]
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+
+    def __call__(self, view: torch.Tensor) -> torch.Tensor:
+        """Convert uint8 ``[3, H, W]`` to `size`: uint8, or float32 and normalised with `mean`."""
+        if tuple(view.shape[-2:]) != self.size:
+            view = transforms.resize(view, list(self.size), antialias=True)
+        if self.mean is None or self.std is None:
+            return view
+        return transforms.normalize(view.float() / 255, list(self.mean), list(self.std))
+
+
+def create_loader(dataset: Any, *args: Any, **kwargs: Any) -> Any:
+    """Create a loader: `timm.data.create_loader` that knows reinforced datasets as well.
+
+    timm's training transform (``--aa``, ``--color-jitter``, ``--scale``, ``--hflip`` and their
+    kind) serves the images that come without reinforcement; stored views are only resized where the
+    student's input size is another one. Random erasing (``--reprob``) is left out.
+
+    Args:
+        dataset: A `ReinforcedDataset` for training, or any dataset that timm takes.
+        *args: As `timm.data.create_loader` takes them.
+        **kwargs: As `timm.data.create_loader` takes them.
+
+    Returns:
+        timm's loader of images ``[B, 3, H, W]`` and targets, `SparseTargets` if reinforced.
+
+    Raises:
+        UnsupportedOptionError: An option would augment, mix or repeat what is augmented already.
+
+    Example:
+        >>> loader = create_loader(train, 224, 256, is_training=True)       # doctest: +SKIP
+        >>> for epoch in range(300):                                        # doctest: +SKIP
+        ...     train.set_epoch(epoch)
+        ...     for images, targets in loader: ...
+    """
+    if not isinstance(dataset, ReinforcedDataset):
+        return timm_create_loader(dataset, *args, **kwargs)
+    bound = inspect.signature(timm_create_loader).bind(dataset, *args, **kwargs)
+    bound.apply_defaults()
+    options = bound.arguments
+    size = _input_size(options["input_size"])
+    check_loader_options(options)
+    _explain(dataset, options)
+    normalise = {} if options["use_prefetcher"] else {k: tuple(options[k]) for k in ("mean", "std")}
+    dataset.postprocess = StudentView(size, **normalise)
+    ours = {"re_prob": 0.0, "collate_fn": dataset.collate}
+    # timm up to 1.0.29 asks for persistent workers even without workers, which torch refuses.
+    ours["persistent_workers"] = options["persistent_workers"] and options["num_workers"] > 0
+    loader = timm_create_loader(**{**options, **ours})
+    if options["distributed"]:
+        batches = getattr(loader, "loader", loader).batch_sampler
+        batches.sampler = _EpochSampler(dataset, batches.sampler)
+    return loader
+
+
+class _EpochSampler(Sampler[int]):
+    """A distributed sampler that shuffles by the dataset's epoch.
+
+    timm's train.py up to 1.0.28 tells the epoch to the dataset or to the sampler, not to both.
+    """
+
+    def __init__(self, dataset: ReinforcedDataset, sampler: DistributedSampler[Any]) -> None:
+        self.dataset = dataset
+        self.sampler = sampler
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+    def __iter__(self) -> Iterator[int]:
+        self.sampler.set_epoch(max(self.sampler.epoch, self.dataset.epoch))
+        return iter(self.sampler)
+
+
+def _input_size(input_size: Any) -> tuple[int, int]:
+    if isinstance(input_size, int):
+        return input_size, input_size
+    *channels, height, width = input_size
+    if channels not in ([], [3]):
+        raise UnsupportedOptionError(
+            f"an input of {channels[0]} channels cannot be used with a reinforced dataset: the "
+            f"stored views are RGB. Leave out --in-chans, or write --in-chans 3"
+        )
+    return height, width
+
+
+def _explain(dataset: ReinforcedDataset, options: dict[str, Any]) -> None:
+    rest = 1 - dataset.p
+    log_on_primary(
+        f"{dataset.p:.4g} of the images come as stored views; timm's training transform (--aa, "
+        f"--color-jitter, --scale, --hflip, ...) is for the other {rest:.4g}"
+    )
+    if options["re_prob"] > 0:
+        log_on_primary(
+            f"--reprob {options['re_prob']} is not used: it would erase stored views a second time"
+        )

@@ -1,0 +1,191 @@
+"""Dataset names with options, ``NAME?key=value&key=value``, and where their shard sets are."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+from dr_plugins.manifest import MANIFEST_NAME
+from timm_ext.errors import DatasetNameError, ShardsNotFoundError
+
+__all__ = ["NAMES", "SHARDS_VARIABLE", "DatasetName", "find_shards", "parse_name"]
+
+NAMES = ("imagenet-plus", "cifar100-plus", "flowers102-plus", "food101-plus", "reinforced")
+SHARDS_VARIABLE = "DR_PLUGINS_SHARDS"
+_FOLDER = "reinforcements"
+
+
+@dataclass(frozen=True)
+class DatasetName:
+    """A reinforced dataset as it is named on timm's command line.
+
+    Attributes:
+        name: One of `NAMES`.
+        shards: Directory of the shard set; None to look for it, see `find_shards`.
+        base: timm's name of the dataset that holds the images; empty is an image folder. Only for
+            ``reinforced``, the others have theirs.
+        p: Probability of a reinforcement, within [0, 1].
+        densify: ``"smooth"`` or ``"zeros"``.
+        check: ``"error"``, ``"warn"`` or ``"off"``.
+        seed: Seed of all choices; None for timm's ``--seed``.
+    """
+
+    name: str
+    shards: str | None = None
+    base: str = ""
+    p: float = 0.99
+    densify: str = "smooth"
+    check: str = "error"
+    seed: int | None = None
+
+
+def parse_name(text: str) -> DatasetName | None:
+    """Read a dataset name.
+
+    timm takes every name that it does not know for an image folder, which would train on hard
+    labels without a word; so a name that is almost ours is an error here.
+
+    Args:
+        text: As given to ``--dataset``. In values, ``%26`` stands for ``&`` and ``%25`` for ``%``;
+            ``+`` stands for itself.
+
+    Returns:
+        What it says; None if it names no reinforced dataset.
+
+    Raises:
+        DatasetNameError: An unknown ``*-plus`` name, an unknown option, or a value out of range.
+
+    Example:
+        >>> parse_name("imagenet-plus?p=0.9&check=warn").p
+        0.9
+        >>> parse_name("torch/cifar100") is None
+        True
+    """
+    name, mark, query = text.partition("?")
+    if "/" in name:
+        return None
+    if name.lower() not in NAMES:
+        if mark or _resembles(name):
+            raise _unknown("reinforced dataset", name, NAMES)
+        return None
+    parsed = DatasetName(name.lower(), **(_options(query) if mark else {}))
+    if parsed.base and parsed.name != "reinforced":
+        raise DatasetNameError(
+            f"{parsed.name} has its own images, so `base={parsed.base}` has no meaning; write "
+            f"reinforced?base={parsed.base}"
+        )
+    return parsed
+
+
+def find_shards(name: DatasetName, root: str | os.PathLike[str] | None) -> Path:
+    """Return the directory of a dataset's shard set.
+
+    That is `name.shards` if given. Otherwise ``$DR_PLUGINS_SHARDS`` (a shard set itself, or a
+    directory that holds one called `name.name`), then ``ROOT/reinforcements/NAME``.
+
+    Args:
+        name: The dataset.
+        root: timm's ``--data-dir``.
+
+    Raises:
+        ShardsNotFoundError: There is none; the message lists every place.
+    """
+    places = list(_places(name, root))
+    for _, path in places:
+        if (path / MANIFEST_NAME).is_file():
+            return path
+    looked = "".join(f"\n  {origin}: {path} ({_what_is(path)})" for origin, path in places)
+    if not places:
+        looked = f" nowhere: neither {SHARDS_VARIABLE} nor --data-dir is set."
+    raise ShardsNotFoundError(
+        f"no shard set for {name.name}. Name one with --dataset '{name.name}?shards=DIRECTORY', or "
+        f"make one with `dr-plugins reinforce`. Looked at:{looked}"
+    )
+
+
+def _places(name: DatasetName, root: str | os.PathLike[str] | None) -> list[tuple[str, Path]]:
+    if name.shards is not None:
+        return [("shards=", Path(name.shards).expanduser())]
+    places = []
+    if variable := os.environ.get(SHARDS_VARIABLE):
+        folder = Path(variable).expanduser()
+        places = [(f"${SHARDS_VARIABLE}", folder), (f"${SHARDS_VARIABLE}", folder / name.name)]
+    if root is not None:
+        places.append(("--data-dir", Path(root) / _FOLDER / name.name))
+    return places
+
+
+def _what_is(path: Path) -> str:
+    if not path.exists():
+        return "does not exist"
+    if not path.is_dir():
+        return "is not a directory"
+    return f"has no {MANIFEST_NAME}: not a shard set, or not finished"
+
+
+def _resembles(name: str) -> bool:
+    letters = re.sub(r"[^a-z0-9]", "", name.lower().replace("+", "plus"))
+    return letters.endswith("plus") or letters.startswith("reinforce")
+
+
+def _options(query: str) -> dict[str, Any]:
+    options: dict[str, Any] = {}
+    for item in query.split("&"):
+        key, equals, value = item.partition("=")
+        if key not in _OPTIONS:
+            raise _unknown("dataset option", key, tuple(_OPTIONS))
+        if key in options:
+            raise DatasetNameError(f"dataset option {key!r} is given twice; give it once")
+        convert, expected = _OPTIONS[key]
+        try:
+            options[key] = convert(unquote(value))
+        except ValueError as error:
+            raise DatasetNameError(
+                f"dataset option {key!r} is {value!r}; expected {expected}"
+            ) from error
+        if not equals or not value:
+            raise DatasetNameError(f"dataset option {key!r} has no value; expected {expected}")
+    return options
+
+
+def _unknown(kind: str, name: str, known: tuple[str, ...]) -> DatasetNameError:
+    nearest = get_close_matches(name.lower(), known, 1, 0.5)
+    hint = f"did you mean {nearest[0]!r}? " if nearest else ""
+    return DatasetNameError(f"unknown {kind} {name!r}: {hint}Known: {', '.join(known)}")
+
+
+def _probability(text: str) -> float:
+    if not 0.0 <= float(text) <= 1.0:
+        raise ValueError(text)
+    return float(text)
+
+
+def _seed(text: str) -> int:
+    if not 0 <= int(text) < 2**63:
+        raise ValueError(text)
+    return int(text)
+
+
+def _one_of(*choices: str) -> tuple[Callable[[str], str], str]:
+    def convert(text: str) -> str:
+        if text not in choices:
+            raise ValueError(text)
+        return text
+
+    return convert, " or ".join(choices)
+
+
+_OPTIONS: dict[str, tuple[Callable[[str], Any], str]] = {
+    "shards": (str, "the directory of a shard set"),
+    "base": (str, "timm's name of a dataset, such as torch/fashion_mnist"),
+    "p": (_probability, "a probability within 0 and 1"),
+    "densify": _one_of("smooth", "zeros"),
+    "check": _one_of("error", "warn", "off"),
+    "seed": (_seed, "an integer from 0 to 2**63 - 1"),
+}

@@ -1,0 +1,153 @@
+"""What would augment, mix or answer a second time, refused before training starts.
+
+The classes here stand in for timm's of the same name and are exactly those, unless the training
+dataset is reinforced.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import timm.data.dataset
+import timm.data.mixup
+import timm.loss.binary_cross_entropy
+from timm.data.naflex_loader import create_naflex_loader as timm_create_naflex_loader
+
+from dr_plugins import ReinforcedDataset
+from timm_ext.datasets import training_dataset
+from timm_ext.errors import UnsupportedOptionError
+
+__all__ = [
+    "AugMixDataset",
+    "BinaryCrossEntropy",
+    "FastCollateMixup",
+    "Mixup",
+    "check_loader_options",
+    "create_naflex_loader",
+    "timm_create_naflex_loader",
+]
+
+_MIXING = (
+    "--mixup and --cutmix",
+    "they would mix views that the teacher answered unmixed",
+    "Leave them out, or use a shard set whose policy mixes (`--policy mixing`)",
+)
+_SPLITS = (
+    "--aug-splits (and --jsd-loss, which needs it)",
+    "each split would be augmented anew, and the stored answers are for the stored views",
+    "Leave it out",
+)
+_BINARY = (
+    "--bce-loss",
+    "the stored answers are probabilities of a softmax, one distribution over all classes",
+    "Leave it out: the loss is the KL divergence to the stored answers",
+)
+_NAFLEX = (
+    "--naflex-loader",
+    "it crops images itself, and the stored answers are for the stored views",
+    "Leave it out; a NaFlex model trains with the standard loader too",
+)
+_LOADER = {
+    "num_aug_splits": _SPLITS,
+    "num_aug_repeats": (
+        "--aug-repeats",
+        "it shows one image in several augmentations per epoch, and an image has one reinforcement "
+        "per epoch",
+        "Leave it out; more epochs show more reinforcements",
+    ),
+    "use_multi_epochs_loader": (
+        "--use-multi-epochs-loader",
+        "it loads the next epoch's first batches with this epoch's reinforcements",
+        "Leave it out: workers stay alive between epochs anyway",
+    ),
+    "input_size_choices": (
+        "--train-img-sizes",
+        "it crops images itself to a size of each batch, and the stored views have one size",
+        "Leave it out, and choose the student's size with --img-size",
+    ),
+    "tf_preprocessing": (
+        "tf_preprocessing",
+        "it decodes images itself",
+        "Leave it out",
+    ),
+}
+
+
+class Mixup(timm.data.mixup.Mixup):
+    """`timm.data.Mixup`, refused if the training dataset is reinforced."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        _refuse_in_training(_MIXING)
+        super().__init__(*args, **kwargs)
+
+
+class FastCollateMixup(timm.data.mixup.FastCollateMixup):
+    """`timm.data.FastCollateMixup`, refused if the training dataset is reinforced."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        _refuse_in_training(_MIXING)
+        super().__init__(*args, **kwargs)
+
+
+class BinaryCrossEntropy(timm.loss.binary_cross_entropy.BinaryCrossEntropy):
+    """`timm.loss.BinaryCrossEntropy`, refused if the training dataset is reinforced."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        _refuse_in_training(_BINARY)
+        super().__init__(*args, **kwargs)
+
+
+class AugMixDataset(timm.data.dataset.AugMixDataset):
+    """`timm.data.AugMixDataset`, refused for a reinforced dataset."""
+
+    def __init__(self, dataset: Any, *args: Any, **kwargs: Any) -> None:
+        if isinstance(dataset, ReinforcedDataset):
+            raise _refusal(*_SPLITS)
+        super().__init__(dataset, *args, **kwargs)
+
+
+def create_naflex_loader(dataset: Any, *args: Any, **kwargs: Any) -> Any:
+    """Create timm's NaFlex loader; refused for a reinforced dataset.
+
+    Raises:
+        UnsupportedOptionError: The dataset is reinforced.
+    """
+    if isinstance(dataset, ReinforcedDataset):
+        raise _refusal(*_NAFLEX)
+    return timm_create_naflex_loader(dataset, *args, **kwargs)
+
+
+def check_loader_options(options: Mapping[str, Any]) -> None:
+    """Refuse arguments of `timm.data.create_loader` that do not go with a reinforced dataset.
+
+    Args:
+        options: All of them by name.
+
+    Raises:
+        UnsupportedOptionError: Naming the command-line option, the reason and the remedy.
+    """
+    if not options["is_training"]:
+        raise UnsupportedOptionError(
+            "a reinforced dataset is for training: pass is_training=True, and create the "
+            "validation dataset with is_training=False"
+        )
+    for name, refusal in _LOADER.items():
+        if options.get(name):
+            raise _refusal(*refusal)
+    collate = options["collate_fn"]
+    if isinstance(collate, timm.data.mixup.FastCollateMixup):
+        raise _refusal(*_MIXING)
+    if collate is not None:
+        raise _refusal("collate_fn", "its batches have a collate of their own", "Leave it out")
+
+
+def _refuse_in_training(refusal: tuple[str, str, str]) -> None:
+    if training_dataset() is not None:
+        raise _refusal(*refusal)
+
+
+def _refusal(option: str, reason: str, remedy: str) -> UnsupportedOptionError:
+    return UnsupportedOptionError(
+        f"{option} cannot be used with a reinforced dataset: {reason}. {remedy}."
+    )

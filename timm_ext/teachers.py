@@ -1,0 +1,149 @@
+"""Teachers from timm: ``timm:NAME``, ``timm:NAME@CHECKPOINT``."""
+
+from __future__ import annotations
+
+import argparse
+from contextlib import AbstractContextManager, nullcontext
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from timm.data import resolve_model_data_config
+from timm.models import load_state_dict
+from torch import nn
+from torchvision.transforms.v2 import functional as transforms
+
+from dr_plugins.errors import TeacherError
+
+__all__ = ["TimmTeacher", "load_timm_teacher"]
+
+# A model of timm may come from elsewhere; then `@` belongs to its name, as a revision.
+_HUB = ("hf-hub:", "hf_hub:")
+
+
+class TimmTeacher(nn.Module):
+    """A timm model that takes uint8 views of any size.
+
+    Args:
+        model: From `timm.create_model`; its data configuration says how to prepare images.
+        channels_last: Run it in channels-last memory format, which suits convolutions.
+
+    Raises:
+        TeacherError: The model does not take RGB images.
+    """
+
+    mean: torch.Tensor
+    std: torch.Tensor
+
+    def __init__(self, model: nn.Module, channels_last: bool = True) -> None:
+        super().__init__()
+        config = resolve_model_data_config(model)
+        channels, height, width = config["input_size"]
+        if channels != 3:
+            raise TeacherError(
+                f"the model takes {channels} channels, but views have 3; use a model of RGB images"
+            )
+        self.size = (height, width)
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        self.model = model.to(memory_format=self.memory_format)
+        # Buffers, so that a digest of the weights covers the normalisation.
+        for name in ("mean", "std"):
+            self.register_buffer(name, torch.tensor(config[name]).view(1, 3, 1, 1))
+        self.eval()
+
+    def forward(self, views: torch.Tensor) -> torch.Tensor:
+        """Map uint8 views ``[B, 3, H, W]`` to logits ``[B, C]``."""
+        images = views.to(self.mean.dtype)
+        if tuple(views.shape[-2:]) != self.size:
+            images = transforms.resize(images, list(self.size), antialias=True)
+        images = (images / 255 - self.mean) / self.std
+        logits: torch.Tensor = self.model(images.contiguous(memory_format=self.memory_format))
+        return logits
+
+
+def load_timm_teacher(rest: str) -> TimmTeacher:
+    """Build the teacher of a specification ``timm:REST``.
+
+    A model that your own code registers with timm must have been imported before.
+
+    Args:
+        rest: ``NAME`` with its pretrained weights, or ``NAME@CHECKPOINT`` with those of a file
+            (``.safetensors``, or a checkpoint of timm's ``train.py``; averaged weights first).
+
+    Returns:
+        In evaluation mode.
+
+    Raises:
+        TeacherError: Unknown model; missing weights or file; a file that does not fit the model.
+    """
+    name, at, checkpoint = rest.partition("@")
+    if rest.startswith(_HUB):
+        name, at, checkpoint = rest, "", ""
+    _check_name(name, rest)
+    if not at:
+        return TimmTeacher(_pretrained(name, rest))
+    return TimmTeacher(_from_checkpoint(name, checkpoint, rest))
+
+
+def _check_name(name: str, rest: str) -> None:
+    if name.startswith((*_HUB, "local-dir:")) or timm.is_model(name):
+        return
+    nearest = get_close_matches(name, timm.list_models(), 3, 0.5)
+    raise TeacherError(
+        f"teacher timm:{rest}: timm {timm.__version__} has no model {name!r}"
+        + (f"; the nearest are {', '.join(nearest)}" if nearest else "")
+        + ". A model of your own must be imported before, so that it is registered."
+    )
+
+
+def _pretrained(name: str, rest: str) -> nn.Module:
+    try:
+        model = timm.create_model(name, pretrained=True)
+    # timm, its hub client and torch.hub raise whatever they like where there is no network.
+    except Exception as error:
+        raise TeacherError(
+            f"teacher timm:{rest}: its pretrained weights cannot be loaded: {error}. Check the "
+            f"network, or give a file: timm:{name}@CHECKPOINT"
+        ) from error
+    return model
+
+
+def _from_checkpoint(name: str, checkpoint: str, rest: str) -> nn.Module:
+    path = Path(checkpoint).expanduser()
+    if not path.is_file():
+        raise TeacherError(
+            f"teacher timm:{rest}: there is no file {path}; expected timm:NAME@CHECKPOINT with a "
+            f".safetensors file or a checkpoint of timm's train.py"
+        )
+    try:
+        with _arguments_allowed():
+            state = load_state_dict(str(path), weights_only=True)
+        model = timm.create_model(name)
+        classes = _count_classes(model, state)
+        if classes not in (None, model.num_classes):
+            model = timm.create_model(name, num_classes=classes)
+        model.load_state_dict(state, strict=True)
+    # A damaged file, a foreign pickle, another architecture: each library has its own exception.
+    except Exception as error:
+        raise TeacherError(
+            f"teacher timm:{rest}: {path} cannot be loaded into {name}: {error}. Give the weights "
+            f"of this very model, as a state dict of tensors only"
+        ) from error
+    return model
+
+
+def _arguments_allowed() -> AbstractContextManager[Any]:
+    """train.py saves its arguments with the weights; timm before 1.0.28 does not expect that."""
+    safe_globals = getattr(torch.serialization, "safe_globals", None)  # torch 2.5
+    return safe_globals([argparse.Namespace]) if safe_globals else nullcontext()
+
+
+def _count_classes(model: Any, state: dict[str, torch.Tensor]) -> int | None:
+    """Rows of the classifier in a checkpoint; None if it is not to be found."""
+    names = model.pretrained_cfg.get("classifier") or ()
+    for name in [names] if isinstance(names, str) else names:
+        if f"{name}.weight" in state:
+            return state[f"{name}.weight"].shape[0]
+    return None
