@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
 import sys
@@ -119,6 +120,13 @@ An interrupted run goes on where it stopped when the same command is given again
     type=click.FloatRange(0, 1),
     help="Least share of views whose label is the teacher's top class.  [default: 1.5 / classes]",
 )
+@click.option(
+    "--import",
+    "imports",
+    multiple=True,
+    metavar="MODULE",
+    help="Module to import first, such as one that registers models with timm.",
+)
 @click.option("--quiet", is_flag=True, help="No progress bar.")
 def reinforce(
     images: str,
@@ -134,6 +142,7 @@ def reinforce(
     device: str | None,
     class_map: str | None,
     min_agreement: float | None,
+    imports: tuple[str, ...],
     quiet: bool,
     **numbers: int,
 ) -> None:
@@ -149,6 +158,8 @@ def reinforce(
 
     device = _usable_device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     sys.path.append(os.getcwd())  # so that python:MODULE:FUNCTION finds a file in it
+    for name in imports:
+        _import(name)
     settings = GenerationSettings(
         Policy.load(policy, size=size, backend=backend),
         probs_dtype="float32" if lossless else "float16",
@@ -174,6 +185,13 @@ def reinforce(
         click.echo("\nThe same command goes on after the last finished shard.", err=True)
         raise
     click.echo(repr(ShardSet(out)))
+
+
+def _import(name: str) -> None:
+    try:
+        importlib.import_module(name)
+    except ImportError as error:
+        raise click.BadParameter(str(error), param_hint="--import") from error
 
 
 def _usable_device(name: str) -> str:

@@ -130,6 +130,13 @@ def write_mnist(root: Path, count: int) -> None:
         (folder / f"{split}-labels-idx1-ubyte").write_bytes(labels)
 
 
+def test_a_module_can_be_imported_first(tmp_path: Path, photographs: Path) -> None:
+    result = reinforce(photographs, tmp_path / "set", "--import", "tests.tiny")
+    assert result.exit_code == 0, result.output
+    shown = error_of(reinforce(photographs, tmp_path / "b", "--import", "no_such_module"), code=2)
+    assert "Invalid value for --import: No module named 'no_such_module'" in shown
+
+
 def test_a_torchvision_dataset_and_a_teacher_in_the_current_directory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
