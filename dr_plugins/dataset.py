@@ -159,12 +159,13 @@ class ReinforcedDataset(Dataset[Sample]):
         ids = np.full((count, self.shards.manifest.topk), -1, np.int64)
         probs = np.zeros(ids.shape, np.float32)
         ids[reinforced], probs[reinforced] = records["ids"], records["probs"]
-        ids[~reinforced, 0], probs[~reinforced, 0] = np.array(labels)[~reinforced], 1.0
+        classes = np.array(labels, np.int64)
+        ids[~reinforced, 0], probs[~reinforced, 0] = classes[~reinforced], 1.0
         targets = SparseTargets(
             torch.from_numpy(ids),
             torch.from_numpy(probs),
             num_classes=self.num_classes,
-            labels=torch.tensor(labels),
+            labels=torch.from_numpy(classes),
             densify=self.densify,
         )
         return [(view, targets[i]) for i, view in enumerate(views)]

@@ -112,8 +112,9 @@ def test_wide_integers_and_floats_are_clipped() -> None:
     )
 
 
-def test_exif_orientation_is_ignored() -> None:
-    image = photograph(1, 40, 30)
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_exif_orientation_is_ignored(mode: str) -> None:
+    image = photograph(1, 40, 30).convert(mode)
     exif = Image.Exif()
     exif[0x0112] = 6  # rotated by a quarter
     plain = opened(encoded(image, "JPEG"))

@@ -108,9 +108,7 @@ def test_partners_are_found_by_key(photographs: Path, shard_sets: Sets) -> None:
     folder = ImageFolder(str(photographs))
     directory = shard_sets("randaug_mixing")
     forwards = replayer(photographs, directory)
-    backwards = Replayer(
-        ImageSource(Subset(folder, list(range(11, -1, -1)))), ShardSet(directory)
-    )
+    backwards = Replayer(ImageSource(Subset(folder, list(range(11, -1, -1)))), ShardSet(directory))
     mixed = 0
     for index in range(12):
         for params in records_of(forwards, index):

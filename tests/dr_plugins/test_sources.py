@@ -160,9 +160,7 @@ def make_cifar(root: Path, kind: type[cifar.CIFAR10], label_key: str) -> np.ndar
 @pytest.mark.parametrize(
     ("kind", "label_key"), [(datasets.CIFAR10, "labels"), (datasets.CIFAR100, "fine_labels")]
 )
-def test_cifar(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: Any, label_key: str
-) -> None:
+def test_cifar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: Any, label_key: str) -> None:
     monkeypatch.setattr(cifar, "check_integrity", lambda *args: True)
     data = make_cifar(tmp_path, kind, label_key)
     source = ImageSource(kind(str(tmp_path)))

@@ -84,9 +84,7 @@ def test_cutmix_boxes_lie_inside_the_view(size: tuple[int, int], seed: int, alph
 @given(
     side=st.integers(1, 60), padding=st.integers(0, 20), seed=SEEDS, room=st.tuples(SIDES, SIDES)
 )
-def test_padded_crops_lie_inside(
-    side: int, padding: int, seed: int, room: tuple[int, int]
-) -> None:
+def test_padded_crops_lie_inside(side: int, padding: int, seed: int, room: tuple[int, int]) -> None:
     size = (max(side - 2 * padding, 0) + room[0], max(side - 2 * padding, 0) + room[1])
     rng = np.random.default_rng(seed)
     for _ in range(10):
@@ -259,6 +257,20 @@ def test_operations_are_applied_in_order_with_their_signs() -> None:
     ours = RandAugment().apply(image, (code("Posterize"), code("Rotate")))
     assert np.array_equal(pixels(ours), pixels(F.rotate(F.posterize(image, 7), 9.0)))
     assert np.array_equal(pixels(RandAugment().apply(image, (0, 0))), pixels(image))
+
+
+def test_translations_follow_the_size_of_the_view() -> None:
+    image = photograph(6, 33, 90)
+    along_x, along_y = int(150 / 331 * 90 * 9 / 30), int(150 / 331 * 33 * 9 / 30)
+    assert (along_x, along_y) == (12, 4)
+    expected = np.zeros_like(pixels(image))
+    expected[:, along_x:] = pixels(image)[:, :-along_x]
+    ours = RandAugment(1).apply(image, (OPERATIONS.index("TranslateX"),))
+    assert np.array_equal(pixels(ours), expected)
+    expected = np.zeros_like(pixels(image))
+    expected[:-along_y] = pixels(image)[along_y:]
+    ours = RandAugment(1).apply(image, (OPERATIONS.index("TranslateY") | 0x80,))
+    assert np.array_equal(pixels(ours), expected)
 
 
 # --- mixing ---------------------------------------------------------------------------------------
