@@ -19,9 +19,14 @@ def sorted_keys(keys: Iterable[str]) -> list[str]:
     """Return image keys in the order in which a shard set numbers its rows: by UTF-8 bytes.
 
     Raises:
-        FormatError: A key is empty, contains a NUL character, or occurs twice.
+        FormatError: A key is empty, contains a NUL character, is not valid UTF-8, or occurs twice.
     """
-    ordered = sorted(keys, key=str.encode)
+    try:
+        ordered = sorted(keys, key=str.encode)
+    except UnicodeEncodeError as error:
+        raise FormatError(
+            f"image key {error.object!r} is not valid UTF-8; rename the file"
+        ) from error
     for previous, key in zip([None, *ordered], ordered, strict=False):
         if not key or "\0" in key:
             raise FormatError(f"image key {key!r} is empty or contains a NUL character")

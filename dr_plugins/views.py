@@ -161,9 +161,8 @@ class ViewBatches(Dataset["ViewBatch | ReinforcementError"]):
         for i in range(len(views)):
             sample = offset + i
             rng = randomness.image_generator(self._seed, key_hash, sample)
-            params = self._policy.sample(rng, size, partners)
             try:
-                self._policy.encode(params, records[i])
+                self._policy.encode(self._policy.sample(rng, size, partners), records[i])
             except PolicyError as error:
                 raise PolicyError(f"image {self._keys[row]!r}: {error}") from error
             # What the teacher sees is made from what is stored, not from what was drawn.

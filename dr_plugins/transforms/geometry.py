@@ -8,6 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from dr_plugins.errors import PolicyError
 from dr_plugins.records import Field
 from dr_plugins.transforms.base import (
     AnyImage,
@@ -119,11 +120,11 @@ class RandomCrop(Transform):
         """Draw (top, left) uniformly.
 
         Raises:
-            ValueError: The padded image is smaller than the crop.
+            PolicyError: The padded image is smaller than the crop.
         """
         room = [side + 2 * self.padding - self.size for side in size]
         if min(room) < 0:
-            raise ValueError(
+            raise PolicyError(
                 f"random_crop of {self.size} pixels does not fit an image of {size[0]}x{size[1]} "
                 f"padded by {self.padding}; put `resize` before it or choose a smaller size"
             )

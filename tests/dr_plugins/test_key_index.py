@@ -42,7 +42,7 @@ def test_the_message_counts_and_shows_both_sides() -> None:
     assert "for example 'train/a.jpg'" in str(error.value)
 
 
-@pytest.mark.parametrize("keys", [["a", "a"], [""], ["a\0b"]])
+@pytest.mark.parametrize("keys", [["a", "a"], [""], ["a\0b"], ["a", "b\udcff.jpg"]])
 def test_unusable_keys_are_refused(keys: list[str]) -> None:
     with pytest.raises(FormatError):
         KeyIndex.build(keys)

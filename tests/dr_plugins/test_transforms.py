@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torchvision.transforms import functional as F
 
+from dr_plugins.errors import PolicyError
 from dr_plugins.transforms import (
     CenterCrop,
     CutMix,
@@ -94,7 +95,9 @@ def test_padded_crops_lie_inside(side: int, padding: int, seed: int, room: tuple
 
 
 def test_a_crop_that_does_not_fit() -> None:
-    with pytest.raises(ValueError, match="random_crop of 30 pixels does not fit an image of 20x50"):
+    with pytest.raises(
+        PolicyError, match="random_crop of 30 pixels does not fit an image of 20x50"
+    ):
         RandomCrop(30, 4).sample(np.random.default_rng(0), (20, 50))
 
 
