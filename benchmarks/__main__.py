@@ -13,7 +13,7 @@ BENCHMARKS = {"reading": reading.main, "loading": loading.main}
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("names", nargs=-1, type=click.Choice(sorted(BENCHMARKS)))
-@click.option("--out", type=click.Path(path_type=Path), default="benchmarks/results")
+@click.option("--out", type=click.Path(path_type=Path), default="benchmarks/output")
 def main(names: tuple[str, ...], out: Path) -> None:
     """Measure against named peers in one run; all benchmarks unless NAMES are given."""
     for name in names or sorted(BENCHMARKS):

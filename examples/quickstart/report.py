@@ -19,7 +19,6 @@ from examples.quickstart.training import Run
 __all__ = ["draw_accuracy", "draw_samples", "table"]
 
 COLOURS = {"plain": "tab:grey", "reinforced": "tab:blue"}
-_SHEET_SEED = 4
 
 
 def table(runs: Sequence[Run], bytes_each: float) -> str:
@@ -73,12 +72,11 @@ def draw_samples(
 ) -> None:
     """Draw images, stored views of them, and the teacher's three most probable classes."""
     replayer, names = Replayer(source, shards), shards.manifest.settings["class_names"]
-    rng = np.random.default_rng(_SHEET_SEED)
+    rng = np.random.default_rng(0)
     figure, axes = plt.subplots(
         rows, columns + 1, figsize=(2.1 * (columns + 1), 2.5 * rows), layout="constrained"
     )
-    chosen = rng.choice(len(source), rows, replace=False).tolist()
-    for line, index in zip(axes, chosen, strict=True):
+    for line, index in zip(axes, _from_unsure_to_sure(replayer, rows), strict=True):
         image, label = source.load(index)
         line[0].imshow(np.asarray(image))
         line[0].set_title(f"image\n{names[label]}", fontsize=8)
@@ -95,3 +93,14 @@ def draw_samples(
     figure.suptitle("The image, stored views of it, and the teacher's top three", fontsize=10)
     figure.savefig(path, dpi=130)
     plt.close(figure)
+
+
+def _from_unsure_to_sure(replayer: Replayer, count: int) -> list[int]:
+    """Positions of images, from the one that the teacher is least sure of to average ones."""
+    shards = replayer.shards
+    sure = [
+        shards.records(number)["probs"][..., 0].astype(float).mean(1)
+        for number in range(len(shards.manifest.shards))
+    ]
+    order = np.argsort(np.concatenate(sure)[replayer.rows])
+    return order[np.linspace(0, len(order) // 2, count).astype(int)].tolist()
