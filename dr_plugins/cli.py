@@ -7,29 +7,14 @@ import logging
 import os
 import sys
 from pathlib import Path
-from typing import Any
 
 import click
 
 from dr_plugins import __version__
-from dr_plugins.errors import ReinforcementError
+from dr_plugins.cli_mldr import download, import_mldr
+from dr_plugins.command import Command
 
 __all__ = ["main"]
-
-
-class _Command(click.Command):
-    """Shows examples as they are written, and typed errors as one line with exit status 1."""
-
-    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        if self.epilog:
-            formatter.write_paragraph()
-            formatter.write(self.epilog)
-
-    def invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except ReinforcementError as error:
-            raise click.ClickException(f"{error}") from error
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -49,7 +34,7 @@ _CLASS_MAP = "Text file with one class folder name for each line, in label order
 
 
 @main.command(
-    cls=_Command,
+    cls=Command,
     epilog="""Examples:
 
   dr-plugins reinforce --images imagenet/train --teacher timm:resnetv2_152x2_bit \\
@@ -205,7 +190,7 @@ def _usable_device(name: str) -> str:
     return name
 
 
-@main.command(cls=_Command, epilog="Example:\n\n  dr-plugins info imagenet-plus\n")
+@main.command(cls=Command, epilog="Example:\n\n  dr-plugins info imagenet-plus\n")
 @click.argument("directory", type=click.Path(path_type=Path))
 def info(directory: Path) -> None:
     """Say what a shard set is."""
@@ -216,7 +201,7 @@ def info(directory: Path) -> None:
 
 
 @main.command(
-    cls=_Command,
+    cls=Command,
     epilog="""Examples:
 
   dr-plugins verify imagenet-plus
@@ -254,6 +239,9 @@ def verify(
     if report.problems:
         raise SystemExit(1)
 
+
+main.add_command(import_mldr)
+main.add_command(download)
 
 if __name__ == "__main__":
     main()

@@ -8,29 +8,14 @@ from typing import Any
 
 import click
 
-from dr_plugins.errors import ReinforcementError
+from dr_plugins.command import Command
 
 __all__ = ["download", "import_mldr"]
 
 
-class _Command(click.Command):
-    """Shows examples as they are written, and typed errors as one line with exit status 1."""
-
-    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        if self.epilog:
-            formatter.write_paragraph()
-            formatter.write(self.epilog)
-
-    def invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except ReinforcementError as error:
-            raise click.ClickException(f"{error}") from error
-
-
 @click.command(
     "import-mldr",
-    cls=_Command,
+    cls=Command,
     epilog="""Examples:
 
   dr-plugins import-mldr imagenet_plus_randaug_mini.tar.gz --images imagenet/train \\
@@ -111,7 +96,7 @@ def import_mldr(
 
 @click.command(
     "download",
-    cls=_Command,
+    cls=Command,
     epilog="""Examples:
 
   dr-plugins download --list

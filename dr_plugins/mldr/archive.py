@@ -1,0 +1,224 @@
+"""Walking through an archive: members one after the other, as a stream, never unpacked.
+
+The tar format is read here because `tarfile` keeps an object for each of a million members, and
+reads extended headers of any announced size into memory; `tarfile.TarInfo` parses the headers.
+"""
+
+from __future__ import annotations
+
+import functools
+import gzip
+import os
+import re
+import tarfile
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from dr_plugins.mldr.errors import ArchiveError
+from dr_plugins.mldr.members import MAX_MEMBER_BYTES
+
+__all__ = ["Member", "walk"]
+
+_BLOCK = 512
+_CHUNK = 1 << 20
+_LARGEST_HEADER = 1 << 16
+_EXTENDED, _GLOBAL = b"x", b"g"
+_OVERRIDES = re.compile(rb"^\d+ (path|size|linkpath|GNU\.sparse[^=]*)=", re.MULTILINE)
+_NAME = re.compile(r"(?:(?P<folder>.*)/)?(?:(?P<index>[0-9]{1,9})|config)\.(?:pth\.tar|jb)")
+Read = Callable[[], bytes]
+Note = Callable[[int], object]
+
+
+@dataclass(frozen=True)
+class Member:
+    """A file of ml-dr's in an archive.
+
+    Attributes:
+        name: Its name in the archive.
+        folder: The part before the last ``/``; empty if there is none.
+        index: The image's number; None for the configuration.
+    """
+
+    name: str
+    folder: str
+    index: int | None
+
+
+def walk(path: Path, progress: Note | None = None) -> Iterator[tuple[Member, Read]]:
+    """Yield an archive's members in the order in which they are stored.
+
+    Args:
+        path: A ``.tar.gz``, a ``.tar``, or the directory that one unpacks to.
+        progress: Called with the number of bytes of the file that were consumed since the last
+            call (never for a directory).
+
+    Yields:
+        A member, and a function that reads its content; it must be called before the next member
+        is asked for, or not at all.
+
+    Raises:
+        ArchiveError: The archive is missing, truncated, damaged, or holds links, devices, unsafe
+            names or members larger than any of ml-dr's.
+    """
+    with _translated(path):
+        members = (
+            _walk_directory(path, "")
+            if path.is_dir()
+            else _walk_tar(path, progress or (lambda count: None))
+        )
+        for member, read in members:
+            yield member, functools.partial(_read, path, read)
+
+
+def _read(path: Path, read: Read) -> bytes:
+    with _translated(path):
+        return read()
+
+
+@contextmanager
+def _translated(path: Path) -> Iterator[None]:
+    """Turn what goes wrong with a file into typed errors."""
+    try:
+        yield
+    except (gzip.BadGzipFile, zlib.error, EOFError) as error:
+        raise ArchiveError(
+            f"{path} is truncated or damaged ({error}). Download it again; what is done is kept."
+        ) from error
+    except OSError as error:
+        raise ArchiveError(f"cannot read {error.filename or path}: {error.strerror}") from error
+
+
+def _parse(name: str, where: Path) -> Member | None:
+    """The member that a name stands for; None for files that ml-dr does not write."""
+    parts = name.split("/")
+    if name.startswith("/") or ".." in parts or "\\" in name or not name.isprintable():
+        raise ArchiveError(f"{where}: the member name {name!r:.200} is unsafe")
+    found = _NAME.fullmatch("/".join(part for part in parts if part not in ("", ".")))
+    if found is None:
+        return None
+    index = found["index"]
+    return Member(name, found["folder"] or "", None if index is None else int(index))
+
+
+def _walk_directory(root: Path, below: str) -> Iterator[tuple[Member, Read]]:
+    with os.scandir(root / below) as entries:
+        for entry in entries:
+            name = f"{below}/{entry.name}" if below else entry.name
+            if entry.is_symlink():
+                raise ArchiveError(f"{entry.path} is a link, which ml-dr does not make; replace it")
+            if entry.is_dir():
+                yield from _walk_directory(root, name)
+            elif entry.is_file() and (member := _parse(name, root)) is not None:
+                _check_size(member.name, entry.stat().st_size, root)
+                yield member, Path(entry.path).read_bytes
+
+
+def _check_size(name: str, size: int, where: Path) -> None:
+    if size > MAX_MEMBER_BYTES:
+        raise ArchiveError(
+            f"{where}: member {name!r} has {size:,} bytes, no member of ml-dr's has more than "
+            f"{MAX_MEMBER_BYTES:,}"
+        )
+
+
+def _walk_tar(path: Path, progress: Note) -> Iterator[tuple[Member, Read]]:
+    with _opened(path, progress) as stream:
+        while (info := stream.next_header()) is not None:
+            member = _accept(info, stream, path)
+            if member is not None:
+                yield member, lambda size=info.size: stream.read(size)  # type: ignore[misc]
+
+
+def _accept(info: tarfile.TarInfo, stream: _Stream, path: Path) -> Member | None:
+    if info.type in (_EXTENDED, _GLOBAL):
+        if info.size > _LARGEST_HEADER:
+            raise ArchiveError(f"{path}: an extended header of {info.size:,} bytes is refused")
+        if _OVERRIDES.search(stream.read(info.size)):
+            raise ArchiveError(f"{path}: an extended header renames or resizes a member, refused")
+        return None
+    if info.isdir():
+        return None
+    if info.type not in (tarfile.REGTYPE, tarfile.AREGTYPE):
+        raise ArchiveError(
+            f"{path}: member {info.name!r:.200} is a link, a device or the like (type "
+            f"{info.type!r}), which ml-dr does not write"
+        )
+    member = _parse(info.name, path)
+    if member is not None:
+        _check_size(info.name, info.size, path)
+    return member
+
+
+@contextmanager
+def _opened(path: Path, progress: Note) -> Iterator[_Stream]:
+    with open(path, "rb") as raw:
+        start = raw.read(_BLOCK)
+        raw.seek(0)
+        if start[:2] == b"\x1f\x8b":
+            with gzip.GzipFile(fileobj=raw) as file:
+                yield _Stream(file, raw, path, progress)
+        elif start[257:262] == b"ustar":
+            yield _Stream(raw, raw, path, progress)
+        else:
+            raise ArchiveError(
+                f"{path} is neither a gzip nor a tar file: it starts with {start[:16]!r}"
+            )
+
+
+class _Stream:
+    """A tar file read forwards."""
+
+    def __init__(self, file: IO[bytes] | gzip.GzipFile, raw: Any, path: Path, note: Note) -> None:
+        self._file, self._raw, self._path, self._note = file, raw, path, note
+        self._seekable = file is raw
+        self._unread = 0  # bytes up to the next header
+        self._noted = 0
+
+    def next_header(self) -> tarfile.TarInfo | None:
+        """Skip to the next header; None at the end of the archive."""
+        self._skip(self._unread)
+        block = self._exactly(_BLOCK)
+        self._note(self._raw.tell() - self._noted)
+        self._noted = self._raw.tell()
+        if block == bytes(_BLOCK):
+            self._drain()
+            return None
+        try:
+            info = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
+        except tarfile.HeaderError as error:
+            raise ArchiveError(f"{self._path} is damaged: a member's header is {error}") from error
+        if info.size < 0:
+            raise ArchiveError(f"{self._path} is damaged: a member has {info.size} bytes")
+        self._unread = -(-info.size // _BLOCK) * _BLOCK if info.isreg() else 0
+        if info.type in (_EXTENDED, _GLOBAL):
+            self._unread = -(-info.size // _BLOCK) * _BLOCK
+        return info
+
+    def read(self, size: int) -> bytes:
+        """Return the content of the member whose header was read last."""
+        data = self._exactly(size)
+        self._unread -= size
+        return data
+
+    def _exactly(self, size: int) -> bytes:
+        data = self._file.read(size)
+        if len(data) != size:
+            raise EOFError("it ends within a member")
+        return data
+
+    def _skip(self, size: int) -> None:
+        if self._seekable:
+            self._file.seek(size, os.SEEK_CUR)
+            return
+        while size:
+            size -= len(self._exactly(min(size, _CHUNK)))
+
+    def _drain(self) -> None:
+        """Read the padding, so that a gzip file's checksum gets compared."""
+        for _ in range(64):
+            if not self._file.read(_CHUNK >> 4):
+                return

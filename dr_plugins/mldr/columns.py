@@ -1,0 +1,181 @@
+"""Columns of ml-dr's parameters as arrays in the form of our records, every value checked."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from dr_plugins.mldr.errors import ArchiveError
+from dr_plugins.transforms import RandAugment, Resize
+from dr_plugins.transforms.base import Size
+from dr_plugins.transforms.rand_augment_ops import OPERATIONS, SIGNED, magnitude
+
+__all__ = ["convert", "convert_mixing", "number_array"]
+
+_NEGATIVE = 0x80
+_LARGEST = (1 << 16) - 1
+_NUMBERS = {name: number for number, name in enumerate(OPERATIONS)}
+
+
+def number_array(values: Sequence[Any], kinds: str, shape: tuple[int, ...], what: str) -> Any:
+    """Return nested sequences of numbers as an array.
+
+    Args:
+        values: The numbers.
+        kinds: Kinds of numbers that may occur, as numpy abbreviates them: ``"i"``, ``"fi"``.
+        shape: The shape that they must have.
+        what: Name for error messages.
+
+    Raises:
+        ArchiveError: They are something else.
+    """
+    if shape[0] == 0:
+        return np.zeros(shape, kinds[0])
+    try:
+        array = np.array(values)
+    except (ValueError, OverflowError):
+        array = np.empty(0, object)
+    if array.dtype.kind not in kinds or array.shape != shape:
+        raise ArchiveError(
+            f"its {what} are not {'integers' if kinds == 'i' else 'numbers'} of shape {shape}"
+        )
+    return array
+
+
+def convert(transform: Any, values: Sequence[Any], size: Size) -> np.ndarray | None:
+    """Return one transform's parameters as its record field holds them.
+
+    Args:
+        transform: The transform.
+        values: ml-dr's parameters of each view.
+        size: (height, width) of the views.
+
+    Returns:
+        Array ``[len(values), ...]``; None where the field does not exist.
+
+    Raises:
+        ArchiveError: A value is malformed or differs from what the transform implies.
+    """
+    result: np.ndarray | None = _CONVERTERS[transform.name](list(values), transform, size)
+    return result
+
+
+def _resize(values: list[Any], transform: Resize, size: Size) -> None:
+    """The size repeats the configuration's; replay uses the latter."""
+    expected = transform.size if isinstance(transform.size, tuple) else (transform.size,)
+    allowed = {expected, expected * 2 if len(expected) == 1 else expected}
+    for value in values:
+        found = (value,) if type(value) is int else value
+        if type(found) not in (tuple, list) or tuple(found) not in allowed:
+            raise ArchiveError(f"a view is resized to {value!r:.80}, not to {transform.size}")
+
+
+def _offsets(values: list[Any], transform: Any, size: Size) -> np.ndarray:
+    offsets = number_array(values, "i", (len(values), 2), "offsets of random_crop")
+    return _within(offsets, _LARGEST, "an offset of random_crop")
+
+
+def _boxes(values: list[Any], transform: Any, size: Size) -> np.ndarray:
+    boxes = number_array(values, "i", (len(values), 4), "boxes of random_resized_crop")
+    if len(boxes) and boxes[:, 2:].min() < 1:
+        raise ArchiveError("a box of random_resized_crop is empty")
+    return _within(boxes, _LARGEST, "a box of random_resized_crop")
+
+
+def _flips(values: list[Any], transform: Any, size: Size) -> np.ndarray:
+    if not {bool, type(None)}.issuperset(map(type, values)):
+        raise ArchiveError("a random_horizontal_flip is neither True, False nor None")
+    return np.array([value is True for value in values], np.uint8)
+
+
+def _operations(values: list[Any], transform: RandAugment, size: Size) -> np.ndarray:
+    codes = np.zeros((len(values), transform.num_ops), np.uint8)
+    applied = [number for number, value in enumerate(values) if value is not None]
+    if not applied:
+        return codes
+    known = _codes(transform, size)
+    try:
+        for number in applied:
+            found = [known[name, strength] for name, strength in values[number]]
+            if len(found) != transform.num_ops:
+                raise ValueError(len(found))
+            codes[number] = found
+    except (TypeError, ValueError, LookupError):
+        raise ArchiveError(
+            f"rand_augment has {values[number]!r:.120}, not {transform.num_ops} operations "
+            f"with the magnitudes of level {transform.magnitude} at {size[0]}x{size[1]} pixels"
+        ) from None
+    return codes
+
+
+@functools.lru_cache(maxsize=8)
+def _codes(transform: RandAugment, size: Size) -> dict[tuple[int | str, float], int]:
+    """Record codes of all operations by (number or name, exact magnitude)."""
+    codes: dict[tuple[int | str, float], int] = {}
+    for number, name in enumerate(OPERATIONS):
+        strength = magnitude(number, transform.magnitude, transform.num_magnitude_bins, size)
+        if number in SIGNED and strength:
+            codes[number, -strength] = codes[name, -strength] = number | _NEGATIVE
+        codes[number, strength] = codes[name, strength] = number
+    return codes
+
+
+def _erasures(values: list[Any], transform: Any, size: Size) -> np.ndarray:
+    nothing = (-1, 0, 0, 0)  # ml-dr's mark for a box that was not found
+    boxes = [nothing if value is None else value for value in values]
+    array = number_array(boxes, "i", (len(values), 4), "boxes of random_erase").astype(np.int64)
+    array[array[:, 0] == -1] = 0
+    _within(array, _LARGEST, "a box of random_erase")
+    # What sticks out of the view, ml-dr's slices leave out as well.
+    array[:, 2:] = np.minimum(array[:, 2:], np.array(size) - array[:, :2])
+    array[(array[:, 2:] <= 0).any(axis=1)] = 0
+    return array
+
+
+def convert_mixing(name: str, values: Sequence[Any], unmixed: Any, size: Size) -> np.ndarray:
+    """Return the parameters of ``mixup`` or ``cutmix`` as their record field holds them.
+
+    Args:
+        name: Which of the two.
+        values: ml-dr's parameters of each view; None where it was skipped.
+        unmixed: What stands for a skipped one.
+        size: (height, width) of the views.
+
+    Raises:
+        ArchiveError: A value is malformed or out of range.
+    """
+    if name == "mixup":
+        weights = [unmixed if value is None else value for value in values]
+        array = number_array(weights, "f", (len(values),), "weights of mixup")
+        if len(array) and not ((array >= 0) & (array <= 1)).all():
+            raise ArchiveError("a weight of mixup is not within 0 and 1")
+        return np.asarray(array)
+    boxes = [unmixed if value is None else _cutmix_box(value) for value in values]
+    array = number_array(boxes, "i", (len(values), 4), "boxes of cutmix")
+    return _within(array, max(size), "a box of cutmix")
+
+
+def _cutmix_box(value: Any) -> Any:
+    """The box of ``(lam, (top, left, bottom, right))`` or ``[lam, top, left, bottom, right]``."""
+    if type(value) not in (list, tuple) or len(value) not in (2, 5):
+        raise ArchiveError(f"cutmix has {value!r:.80}, not a weight and a box")
+    return value[1] if len(value) == 2 else value[1:]
+
+
+def _within(array: np.ndarray, most: int, what: str) -> np.ndarray:
+    if array.size and not 0 <= array.min() <= array.max() <= most:
+        raise ArchiveError(f"{what} has a number outside of 0 to {most}")
+    return array
+
+
+_CONVERTERS: dict[str, Callable[..., np.ndarray | None]] = {
+    "resize": _resize,
+    "random_crop": _offsets,
+    "random_resized_crop": _boxes,
+    "random_horizontal_flip": _flips,
+    "rand_augment": _operations,
+    "random_erase": _erasures,
+}

@@ -1,0 +1,157 @@
+"""From one of ml-dr's members to records."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from dr_plugins.mldr.columns import convert, convert_mixing, number_array
+from dr_plugins.mldr.errors import AlignmentError, ArchiveError
+from dr_plugins.mldr.layouts import Columns, read_columns
+from dr_plugins.policy import Policy
+from dr_plugins.records import RecordLayout
+from dr_plugins.transforms import CenterCrop, RandomCrop, RandomResizedCrop, Resize
+from dr_plugins.transforms.base import Size
+
+__all__ = ["NO_PARTNER", "Decoder", "check_fit"]
+
+NO_PARTNER = (1 << 32) - 1
+_ROUNDING = 1e-3  # by which a softmax may exceed 1
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """Turns members into records.
+
+    Attributes:
+        policy: The set's policy.
+        layout: Byte layout of a record.
+        samples: Reinforcements per image.
+        topk: Classes stored for each.
+        num_classes: Number of classes.
+        images: Number of images; partners are numbered below it.
+    """
+
+    policy: Policy
+    layout: RecordLayout
+    samples: int
+    topk: int
+    num_classes: int
+    images: int
+
+    def decode(self, content: Any, index: int) -> np.ndarray:
+        """Return the records of one image.
+
+        Args:
+            content: The member's plain data.
+            index: The image's number, from the member's name.
+
+        Returns:
+            Array ``[samples]`` of the layout's dtype, without checksums. Partners are still given
+            by their index in the archive.
+
+        Raises:
+            ArchiveError: A value is malformed, out of range, or differs from what the policy
+                implies.
+        """
+        params, answers = self._split(content, index)
+        records = np.zeros(self.samples, self.layout.dtype)
+        self._store_answers(answers, records)
+        stored = [t for t in self.policy.transforms if t.field is not None or type(t) is Resize]
+        names = [t.name for t in stored]
+        columns = read_columns(params, names, [m.name for m in self.policy.mixings])
+        size = self.policy.view_size
+        for transform, values in zip(stored, columns.view, strict=True):
+            array = convert(transform, values, size)
+            if transform.field is not None:
+                records[transform.field.name] = array
+        if self.policy.mixings:
+            self._store_partners(columns, records, stored)
+        return records
+
+    def _split(self, content: Any, index: int) -> tuple[list[Any], list[Any]]:
+        if type(content) is not tuple or len(content) != 2 or type(content[1]) is not list:
+            raise ArchiveError("it does not hold (index, reinforcements)")
+        stated, reinforcements = content
+        if type(stated) is not int or stated != index:
+            raise ArchiveError(f"it holds the reinforcements of image {stated!r:.80}")
+        if len(reinforcements) != self.samples:
+            raise ArchiveError(
+                f"it holds {len(reinforcements)} reinforcements, others have {self.samples}"
+            )
+        try:
+            return [r["params"] for r in reinforcements], [r["prob"] for r in reinforcements]
+        except (TypeError, LookupError):
+            raise ArchiveError("a reinforcement lacks `params` or `prob`") from None
+
+    def _store_answers(self, answers: list[Any], records: np.ndarray) -> None:
+        if not all(type(one) in (tuple, list) and len(one) == 2 for one in answers):
+            raise ArchiveError("a `prob` is not (probabilities, classes)")
+        shape = (self.samples, self.topk)
+        probs = number_array([one[0] for one in answers], "fi", shape, "probabilities")
+        ids = number_array([one[1] for one in answers], "i", shape, "classes")
+        if not ((probs >= 0) & (probs <= 1 + _ROUNDING)).all():
+            raise ArchiveError("a probability is not within 0 and 1")
+        if ids.min() < 0 or ids.max() >= self.num_classes:
+            raise ArchiveError(
+                f"it names classes from {ids.min()} to {ids.max()}, the dataset has "
+                f"{self.num_classes}; if the teacher knows more, state how many: --num-classes"
+            )
+        ordered = np.sort(ids, axis=1)
+        if (ordered[:, 1:] == ordered[:, :-1]).any():
+            raise ArchiveError("a reinforcement names a class twice")
+        order = np.argsort(-probs, axis=1, kind="stable")
+        records["ids"] = np.take_along_axis(ids, order, 1)
+        records["probs"] = np.take_along_axis(probs, order, 1)
+
+    def _store_partners(self, columns: Columns, records: np.ndarray, stored: list[Any]) -> None:
+        records["partner"] = NO_PARTNER
+        mixed, size = columns.mixed, self.policy.view_size
+        partners = number_array(columns.partners, "i", (len(mixed),), "partners")
+        if mixed and not 0 <= partners.min() <= partners.max() < self.images:
+            raise ArchiveError(f"a partner is not one of {self.images} images")
+        records["partner"][mixed] = partners
+        for transform, values in zip(stored, columns.partner_view, strict=True):
+            array = convert(transform, values, size)
+            if transform.field is not None:
+                records[f"partner_{transform.field.name}"][mixed] = array
+        for position, mixing in enumerate(self.policy.mixings):
+            records[mixing.field.name] = mixing.unmixed
+            values = columns.mixing[position] if mixed else []
+            records[mixing.field.name][mixed] = convert_mixing(
+                mixing.name, values, mixing.unmixed, size
+            )
+
+
+def check_fit(policy: Policy, records: np.ndarray, size: Size) -> None:
+    """Make sure that the crops lie within the image.
+
+    This notices what labels cannot: images of one class in another order.
+
+    Args:
+        policy: The set's policy.
+        records: The records of one image.
+        size: Its (height, width) in pixels.
+
+    Raises:
+        AlignmentError: A crop sticks out.
+    """
+    for transform in policy.transforms:
+        if isinstance(transform, RandomResizedCrop):
+            ends = records["crop"][:, :2].astype(np.int64) + records["crop"][:, 2:]
+            room: tuple[int, ...] = size
+        elif isinstance(transform, RandomCrop):
+            ends = records["offset"].astype(np.int64)
+            room = tuple(side + 2 * transform.padding - transform.size for side in size)
+        else:
+            ends, room = np.zeros((0, 2), np.int64), size
+        if len(ends) and (ends.max(axis=0) > room).any():
+            raise AlignmentError(
+                f"it is {size[0]}x{size[1]} pixels (height x width), but {transform.name} reaches "
+                f"to {ends.max(axis=0).tolist()}, with room up to {list(room)}"
+            )
+        if isinstance(transform, RandomResizedCrop | RandomCrop | CenterCrop):
+            return
+        size = transform.output_size(size)

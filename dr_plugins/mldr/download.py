@@ -1,0 +1,277 @@
+"""Fetching large files over connections that break, from servers that may have changed the file.
+
+What has arrived stays in ``NAME.part``; ``NAME.part.json`` says of which version of the file it is
+a part. Nothing is appended unless the server says that it continues exactly that version, at
+exactly that place.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import random
+import re
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import filelock
+from tqdm.auto import tqdm
+
+from dr_plugins.errors import OutputError
+from dr_plugins.mldr.errors import DownloadError
+
+try:
+    import requests
+except ImportError as _error:  # pragma: no cover
+    raise ImportError("downloading needs requests: pip install 'dr-plugins[remote]'") from _error
+
+__all__ = ["download"]
+
+_CHUNK = 1 << 14  # what a broken connection can lose: requests drops a chunk that is not whole
+_TIMEOUT = (10, 60)  # seconds to connect, seconds without a byte
+_LONGEST_PAUSE = 60.0
+_TEMPORARY = frozenset({408, 425, 429, 500, 502, 503, 504})
+_CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
+_logger = logging.getLogger(__name__)
+
+
+class _AttemptError(Exception):
+    """This attempt failed; another one may not. `pause` is what the server asks for, seconds."""
+
+    def __init__(self, reason: str, pause: float = 0.0) -> None:
+        super().__init__(reason)
+        self.pause = pause
+
+
+_FAILURES: tuple[type[Exception], ...] = (
+    _AttemptError,
+    requests.ConnectionError,
+    requests.Timeout,
+    requests.exceptions.ChunkedEncodingError,
+)
+
+
+@dataclass
+class _Version:
+    """Which version of a file a part belongs to: its length and the server's names for it."""
+
+    total: int
+    etag: str | None = None
+    modified: str | None = None
+
+    @property
+    def validator(self) -> str | None:
+        """What to send as If-Range; a weak ETag does not promise the same bytes."""
+        strong = self.etag is not None and not self.etag.startswith("W/")
+        return self.etag if strong else self.modified
+
+    def is_same(self, other: _Version) -> bool:
+        return self.total == other.total and not any(
+            mine is not None and theirs is not None and mine != theirs
+            for mine, theirs in ((self.etag, other.etag), (self.modified, other.modified))
+        )
+
+
+def download(
+    url: str,
+    path: Path,
+    *,
+    attempts: int = 8,
+    progress: bool = False,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Path:
+    """Fetch a file, going on where an earlier attempt stopped.
+
+    Args:
+        url: What to fetch, ``http`` or ``https``.
+        path: Where it appears once all of it is there; an existing file is left alone.
+        attempts: How often to try without receiving anything new.
+        progress: Show a progress bar.
+        sleep: Called with the seconds to wait between attempts.
+
+    Returns:
+        `path`.
+
+    Raises:
+        DownloadError: The server refuses, or keeps failing; what has arrived is kept.
+        OutputError: The file cannot be written.
+
+    Example:
+        >>> download(BASE_URL + "cifar100.tar.gz", Path("cifar100.tar.gz"))   # doctest: +SKIP
+    """
+    if path.exists():
+        _logger.info("%s is already there", path)
+        return path
+    part = path.with_name(f"{path.name}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _held(part), requests.Session() as session, _bar(path, progress) as bar:
+            _fetch(session, url, part, attempts, sleep, bar)
+            _state(part).unlink(missing_ok=True)
+            os.replace(part, path)
+    except requests.RequestException as error:
+        raise DownloadError(f"cannot fetch {url}: {error}") from error
+    except OSError as error:
+        raise OutputError(f"cannot write {error.filename or part}: {error.strerror}") from error
+    return path
+
+
+@contextmanager
+def _held(part: Path) -> Iterator[None]:
+    lock = filelock.FileLock(part.with_name(f"{part.name}.lock"))
+    try:
+        with lock.acquire(timeout=0):
+            yield
+    except filelock.Timeout as error:
+        raise DownloadError(f"another process is fetching {part}; wait for it") from error
+    finally:
+        if not lock.is_locked:
+            Path(lock.lock_file).unlink(missing_ok=True)
+
+
+def _bar(path: Path, progress: bool) -> Any:
+    return tqdm(desc=path.name, unit="B", unit_scale=True, disable=not progress)
+
+
+def _state(part: Path) -> Path:
+    return part.with_name(f"{part.name}.json")
+
+
+def _fetch(
+    session: requests.Session,
+    url: str,
+    part: Path,
+    attempts: int,
+    sleep: Callable[[float], None],
+    bar: Any,
+) -> None:
+    failures = 0
+    while True:
+        before = _size(part)
+        try:
+            _attempt(session, url, part, bar)
+            return
+        except _FAILURES as error:
+            reason, asked = error, getattr(error, "pause", 0.0)
+        failures = 1 if _size(part) > before else failures + 1
+        if failures >= attempts:
+            raise DownloadError(
+                f"gave up on {url} after {attempts} attempts without progress ({reason}); "
+                f"{_size(part):,} bytes are kept in {part}. The same command goes on from there."
+            ) from reason
+        pause = max(asked, min(2.0 ** (failures - 1), _LONGEST_PAUSE)) * random.uniform(0.75, 1.25)
+        _logger.warning("%s; trying again in %.0f s", reason, pause)
+        sleep(pause)
+
+
+def _attempt(session: requests.Session, url: str, part: Path, bar: Any) -> None:
+    """Make one request; returns only when all of the file is there."""
+    known = _load_version(part)
+    have = _size(part)
+    headers = {"Accept-Encoding": "identity"}  # lengths and ranges count the file's own bytes
+    if known is not None and have:
+        headers["Range"] = f"bytes={have}-"
+        if known.validator is not None:
+            headers["If-Range"] = known.validator
+    with session.get(url, headers=headers, stream=True, timeout=_TIMEOUT) as response:
+        if response.status_code == 416:
+            if known is not None and have == known.total:
+                return
+            _discard(part)
+            raise _AttemptError(f"the server says that there are no bytes from {have:,} on")
+        if response.status_code == 206 and "Range" in headers:
+            assert known is not None
+            version = _continued(response, part, known, have)
+        else:
+            version, have = _whole(response, url), 0
+            _save_version(part, version)
+        bar.total = version.total
+        bar.n = have
+        bar.refresh()
+        _receive(response, part, have, version, bar)
+
+
+def _whole(response: requests.Response, url: str) -> _Version:
+    """The version of a response that starts at the first byte."""
+    code = response.status_code
+    if code in _TEMPORARY:
+        raise _AttemptError(f"the server answers {code} {response.reason}", _asked_pause(response))
+    if code != 200:
+        raise DownloadError(f"the server answers {code} {response.reason} for {url}")
+    length = response.headers.get("Content-Length", "")
+    if not length.isdigit():
+        raise DownloadError(f"the server does not say how long {url} is; fetch it another way")
+    return _version_of(response, int(length))
+
+
+def _continued(response: requests.Response, part: Path, known: _Version, have: int) -> _Version:
+    """The version of a response that continues a part; discards the part if it does not fit."""
+    stated = response.headers.get("Content-Range", "")
+    found = _CONTENT_RANGE.fullmatch(stated)
+    if found is None or int(found[1]) != have:
+        _discard(part)
+        raise _AttemptError(f"asked for bytes from {have:,} on, the server sends {stated!r}")
+    version = _version_of(response, int(found[3]))
+    if not known.is_same(version):
+        _discard(part)
+        raise _AttemptError("the file has changed on the server; starting again")
+    return version
+
+
+def _version_of(response: requests.Response, total: int) -> _Version:
+    headers = response.headers
+    return _Version(total, headers.get("ETag"), headers.get("Last-Modified"))
+
+
+def _asked_pause(response: requests.Response) -> float:
+    asked = response.headers.get("Retry-After", "")
+    return min(float(asked), 10 * _LONGEST_PAUSE) if asked.isdigit() else 0.0
+
+
+def _receive(
+    response: requests.Response, part: Path, have: int, version: _Version, bar: Any
+) -> None:
+    with open(part, "r+b" if part.exists() else "wb") as file:
+        file.truncate(have)
+        file.seek(have)
+        for chunk in response.iter_content(_CHUNK):
+            have += len(chunk)
+            if have > version.total:
+                break
+            file.write(chunk)
+            bar.update(len(chunk))
+        file.flush()
+        os.fsync(file.fileno())
+    if have > version.total:
+        _discard(part)
+        raise _AttemptError(
+            f"the server sends more than the {version.total:,} bytes that it announced"
+        )
+    if have < version.total:
+        raise _AttemptError(f"the connection ended after {have:,} of {version.total:,} bytes")
+
+
+def _size(part: Path) -> int:
+    return part.stat().st_size if part.exists() else 0
+
+
+def _discard(part: Path) -> None:
+    part.unlink(missing_ok=True)
+    _state(part).unlink(missing_ok=True)
+
+
+def _save_version(part: Path, version: _Version) -> None:
+    part.unlink(missing_ok=True)  # first: a part must never stand beside another version's name
+    _state(part).write_text(json.dumps(asdict(version)), encoding="utf-8")
+
+
+def _load_version(part: Path) -> _Version | None:
+    try:
+        return _Version(**json.loads(_state(part).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None

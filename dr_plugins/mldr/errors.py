@@ -1,0 +1,23 @@
+"""What can be wrong with an archive of ml-dr."""
+
+from __future__ import annotations
+
+from dr_plugins.errors import DatasetMismatchError, FormatError, ReinforcementError
+
+__all__ = ["AlignmentError", "ArchiveError", "DownloadError", "UnsafePickleError"]
+
+
+class ArchiveError(FormatError):
+    """An archive, or one of its members, is damaged, unsafe, or not what ml-dr writes."""
+
+
+class UnsafePickleError(ArchiveError):
+    """A pickle asks for something other than plain containers, numbers and strings."""
+
+
+class AlignmentError(DatasetMismatchError):
+    """The archive's image numbers do not belong to these images in this order."""
+
+
+class DownloadError(ReinforcementError):
+    """A published archive cannot be fetched."""

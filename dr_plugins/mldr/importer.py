@@ -1,0 +1,340 @@
+"""Importing ml-dr's archives: from a stream of members in any order to a shard set."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm.auto import tqdm
+
+from dr_plugins.errors import DatasetMismatchError
+from dr_plugins.key_index import KeyIndex
+from dr_plugins.manifest import FileEntry, Manifest
+from dr_plugins.mldr.alignment import Alignment
+from dr_plugins.mldr.archive import walk
+from dr_plugins.mldr.config import SetDescription
+from dr_plugins.mldr.crew import Crew
+from dr_plugins.mldr.decode import Decoder
+from dr_plugins.mldr.inspection import Part, inspect
+from dr_plugins.mldr.order import ImageOrder
+from dr_plugins.mldr.staging import Staging
+from dr_plugins.mldr.worker import Task, Vote, Worker
+from dr_plugins.output import OutputDirectory, locked
+from dr_plugins.records import RecordLayout, target_fields
+from dr_plugins.views import ViewPlan
+
+__all__ = ["ImportReport", "ImportSettings", "import_archives"]
+
+_STAGING = "importing"
+_SHARD_BYTES = 16 << 20  # what a worker holds of a shard when it finishes it
+_SHARD_IMAGES = 256
+_BATCH_MEMBERS, _BATCH_BYTES = 16, 1 << 20
+_BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_noinv_fmt}{postfix}]"
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ImportSettings:
+    """How to import.
+
+    Attributes:
+        num_classes: Number of classes that the teacher knows; by default what the archive's dataset
+            has.
+        probs_dtype: ``"float16"``, or the lossless ``"float32"``.
+        min_agreement: Share of the images whose label the teacher's mean answer must be.
+        workers: Processes that decode; 0 does it in this one.
+        progress: Show progress bars.
+    """
+
+    num_classes: int | None = None
+    probs_dtype: str = "float16"
+    min_agreement: float = 0.5
+    workers: int = 0
+    progress: bool = False
+
+
+@dataclass(frozen=True)
+class ImportReport:
+    """What was imported.
+
+    Attributes:
+        manifest: The manifest of the set.
+        agreement: For each of ml-dr's sets, how often the teacher's mean answer is the label; None
+            where no label is known. Empty if the set was complete already.
+        notes: What a user should know about how the archives were read.
+    """
+
+    manifest: Manifest
+    agreement: list[float | None]
+    notes: list[str]
+
+
+def import_archives(
+    archives: Sequence[str | PathLike[str]],
+    order: ImageOrder,
+    out: str | PathLike[str],
+    settings: ImportSettings | None = None,
+) -> ImportReport:
+    """Turn archives of ml-dr into a shard set, or go on with an interrupted import.
+
+    Args:
+        archives: ``.tar.gz`` or ``.tar`` files, or directories that they unpack to. Several are
+            merged: an image gets the reinforcements of all of them.
+        order: The images in the order that ml-dr counts them.
+        out: Directory of the set; created if needed.
+        settings: How to import.
+
+    Raises:
+        ArchiveError: An archive is damaged, unsafe, incomplete, or does not match the others.
+        AlignmentError: The archives do not belong to these images in this order.
+        DatasetMismatchError: The number of classes differs.
+        SettingsMismatchError: `out` holds another set.
+        LockedError: Another process writes to `out`.
+        OutputError: A file cannot be written.
+
+    Example:
+        >>> source = open_source("imagenet/train")                          # doctest: +SKIP
+        >>> import_archives(["imagenet_plus_randaug_mini.tar.gz"],          # doctest: +SKIP
+        ...                 ImageOrder.of_source(source), "imagenet-plus-mini")
+    """
+    settings = settings or ImportSettings()
+    paths, out = [Path(path) for path in archives], Path(out)
+    with locked(out):
+        staging = out / _STAGING
+        staging.mkdir(exist_ok=True)
+        parts = inspect(paths, order, staging / "inspection.json", progress=settings.progress)
+        described = [part.describe(paths[part.archive]) for part in parts]
+        run = _Import(paths, parts, described, order, out, settings)
+        agreement = run.run()
+        shutil.rmtree(staging)
+        notes = list(dict.fromkeys(note for one in described for note in one.notes))
+        return ImportReport(Manifest.load(out), agreement, notes)
+
+
+class _Import:
+    """One import; everything is laid out when it is created."""
+
+    def __init__(
+        self,
+        paths: list[Path],
+        parts: list[Part],
+        described: list[SetDescription],
+        order: ImageOrder,
+        out: Path,
+        settings: ImportSettings,
+    ) -> None:
+        self._paths, self._parts, self._order, self._settings = paths, parts, order, settings
+        first, self._names = described[0], [_name(paths, part) for part in parts]
+        _check_equal(described, self._names)
+        classes = _count_classes(settings.num_classes or first.num_classes, order, settings)
+        samples = sum(one.samples for one in described)
+        layout = RecordLayout(
+            (*first.policy.fields, *target_fields(first.topk, classes, settings.probs_dtype))
+        )
+        self._keys = KeyIndex.build(order.keys)
+        self._rows = self._keys.rows(order.keys)
+        self._labels = np.empty(len(order), np.int32)
+        self._labels[self._rows] = order.labels
+        per_shard = _SHARD_BYTES // (samples * layout.itemsize)
+        shard_images = max(1, min(_SHARD_IMAGES, per_shard))
+        self._plan = ViewPlan(len(order), samples, shard_images, 1)
+        described_set = self._describe(first, classes, samples, shard_images, described)
+        self._output = OutputDirectory(out, described_set, layout, self._keys)
+        ends = np.cumsum([one.samples for one in described]).tolist()
+        self._worker = Worker(
+            [paths[part.archive] for part in parts],
+            [
+                Decoder(one.policy, layout, one.samples, one.topk, classes, len(order))
+                for one in described
+            ],
+            [slice(end - one.samples, end) for end, one in zip(ends, described, strict=True)],
+            self._rows.astype(np.uint32) if first.policy.mixings else None,
+            Staging(out / _STAGING, layout, samples),
+            out,
+            self._output.set_id,
+        )
+        self._alignment = Alignment(self._names, settings.min_agreement)
+        self._done = np.zeros((len(parts), len(order)), bool)  # by row
+        self._finished = np.zeros(self._plan.shards, bool)
+        self._missing = np.array([len(self._plan.rows(n)) for n in range(self._plan.shards)])
+        self._missing *= len(parts)
+
+    def _describe(
+        self,
+        first: SetDescription,
+        classes: int,
+        samples: int,
+        shard_images: int,
+        described: list[SetDescription],
+    ) -> dict[str, Any]:
+        names = self._order.class_names
+        return {
+            "policy": first.policy.to_config(),
+            "samples": samples,
+            "topk": first.topk,
+            "num_classes": classes,
+            "class_names": names if names is not None and len(names) == classes else None,
+            "probs_dtype": self._settings.probs_dtype,
+            "seed": None,
+            "teachers": list(first.teachers),
+            "weights": None,
+            "temperature": 1.0,
+            "precision": "float32",
+            "device": None,
+            "batch_size": None,
+            "shard_images": shard_images,
+            "images": len(self._order),
+            "keys": self._keys.digest(),
+            "origin": {
+                "format": "ml-dr",
+                "dataset": first.dataset,
+                "mean": list(first.mean),
+                "std": list(first.std),
+                "archives": [
+                    {"name": name, "samples": one.samples}
+                    for name, one in zip(self._names, described, strict=True)
+                ],
+            },
+        }
+
+    def run(self) -> list[float | None]:
+        """Import whatever is missing; returns the agreement of each set."""
+        if self._output.is_finished:
+            _logger.info("%s is already complete", self._output.directory)
+            return []
+        with Crew(self._worker, self._settings.workers) as crew:
+            self._resume(crew)
+            with tqdm(
+                desc="importing",
+                total=self._done.size,
+                initial=int(self._done.sum()),
+                unit=" images",
+                bar_format=_BAR,
+                disable=not self._settings.progress,
+            ) as bar:
+                self._finish_full(crew, range(self._plan.shards))
+                for number in range(len(self._paths)):
+                    self._import(number, crew, bar)
+                for result in crew.drain():
+                    self._take(result, crew, bar)
+            agreement = self._alignment.finish()
+        self._output.finish()
+        return agreement
+
+    def _resume(self, crew: Crew) -> None:
+        """Take stock of what an interrupted import has left."""
+        for shard in range(self._plan.shards):
+            rows = self._plan.rows(shard)
+            labels = self._labels[rows.start : rows.stop]
+            if self._output.keep(shard, (len(rows), self._plan.samples), rows.start):
+                self._finished[shard] = True
+                self._missing[shard] = 0
+                self._done[:, rows.start : rows.stop] = True
+                crew.submit("review", shard, rows.start, labels)
+            elif self._worker.staging.path(shard).exists():
+                crew.submit("resume", shard, [self._keys.encoded(r) for r in rows], labels)
+            for result in crew.ready():
+                self._take_stock(result)
+        for result in crew.drain():
+            self._take_stock(result)
+        if self._done.any():
+            _logger.info("resuming: %d of %d are done", self._done.sum(), self._done.size)
+
+    def _take_stock(self, result: Any) -> None:
+        if isinstance(result, list):
+            self._alignment.add(result)
+            return
+        shard, done, votes = result
+        rows = self._plan.rows(shard)
+        self._done[:, rows.start : rows.stop] = done.T
+        self._missing[shard] -= done.sum()
+        self._alignment.add(votes)
+
+    def _import(self, number: int, crew: Crew, bar: Any) -> None:
+        """Read one archive as far as there is something to do in it."""
+        part_of = {p.folder: n for n, p in enumerate(self._parts) if p.archive == number}
+        wanted = [n for n in part_of.values() if not self._done[n].all()]
+        left = sum(int((~self._done[n]).sum()) for n in wanted)
+        batch: list[Task] = []
+        for member, read in walk(self._paths[number]) if left else ():
+            part = part_of.get(member.folder)
+            if part is None or member.index is None or member.index >= len(self._order):
+                continue
+            row = int(self._rows[member.index])
+            if self._done[part, row]:
+                continue
+            batch.append(self._task(part, member.name, member.index, row, read))
+            left -= 1
+            if _is_full(batch) or not left:
+                crew.submit("store", batch)
+                batch = []
+                for result in crew.ready():
+                    self._take(result, crew, bar)
+            if not left:
+                break
+
+    def _task(self, part: int, name: str, index: int, row: int, read: Callable[[], bytes]) -> Task:
+        shard, position = divmod(row, self._plan.shard_images)
+        files = self._order.files
+        file = None if files is None else files[index]
+        key, label = self._keys.encoded(row), int(self._labels[row])
+        return Task(part, name, index, shard, position, key, label, file, read())
+
+    def _take(self, result: Any, crew: Crew, bar: Any) -> None:
+        if isinstance(result, tuple):
+            shard, entry = result
+            assert isinstance(entry, FileEntry)
+            self._output.register(shard, entry)
+            return
+        votes: list[Vote] = result
+        for vote in votes:
+            self._missing[vote.shard] -= 1
+        bar.update(len(votes))
+        self._alignment.add(votes)
+        self._finish_full(crew, {vote.shard for vote in votes})
+
+    def _finish_full(self, crew: Crew, shards: Any) -> None:
+        for shard in shards:
+            if self._missing[shard] == 0 and not self._finished[shard]:
+                self._finished[shard] = True
+                rows = self._plan.rows(shard)
+                crew.submit("finish", shard, rows.start, self._labels[rows.start : rows.stop])
+
+
+def _is_full(batch: list[Task]) -> bool:
+    return len(batch) >= _BATCH_MEMBERS or sum(len(task.data) for task in batch) >= _BATCH_BYTES
+
+
+def _name(paths: list[Path], part: Part) -> str:
+    return f"{paths[part.archive].name}:{part.folder}"
+
+
+def _check_equal(described: list[SetDescription], names: list[str]) -> None:
+    for one, name in zip(described[1:], names[1:], strict=True):
+        for what in ("policy", "topk", "num_classes", "mean", "std"):
+            here, there = getattr(one, what), getattr(described[0], what)
+            if here != there:
+                raise DatasetMismatchError(
+                    f"{name} and {names[0]} differ in {what}: {here} and {there}. Sets that are "
+                    f"merged must be of one kind; import them into directories of their own."
+                )
+
+
+def _count_classes(stated: int | None, order: ImageOrder, settings: ImportSettings) -> int:
+    here = None if order.class_names is None else len(order.class_names)
+    if stated is None:
+        stated = here
+    if stated is None:
+        raise DatasetMismatchError("the number of classes is not known; state --num-classes")
+    if settings.num_classes is None and here not in (None, stated):
+        raise DatasetMismatchError(
+            f"the images have {here} classes, the archive's dataset has {stated}. Name the whole "
+            f"training set, or state --num-classes if the teacher knows other classes."
+        )
+    return stated

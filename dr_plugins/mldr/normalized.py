@@ -1,0 +1,81 @@
+"""What ml-dr's own training loop feeds a network, bit for bit.
+
+ml-dr normalises two views before it mixes them, in float32; this package mixes them in uint8, which
+rounds to whole levels. Where nothing is mixed, normalising the uint8 view gives the same numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from PIL import Image
+
+from dr_plugins.errors import FormatError
+from dr_plugins.policy import AugmentParams, Policy
+from dr_plugins.reader import ShardSet
+from dr_plugins.transforms import CutMix, Mixup, normalize
+
+__all__ = ["normalization", "replay_normalized"]
+
+
+def normalization(shards: ShardSet) -> tuple[list[float], list[float]]:
+    """Return the mean and the standard deviation that ml-dr normalised with.
+
+    Raises:
+        FormatError: The shard set was not imported from ml-dr, or is not normalised.
+    """
+    origin = shards.manifest.settings.get("origin") or {}
+    if not origin.get("mean") or not origin.get("std"):
+        raise FormatError(
+            f"{shards.directory} does not say what ml-dr normalised with: it was not imported from "
+            f"one of its archives. Normalise as the network expects."
+        )
+    return origin["mean"], origin["std"]
+
+
+def replay_normalized(
+    policy: Policy,
+    image: Image.Image,
+    params: AugmentParams,
+    partner: Image.Image | None = None,
+    *,
+    mean: Sequence[float],
+    std: Sequence[float],
+) -> torch.Tensor:
+    """Compute a stored view as ml-dr does: normalise, then mix in float32.
+
+    Args:
+        policy: The set's policy.
+        image: RGB image.
+        params: From `Policy.decode`.
+        partner: RGB image of row ``params.partner``; needed if that is not None.
+        mean: Per channel, in units of full scale.
+        std: Likewise.
+
+    Returns:
+        float32 ``[3, H, W]``.
+
+    Example:
+        >>> policy = Policy.load("rrc", size=2)
+        >>> params = AugmentParams([(0, 0, 4, 4), 0])
+        >>> white = Image.new("RGB", (4, 4), "white")
+        >>> replay_normalized(policy, white, params, mean=[0.5] * 3, std=[0.5] * 3).unique()
+        tensor([1.])
+    """
+    view = normalize(policy.apply(image, AugmentParams(params.view)), mean, std)
+    if params.partner is None:
+        return view
+    assert partner is not None, "a mixed view needs its partner's image"
+    other = normalize(policy.apply(partner, AugmentParams(params.partner_view)), mean, std)
+    for mixing, values in zip(policy.mixings, params.mixing, strict=True):
+        view = _mix(mixing, view, other, values)
+    return view
+
+
+def _mix(mixing: object, view: torch.Tensor, other: torch.Tensor, values: object) -> torch.Tensor:
+    if isinstance(mixing, Mixup):
+        # 1 - lam in float64, each product in float32: another order rounds differently.
+        return view if values == mixing.unmixed else values * view + (1 - values) * other  # type: ignore[operator]
+    assert isinstance(mixing, CutMix)
+    return mixing.apply(view, other, values)

@@ -1,0 +1,125 @@
+"""Which image an archive's number means: the position in torchvision's order of the dataset."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+from torchvision import datasets
+
+from dr_plugins.errors import DatasetMismatchError
+from dr_plugins.mldr.errors import ArchiveError
+from dr_plugins.sources import ImageSource
+
+__all__ = ["ImageOrder"]
+
+
+@dataclass(frozen=True)
+class ImageOrder:
+    """The images in the order that an archive counts them.
+
+    Attributes:
+        keys: Image keys.
+        labels: int32 ``[images]``, -1 where unknown.
+        class_names: Names of the classes in label order; None if unknown.
+        files: Path of each image; None where there is none, or where it is not to be looked at.
+    """
+
+    keys: Sequence[str]
+    labels: np.ndarray
+    class_names: list[str] | None
+    files: Sequence[str] | None
+
+    @classmethod
+    def of_source(cls, source: ImageSource) -> ImageOrder:
+        """Take the order of a dataset.
+
+        Raises:
+            DatasetMismatchError: Its labels cannot be told without loading its images.
+        """
+        dataset = source.dataset
+        labels = getattr(dataset, "targets", getattr(dataset, "_labels", None))
+        if labels is None:
+            raise DatasetMismatchError(f"a {type(dataset).__name__} does not tell its labels")
+        names = source.class_names or [str(number) for number in range(int(max(labels)) + 1)]
+        return cls(source.keys, np.array(labels, np.int32), names, _files(dataset))
+
+    @classmethod
+    def of_list(cls, path: Path, root: Path | None = None) -> ImageOrder:
+        """Take the order of a list: one path relative to the images' root in each line.
+
+        The class of an image is its first folder; classes are numbered in the sorted order of
+        their names, as ImageFolder does.
+
+        Raises:
+            DatasetMismatchError: The list cannot be read, is empty, or names an unsafe path.
+        """
+        try:
+            keys = path.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise DatasetMismatchError(f"cannot read the file list {path}: {error}") from error
+        for number, key in enumerate(keys, 1):
+            pure = PurePosixPath(key)
+            if not key or pure.is_absolute() or ".." in pure.parts or pure.as_posix() != key:
+                raise DatasetMismatchError(
+                    f"{path}, line {number}: {key!r} is not a plain relative path with `/`"
+                )
+        if not keys:
+            raise DatasetMismatchError(f"the file list {path} is empty")
+        folders = [key.split("/")[0] if "/" in key else "" for key in keys]
+        names = sorted(set(folders) - {""})
+        number_of = {name: number for number, name in enumerate(names)} | {"": -1}
+        labels = np.array([number_of[folder] for folder in folders], np.int32)
+        files = None if root is None else _Below(str(root), keys)
+        return cls(keys, labels, names or None, files)
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def check_index(self, index: int) -> None:
+        """Make sure that there is such an image.
+
+        Raises:
+            ArchiveError: There is not.
+        """
+        if index >= len(self):
+            raise ArchiveError(
+                f"it is for image number {index}, but there are only {len(self)} images. Name the "
+                f"complete training set that the archive was made from."
+            )
+
+
+class _Below(Sequence[str]):
+    """Paths below a root, joined when needed."""
+
+    def __init__(self, root: str, keys: Sequence[str]) -> None:
+        self._root, self._keys = root, keys
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def __getitem__(self, index: Any) -> Any:
+        return f"{self._root}/{self._keys[index]}"
+
+
+class _Samples(Sequence[str]):
+    """Paths of an ImageFolder, without a copy of its list."""
+
+    def __init__(self, samples: list[tuple[str, int]]) -> None:
+        self._samples = samples
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._samples[index][0]
+
+
+def _files(dataset: Any) -> Sequence[str] | None:
+    if isinstance(dataset, datasets.DatasetFolder):
+        return _Samples(dataset.samples)
+    files = getattr(dataset, "_image_files", None)  # torchvision's Flowers102 and Food101
+    return None if files is None else [str(file) for file in files]

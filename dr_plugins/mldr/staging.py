@@ -1,0 +1,115 @@
+"""Where records wait until all images of their shard are there.
+
+The members of an archive come in any order, so the shards fill up side by side. Each has a file of
+raw records at the places where the shard will have them; memory holds only what is being decoded.
+A record carries its checksum, so after an interruption the files themselves tell what is done.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from dr_plugins.errors import OutputError
+from dr_plugins.records import RecordLayout, is_whole
+
+__all__ = ["Staging"]
+
+_SIZE = np.dtype("<i4")
+
+
+@dataclass(frozen=True)
+class Staging:
+    """Files of records, one for each unfinished shard.
+
+    Attributes:
+        directory: Where they are.
+        layout: Byte layout of a record.
+        samples: Reinforcements per image.
+    """
+
+    directory: Path
+    layout: RecordLayout
+    samples: int
+
+    @property
+    def image_bytes(self) -> int:
+        """Bytes of one image: height, width, and its records."""
+        return 2 * _SIZE.itemsize + self.samples * self.layout.itemsize
+
+    def path(self, shard: int) -> Path:
+        """Return the file of a shard."""
+        return self.directory / f"shard-{shard:05d}.records"
+
+    def store(
+        self, shard: int, position: int, first: int, records: np.ndarray, size: tuple[int, int]
+    ) -> None:
+        """Write some of the records of one image, sealed, at their place.
+
+        Args:
+            shard: Number of the shard.
+            position: Position of the image in it.
+            first: Number of the first reinforcement.
+            records: Array ``[n]`` of the layout's dtype.
+            size: (height, width) of the image, (0, 0) if unknown.
+
+        Raises:
+            OutputError: The disk is full, and the like.
+        """
+        start = position * self.image_bytes
+        head = np.array(size, _SIZE).tobytes()
+        offset = start + len(head) + first * self.layout.itemsize
+        path = self.path(shard)
+        try:
+            descriptor = os.open(path, os.O_CREAT | os.O_WRONLY, 0o666)
+            try:
+                _write(descriptor, head, start)
+                _write(descriptor, records.tobytes(), offset)
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            raise OutputError(
+                f"cannot write {path}: {error.strerror}. Free some space, then give the same "
+                f"command again: what is done is kept."
+            ) from error
+
+    def load(self, shard: int, images: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return sizes int32 ``[images, 2]`` and records ``[images, S]``; zero where missing."""
+        path = self.path(shard)
+        data = np.zeros(images * self.image_bytes, np.uint8)
+        if path.exists():
+            stored = np.fromfile(path, np.uint8)[: len(data)]
+            data[: len(stored)] = stored
+        rows = data.reshape(images, self.image_bytes)
+        head = 2 * _SIZE.itemsize
+        sizes = np.ascontiguousarray(rows[:, :head]).view(_SIZE)
+        records = np.ascontiguousarray(rows[:, head:]).view(self.layout.dtype)
+        return sizes, records
+
+    def done(self, shard: int, keys: list[bytes], parts: list[slice]) -> np.ndarray:
+        """Return which parts of which images are complete: bool ``[images, parts]``.
+
+        Args:
+            shard: Number of the shard.
+            keys: UTF-8 key of each of its images.
+            parts: Reinforcements that each archive contributes.
+        """
+        done = np.zeros((len(keys), len(parts)), bool)
+        if not self.path(shard).exists():
+            return done
+        _, records = self.load(shard, len(keys))
+        raw = records.view(np.uint8).reshape(*records.shape, self.layout.itemsize)
+        for position, key in enumerate(keys):
+            for number, part in enumerate(parts):
+                done[position, number] = all(is_whole(r.data, key) for r in raw[position, part])
+        return done
+
+
+def _write(descriptor: int, data: bytes, offset: int) -> None:
+    view = memoryview(data)
+    while view:
+        written = os.pwrite(descriptor, view, offset)
+        view, offset = view[written:], offset + written

@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from torchvision.datasets import FakeData
+
+from dr_plugins.errors import DatasetMismatchError
+from dr_plugins.mldr.order import ImageOrder
+from dr_plugins.sources import ImageSource, open_source
+
+
+class _Arrays:
+    """Like torchvision's CIFAR100."""
+
+    classes = ("apple", "boat")
+    targets = (1, 0, 1)
+    data = np.zeros((3, 8, 8, 3), np.uint8)
+    transform = None
+
+    def __len__(self) -> int:
+        return 3
+
+    def __getitem__(self, index: int) -> Any:
+        raise AssertionError("images need not be loaded to tell their order")
+
+
+class _Files(_Arrays):
+    """Like torchvision's Food101 and Flowers102."""
+
+    _image_files = tuple(Path(f"/data/images/{name}.jpg") for name in ("b/2", "b/10", "a/1"))
+    _labels = (1, 1, 0)
+    data = targets = property()  # type: ignore[assignment]
+
+    def __getattribute__(self, name: str) -> Any:
+        if name in ("data", "targets"):
+            raise AttributeError(name)
+        return super().__getattribute__(name)
+
+
+def test_an_image_folder_is_counted_by_name(images: Path) -> None:
+    order = ImageOrder.of_source(open_source(str(images)))
+    assert order.keys[:3] == [f"n00000000/n00000000_{n}.png" for n in (10026, 18, 2)]
+    assert order.labels.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3]
+    assert order.files is not None
+    assert order.files[1] == str(images / "n00000000" / "n00000000_18.png")
+    assert len(order.files) == len(order) == 12
+
+
+def test_an_array_dataset_keeps_its_order() -> None:
+    order = ImageOrder.of_source(ImageSource(_Arrays(), ["00000", "00001", "00002"]))
+    assert order.keys == ["00000", "00001", "00002"]
+    assert order.labels.tolist() == [1, 0, 1]
+    assert order.class_names == ["apple", "boat"]
+    assert order.files is None
+
+
+def test_a_file_dataset_keeps_its_order() -> None:
+    order = ImageOrder.of_source(ImageSource(_Files()))
+    assert order.keys == ["b/2.jpg", "b/10.jpg", "a/1.jpg"]
+    assert order.labels.tolist() == [1, 1, 0]
+    assert list(order.files or ()) == [f"/data/images/{key}" for key in order.keys]
+
+
+def test_a_list_with_the_images(tmp_path: Path) -> None:
+    (tmp_path / "list").write_text("b/2.png\na/1.png\nb/1.png\n")
+    order = ImageOrder.of_list(tmp_path / "list", Path("/data"))
+    assert order.labels.tolist() == [1, 0, 1]
+    assert order.class_names == ["a", "b"]
+    assert order.files is not None
+    assert [order.files[i] for i in range(3)] == ["/data/b/2.png", "/data/a/1.png", "/data/b/1.png"]
+
+
+def test_unusable_orders(tmp_path: Path) -> None:
+    with pytest.raises(DatasetMismatchError, match="FakeData does not tell its labels"):
+        ImageOrder.of_source(ImageSource(FakeData(2), keys=["a", "b"]))
+    with pytest.raises(DatasetMismatchError, match="cannot read the file list"):
+        ImageOrder.of_list(tmp_path / "missing")
+    (tmp_path / "empty").write_text("")
+    with pytest.raises(DatasetMismatchError, match="is empty"):
+        ImageOrder.of_list(tmp_path / "empty")
