@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 
 from dr_plugins import __version__
+from dr_plugins.cli_checkpoints import convert_checkpoint
 from dr_plugins.cli_mldr import download, import_mldr
 from dr_plugins.command import Command
 
@@ -242,6 +243,7 @@ def verify(
 
 main.add_command(import_mldr)
 main.add_command(download)
+main.add_command(convert_checkpoint)
 
 if __name__ == "__main__":
     main()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from dr_plugins.errors import ReinforcementError
+from dr_plugins.command import Command
 
 __all__ = ["convert_checkpoint"]
 
@@ -17,9 +17,9 @@ _THREE = (float, float, float)
 
 @click.command(
     "convert-checkpoint",
+    cls=Command,
     epilog="""Examples:
 
-\b
   dr-plugins convert-checkpoint best.pt --arch resnet_50 --to timm --out resnet50.safetensors
   dr-plugins convert-checkpoint best.pt --arch timm:resnet50d --to mmengine --out r50d.safetensors
 """,
@@ -77,22 +77,19 @@ def convert_checkpoint(
     """
     from dr_plugins.checkpoints import convert, read_convention
 
-    try:
-        report = convert(
-            source,
-            out,
-            arch=arch,
-            to=to,
-            averaged=averaged,
-            stock=stock,
-            stored_indices=stored_indices,
-            allow_partial=allow_partial,
-            mean=mean,
-            std=std,
-        )
-        inputs = read_convention(out)
-    except ReinforcementError as error:
-        raise click.ClickException(f"{error}") from error
+    report = convert(
+        source,
+        out,
+        arch=arch,
+        to=to,
+        averaged=averaged,
+        stock=stock,
+        stored_indices=stored_indices,
+        allow_partial=allow_partial,
+        mean=mean,
+        std=std,
+    )
+    inputs = read_convention(out)
     click.echo(report)
     click.echo(
         f"input: RGB from 0 to 1, mean {list(inputs.mean)}, std {list(inputs.std)}, "

@@ -95,9 +95,7 @@ def test_padded_crops_lie_inside(side: int, padding: int, seed: int, room: tuple
 
 
 def test_a_crop_that_does_not_fit() -> None:
-    with pytest.raises(
-        PolicyError, match=r"crop of 30 pixels does not fit an image of 20x50"
-    ):
+    with pytest.raises(PolicyError, match=r"crop of 30 pixels does not fit an image of 20x50"):
         RandomCrop(30, 4).sample(np.random.default_rng(0), (20, 50))
 
 

@@ -1,0 +1,39 @@
+"""Checkpoints: from the layout in which they were published to that of another library.
+
+Example:
+    Convert, and read back what the file says about its input::
+
+        from dr_plugins.checkpoints import convert, read_convention
+
+        report = convert("best.pt", "resnet50.safetensors", arch="resnet_50", to="timm")
+        convention = read_convention("resnet50.safetensors")
+"""
+
+from dr_plugins.checkpoints.convention import (
+    InputConvention,
+    check_convention,
+    read_convention,
+    read_metadata,
+)
+from dr_plugins.checkpoints.convert import TARGETS, convert, convert_state_dict
+from dr_plugins.checkpoints.cvnets.catalog import CVNETS_MODELS
+from dr_plugins.checkpoints.detect import candidates
+from dr_plugins.checkpoints.load import Checkpoint, load_checkpoint
+from dr_plugins.checkpoints.report import ConversionReport
+from dr_plugins.checkpoints.torchvision_models import torchvision_model
+
+__all__ = [
+    "CVNETS_MODELS",
+    "TARGETS",
+    "Checkpoint",
+    "ConversionReport",
+    "InputConvention",
+    "candidates",
+    "check_convention",
+    "convert",
+    "convert_state_dict",
+    "load_checkpoint",
+    "read_convention",
+    "read_metadata",
+    "torchvision_model",
+]

@@ -1,0 +1,197 @@
+"""From a checkpoint in one library's layout to a file that another library loads strictly."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import safetensors.torch
+import torch
+
+from dr_plugins import __version__
+from dr_plugins.checkpoints.convention import (
+    FORMAT_VERSION,
+    InputConvention,
+    cvnets_convention,
+    read_convention,
+)
+from dr_plugins.checkpoints.cvnets.catalog import CVNETS_MODELS, canonical_name
+from dr_plugins.checkpoints.from_cvnets import from_cvnets
+from dr_plugins.checkpoints.from_host import from_host, host_convention
+from dr_plugins.checkpoints.keys import State
+from dr_plugins.checkpoints.load import load_checkpoint, strip_prefixes
+from dr_plugins.checkpoints.report import ConversionReport, shorten
+from dr_plugins.container import file_digest
+from dr_plugins.errors import CheckpointError
+
+__all__ = ["TARGETS", "convert", "convert_state_dict"]
+
+TARGETS = ("timm", "torchvision", "detectron2", "mmengine")
+"""Hosts whose names can be written."""
+
+
+def convert(
+    source: str | Path,
+    out: str | Path,
+    *,
+    arch: str,
+    to: str = "timm",
+    averaged: bool | None = None,
+    stock: bool = False,
+    stored_indices: bool = False,
+    allow_partial: bool = False,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+) -> ConversionReport:
+    """Convert a checkpoint file into a safetensors file for another library.
+
+    The file carries its input convention, see `read_convention`.
+
+    Args:
+        source: See `load_checkpoint`.
+        out: The safetensors file to write; an older one is replaced when the new one is whole.
+        arch: A CVNets model (``resnet_50``), or ``timm:NAME`` or ``torchvision:NAME``.
+        to: One of `TARGETS`.
+        averaged: See `load_checkpoint`.
+        stock: See `convert_state_dict`.
+        stored_indices: Likewise.
+        allow_partial: Likewise.
+        mean: Of the images that a timm or torchvision network was trained on, for RGB from 0 to 1;
+            by default what the file says, if this package wrote it, and else what that library
+            feeds it. CVNets' models have their own.
+        std: Likewise.
+
+    Raises:
+        CheckpointError: The file cannot be read, converted exactly, or written.
+    """
+    out = Path(out)
+    if out.suffix != ".safetensors":
+        raise CheckpointError(f"{out}: converted files are safetensors; name it *.safetensors")
+    checkpoint = load_checkpoint(source, averaged)
+    state, report = convert_state_dict(
+        checkpoint.state,
+        arch,
+        to,
+        stock=stock,
+        stored_indices=stored_indices,
+        allow_partial=allow_partial,
+    )
+    report.weights = checkpoint.weights
+    inputs = _convention(report, mean, std, source)
+    origin = {"source": Path(source).name, "source_sha256": file_digest(Path(source))}
+    _write(out, state, {**_metadata(report), **inputs.to_metadata(), **origin})
+    return report
+
+
+def convert_state_dict(
+    state: Mapping[str, torch.Tensor],
+    arch: str,
+    to: str = "timm",
+    *,
+    stock: bool = False,
+    stored_indices: bool = False,
+    allow_partial: bool = False,
+) -> tuple[State, ConversionReport]:
+    """Convert a state dict into the names, and where needed the shapes, of another library.
+
+    Args:
+        state: Tensors by name; it stays as it is.
+        arch: See `convert`.
+        to: One of `TARGETS`.
+        stock: For timm, aim at an unmodified network of its own, where one computes the same.
+        stored_indices: Swin's averaged checkpoints hold damaged position indices. False rebuilds
+            them; True gives the function that the damaged ones give, as in the published
+            accuracies of averaged weights.
+        allow_partial: Accept a checkpoint that lacks keys of the backbone or has others besides.
+
+    Returns:
+        The converted tensors, and what became of each key.
+
+    Raises:
+        CheckpointError: Another architecture; keys missing or left over; a host without a network
+            that computes the same.
+    """
+    if to not in TARGETS:
+        raise CheckpointError(f"cannot convert to {to!r}; expected one of {', '.join(TARGETS)}")
+    state = strip_prefixes(state)
+    model = CVNETS_MODELS.get(canonical_name(arch))
+    if model is not None:
+        converted, report = from_cvnets(state, model, to, stock, stored_indices)
+    elif stock or stored_indices:
+        raise CheckpointError(
+            f"{arch} is not one of the CVNets models, which alone have a stock variant and stored "
+            f"indices; leave these options out"
+        )
+    else:
+        converted, report = from_host(state, arch, to)
+    _check_complete(report, allow_partial)
+    return converted, report
+
+
+def _check_complete(report: ConversionReport, allow_partial: bool) -> None:
+    if allow_partial or not (report.missing or report.unexpected):
+        return
+    raise CheckpointError(
+        f"the checkpoint is not a whole {report.arch}: {len(report.matched)} keys match, "
+        f"{len(report.missing)} are missing"
+        + (f" ({shorten(report.missing)})" if report.missing else "")
+        + f", {len(report.unexpected)} are unexpected"
+        + (f" ({shorten(report.unexpected)})" if report.unexpected else "")
+        + ". Name the architecture that it has, or allow a partial conversion"
+    )
+
+
+def _convention(
+    report: ConversionReport,
+    mean: Sequence[float] | None,
+    std: Sequence[float] | None,
+    source: str | Path,
+) -> InputConvention:
+    if report.layout == "cvnets":
+        if mean is not None or std is not None:
+            raise CheckpointError(
+                f"{report.arch} was trained on images from 0 to 1 without mean and std; leave mean "
+                f"and std out"
+            )
+        return cvnets_convention(CVNETS_MODELS[report.arch])
+    if mean is None and std is None:
+        # A file of this package knows better than the host's defaults.
+        with contextlib.suppress(CheckpointError):
+            return read_convention(source)
+    return host_convention(report.layout, report.arch, mean, std)
+
+
+def _metadata(report: ConversionReport) -> dict[str, str]:
+    return {
+        "format": "pt",  # what libraries look for, to tell whose tensors these are
+        "format_version": str(FORMAT_VERSION),
+        "arch": report.arch,
+        "source_layout": report.layout,
+        "layout": report.to,
+        "model": report.model,
+        "model_kwargs": json.dumps(report.model_kwargs),
+        "num_classes": str(report.num_classes),
+        "weights": report.weights,
+        "writer": f"dr-plugins {__version__}",
+    }
+
+
+def _write(path: Path, state: State, metadata: dict[str, str]) -> None:
+    """Write the file whole, or not at all."""
+    temporary = path.with_name(f"{path.name}.tmp")
+    # safetensors takes neither views nor two names for one piece of memory.
+    tensors = {
+        key: value.clone(memory_format=torch.contiguous_format) for key, value in state.items()
+    }
+    try:
+        safetensors.torch.save_file(tensors, temporary, metadata)
+        os.replace(temporary, path)
+    except (OSError, safetensors.SafetensorError) as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise CheckpointError(
+            f"cannot write {path}: {error}. Choose a writable directory with enough space"
+        ) from error

@@ -1,0 +1,1 @@
+"""What is particular to CVNets: its key names, its networks, its models."""

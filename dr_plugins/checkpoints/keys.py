@@ -1,0 +1,49 @@
+"""The pieces that key maps are written with: one entry for every tensor of a state dict."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import torch
+
+__all__ = ["AFFINE", "BATCH_NORM", "WEIGHT", "Change", "Entry", "State", "module", "tensor"]
+
+State = dict[str, torch.Tensor]
+Change = Callable[[torch.Tensor], torch.Tensor]
+
+WEIGHT = ("weight",)
+AFFINE = ("weight", "bias")
+BATCH_NORM = (*AFFINE, "running_mean", "running_var", "num_batches_tracked")
+
+
+class Entry(NamedTuple):
+    """What becomes of one tensor.
+
+    Attributes:
+        source: Its key in the checkpoint.
+        target: Its key in the converted file; None if the host has no use for it.
+        change: Applied to the tensor; None leaves it as it is.
+    """
+
+    source: str
+    target: str | None
+    change: Change | None = None
+
+
+def module(
+    source: str, target: str, leaves: tuple[str, ...], change: Change | None = None
+) -> Iterator[Entry]:
+    """Entries of a layer's tensors; `change` applies to its weight only.
+
+    Example:
+        >>> [tuple(entry) for entry in module("classifier", "fc", AFFINE)]
+        [('classifier.weight', 'fc.weight', None), ('classifier.bias', 'fc.bias', None)]
+    """
+    for leaf in leaves:
+        yield Entry(f"{source}.{leaf}", f"{target}.{leaf}", change if leaf == "weight" else None)
+
+
+def tensor(source: str, target: str | None, change: Change | None = None) -> Iterator[Entry]:
+    """The entry of a tensor that belongs to no layer."""
+    yield Entry(source, target, change)

@@ -1,0 +1,75 @@
+"""What a conversion did with every key."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+__all__ = ["ConversionReport"]
+
+_SHOWN = 6
+
+
+@dataclass
+class ConversionReport:
+    """The outcome of a conversion.
+
+    Attributes:
+        arch: The architecture of the checkpoint.
+        layout: Whose names the checkpoint used: ``cvnets``, ``timm`` or ``torchvision``.
+        to: Whose names the result uses.
+        model: The host's network, as the host's factory calls it.
+        model_kwargs: Arguments that the factory needs for it.
+        weights: Which weights of a training checkpoint were taken; empty for a bare state dict.
+        num_classes: Of the classifier; 0 without one.
+        matched: Keys of the checkpoint that are in the result, or that the host rebuilds itself.
+        missing: Keys that the architecture has and the checkpoint has not.
+        unexpected: Keys that the checkpoint has and the architecture has not.
+        ignored: Keys that play no part at inference, such as ``neural_augmentor.*``.
+        dropped: Keys that the host's backbone has no place for, such as a classifier.
+        notes: What else the user should know.
+        checked: Whose own network names and shapes were compared with; empty if with none.
+    """
+
+    arch: str
+    layout: str
+    to: str
+    model: str
+    model_kwargs: dict[str, Any] = field(default_factory=dict)
+    weights: str = ""
+    num_classes: int = 0
+    matched: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    unexpected: list[str] = field(default_factory=list)
+    ignored: list[str] = field(default_factory=list)
+    dropped: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    checked: str = ""
+
+    def __str__(self) -> str:
+        arguments = "".join(f", {name}={value!r}" for name, value in self.model_kwargs.items())
+        lines = [
+            f"{self.arch} ({self.layout}) -> {self.to}: {self.model}{arguments}",
+            f"weights: {self.weights or 'the state dict'}, {self.num_classes} classes",
+            f"keys: {len(self.matched)} matched, {len(self.missing)} missing, "
+            f"{len(self.unexpected)} unexpected, {len(self.ignored)} ignored, "
+            f"{len(self.dropped)} dropped",
+            f"names and shapes compared with: {self.checked or 'no network'}",
+        ]
+        for name in ("missing", "unexpected", "ignored", "dropped"):
+            keys = getattr(self, name)
+            if keys:
+                lines.append(f"{name}: {shorten(keys)}")
+        return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
+
+
+def shorten(keys: Sequence[str]) -> str:
+    """The first few of many names.
+
+    Example:
+        >>> shorten(list("abcdefgh"))
+        'a, b, c, d, e, f and 2 more'
+    """
+    rest = len(keys) - _SHOWN
+    return ", ".join(keys[:_SHOWN]) + (f" and {rest} more" if rest > 0 else "")

@@ -1,0 +1,98 @@
+"""Plain ResNets in the names of MMEngine's hosts and of Detectron2.
+
+timm and torchvision share names and function. Where a host's network computes the same, only names
+differ: all of these stride in the 3×3 convolution of a bottleneck and use an eps of 1e-5.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+from dr_plugins.errors import CheckpointError
+
+__all__ = ["HOST_RESNETS", "SHARED", "backbone_renamer"]
+
+_PLAIN = {f"resnet{depth}" for depth in (18, 34, 50, 101, 152)}
+# Not 18 and 34: there OpenMMLab projects in the first stage as well, and timm does not.
+_DEEP = {f"resnet{depth}d" for depth in (50, 101, 152)}
+
+SHARED = _PLAIN | {"resnext50_32x4d", "resnext101_32x8d", "wide_resnet50_2", "wide_resnet101_2"}
+"""Architectures that timm and torchvision have under the same name, with the same keys."""
+
+Renamer = Callable[[str], "str | None"]
+
+
+def _mmengine_plain(key: str) -> str | None:
+    return None if key.startswith("fc.") else key
+
+
+def _mmengine_deep(key: str) -> str | None:
+    """Timm's deep stem is conv1.0 to conv1.6 and bn1, OpenMMLab's is one sequence."""
+    if key.startswith("fc."):
+        return None
+    return re.sub(r"^bn1\.", "stem.7.", re.sub(r"^conv1\.(?=\d)", "stem.", key))
+
+
+_DETECTRON2 = (
+    (r"^conv1\.", "stem.conv1."),
+    (r"^bn1\.", "stem.conv1.norm."),
+    (r"^layer(\d)\.", lambda found: f"res{int(found[1]) + 1}."),
+    (r"\.bn(\d)\.", r".conv\1.norm."),
+    (r"\.downsample\.0\.", ".shortcut."),
+    (r"\.downsample\.1\.", ".shortcut.norm."),
+)
+
+
+def _detectron2(key: str) -> str | None:
+    # Detectron2 freezes batch normalisation by default, which keeps no count of batches.
+    if key.startswith("fc.") or key.endswith("num_batches_tracked"):
+        return None
+    for pattern, replacement in _DETECTRON2:
+        key = re.sub(pattern, replacement, key)
+    return key
+
+
+def _detectron2_settings(depth: int) -> dict[str, object]:
+    basic = {"MODEL.RESNETS.RES2_OUT_CHANNELS": 64} if depth < 50 else {}
+    return {"MODEL.RESNETS.DEPTH": depth, "MODEL.RESNETS.STRIDE_IN_1X1": False, **basic}
+
+
+HOST_RESNETS: dict[str, dict[str, tuple[str, dict[str, object], Renamer]]] = {
+    "mmengine": {
+        **{
+            name: ("ResNet", {"depth": int(name[6:]), "style": "pytorch"}, _mmengine_plain)
+            for name in sorted(_PLAIN)
+        },
+        **{
+            name: ("ResNetV1d", {"depth": int(name[6:-1]), "style": "pytorch"}, _mmengine_deep)
+            for name in sorted(_DEEP)
+        },
+    },
+    "detectron2": {
+        name: ("build_resnet_backbone", _detectron2_settings(int(name[6:])), _detectron2)
+        for name in sorted(_PLAIN)
+    },
+}
+"""For each host and architecture: the host's backbone, its settings, and the renaming."""
+
+
+def backbone_renamer(arch: str, to: str) -> tuple[str, dict[str, object], Renamer]:
+    """The host's backbone that computes the same, its settings, and the renaming of keys.
+
+    The renaming gives None for keys that the backbone has no place for.
+
+    Raises:
+        CheckpointError: The host has no such network.
+    """
+    if arch not in HOST_RESNETS[to]:
+        reason = (
+            "its stem of three convolutions does not fit the stem there"
+            if arch in _DEEP
+            else f"only {', '.join(sorted(HOST_RESNETS[to]))} are known to compute the same there"
+        )
+        raise CheckpointError(
+            f"{arch} cannot be converted to {to}: {reason}. Convert it to timm instead "
+            f"(--to timm), and use the timm backbone of the {to} extension"
+        )
+    return HOST_RESNETS[to][arch]
