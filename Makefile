@@ -10,6 +10,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 # Test hosts that no extra can name go into requirements/<host>.txt, one file per host.
 HOSTS := $(wildcard requirements/*.txt)
+DETECTRON2 := pb1-detectron2==0.6
 INPUTS := pyproject.toml constraints.txt $(HOSTS)
 KEY := $(shell cat $(INPUTS) | cksum | cut -d ' ' -f 1)
 CODE := $(wildcard dr_plugins timm_ext mmlab_ext d2_ext examples benchmarks tests)
@@ -89,7 +90,12 @@ $(QUICKSTART): $(VENV)/.stamp-venv
 	$(PIP) install -c constraints.txt -e ".[quickstart]"
 	@rm -f $(VENV)/.stamp-quickstart-* && touch $@
 
+# Detectron2 is published as sources only; without its C++ part they need no building, only a path.
 $(DEV): $(VENV)/.stamp-venv
 	@echo "installing the package, its test hosts and the developer's tools into $(VENV)"
 	$(PIP) install -c constraints.txt -e ".[timm,remote,quickstart,dev]" $(addprefix -r ,$(HOSTS))
+	$(PIP) download --no-deps --no-build-isolation --no-binary :all: -d $(VENV)/src $(DETECTRON2)
+	tar -xzf $(VENV)/src/$(subst ==,-,$(DETECTRON2)).tar.gz -C $(VENV)/src
+	@$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' | { read -r site; \
+	    echo "$(abspath $(VENV))/src/$(subst ==,-,$(DETECTRON2))" > "$$site/detectron2.pth"; }
 	@rm -f $(VENV)/.stamp-dev-* && touch $@
