@@ -104,7 +104,8 @@ An interrupted run goes on where it stopped when the same command is given again
 @click.option(
     "--min-agreement",
     type=click.FloatRange(0, 1),
-    help="Least share of views whose label is the teacher's top class.  [default: 1.5 / classes]",
+    help="Least share of sampled views whose label is the teacher's top class.  "
+    "[default: 5 % or 1.5 / classes; 0 below 10 classes]",
 )
 @click.option(
     "--import",

@@ -12,13 +12,13 @@ import contextlib
 import hashlib
 import itertools
 import json
-import mmap
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from dr_plugins.errors import FormatError, OutputError
 
@@ -131,11 +131,7 @@ def map_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     Raises:
         FormatError: The file is missing, truncated, or its header is damaged.
     """
-    try:
-        with open(path, "rb") as file:
-            buffer = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    except (OSError, ValueError) as error:  # ValueError: the file is empty
-        raise _unreadable(path, error) from error
+    buffer = _map(path)
     try:
         header, start = _read_header(buffer)
         metadata = header.pop("__metadata__", {})
@@ -151,17 +147,31 @@ def map_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     return arrays, metadata
 
 
-def _read_header(buffer: mmap.mmap) -> tuple[dict[str, Any], int]:
+def _map(path: Path) -> memoryview:
+    """Map a file; Python's own mmap would hold a file descriptor for as long as the map lives."""
+    try:
+        with open(path, "rb") as file:  # for its errors, which name the reason
+            size = os.fstat(file.fileno()).st_size
+        if size == 0:
+            raise OSError("the file is empty")
+        array = torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8).numpy()
+    except (OSError, RuntimeError) as error:
+        raise _unreadable(path, error) from error
+    array.flags.writeable = False
+    return array.data
+
+
+def _read_header(buffer: memoryview) -> tuple[dict[str, Any], int]:
     length = int.from_bytes(buffer[:8], "little")
     if len(buffer) < 8 or not 2 <= length <= min(len(buffer) - 8, _MAX_HEADER):
         raise ValueError(f"a header of {length} bytes in a file of {len(buffer)}")
-    header = json.loads(buffer[8 : 8 + length].decode())
+    header = json.loads(buffer[8 : 8 + length].tobytes().decode())
     if not isinstance(header, dict):
         raise ValueError("the header is not a JSON object")
     return header, 8 + length
 
 
-def _view(buffer: mmap.mmap, start: int, entry: dict[str, Any]) -> np.ndarray:
+def _view(buffer: memoryview, start: int, entry: dict[str, Any]) -> np.ndarray:
     dtype = _TO_DTYPE[entry["dtype"]]
     shape, (begin, end) = tuple(entry["shape"]), entry["data_offsets"]
     if any(type(n) is not int for n in (*shape, begin, end)):

@@ -19,6 +19,7 @@ __all__ = [
     "TeacherError",
     "UnknownImageError",
     "VersionError",
+    "WorkerError",
 ]
 
 
@@ -68,6 +69,10 @@ class SettingsMismatchError(ReinforcementError):
 
 class OutputError(ReinforcementError):
     """A file of the shard set cannot be written."""
+
+
+class WorkerError(ReinforcementError):
+    """A worker process died without an error of its own."""
 
 
 class LockedError(OutputError):

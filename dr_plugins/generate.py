@@ -18,8 +18,8 @@ import torch
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from dr_plugins.agreement import check_agreement, label_agreement
-from dr_plugins.errors import DatasetMismatchError, ReinforcementError
+from dr_plugins.agreement import check_agreement, least_agreement, measure_agreement
+from dr_plugins.errors import DatasetMismatchError, ReinforcementError, WorkerError
 from dr_plugins.key_index import KeyIndex
 from dr_plugins.manifest import Manifest
 from dr_plugins.output import OutputDirectory, locked
@@ -92,8 +92,8 @@ def reinforce(
         teacher_specs: Names of the teachers, for the manifest.
         device: Where the teacher runs.
         workers: Processes that decode and augment; 0 does it in this one.
-        min_agreement: Least share of a shard's views in which the teacher's top class is the
-            label; see `check_agreement`.
+        min_agreement: Least share of a sample of views in which the teacher's top class is the
+            label; see `check_agreement`. 0 leaves the check out.
         progress: Show a progress bar.
 
     Returns:
@@ -140,6 +140,9 @@ def reinforce(
         if output.is_finished:
             _logger.info("%s is already complete", out)
             return Manifest.load(Path(out))
+        if least_agreement(num_classes, min_agreement) > 0:
+            share = measure_agreement(source, teacher, settings.policy, device)
+            check_agreement(share, num_classes, min_agreement)
         plan = ViewPlan(len(keys), settings.samples, settings.shard_images, settings.batch_size)
         pending = [n for n in range(plan.shards) if not _keep(output, plan, n)]
         batches = ViewBatches(source, keys, plan, pending, settings.policy, layout, settings.seed)
@@ -163,8 +166,6 @@ def reinforce(
         ) as bar:
             answers = _answers(loader, teacher, device)
             for number, shard in _shards(answers, plan, layout, keys, bar):
-                share = label_agreement(settings.policy, shard.records, shard.labels)
-                check_agreement(share, num_classes, min_agreement)
                 output.add(number, shard)
         return output.finish()
 
@@ -173,10 +174,27 @@ def _answers(
     loader: Iterable[Any], teacher: Ensemble, device: str | torch.device
 ) -> Iterator[tuple[ViewBatch, torch.Tensor]]:
     """Yield each batch of views with the teacher's probabilities ``[B, C]``."""
-    for batch in loader:
+    for batch in _alive(loader):
         if isinstance(batch, ReinforcementError):
             raise batch
         yield batch, teacher(batch.views.to(device, non_blocking=True))
+
+
+def _alive(loader: Iterable[Any]) -> Iterator[Any]:
+    batches = iter(loader)
+    while True:
+        try:
+            batch = next(batches)
+        except StopIteration:
+            return
+        except (RuntimeError, ConnectionError, EOFError) as error:
+            if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
+                raise
+            raise WorkerError(
+                f"a worker process died ({error}). Perhaps memory ran out: try fewer workers. "
+                f"Finished shards are kept; the same command goes on after them."
+            ) from error
+        yield batch
 
 
 def _shards(

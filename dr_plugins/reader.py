@@ -66,14 +66,15 @@ def map_shard(
     found: dict[str, Any] = {name: (t.dtype, t.shape) for name, t in tensors.items()}
     if found != expected:
         raise FormatError(f"{path} holds {found}, expected {expected}. Copy it again.")
-    origin = {"format": "dr-plugins", "set": set_id, "first_row": str(first_row)}
+    records = tensors.pop("records").view(layout.dtype)[..., 0]
+    shard = Shard(first_row, records, **tensors)
+    origin = shard.origin(set_id)
     if metadata != origin:
         raise FormatError(
-            f"{path} belongs to another shard set or another place in it: it says {metadata}, "
-            f"expected {origin}. Copy the whole directory again."
+            f"{path} is damaged, or belongs to another shard set or another place in it: it says "
+            f"{metadata}, expected {origin}. Copy the whole directory again."
         )
-    records = tensors.pop("records").view(layout.dtype)[..., 0]
-    return Shard(first_row, records, **tensors)
+    return shard
 
 
 class _OpenShard(NamedTuple):

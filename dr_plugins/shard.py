@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,8 +72,20 @@ class Shard:
             "fingerprints": self.fingerprints,
             "records": self.records.view(np.uint8).reshape(*self.records.shape, layout.itemsize),
         }
-        metadata = {"format": "dr-plugins", "set": set_id, "first_row": str(self.first_row)}
+        metadata = self.origin(set_id)
         return FileEntry(path.name, write_tensors(path, tensors, metadata), len(self.records))
+
+    def origin(self, set_id: str) -> dict[str, str]:
+        """Return the file's metadata: where it belongs, and the checksum of all but the records."""
+        crc = 0
+        for facts in (self.labels, self.sizes, self.fingerprints):
+            crc = zlib.crc32(np.ascontiguousarray(facts).data.cast("B") if facts.size else b"", crc)
+        return {
+            "format": "dr-plugins",
+            "set": set_id,
+            "first_row": str(self.first_row),
+            "facts_crc32": f"{crc:08x}",
+        }
 
 
 def shard_name(number: int) -> str:

@@ -86,10 +86,15 @@ class ViewPlan:
         first = shard * self.shard_images
         return range(first, min(first + self.shard_images, self.images))
 
-    def batches(self, shard: int) -> list[range]:
-        """Return the view numbers of each batch of a shard."""
+    def batches(self, shard: int) -> int:
+        """Return the number of batches of a shard; the same for all but the last one."""
+        return -(-len(self.rows(shard)) * self.samples // self.batch_size)
+
+    def batch(self, shard: int, number: int) -> range:
+        """Return the view numbers of one batch of a shard."""
+        first = number * self.batch_size
         count = len(self.rows(shard)) * self.samples
-        return [range(i, min(i + self.batch_size, count)) for i in range(0, count, self.batch_size)]
+        return range(first, min(first + self.batch_size, count))
 
 
 class ViewBatches(Dataset["ViewBatch | ReinforcementError"]):
@@ -102,7 +107,7 @@ class ViewBatches(Dataset["ViewBatch | ReinforcementError"]):
         source: The images.
         keys: Their keys, in row order.
         plan: Division into shards and batches.
-        shards: Numbers of the shards to make.
+        shards: Numbers of the shards to make, ascending.
         policy: What is done to each view.
         layout: Byte layout of a record.
         seed: Seed of all parameters.
@@ -120,19 +125,24 @@ class ViewBatches(Dataset["ViewBatch | ReinforcementError"]):
     ) -> None:
         self._source, self._keys, self._plan = source, keys, plan
         self._policy, self._layout, self._seed = policy, layout, seed
-        self._batches = [(shard, batch) for shard in shards for batch in plan.batches(shard)]
+        self._shards = list(shards)
+        self._batches_each = plan.batches(0)
         self._positions = np.empty(len(keys), np.int64)
         self._positions[keys.rows(source.keys)] = np.arange(len(keys))
         self._cached_load: Callable[[int], tuple[Image.Image, int]] | None = None
 
     def __len__(self) -> int:
-        return len(self._batches)
+        if not self._shards:
+            return 0
+        # Only the very last shard of a set can have fewer batches.
+        return (len(self._shards) - 1) * self._batches_each + self._plan.batches(self._shards[-1])
 
     def __getitem__(self, index: int) -> ViewBatch | ReinforcementError:
         """Return batch `index`, or the error that stands in its way."""
-        shard, numbers = self._batches[index]
+        position, number = divmod(index, self._batches_each)
+        shard = self._shards[position]
         try:
-            return self._make(shard, numbers)
+            return self._make(shard, self._plan.batch(shard, number))
         except ReinforcementError as error:
             return error
 

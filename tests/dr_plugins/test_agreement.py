@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import Subset
 from torchvision.datasets import ImageFolder
 
-from dr_plugins.agreement import check_agreement
+from dr_plugins.agreement import check_agreement, measure_agreement
 from dr_plugins.errors import DatasetMismatchError
 from dr_plugins.generate import GenerationSettings, reinforce
 from dr_plugins.sources import ImageSource
@@ -34,16 +35,16 @@ def labelled(tmp_path_factory: pytest.TempPathFactory) -> ImageSource:
     from PIL import Image
 
     root = tmp_path_factory.mktemp("labelled")
-    make_photographs(root, per_class=1, classes=CLASSES)
+    make_photographs(root, per_class=2, classes=CLASSES)
     for number, file in enumerate(sorted(root.rglob("*.JPEG"))):
-        Image.new("RGB", (30, 30), (20 * number,) * 3).save(file, quality=95)
+        Image.new("RGB", (30, 30), (20 * (number // 2),) * 3).save(file, quality=95)
     return ImageSource(ImageFolder(str(root)))
 
 
 def test_another_order_of_classes_is_refused(labelled: ImageSource, tmp_path: Path) -> None:
     settings = GenerationSettings(policy("rrc"), samples=3, topk=2)
     reinforce(labelled, Ensemble([Shifted(0)]), tmp_path / "right", settings)
-    with pytest.raises(DatasetMismatchError, match=r"0\.00% of a shard's views.*class map"):
+    with pytest.raises(DatasetMismatchError, match=r"0\.00% of sampled views.*class map"):
         reinforce(labelled, Ensemble([Shifted(1)]), tmp_path / "wrong", settings)
     assert not list((tmp_path / "wrong").glob("shard-*"))
     reinforce(labelled, Ensemble([Shifted(1)]), tmp_path / "wrong", settings, min_agreement=0)
@@ -52,8 +53,8 @@ def test_another_order_of_classes_is_refused(labelled: ImageSource, tmp_path: Pa
 @pytest.mark.parametrize(
     ("share", "classes", "minimum", "accepted"),
     [
-        (0.0014, 1000, None, False),
-        (0.0016, 1000, None, True),
+        (0.049, 1000, None, False),
+        (0.051, 1000, None, True),
         (0.0, 9, None, True),
         (0.14, 10, None, False),
         (0.4, 1000, 0.5, False),
@@ -69,6 +70,13 @@ def test_the_least_share(
     else:
         with pytest.raises(DatasetMismatchError):
             check_agreement(share, classes, minimum)
+
+
+def test_few_labels_say_nothing(labelled: ImageSource) -> None:
+    teacher = Ensemble([Shifted(0)])
+    few = ImageSource(Subset(labelled.dataset, range(19)))
+    assert measure_agreement(few, teacher, policy("rrc"), "cpu") is None
+    assert measure_agreement(labelled, teacher, policy("mixing"), "cpu") == 1.0
 
 
 def test_no_images_are_refused(tmp_path: Path) -> None:

@@ -559,3 +559,27 @@ def test_one_image_one_sample(tmp_path: Path) -> None:
         view, target = train[0]
         assert view.shape == (3, 24, 24)
         assert target.ids.shape == (1,)
+
+
+@pytest.mark.parametrize("backend", ["pil", "tensor"])
+def test_collate_gives_the_views_in_any_memory_format(
+    photographs: Path, shard_sets: Sets, backend: str
+) -> None:
+    for name in ("rrc", "randaug"):
+        directory = shard_sets(name, backend)
+        train = ReinforcedDataset(ImageFolder(str(photographs)), directory, p=1.0)
+        samples = train.__getitems__(range(12))
+        images, _ = train.collate(samples)
+        assert images.shape == (12, 3, 24, 24)
+        assert all(torch.equal(image, s[0]) for image, s in zip(images, samples, strict=True))
+
+
+def test_a_forgotten_set_epoch_is_noticed(make: Any) -> None:
+    train = make("rrc", p=1.0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for epoch in range(4):
+            train.set_epoch(epoch)
+            list(train)
+    with pytest.warns(UserWarning, match=r"Call set_epoch\(epoch\) before each epoch"):
+        list(train)

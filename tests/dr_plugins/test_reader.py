@@ -307,7 +307,7 @@ def other_seed(out: Path) -> Path:
 def test_a_shard_of_another_set_is_refused(own: Path, tmp_path: Path) -> None:
     other = other_seed(tmp_path / "other")
     shutil.copy(other / "shard-00001.safetensors", own)
-    with pytest.raises(FormatError, match=r"shard-00001.safetensors belongs to another shard set"):
+    with pytest.raises(FormatError, match=r"shard-00001.safetensors is damaged, or belongs to"):
         ShardSet(own)[2, 0]
 
 
@@ -331,7 +331,7 @@ def test_two_swapped_shards_of_one_set_are_refused(tmp_path: Path) -> None:
     second.rename(first)
     (tmp_path / "t").rename(second)
     for row in (0, 1):
-        with pytest.raises(FormatError, match=rf"shard-0000{row}.safetensors belongs to another"):
+        with pytest.raises(FormatError, match=rf"shard-0000{row}.safetensors is damaged, or"):
             ShardSet(own)[row, 0]
 
 
@@ -417,3 +417,25 @@ def test_a_policy_that_does_not_fit_the_records_is_refused(own: Path) -> None:
     Manifest(changed, manifest.layout, manifest.index, manifest.shards, {}).save(own)
     with pytest.raises(ReinforcementError, match=r"the policy stores \['crop', 'flip'\]"):
         _ = ShardSet(own).policy
+
+
+@pytest.mark.parametrize("name", ["labels", "sizes", "fingerprints"])
+def test_a_flipped_bit_outside_the_records_is_noticed(tmp_path: Path, name: str) -> None:
+    own = tmp_path / "own"
+    shutil.copytree(GOLDEN, own)
+    path = own / "shard-00000.safetensors"
+    data = bytearray(path.read_bytes())
+    start = 8 + int.from_bytes(data[:8], "little")
+    offset = json.loads(data[8:start])[name]["data_offsets"][0]
+    data[start + offset] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(FormatError, match=r"shard-00000\.safetensors is damaged"):
+        ShardSet(own).image(0)
+
+
+def test_many_shards_hold_no_files_open(tmp_path: Path) -> None:
+    own = equal_shards(tmp_path / "own")
+    before = len(os.listdir("/proc/self/fd"))
+    kept = [ShardSet(own) for _ in range(20)]
+    assert all(shards[0, 0] is not None for shards in kept)
+    assert len(os.listdir("/proc/self/fd")) == before
