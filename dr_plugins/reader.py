@@ -108,6 +108,7 @@ class ShardSet:
         counts = (entry.images for entry in self.manifest.shards)
         self._starts = list(itertools.accumulate(counts, initial=0))
         self._samples, self._size = self.manifest.samples, self.manifest.layout.itemsize
+        self._dtype = self.manifest.layout.dtype
         self._open: dict[int, _OpenShard] = {}
 
     @cached_property
@@ -147,8 +148,8 @@ class ShardSet:
             FormatError: The record, or its shard, is missing or damaged.
         """
         image, sample = item
-        row = self.keys.row(image) if isinstance(image, str) else int(image)
-        return np.frombuffer(self._record(row, int(sample)), self.manifest.layout.dtype)[0]
+        row = self.keys.row(image) if isinstance(image, str) else image
+        return np.frombuffer(self._record(row, sample), self._dtype)[0]
 
     def __getitems__(self, items: Sequence[tuple[str | int, int]]) -> np.ndarray:
         """Return many reinforcements, as a structured array ``[len(items)]``; see `__getitem__`."""
@@ -172,7 +173,7 @@ class ShardSet:
         """
         pairs = zip(rows.tolist(), samples.tolist(), strict=True)
         records = [self._record(row, sample) for row, sample in pairs]
-        return np.frombuffer(b"".join(records), self.manifest.layout.dtype)
+        return np.frombuffer(b"".join(records), self._dtype)
 
     def image(self, row: int) -> ImageFacts:
         """Return what the set knows of one image.
@@ -210,7 +211,8 @@ class ShardSet:
         if not 0 <= sample < self._samples:
             raise IndexError(f"reinforcement {sample} of {self._samples} per image")
         offset = (position * self._samples + sample) * self._size
-        record = self._shard(number).raw[offset : offset + self._size]
+        shard = self._open.get(number) or self._shard(number)
+        record = shard.raw[offset : offset + self._size]
         if not is_whole(record, self.keys.encoded(row)):
             raise FormatError(
                 f"{self.directory / self.manifest.shards[number].file}: a record of image "
