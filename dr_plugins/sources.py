@@ -12,6 +12,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from PIL import Image
+from torch.utils.data import Subset
 from torchvision import datasets
 from torchvision.datasets.folder import default_loader
 
@@ -107,7 +108,7 @@ def image_keys(dataset: Any) -> list[str]:
     Raises:
         DatasetMismatchError: The dataset is of no known kind.
     """
-    if _is_subset(dataset):
+    if isinstance(dataset, Subset):
         keys = image_keys(dataset.dataset)
         return [keys[i] for i in dataset.indices]
     if hasattr(dataset, "filenames"):  # timm.data.ImageDataset
@@ -190,24 +191,26 @@ def _relative(path: str, root: str | os.PathLike[str]) -> str:
     return PurePath(short).as_posix()
 
 
-def _is_subset(dataset: Any) -> bool:
-    return hasattr(dataset, "indices") and hasattr(dataset, "dataset")
-
-
 def _base(dataset: Any) -> Any:
-    while _is_subset(dataset):
+    while isinstance(dataset, Subset):
         dataset = dataset.dataset
     return dataset
 
 
 def _refuse_transform(dataset: Any) -> None:
-    transform = getattr(_base(dataset), "transform", None)
-    if transform is not None:
+    if getattr(dataset, "transform", None) is not None:
         raise DatasetMismatchError(
-            f"the {type(_base(dataset)).__name__} has a transform, which would augment a second "
+            f"the {type(dataset).__name__} has a transform, which would augment a second "
             f"time: create it without, and pass the transform for plain images as "
             f"ReinforcedDataset(..., transform=)"
         )
+    if isinstance(dataset, Subset):
+        _refuse_transform(dataset.dataset)
+
+
+def _is_loaded_by(dataset: Any, module: str) -> bool:
+    """Whether a library's own code loads the items, so that going around it changes nothing."""
+    return getattr(type(dataset).__getitem__, "__module__", None) == module
 
 
 def _file(dataset: Any, index: int) -> tuple[Any, int]:
@@ -216,13 +219,12 @@ def _file(dataset: Any, index: int) -> tuple[Any, int]:
     timm's ImageDataset answers for an unreadable file with the next one; going to its reader does
     not. torchvision's default loader is replaced by ours for its handling of 16-bit images.
     """
-    while _is_subset(dataset):
+    while type(dataset) is Subset:  # a subclass may do more than choose
         dataset, index = dataset.dataset, dataset.indices[index]
-    reader = getattr(dataset, "reader", None)
-    if reader is not None and hasattr(dataset, "filenames"):
-        file, label, *_ = reader[index]
+    if _is_loaded_by(dataset, "timm.data.dataset") and hasattr(dataset, "reader"):
+        file, label, *_ = dataset.reader[index]
         return file, _label(dataset, label)
-    if isinstance(dataset, datasets.DatasetFolder) and dataset.loader is default_loader:
+    if _is_loaded_by(dataset, "torchvision.datasets.folder") and dataset.loader is default_loader:
         path, label = dataset.samples[index]
         return path, _label(dataset, label)
     return None, -1

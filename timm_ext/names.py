@@ -68,10 +68,16 @@ def parse_name(text: str) -> DatasetName | None:
         True
     """
     name, mark, query = text.partition("?")
-    if "/" in name:
-        return None
     if name.lower() not in NAMES:
-        if mark or _resembles(name):
+        head = re.split(r"[^a-z0-9_+-]", name.lower(), maxsplit=1)[0]
+        if head in NAMES:
+            raise DatasetNameError(
+                f"dataset {text!r} is not understood; options follow a question mark, as in "
+                f"{head}?p=0.9&check=warn"
+            )
+        if "/" in name:  # timm's own, such as torch/cifar100
+            return None
+        if mark or _resembles(head):
             raise _unknown("reinforced dataset", name, NAMES)
         return None
     parsed = DatasetName(name.lower(), **(_options(query) if mark else {}))
@@ -131,7 +137,8 @@ def _what_is(path: Path) -> str:
 
 def _resembles(name: str) -> bool:
     letters = re.sub(r"[^a-z0-9]", "", name.lower().replace("+", "plus"))
-    return letters.endswith("plus") or letters.startswith("reinforce")
+    near = get_close_matches(name, NAMES, n=1, cutoff=0.85)
+    return letters.endswith("plus") or letters.startswith("reinforce") or bool(near)
 
 
 def _options(query: str) -> dict[str, Any]:

@@ -447,3 +447,37 @@ def test_a_folder_without_images(tmp_path: Path) -> None:
 
 def test_repr(photographs: Path) -> None:
     assert repr(ImageSource(ImageFolder(str(photographs)))) == "ImageSource(ImageFolder, 12 images)"
+
+
+class FlippingSubset(Subset):  # type: ignore[type-arg]
+    """Does more than choose, in a place that the dataset below knows nothing of."""
+
+    transform: Any = None
+
+    def __getitem__(self, index: int) -> Any:
+        image, label = super().__getitem__(index)
+        return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT), label
+
+    def __getitems__(self, indices: list[int]) -> Any:
+        return [self[i] for i in indices]
+
+
+class OtherLabels(ImageFolder):
+    def __getitem__(self, index: int) -> Any:
+        return super().__getitem__(index)[0], 2
+
+
+def test_what_a_subclass_does_is_not_bypassed(photographs: Path) -> None:
+    folder = ImageFolder(str(photographs))
+    subset = FlippingSubset(folder, [3, 1])
+    source = ImageSource(subset)
+    assert source.keys == [image_keys(folder)[3], image_keys(folder)[1]]
+    assert np.array_equal(np.asarray(source.load(0)[0]), np.asarray(folder[3][0])[:, ::-1])
+    assert ImageSource(OtherLabels(str(photographs))).load(0)[1] == 2
+
+
+def test_a_transform_at_any_level_is_refused(photographs: Path) -> None:
+    subset = FlippingSubset(ImageFolder(str(photographs)), [3, 1])
+    subset.transform = lambda image: image
+    with pytest.raises(DatasetMismatchError, match="FlippingSubset has a transform"):
+        ImageSource(Subset(subset, [0]))

@@ -105,3 +105,44 @@ def test_a_given_place_is_the_only_one(tmp_path: Path) -> None:
 def test_nowhere_to_look() -> None:
     with pytest.raises(ShardsNotFoundError, match="neither DR_PLUGINS_SHARDS nor --data-dir"):
         find_shards(DatasetName("imagenet-plus"), None)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "imagenet-plus&p=0.9",
+        "imagenet-plus/",
+        "imagenet-plus:p=0.9",
+        "imagenet-plus,p=0.9",
+        "ImageNet-Plus&shards=/data/x",
+        "imagenet-pluss",
+        "imagenet-pls",
+        "reinfroced",
+        "reinforced/shards",
+    ],
+)
+def test_a_name_that_is_almost_ours_never_reaches_timm(name: str) -> None:
+    with pytest.raises(DatasetNameError):
+        parse_name(name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        "imagenet",
+        "folder",
+        "tar",
+        "torch/cifar100",
+        "torch/imagenet",
+        "hfds/x/imagenet-plus",
+        "tfds/food101",
+        "wds/imagenet-1k",
+        "imagenet22k",
+        "cifar100",
+        "food101",
+        "flowers102",
+    ],
+)
+def test_names_of_timm_stay_timms(name: str) -> None:
+    assert parse_name(name) is None
