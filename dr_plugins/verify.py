@@ -116,7 +116,12 @@ def _verify_views(replayer: Replayer, count: int, report: VerifyReport, progress
         try:
             record = replayer.shards.read(np.array([row]), np.array([row % samples]))
             view, _ = replayer.view(index, replayer.policy.decode(record)[0])
+            report.replayed += replayer.shards.image(int(row)).fingerprint is not None
             replayer.check(index, view)
         except ReinforcementError as error:
             report.problems.append(str(error))
-        report.replayed += 1
+    if not report.replayed and not report.problems:
+        report.problems.append(
+            f"none of {len(indices)} views could be compared: the set holds no fingerprints (an "
+            f"imported one has none); verify it without replaying"
+        )
