@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import logging
 import os
@@ -20,7 +21,7 @@ from timm_ext.errors import DatasetNameError, UnsupportedOptionError
 from timm_ext.messages import log_on_primary
 from timm_ext.names import DatasetName, find_shards, parse_name
 
-__all__ = ["create_dataset", "training_dataset"]
+__all__ = ["copy_for_loader", "create_dataset", "training_dataset"]
 
 _TIMM_NAMES = {"imagenet-plus": "", "cifar100-plus": "torch/cifar100"}
 _TORCHVISION = {"flowers102-plus": datasets.Flowers102, "food101-plus": datasets.Food101}
@@ -67,15 +68,29 @@ def training_dataset() -> ReinforcedDataset | None:
     timm's ``train.py`` creates its mixing and its loss without telling them of the dataset; this is
     how they know what they will meet.
     """
-    return _training() if _training is not None else None
+    return next(iter(_training), None)
 
 
-_training: weakref.ref[ReinforcedDataset] | None = None
+def copy_for_loader(dataset: ReinforcedDataset) -> ReinforcedDataset:
+    """Return a shallow copy, whose `transform` and `postprocess` are its own.
+
+    All else is shared, the epoch too: `set_epoch` of either reaches both. While the copy is in use,
+    so is the dataset for `training_dataset`.
+    """
+    copied = copy.copy(dataset)
+    if dataset in _training:
+        _training.add(copied)
+    return copied
+
+
+# The dataset and its copies: a loader may outlive the dataset that it was given.
+_training: weakref.WeakSet[ReinforcedDataset] = weakref.WeakSet()
 
 
 def _remember(dataset: ReinforcedDataset | None) -> ReinforcedDataset | None:
-    global _training
-    _training = None if dataset is None else weakref.ref(dataset)
+    _training.clear()
+    if dataset is not None:
+        _training.add(dataset)
     return dataset
 
 

@@ -14,6 +14,7 @@ from torch.utils.data.distributed import DistributedSampler
 from torchvision.transforms.v2 import functional as transforms
 
 from dr_plugins import ReinforcedDataset
+from timm_ext.datasets import copy_for_loader
 from timm_ext.errors import UnsupportedOptionError
 from timm_ext.messages import log_on_primary
 from timm_ext.refusals import check_loader_options
@@ -61,7 +62,9 @@ def create_loader(dataset: Any, *args: Any, **kwargs: Any) -> Any:
         **kwargs: As `timm.data.create_loader` takes them.
 
     Returns:
-        timm's loader of images ``[B, 3, H, W]`` and targets, `SparseTargets` if reinforced.
+        timm's loader of images ``[B, 3, H, W]`` and targets, `SparseTargets` if reinforced. The
+        dataset in it is then a copy that shares the epoch, so that loaders of several sizes can be
+        made of one dataset.
 
     Raises:
         UnsupportedOptionError: An option would augment, mix or repeat what is augmented already.
@@ -81,11 +84,12 @@ def create_loader(dataset: Any, *args: Any, **kwargs: Any) -> Any:
     check_loader_options(options)
     _explain(dataset, options)
     normalise = {} if options["use_prefetcher"] else {k: tuple(options[k]) for k in ("mean", "std")}
+    dataset = copy_for_loader(dataset)
     dataset.postprocess = StudentView(size, **normalise)
     ours = {"re_prob": 0.0, "collate_fn": dataset.collate}
     # timm up to 1.0.29 asks for persistent workers even without workers, which torch refuses.
     ours["persistent_workers"] = options["persistent_workers"] and options["num_workers"] > 0
-    loader = timm_create_loader(**{**options, **ours})
+    loader = timm_create_loader(**{**options, "dataset": dataset, **ours})
     if options["distributed"]:
         batches = getattr(loader, "loader", loader).batch_sampler
         batches.sampler = _EpochSampler(dataset, batches.sampler)

@@ -19,6 +19,8 @@ __all__ = ["NAMES", "SHARDS_VARIABLE", "DatasetName", "find_shards", "parse_name
 NAMES = ("imagenet-plus", "cifar100-plus", "flowers102-plus", "food101-plus", "reinforced")
 SHARDS_VARIABLE = "DR_PLUGINS_SHARDS"
 _FOLDER = "reinforcements"
+# What timm reads before a slash; with any other word there it takes an image folder.
+_TIMM_PREFIXES = ("torch", "hfds", "hfids", "tfds", "wds")
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,8 @@ def parse_name(text: str) -> DatasetName | None:
         What it says; None if it names no reinforced dataset.
 
     Raises:
-        DatasetNameError: An unknown ``*-plus`` name, an unknown option, or a value out of range.
+        DatasetNameError: A name close to one of `NAMES` or followed by anything but options, an
+            unknown ``*-plus`` name, an unknown option, or a value out of range.
 
     Example:
         >>> parse_name("imagenet-plus?p=0.9&check=warn").p
@@ -69,14 +72,15 @@ def parse_name(text: str) -> DatasetName | None:
     """
     name, mark, query = text.partition("?")
     if name.lower() not in NAMES:
-        head = re.split(r"[^a-z0-9_+-]", name.lower(), maxsplit=1)[0]
+        prefix, slash, _ = name.lower().partition("/")
+        if slash and prefix in _TIMM_PREFIXES:
+            return None
+        head = next(iter(re.findall(r"[a-z0-9_+-]+", name.lower())), "")
         if head in NAMES:
             raise DatasetNameError(
                 f"dataset {text!r} is not understood; options follow a question mark, as in "
                 f"{head}?p=0.9&check=warn"
             )
-        if "/" in name:  # timm's own, such as torch/cifar100
-            return None
         if mark or _resembles(head):
             raise _unknown("reinforced dataset", name, NAMES)
         return None

@@ -13,6 +13,7 @@ import torch
 from timm.data import resolve_model_data_config
 from timm.models import load_state_dict
 from torch import nn
+from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as transforms
 
 from dr_plugins.errors import TeacherError
@@ -21,17 +22,24 @@ __all__ = ["TimmTeacher", "load_timm_teacher"]
 
 # A model of timm may come from elsewhere; then `@` belongs to its name, as a revision.
 _HUB = ("hf-hub:", "hf_hub:")
+# Those of all models of timm, and of torchvision's on tensors those with antialiasing.
+_INTERPOLATIONS = ("bilinear", "bicubic")
 
 
 class TimmTeacher(nn.Module):
     """A timm model that takes uint8 views of any size.
 
+    A view of another size than the model's is resized, antialiased, with the model's interpolation.
+    It is used whole: the model's ``crop_pct`` is for the middle of photographs, and the student
+    sees all of the view that the teacher answers.
+
     Args:
-        model: From `timm.create_model`; its data configuration says how to prepare images.
+        model: From `timm.create_model`; its data configuration gives size, interpolation, mean and
+            std.
         channels_last: Run it in channels-last memory format, which suits convolutions.
 
     Raises:
-        TeacherError: The model does not take RGB images.
+        TeacherError: The model does not take RGB images, or its interpolation is unknown.
     """
 
     mean: torch.Tensor
@@ -45,7 +53,13 @@ class TimmTeacher(nn.Module):
             raise TeacherError(
                 f"the model takes {channels} channels, but views have 3; use a model of RGB images"
             )
+        if config["interpolation"] not in _INTERPOLATIONS:
+            raise TeacherError(
+                f"the model's interpolation is {config['interpolation']!r}; expected one of "
+                f"{', '.join(_INTERPOLATIONS)}. Set it in the model's pretrained_cfg"
+            )
         self.size = (height, width)
+        self.interpolation = InterpolationMode(config["interpolation"])
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.model = model.to(memory_format=self.memory_format)
         # Buffers, so that a digest of the weights covers the normalisation.
@@ -57,7 +71,8 @@ class TimmTeacher(nn.Module):
         """Map uint8 views ``[B, 3, H, W]`` to logits ``[B, C]``."""
         images = views.to(self.mean.dtype)
         if tuple(views.shape[-2:]) != self.size:
-            images = transforms.resize(images, list(self.size), antialias=True)
+            images = transforms.resize(images, list(self.size), self.interpolation, antialias=True)
+            images = images.clamp(0, 255)  # bicubic overshoots at edges
         images = (images / 255 - self.mean) / self.std
         logits: torch.Tensor = self.model(images.contiguous(memory_format=self.memory_format))
         return logits

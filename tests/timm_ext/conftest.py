@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from timm_ext import datasets, names
 
 @pytest.fixture(autouse=True)
 def _no_dataset_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(datasets, "_training", None)
+    monkeypatch.setattr(datasets, "_training", weakref.WeakSet())
     monkeypatch.delenv(names.SHARDS_VARIABLE, raising=False)
     torch.set_num_threads(1)
 

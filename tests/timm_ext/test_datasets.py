@@ -17,7 +17,7 @@ from dr_plugins.generate import GenerationSettings
 from dr_plugins.teachers import Ensemble
 from tests.timm_ext import fake_torchvision as fake
 from tests.tiny import TinyTeacher, policy
-from timm_ext import UnsupportedOptionError, create_dataset
+from timm_ext import UnsupportedOptionError, create_dataset, create_loader
 from timm_ext.datasets import training_dataset
 from timm_ext.errors import DatasetNameError, ShardsNotFoundError
 
@@ -87,6 +87,25 @@ def test_which_training_dataset_is_in_use(data_dir: Path) -> None:
     reinforced = create_dataset("imagenet-plus", root=str(data_dir), **TRAIN)
     del reinforced
     assert training_dataset() is None
+
+
+def test_a_loader_keeps_its_training_dataset_in_use(data_dir: Path) -> None:
+    dataset = create_dataset("imagenet-plus", root=str(data_dir), **TRAIN)
+    loader = create_loader(dataset, 32, 4, is_training=True, device=torch.device("cpu"))
+    del dataset
+    assert training_dataset() is loader.dataset
+    del loader
+    assert training_dataset() is None
+
+
+def test_a_loader_of_an_earlier_dataset_changes_nothing(data_dir: Path) -> None:
+    earlier = create_dataset("imagenet-plus", root=str(data_dir), **TRAIN)
+    later = create_dataset("imagenet-plus", root=str(data_dir), **TRAIN)
+    loader = create_loader(earlier, 32, 4, is_training=True, device=torch.device("cpu"))
+    assert training_dataset() is later
+    del later
+    assert training_dataset() is None
+    assert loader.dataset is not earlier
 
 
 @pytest.mark.parametrize(

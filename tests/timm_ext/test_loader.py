@@ -76,8 +76,8 @@ def test_batches_are_the_stored_views_normalised_for_the_student(
 
 
 def test_images_and_targets_stay_together(make: Make) -> None:
-    dataset = make()
-    loader = load(dataset, use_prefetcher=False)
+    loader = load(make(), use_prefetcher=False)
+    dataset = loader.dataset
     alone = [dataset[i] for i in range(len(dataset))]
     for images, targets in loader:
         for image, ids, probs in zip(images, targets.ids, targets.probs, strict=True):
@@ -87,9 +87,9 @@ def test_images_and_targets_stay_together(make: Make) -> None:
 
 @pytest.mark.parametrize("size", [(3, 24, 24), (3, 20, 40), 24, (24, 24)])
 def test_another_input_size_resizes_the_stored_views(make: Make, size: Any) -> None:
-    dataset = make()
     height, width = (24, 24) if size == 24 else size[-2:]
-    loader = load(dataset, input_size=size, use_prefetcher=False)
+    loader = load(make(), input_size=size, use_prefetcher=False)
+    dataset = loader.dataset
     assert next(iter(loader))[0].shape == (4, 3, height, width)
     view = views_of(dataset)[dataset.source.keys[0]]
     whole = F.interpolate(
@@ -110,9 +110,10 @@ def test_student_view_keeps_what_needs_no_change() -> None:
 
 @pytest.mark.parametrize("prefetcher", [True, False])
 def test_the_plain_share_has_timms_transform(make: Make, prefetcher: bool) -> None:
-    dataset = make("p=0")
     options = {"scale": (1, 1), "ratio": (1, 1), "hflip": 0, "color_jitter": None}
-    loader = load(dataset, use_prefetcher=prefetcher, vflip=1.0, interpolation="bicubic", **options)
+    options |= {"vflip": 1.0, "interpolation": "bicubic"}
+    loader = load(make("p=0"), use_prefetcher=prefetcher, **options)
+    dataset = loader.dataset
     assert "RandomVerticalFlip(p=1.0)" in repr(dataset.transform)
     assert "bicubic" in repr(dataset.transform)
     for images, targets in loader:
@@ -128,8 +129,8 @@ def test_the_plain_share_has_timms_transform(make: Make, prefetcher: bool) -> No
 
 @pytest.mark.parametrize("as_array", [True, False])
 def test_transforms_for_the_prefetcher_give_tensors_or_arrays(make: Make, as_array: bool) -> None:
-    dataset = make("p=0.5")
-    loader = load(dataset)
+    loader = load(make("p=0.5"))
+    dataset = loader.dataset
     tensor_of = dataset.transform
     assert tensor_of is not None
     if as_array:  # as transforms of timm's ToNumpy give them
@@ -140,10 +141,9 @@ def test_transforms_for_the_prefetcher_give_tensors_or_arrays(make: Make, as_arr
 
 
 def test_augmentation_options_do_not_touch_stored_views(make: Make) -> None:
-    plain, augmented = make(), make()
     strong = {"auto_augment": "rand-m9", "color_jitter": 0.9, "hflip": 1.0, "vflip": 1.0}
-    load(plain)
-    load(augmented, **strong, grayscale_prob=1.0, scale=(0.1, 0.2), no_aug=False)
+    strong |= {"grayscale_prob": 1.0, "scale": (0.1, 0.2), "no_aug": False}
+    plain, augmented = load(make()).dataset, load(make(), **strong).dataset
     for i in range(len(plain)):
         assert torch.equal(plain[i][0], augmented[i][0])
 
@@ -195,6 +195,26 @@ def test_epochs_reach_persistent_workers_and_workers_change_nothing(
     assert seen[0].keys() != seen[1].keys()
     assert seen[1].keys() != seen[2].keys()
     assert seen[0].keys() == seen[3].keys()
+
+
+def test_loaders_of_one_dataset_share_the_epoch_and_nothing_else(make: Make) -> None:
+    dataset = make("p=1")
+    alone = load(make("p=1"), use_prefetcher=False)
+    small = load(dataset, use_prefetcher=False, num_workers=1)
+    large = load(dataset, use_prefetcher=False, input_size=(3, 48, 48), vflip=1.0)
+    assert dataset.postprocess is None
+    assert dataset.transform is None
+    assert "Vertical" in repr(large.dataset.transform)
+    assert "Vertical" not in repr(small.dataset.transform)
+    before = fingerprints(small, 0)
+    large.dataset.set_epoch(3)
+    assert dataset.epoch == small.dataset.epoch == 3
+    dataset.set_epoch(5)
+    assert next(iter(large))[0].shape == (4, 3, 48, 48)
+    assert next(iter(small))[0].shape == (4, 3, 32, 32)
+    after = fingerprints(small, dataset.epoch)
+    assert after.keys() == fingerprints(alone, 5).keys()
+    assert after.keys() != before.keys()
 
 
 def test_another_seed_chooses_others(make: Make) -> None:

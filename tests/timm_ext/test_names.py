@@ -119,10 +119,15 @@ def test_nowhere_to_look() -> None:
         "imagenet-pls",
         "reinfroced",
         "reinforced/shards",
+        "imagenet-pluss/",
+        "imagenet_plus/train",
+        " imagenet-plus",
+        "./imagenet-plus",
+        "imagenet/?p=0.9",
     ],
 )
 def test_a_name_that_is_almost_ours_never_reaches_timm(name: str) -> None:
-    with pytest.raises(DatasetNameError):
+    with pytest.raises(DatasetNameError, match=r"options follow a question mark|Known: "):
         parse_name(name)
 
 
@@ -136,7 +141,14 @@ def test_a_name_that_is_almost_ours_never_reaches_timm(name: str) -> None:
         "torch/cifar100",
         "torch/imagenet",
         "hfds/x/imagenet-plus",
+        "HFDS/me/images?x",
+        "hfids/me/reinforced",
         "tfds/food101",
+        "./images/train",
+        "imagenet21k",
+        "imagenet-21k-p",
+        "torch/image_folder",
+        "ImageFolder",
         "wds/imagenet-1k",
         "imagenet22k",
         "cifar100",

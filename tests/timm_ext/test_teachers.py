@@ -4,10 +4,12 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import timm
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from safetensors.torch import save_file
 from timm.models import register_model
 from torch import nn
@@ -30,9 +32,9 @@ def logits_of(model: Any, views: torch.Tensor) -> torch.Tensor:
     config = model.pretrained_cfg
     mean, std = (torch.tensor(config[name])[:, None, None] for name in ("mean", "std"))
     size = config["input_size"][1:]
-    images = F.interpolate(views.float(), size, mode="bilinear", antialias=True)
+    images = F.interpolate(views.float(), size, mode=config["interpolation"], antialias=True)
     with torch.inference_mode():
-        return model((images / 255 - mean) / std)
+        return model((images.clamp(0, 255) / 255 - mean) / std)
 
 
 def test_views_are_resized_and_normalised_for_the_model(model: nn.Module) -> None:
@@ -42,6 +44,35 @@ def test_views_are_resized_and_normalised_for_the_model(model: nn.Module) -> Non
         torch.testing.assert_close(teacher(VIEWS), logits_of(model, VIEWS), rtol=1e-4, atol=1e-4)
         whole = torch.randint(0, 256, (1, 3, 160, 160), dtype=torch.uint8)
         torch.testing.assert_close(teacher(whole), logits_of(model, whole), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("size", [(24, 24), (56, 48)])
+@pytest.mark.parametrize("name", ["bilinear", "bicubic"])
+def test_whole_views_are_resized_as_pillow_does(name: str, size: tuple[int, int]) -> None:
+    own = timm.create_model("dr_plugins_test_model")
+    own.pretrained_cfg |= {"input_size": (3, *size), "interpolation": name, "crop_pct": 0.5}
+    own.pretrained_cfg |= {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
+    own.forward = lambda images: images
+    views = 80 + VIEWS // 3  # bicubic overshoots, and Pillow clips between its two passes
+    found = TimmTeacher(own)(views) * 255
+    assert found.shape == (2, 3, *size)
+    for view, image in zip(views, found, strict=True):
+        pixels = Image.fromarray(view.permute(1, 2, 0).numpy())
+        whole = pixels.resize(size[::-1], Image.Resampling[name.upper()])
+        expected = torch.from_numpy(np.array(whole)).permute(2, 0, 1).float()
+        # Pillow rounds after each of its two passes.
+        assert (image - expected).abs().max() < 2
+        assert (image - expected).abs().mean() < 0.5
+    other = "BICUBIC" if name == "bilinear" else "BILINEAR"
+    wrong = np.array(pixels.resize(size[::-1], Image.Resampling[other]))
+    assert (image - torch.from_numpy(wrong).permute(2, 0, 1)).abs().mean() > 1.5
+
+
+def test_unknown_interpolation() -> None:
+    own = timm.create_model("dr_plugins_test_model")
+    own.pretrained_cfg["interpolation"] = "lanczos"
+    with pytest.raises(TeacherError, match="'lanczos'; expected one of bilinear, bicubic"):
+        TimmTeacher(own)
 
 
 def test_memory_format_changes_nothing_but_speed(model: nn.Module) -> None:

@@ -75,6 +75,22 @@ def test_runs_repeat(train: Train) -> None:
     assert one["epochs"][0]["targets"] == helped["epochs"][0]["targets"]
 
 
+@pytest.mark.parametrize("options", ["", "--no-prefetcher", "--workers 1"])
+def test_a_resumed_training_goes_on_with_the_same_reinforcements(
+    train: Train, tmp_path: Path, options: str
+) -> None:
+    # One image a batch: without processes the order is torch's, whose state timm does not save.
+    alone = [*options.split(), "--batch-size", "1", "--img-size", "64"]
+    whole = train(*alone, "--epochs", "3")["epochs"]
+    train(*alone, "--epochs", "2", "--output", str(tmp_path))
+    resumed = train(*alone, "--epochs", "3", "--resume", str(tmp_path / "last.pth.tar"))["epochs"]
+    assert len(resumed) == 1
+    pairs = [set(zip(epoch["images"], epoch["targets"], strict=True)) for epoch in whole]
+    assert set(zip(resumed[0]["images"], resumed[0]["targets"], strict=True)) == pairs[2]
+    assert len(pairs[2]) == 12
+    assert pairs[2].isdisjoint(pairs[0] | pairs[1])
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
@@ -217,6 +233,21 @@ def test_two_processes(arguments: list[str], launcher: bool) -> None:
     check(other)
     for epoch, other_epoch in zip(one["epochs"], other["epochs"], strict=True):
         assert set(epoch["images"]).isdisjoint(other_epoch["images"])
+
+
+@pytest.mark.slow
+def test_two_processes_resume_with_the_same_batches(arguments: list[str], tmp_path: Path) -> None:
+    if not torch.distributed.is_gloo_available():
+        pytest.skip("this torch has no gloo")
+    run = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "timm_ext"]
+    run += [DRIVER, *arguments, "--batch-size", "2", "--epochs"]
+    whole = reports(in_a_process(*run, "3"))
+    in_a_process(*run, "2", "--output", str(tmp_path))
+    resumed = reports(in_a_process(*run, "3", "--resume", str(tmp_path / "last.pth.tar")))
+    for one, other in zip(whole, resumed, strict=True):
+        assert [epoch["images"] for epoch in other["epochs"]] == [one["epochs"][2]["images"]]
+        assert other["epochs"][0]["targets"] == one["epochs"][2]["targets"]
+        assert other["epochs"][0]["losses"] == pytest.approx(one["epochs"][2]["losses"], rel=1e-4)
 
 
 @pytest.mark.slow

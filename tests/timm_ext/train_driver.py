@@ -33,11 +33,21 @@ from timm.loss import (
     LabelSmoothingCrossEntropy,
     SoftTargetCrossEntropy,
 )
+from timm.models import resume_checkpoint
 from torch import nn
 
 FLAGS = ("no-prefetcher", "pin-mem", "amp", "channels-last", "model-ema", "bce-loss", "jsd-loss")
 FLAGS = (*FLAGS, "naflex-loader", "use-multi-epochs-loader", "torchcompile", "sampler-epoch")
-TEXTS = ("dataset", "data-dir", "train-split", "aa", "input-img-mode", "class-map")
+TEXTS = (
+    "dataset",
+    "data-dir",
+    "train-split",
+    "aa",
+    "input-img-mode",
+    "class-map",
+    "output",
+    "resume",
+)
 NUMBERS = {"aug-repeats": 0, "reprob": 0, "mixup": 0, "cutmix": 0, "smoothing": 0.1, "hflip": 0.5}
 
 
@@ -78,19 +88,25 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         model.to(memory_format=torch.channels_last)
     loader, loader_eval, mixup_fn = create_loaders(args, data_config, device)
     criterion = create_criterion(args)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    start_epoch = resume_checkpoint(model, args.resume, optimizer) if args.resume else None
+    saver = None
+    if args.output and utils.is_primary(args):
+        saver = utils.CheckpointSaver(model, optimizer, checkpoint_dir=args.output)
     ema = utils.ModelEmaV3(model, decay=0.9) if args.model_ema else None
     network = torch.compile(model, backend="eager") if args.torchcompile else model
     if args.distributed:
         network = nn.parallel.DistributedDataParallel(network)
-    optimizer = torch.optim.SGD(network.parameters(), lr=0.01)
     report: dict[str, Any] = {"rank": args.rank, "criterion": type(criterion).__name__}
     report["epochs"] = []
-    for epoch in range(args.epochs):
+    for epoch in range(start_epoch or 0, args.epochs):
         set_loader_epoch(args, loader, epoch)
         seen = train_one_epoch(args, network, loader, criterion, optimizer, mixup_fn)
         if ema is not None:
             ema.update(model)
         report["epochs"].append({**seen, "eval": validate(args, model, loader_eval)})
+        if saver is not None:
+            saver.save_checkpoint(epoch)
     if args.distributed:
         torch.distributed.destroy_process_group()
     return report
