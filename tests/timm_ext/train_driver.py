@@ -38,16 +38,8 @@ from torch import nn
 
 FLAGS = ("no-prefetcher", "pin-mem", "amp", "channels-last", "model-ema", "bce-loss", "jsd-loss")
 FLAGS = (*FLAGS, "naflex-loader", "use-multi-epochs-loader", "torchcompile", "sampler-epoch")
-TEXTS = (
-    "dataset",
-    "data-dir",
-    "train-split",
-    "aa",
-    "input-img-mode",
-    "class-map",
-    "output",
-    "resume",
-)
+TEXTS = ("dataset", "data-dir", "train-split", "aa", "input-img-mode", "class-map")
+TEXTS = (*TEXTS, "output", "resume")
 NUMBERS = {"aug-repeats": 0, "reprob": 0, "mixup": 0, "cutmix": 0, "smoothing": 0.1, "hflip": 0.5}
 
 
