@@ -13,7 +13,7 @@ HOSTS := $(wildcard requirements/*.txt)
 DETECTRON2 := pb1-detectron2==0.6
 INPUTS := pyproject.toml constraints.txt $(HOSTS)
 KEY := $(shell cat $(INPUTS) | cksum | cut -d ' ' -f 1)
-CODE := $(wildcard dr_plugins timm_ext mmlab_ext d2_ext examples benchmarks tests)
+CODE := $(wildcard dr_plugins dr_models timm_ext mmlab_ext d2_ext examples benchmarks tests)
 
 CORE := $(VENV)/.stamp-core-$(KEY)
 QUICKSTART := $(VENV)/.stamp-quickstart-$(KEY)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from dr_plugins.manifest import library_versions
+from dr_plugins.shards.manifest import library_versions
 
 __all__ = ["Row", "compare", "report"]
 

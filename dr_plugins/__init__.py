@@ -9,7 +9,7 @@ from dr_plugins.dataset import ReinforcedDataset
 from dr_plugins.errors import ReinforcementError
 from dr_plugins.loss import KDLoss
 from dr_plugins.policy import Policy
-from dr_plugins.reader import ShardSet
+from dr_plugins.shards.reader import ShardSet
 from dr_plugins.sources import ImageSource
 from dr_plugins.targets import SparseTargets
 

@@ -15,8 +15,8 @@ from torch.utils.data import Dataset, default_collate
 from dr_plugins import randomness
 from dr_plugins.errors import DatasetMismatchError, ImageChangedError
 from dr_plugins.policy import AugmentParams, Policy
-from dr_plugins.reader import ShardSet
 from dr_plugins.replay import Replayer
+from dr_plugins.shards.reader import ShardSet
 from dr_plugins.sources import ImageSource
 from dr_plugins.targets import SparseTargets
 

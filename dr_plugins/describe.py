@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from dr_plugins.agreement import label_agreement
-from dr_plugins.reader import ShardSet
+from dr_plugins.generation.agreement import label_agreement
+from dr_plugins.shards.reader import ShardSet
 
 __all__ = ["describe"]
 

@@ -21,7 +21,7 @@ import yaml
 from PIL import Image
 
 from dr_plugins.errors import PolicyError
-from dr_plugins.records import Field
+from dr_plugins.shards.records import Field
 from dr_plugins.transforms import (
     AnyImage,
     CenterCrop,

@@ -10,8 +10,8 @@ from PIL import Image
 
 from dr_plugins.errors import DatasetMismatchError, ImageChangedError, UnknownImageError
 from dr_plugins.policy import AugmentParams
-from dr_plugins.reader import ShardSet
-from dr_plugins.shard import FINGERPRINT_BYTES
+from dr_plugins.shards.reader import ShardSet
+from dr_plugins.shards.shard import FINGERPRINT_BYTES
 from dr_plugins.sources import ImageSource
 
 __all__ = ["Replayer", "fingerprint"]

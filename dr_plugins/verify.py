@@ -8,11 +8,11 @@ from os import PathLike
 import numpy as np
 from tqdm.auto import tqdm
 
-from dr_plugins.container import file_digest
 from dr_plugins.errors import FormatError, ReinforcementError
-from dr_plugins.manifest import FileEntry
-from dr_plugins.reader import ShardSet
 from dr_plugins.replay import Replayer
+from dr_plugins.shards.container import file_digest
+from dr_plugins.shards.manifest import FileEntry
+from dr_plugins.shards.reader import ShardSet
 from dr_plugins.sources import ImageSource
 
 __all__ = ["VerifyReport", "verify"]

@@ -9,7 +9,7 @@ import pkgutil
 
 import pytest
 
-PACKAGES = ["dr_plugins", *(["timm_ext"] if importlib.util.find_spec("timm") else [])]
+PACKAGES = ["dr_plugins", *(["dr_models", "timm_ext"] if importlib.util.find_spec("timm") else [])]
 MODULES = [
     module.name
     for package in PACKAGES

@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 CORE = "dr_plugins"
 FRAMEWORKS = ("timm", "mmengine", "mmcv", "mmdet", "mmseg", "detectron2")
 EXTENSIONS = ("timm_ext", "mmlab_ext", "d2_ext")
+MODELS = "dr_models"
 
 # Arguments: names that must not be importable at all, then names to import. The last line printed
 # is JSON. With None in sys.modules an import raises ModuleNotFoundError and find_spec gives None.
@@ -73,15 +74,15 @@ def test_core_modules_are_all_found() -> None:
 
 
 def test_import_of_the_core_loads_no_framework() -> None:
-    assert loaded_by([CORE]).isdisjoint({*FRAMEWORKS, *EXTENSIONS})
+    assert loaded_by([CORE]).isdisjoint({*FRAMEWORKS, *EXTENSIONS, MODELS})
 
 
 def test_no_core_module_loads_a_framework() -> None:
-    assert loaded_by(modules_of(CORE)).isdisjoint({*FRAMEWORKS, *EXTENSIONS})
+    assert loaded_by(modules_of(CORE)).isdisjoint({*FRAMEWORKS, *EXTENSIONS, MODELS})
 
 
 def test_every_core_module_imports_where_no_framework_is_installed() -> None:
-    loaded_by(modules_of(CORE), hidden=[*FRAMEWORKS, *EXTENSIONS])
+    loaded_by(modules_of(CORE), hidden=[*FRAMEWORKS, *EXTENSIONS, MODELS])
 
 
 @pytest.mark.parametrize(

@@ -12,10 +12,10 @@ from PIL import Image
 from torch import nn
 from torchvision.datasets import ImageFolder
 
-from dr_plugins.generate import GenerationSettings, reinforce
+from dr_plugins.generation.generate import GenerationSettings, reinforce
+from dr_plugins.generation.teachers import Ensemble
 from dr_plugins.policy import Policy
 from dr_plugins.sources import ImageSource
-from dr_plugins.teachers import Ensemble
 
 CLASSES = ("n01", "n02", "n03")
 

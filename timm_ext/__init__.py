@@ -23,7 +23,7 @@ if [int(number) for number in re.findall(r"\d+", timm.__version__)[:3]] < [1, 0,
         f"`pip install -U timm`."
     )
 
-from timm_ext import models
+import dr_models  # noqa: F401  registers its networks with timm
 from timm_ext.datasets import create_dataset
 from timm_ext.errors import DatasetNameError, ShardsNotFoundError, UnsupportedOptionError
 from timm_ext.loader import create_loader
@@ -37,7 +37,6 @@ __all__ = [
     "create_dataset",
     "create_loader",
     "create_loss",
-    "models",
     "register",
 ]
 

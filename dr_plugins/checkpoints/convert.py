@@ -24,8 +24,8 @@ from dr_plugins.checkpoints.from_host import from_host, host_convention
 from dr_plugins.checkpoints.keys import State
 from dr_plugins.checkpoints.load import load_checkpoint, strip_prefixes
 from dr_plugins.checkpoints.report import ConversionReport, shorten
-from dr_plugins.container import file_digest
 from dr_plugins.errors import CheckpointError
+from dr_plugins.shards.container import file_digest
 
 __all__ = ["TARGETS", "convert", "convert_state_dict"]
 

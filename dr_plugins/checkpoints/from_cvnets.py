@@ -17,7 +17,7 @@ from dr_plugins.errors import CheckpointError
 __all__ = ["TAG", "from_cvnets"]
 
 TAG = "dr_in1k_plus"
-"""Of the models in `timm_ext.models`: trained on ImageNet+."""
+"""Of the models in `dr_models`: trained on ImageNet+."""
 
 _IGNORED = "neural_augmentor."
 
@@ -58,7 +58,7 @@ def _cvnets_target(
         if model.stock is None:
             raise CheckpointError(
                 f"timm has no network of its own that computes the same as {model.name}; convert "
-                f"without `stock`, to timm_ext's {model.timm}"
+                f"without `stock`, to dr_models' {model.timm}"
             )
         name, kwargs = model.stock
         note = (

@@ -25,9 +25,9 @@ Shapes = Mapping[str, torch.Size]
 
 
 def _timm() -> Any:
-    """Timm with `timm_ext`'s models, or None where it is not installed."""
+    """Timm with `dr_models`' networks, or None where it is not installed."""
     try:
-        return importlib.import_module("timm_ext.models") and importlib.import_module("timm")
+        return importlib.import_module("dr_models") and importlib.import_module("timm")
     except ImportError:
         return None
 

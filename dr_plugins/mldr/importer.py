@@ -14,8 +14,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from dr_plugins.errors import DatasetMismatchError
-from dr_plugins.key_index import KeyIndex
-from dr_plugins.manifest import FileEntry, Manifest
+from dr_plugins.generation.views import ViewPlan
 from dr_plugins.mldr.alignment import Alignment
 from dr_plugins.mldr.archive import walk
 from dr_plugins.mldr.config import SetDescription
@@ -25,9 +24,10 @@ from dr_plugins.mldr.inspection import Part, inspect
 from dr_plugins.mldr.order import ImageOrder
 from dr_plugins.mldr.staging import Staging
 from dr_plugins.mldr.worker import Task, Vote, Worker
-from dr_plugins.output import OutputDirectory, locked
-from dr_plugins.records import RecordLayout, target_fields
-from dr_plugins.views import ViewPlan
+from dr_plugins.shards.key_index import KeyIndex
+from dr_plugins.shards.manifest import FileEntry, Manifest
+from dr_plugins.shards.output import OutputDirectory, locked
+from dr_plugins.shards.records import RecordLayout, target_fields
 
 __all__ = ["ImportReport", "ImportSettings", "import_archives"]
 

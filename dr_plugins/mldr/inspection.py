@@ -16,13 +16,13 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from dr_plugins.container import write_file
 from dr_plugins.errors import ReinforcementError
 from dr_plugins.mldr.archive import Member, Read, walk
 from dr_plugins.mldr.config import Example, SetDescription, parse_config
 from dr_plugins.mldr.errors import ArchiveError
 from dr_plugins.mldr.members import load_member
 from dr_plugins.mldr.order import ImageOrder
+from dr_plugins.shards.container import write_file
 
 __all__ = ["Part", "inspect", "named"]
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from dr_plugins.errors import FormatError
 from dr_plugins.policy import AugmentParams, Policy
-from dr_plugins.reader import ShardSet
+from dr_plugins.shards.reader import ShardSet
 from dr_plugins.transforms import CutMix, Mixup, normalize
 
 __all__ = ["normalization", "replay_normalized"]

@@ -11,14 +11,14 @@ import numpy as np
 from PIL import Image
 
 from dr_plugins.errors import ImageReadError, ReinforcementError
-from dr_plugins.manifest import FileEntry
 from dr_plugins.mldr.decode import NO_PARTNER, Decoder, check_fit
 from dr_plugins.mldr.errors import AlignmentError
 from dr_plugins.mldr.inspection import named
 from dr_plugins.mldr.members import load_member
 from dr_plugins.mldr.staging import Staging
-from dr_plugins.reader import map_shard
-from dr_plugins.shard import FINGERPRINT_BYTES, Shard, shard_name
+from dr_plugins.shards.manifest import FileEntry
+from dr_plugins.shards.reader import map_shard
+from dr_plugins.shards.shard import FINGERPRINT_BYTES, Shard, shard_name
 
 __all__ = ["Task", "Vote", "Worker"]
 

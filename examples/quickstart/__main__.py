@@ -13,9 +13,9 @@ import torch
 import examples.quickstart.models  # noqa: F401 - registers the quickstart's models with timm
 from dr_plugins import ImageSource, Policy, ShardSet
 from dr_plugins.describe import describe
-from dr_plugins.generate import GenerationSettings, reinforce
+from dr_plugins.generation.generate import GenerationSettings, reinforce
+from dr_plugins.generation.teachers import Ensemble, load_teacher
 from dr_plugins.sources import open_source
-from dr_plugins.teachers import Ensemble, load_teacher
 from dr_plugins.verify import verify
 from examples.quickstart.data import prepare
 from examples.quickstart.folders import export_folders

@@ -10,11 +10,11 @@ import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from dr_plugins.key_index import KeyIndex
-from dr_plugins.output import OutputDirectory, locked
 from dr_plugins.policy import AugmentParams, Policy
-from dr_plugins.records import RecordLayout, target_fields
-from dr_plugins.shard import Shard
+from dr_plugins.shards.key_index import KeyIndex
+from dr_plugins.shards.output import OutputDirectory, locked
+from dr_plugins.shards.records import RecordLayout, target_fields
+from dr_plugins.shards.shard import Shard
 
 HERE = Path(__file__).parent
 KEYS = ("n01/b_10.JPEG", "n01/b_2.JPEG", "n02/ü.JPEG")  # in row order

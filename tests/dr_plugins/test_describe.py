@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from torchvision.datasets import ImageFolder
 
-from dr_plugins.agreement import label_agreement
 from dr_plugins.describe import describe
 from dr_plugins.errors import FormatError
-from dr_plugins.manifest import library_versions
+from dr_plugins.generation.agreement import label_agreement
 from dr_plugins.policy import Policy
-from dr_plugins.reader import ShardSet
+from dr_plugins.shards.manifest import library_versions
+from dr_plugins.shards.reader import ShardSet
 from dr_plugins.sources import ImageSource
 from tests.data.make_golden import HERE, params_all, write_set
 from tests.tiny import make_set

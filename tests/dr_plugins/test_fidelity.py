@@ -21,10 +21,10 @@ from torchvision.datasets import DatasetFolder, ImageFolder
 from torchvision.datasets.folder import default_loader
 
 from dr_plugins.dataset import ReinforcedDataset
-from dr_plugins.generate import GenerationSettings, reinforce
+from dr_plugins.generation.generate import GenerationSettings, reinforce
+from dr_plugins.generation.teachers import Ensemble
 from dr_plugins.policy import Policy
 from dr_plugins.sources import ImageSource
-from dr_plugins.teachers import Ensemble
 from tests.tiny import TinyTeacher, photograph
 from tests.tiny import policy as small
 

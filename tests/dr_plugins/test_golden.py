@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from dr_plugins.reader import ShardSet
+from dr_plugins.shards.reader import ShardSet
 from dr_plugins.verify import verify
 from tests.data.make_golden import HERE, KEYS, SETS, make, without_versions
 

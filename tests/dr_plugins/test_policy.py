@@ -14,7 +14,7 @@ from PIL import Image
 
 from dr_plugins.errors import PolicyError
 from dr_plugins.policy import AugmentParams, Policy, preset_names
-from dr_plugins.records import RecordLayout, target_fields
+from dr_plugins.shards.records import RecordLayout, target_fields
 from dr_plugins.transforms import RandAugment, RandomHorizontalFlip, RandomResizedCrop, Resize
 from tests.tiny import photograph
 from tests.tiny import policy as small

@@ -19,8 +19,8 @@ from dr_plugins.errors import (
     ImageReadError,
     UnknownImageError,
 )
-from dr_plugins.reader import ShardSet
 from dr_plugins.replay import Replayer, fingerprint
+from dr_plugins.shards.reader import ShardSet
 from dr_plugins.sources import ImageSource
 from tests.tiny import CLASSES, make_photographs, photograph
 

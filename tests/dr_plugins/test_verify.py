@@ -12,7 +12,7 @@ from torch.utils.data import Subset
 from torchvision.datasets import ImageFolder
 
 from dr_plugins.errors import FormatError
-from dr_plugins.manifest import Manifest
+from dr_plugins.shards.manifest import Manifest
 from dr_plugins.sources import ImageSource
 from dr_plugins.verify import verify
 from tests.data.make_golden import HERE

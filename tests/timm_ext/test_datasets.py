@@ -11,10 +11,9 @@ import torch
 from timm.data import ImageDataset
 from torchvision import datasets as vision
 
-from dr_plugins import ImageSource, ReinforcedDataset, generate
+from dr_plugins import ImageSource, ReinforcedDataset, generation
 from dr_plugins.errors import DatasetMismatchError, FormatError, UnknownImageError
-from dr_plugins.generate import GenerationSettings
-from dr_plugins.teachers import Ensemble
+from dr_plugins.generation import Ensemble, GenerationSettings
 from tests.timm_ext import fake_torchvision as fake
 from tests.tiny import TinyTeacher, policy
 from timm_ext import UnsupportedOptionError, create_dataset, create_loader
@@ -32,7 +31,7 @@ def reinforce(images: Any, out: Path, classes: int) -> Path:
     settings = GenerationSettings(SMALL, samples=2, topk=2, batch_size=16)
     teacher = Ensemble([TinyTeacher(classes)])
     # A teacher of random weights knows none of the labels.
-    generate.reinforce(ImageSource(images), teacher, out, settings, min_agreement=0)
+    generation.reinforce(ImageSource(images), teacher, out, settings, min_agreement=0)
     return out
 
 

@@ -13,9 +13,9 @@ import torch
 from safetensors.torch import save_file
 
 from dr_plugins import Policy, ReinforcedDataset, ShardSet
-from dr_plugins.generate import GenerationSettings, reinforce
+from dr_plugins.generation.generate import GenerationSettings, reinforce
+from dr_plugins.generation.teachers import Ensemble, load_teacher
 from dr_plugins.sources import ImageSource, open_source
-from dr_plugins.teachers import Ensemble, load_teacher
 from dr_plugins.verify import verify
 
 SAMPLES = 8

@@ -12,8 +12,8 @@ from torchvision.datasets import ImageFolder
 
 from dr_plugins import ImageSource, SparseTargets
 from dr_plugins.errors import DatasetMismatchError
-from dr_plugins.generate import GenerationSettings, reinforce
-from dr_plugins.teachers import Ensemble
+from dr_plugins.generation.generate import GenerationSettings, reinforce
+from dr_plugins.generation.teachers import Ensemble
 from tests.tiny import TinyTeacher, policy
 from timm_ext import UnsupportedOptionError, create_dataset, create_loss
 from timm_ext.loss import LabelSmoothingCrossEntropy

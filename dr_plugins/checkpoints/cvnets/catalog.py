@@ -30,7 +30,7 @@ class CVNetsModel:
         name: As its configuration calls it, such as ``resnet_50``.
         family: ``mobilenetv1``, ``mobilenetv2``, ``mobilenetv3``, ``mobilevit``, ``resnet``,
             ``efficientnet``, ``vit`` or ``swin``.
-        timm: Name of the same network in `timm_ext.models`.
+        timm: Name of the same network in `dr_models`.
         entries: Every tensor of a checkpoint, with its place in that network.
         width: A key, an axis and the size there, which tell the variants of a family apart.
         size: Side of the input in pixels.
@@ -188,7 +188,7 @@ CVNETS_MODELS: dict[str, CVNetsModel] = {
 
 
 def canonical_name(name: str) -> str:
-    """The catalog's spelling of a name from ml-dr's tables, folders or `timm_ext.models`.
+    """The catalog's spelling of a name from ml-dr's tables, folders or `dr_models`.
 
     Example:
         >>> canonical_name("vit-384_base_E300"), canonical_name("cvnets_resnet50.dr_in1k_plus")

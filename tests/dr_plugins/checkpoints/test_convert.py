@@ -21,7 +21,7 @@ from dr_plugins.checkpoints import (
     read_metadata,
 )
 from dr_plugins.checkpoints.cvnets.catalog import canonical_name
-from dr_plugins.cli_checkpoints import convert_checkpoint
+from dr_plugins.cli.checkpoints import convert_checkpoint
 from dr_plugins.errors import CheckpointError
 from tests.dr_plugins.checkpoints.networks import cvnets_state
 

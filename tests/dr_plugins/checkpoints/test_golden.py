@@ -10,7 +10,7 @@ from dr_plugins.checkpoints import CVNETS_MODELS, convert_state_dict, torchvisio
 from tests.dr_plugins.checkpoints import golden
 
 timm = pytest.importorskip("timm")
-pytest.importorskip("timm_ext.models")
+pytest.importorskip("dr_models")
 
 pytestmark = golden.needs_golden
 

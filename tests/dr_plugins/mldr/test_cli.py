@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from dr_plugins.cli_mldr import download, import_mldr
+from dr_plugins.cli.mldr import download, import_mldr
 
 from .conftest import Members, write_tar
 

@@ -1,0 +1,37 @@
+"""The networks of ml-dr's published checkpoints, registered with timm as ``cvnets_*``.
+
+CVNets' networks differ from timm's of the same name, in ways that a state dict mostly does not
+show: importing this package adds them to timm, for files that ``dr-plugins convert-checkpoint``
+writes. The prefix says whose variant it is and collides with none of timm's names. All 27 are
+registered, also those that timm has as well, so that one rule gives the name and every
+``pretrained_cfg`` states the input that the weights were trained on: RGB from 0 to 1, without mean
+and standard deviation.
+
+Example:
+    >>> import timm, dr_models
+    >>> model = timm.create_model("cvnets_resnet50.dr_in1k_plus")
+    >>> model.pretrained_cfg["mean"], model.pretrained_cfg["std"]
+    ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+"""
+
+from dr_models import (
+    efficientnet,
+    mobilenetv1,
+    mobilenetv2,
+    mobilenetv3,
+    mobilevit,
+    resnet,
+    swin_transformer,
+    vision_transformer,
+)
+
+__all__ = [
+    "efficientnet",
+    "mobilenetv1",
+    "mobilenetv2",
+    "mobilenetv3",
+    "mobilevit",
+    "resnet",
+    "swin_transformer",
+    "vision_transformer",
+]

@@ -1,0 +1,1 @@
+"""The ``dr-plugins`` command, a module for each group of its subcommands."""

@@ -1,0 +1,250 @@
+"""The ``dr-plugins`` command."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import sys
+from pathlib import Path
+
+import click
+
+from dr_plugins import __version__
+from dr_plugins.cli.checkpoints import convert_checkpoint
+from dr_plugins.cli.command import Command
+from dr_plugins.cli.mldr import download, import_mldr
+
+__all__ = ["main"]
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__)
+def main() -> None:
+    """Make, inspect and verify reinforced datasets (Dataset Reinforcement, ICCV 2023).
+
+    Exit status: 0 on success, 1 if something is wrong with data or files, 2 on wrong usage.
+    """
+    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.INFO)
+
+
+_IMAGES = "Directory with one folder for each class, or torchvision:NAME:ROOT."
+_POLICY = "Preset (cifar, mixing, randaug, randaug_mixing, rrc) or YAML file."
+_COUNT = click.IntRange(min=1)
+_CLASS_MAP = "Text file with one class folder name for each line, in label order."
+
+
+@main.command(
+    cls=Command,
+    epilog="""Examples:
+
+  dr-plugins reinforce --images imagenet/train --teacher timm:resnetv2_152x2_bit \\
+      --teacher timm:convnext_xlarge --policy randaug --out imagenet-plus
+
+  dr-plugins reinforce --images torchvision:CIFAR100:data --teacher python:my_models:teacher \\
+      --policy cifar --size 32 --samples 100 --out cifar100-plus
+
+A policy file starts from a preset and changes single values:
+
+  preset: rrc
+  random_resized_crop: {size: 160, scale: [0.3, 1.0]}
+
+An interrupted run goes on where it stopped when the same command is given again.
+""",
+)
+@click.option("--images", required=True, help=_IMAGES)
+@click.option(
+    "--teacher",
+    "teachers",
+    required=True,
+    multiple=True,
+    help="timm:NAME, timm:NAME@CHECKPOINT or python:MODULE:FUNCTION; several form an ensemble.",
+)
+@click.option("--policy", default="randaug", show_default=True, help=_POLICY)
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Directory to make.")
+@click.option(
+    "--samples", type=_COUNT, default=400, show_default=True, help="Reinforcements per image, S."
+)
+@click.option("--topk", type=_COUNT, default=10, show_default=True, help="Classes stored for each.")
+@click.option("--size", type=_COUNT, help="Side of the views in pixels.  [default: the policy's]")
+@click.option(
+    "--backend", type=click.Choice(["pil", "tensor"]), help="[default: the policy's, pil]"
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(0, (1 << 64) - 1),
+    default=0,
+    show_default=True,
+    help="Seed of all parameters.",
+)
+@click.option(
+    "--temperature",
+    type=click.FloatRange(min=0, min_open=True),
+    default=1.0,
+    show_default=True,
+    help="Of the teachers' softmax.",
+)
+@click.option("--bf16", is_flag=True, help="Run the teachers in bfloat16 mixed precision.")
+@click.option("--lossless", is_flag=True, help="Store probabilities in float32, not float16.")
+@click.option(
+    "--batch-size", type=_COUNT, default=256, show_default=True, help="Views per forward pass."
+)
+@click.option(
+    "--shard-images",
+    type=_COUNT,
+    default=256,
+    show_default=True,
+    help="Images per shard; what an interruption can lose.",
+)
+@click.option(
+    "--workers", type=click.IntRange(min=0), help="Processes that augment.  [default: one per core]"
+)
+@click.option("--device", help="Where the teachers run.  [default: cuda if there is one, else cpu]")
+@click.option("--class-map", type=click.Path(exists=True, dir_okay=False), help=_CLASS_MAP)
+@click.option(
+    "--min-agreement",
+    type=click.FloatRange(0, 1),
+    help="Least share of sampled views whose label is the teacher's top class.  "
+    "[default: 5 % or 1.5 / classes; 0 below 10 classes]",
+)
+@click.option(
+    "--import",
+    "imports",
+    multiple=True,
+    metavar="MODULE",
+    help="Module to import first, such as one that registers models with timm.",
+)
+@click.option("--quiet", is_flag=True, help="No progress bar.")
+def reinforce(
+    images: str,
+    teachers: tuple[str, ...],
+    policy: str,
+    out: Path,
+    size: int | None,
+    backend: str | None,
+    temperature: float,
+    bf16: bool,
+    lossless: bool,
+    workers: int | None,
+    device: str | None,
+    class_map: str | None,
+    min_agreement: float | None,
+    imports: tuple[str, ...],
+    quiet: bool,
+    **numbers: int,
+) -> None:
+    """Reinforce a dataset: store augmentations of every image and the teachers' answers."""
+    import torch
+
+    from dr_plugins.generation.generate import GenerationSettings
+    from dr_plugins.generation.generate import reinforce as generate
+    from dr_plugins.generation.teachers import Ensemble, load_teacher
+    from dr_plugins.policy import Policy
+    from dr_plugins.shards.reader import ShardSet
+    from dr_plugins.sources import open_source
+
+    device = _usable_device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    sys.path.append(os.getcwd())  # so that python:MODULE:FUNCTION finds a file in it
+    for name in imports:
+        _import(name)
+    settings = GenerationSettings(
+        Policy.load(policy, size=size, backend=backend),
+        probs_dtype="float32" if lossless else "float16",
+        **numbers,
+    )
+    source = open_source(images, class_map)
+    ensemble = Ensemble(
+        [load_teacher(spec) for spec in teachers], temperature, torch.bfloat16 if bf16 else None
+    )
+    try:
+        generate(
+            source,
+            ensemble,
+            out,
+            settings,
+            teacher_specs=teachers,
+            device=device,
+            workers=(os.cpu_count() or 1) if workers is None else workers,
+            min_agreement=min_agreement,
+            progress=not quiet,
+        )
+    except KeyboardInterrupt:
+        click.echo("\nThe same command goes on after the last finished shard.", err=True)
+        raise
+    click.echo(repr(ShardSet(out)))
+
+
+def _import(name: str) -> None:
+    try:
+        importlib.import_module(name)
+    except ImportError as error:
+        raise click.BadParameter(str(error), param_hint="--import") from error
+
+
+def _usable_device(name: str) -> str:
+    import torch
+
+    try:
+        torch.zeros(1, device=name)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).partition("\n")[0]
+        raise click.BadParameter(reason, param_hint="--device") from error
+    return name
+
+
+@main.command(cls=Command, epilog="Example:\n\n  dr-plugins info imagenet-plus\n")
+@click.argument("directory", type=click.Path(path_type=Path))
+def info(directory: Path) -> None:
+    """Say what a shard set is."""
+    from dr_plugins.describe import describe
+    from dr_plugins.shards.reader import ShardSet
+
+    click.echo(describe(ShardSet(directory)))
+
+
+@main.command(
+    cls=Command,
+    epilog="""Examples:
+
+  dr-plugins verify imagenet-plus
+  dr-plugins verify imagenet-plus --images imagenet/train --replay 1000
+""",
+)
+@click.argument("directory", type=click.Path(path_type=Path))
+@click.option("--images", help=_IMAGES + " Compares the keys.")
+@click.option(
+    "--replay",
+    type=click.IntRange(min=0),
+    default=0,
+    help="Images to replay and compare with what the teacher saw; needs --images.",
+)
+@click.option("--class-map", type=click.Path(exists=True, dir_okay=False), help=_CLASS_MAP)
+@click.option("--quiet", is_flag=True, help="No progress bar.")
+def verify(
+    directory: Path, images: str | None, replay: int, class_map: str | None, quiet: bool
+) -> None:
+    """Check files, keys and replayed views; exit status 1 if anything is wrong."""
+    from dr_plugins.sources import open_source
+    from dr_plugins.verify import verify as check
+
+    if replay and images is None:
+        raise click.UsageError("--replay needs the images: give --images as well")
+    source = None if images is None else open_source(images, class_map)
+    report = check(directory, source, replay=replay, progress=not quiet)
+    for problem in report.problems:
+        click.echo(f"WRONG: {problem}", err=True)
+    count = len(report.problems)
+    click.echo(
+        f"{report.files} files checked, {report.replayed} views replayed, "
+        f"{count or 'no'} problem{'' if count == 1 else 's'}"
+    )
+    if report.problems:
+        raise SystemExit(1)
+
+
+main.add_command(import_mldr)
+main.add_command(download)
+main.add_command(convert_checkpoint)
+
+if __name__ == "__main__":
+    main()

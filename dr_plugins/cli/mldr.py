@@ -1,0 +1,146 @@
+"""Commands for what apple/ml-dr published: ``import-mldr`` and ``download``."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import click
+
+from dr_plugins.cli.command import Command
+
+__all__ = ["download", "import_mldr"]
+
+
+@click.command(
+    "import-mldr",
+    cls=Command,
+    epilog="""Examples:
+
+  dr-plugins import-mldr imagenet_plus_randaug_mini.tar.gz --images imagenet/train \\
+      --out imagenet-plus-mini
+  dr-plugins import-mldr cifar100.tar.gz --images torchvision:CIFAR100:data --out cifar100-plus
+  dr-plugins import-mldr imagenet_plus_rrc.tar.gz --file-list train_files.txt --out imagenet-plus
+
+Several archives of one kind are merged: each image gets the reinforcements of all of them.
+An interrupted import goes on where it stopped when the same command is given again.
+""",
+)
+@click.argument("archives", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
+@click.option(
+    "--images",
+    help="The training set: a directory with one folder for each class, or torchvision:NAME:ROOT.",
+)
+@click.option(
+    "--file-list",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Text file with one path (relative to the images) in each line, in torchvision's order; "
+    "instead of looking through --images.",
+)
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Directory to make.")
+@click.option("--num-classes", type=click.IntRange(min=1), help="[default: the dataset's]")
+@click.option(
+    "--min-agreement",
+    type=click.FloatRange(0, 1),
+    default=0.5,
+    show_default=True,
+    help="Stop if the teacher's mean answer is the label of a smaller share of the images.",
+)
+@click.option("--lossless", is_flag=True, help="Store probabilities in float32, not float16.")
+@click.option(
+    "--workers", type=click.IntRange(min=0), help="Processes that decode.  [default: one per core]"
+)
+@click.option("--quiet", is_flag=True, help="No progress bar.")
+def import_mldr(
+    archives: tuple[Path, ...],
+    images: str | None,
+    file_list: Path | None,
+    out: Path,
+    num_classes: int | None,
+    min_agreement: float,
+    lossless: bool,
+    workers: int | None,
+    quiet: bool,
+) -> None:
+    """Turn archives published by apple/ml-dr into a shard set."""
+    from dr_plugins.mldr import ImageOrder, ImportSettings, import_archives
+    from dr_plugins.shards.reader import ShardSet
+    from dr_plugins.sources import open_source
+
+    if images is None and file_list is None:
+        raise click.UsageError("name the images with --images, or their order with --file-list")
+    if file_list is not None:
+        order = ImageOrder.of_list(file_list, None if images is None else Path(images))
+    else:
+        order = ImageOrder.of_source(open_source(str(images)))
+    settings = ImportSettings(
+        num_classes=num_classes,
+        probs_dtype="float32" if lossless else "float16",
+        min_agreement=min_agreement,
+        workers=(os.cpu_count() or 1) if workers is None else workers,
+        progress=not quiet,
+    )
+    try:
+        report = import_archives(archives, order, out, settings)
+    except KeyboardInterrupt:
+        click.echo("\nThe same command goes on where this one stopped.", err=True)
+        raise
+    for note in report.notes:
+        click.echo(f"note: {note}", err=True)
+    for share in report.agreement:
+        if share is not None:
+            click.echo(f"The teacher's mean answer is the label of {share:.1%} of the images.")
+    click.echo(repr(ShardSet(out)))
+
+
+@click.command(
+    "download",
+    cls=Command,
+    epilog="""Examples:
+
+  dr-plugins download --list
+  dr-plugins download randaug-mini --out archives
+""",
+)
+@click.argument("name", required=False)
+@click.option("--out", type=click.Path(path_type=Path), help="Directory to put the archive in.")
+@click.option("--list", "show_list", is_flag=True, help="List the published archives.")
+@click.option("--base-url", help="Where the archives are.  [default: as published]")
+@click.option("--quiet", is_flag=True, help="No progress bar.")
+def download(
+    name: str | None, out: Path | None, show_list: bool, base_url: str | None, quiet: bool
+) -> None:
+    """Fetch an archive published by apple/ml-dr; a broken download goes on where it stopped."""
+    from dr_plugins.mldr.published import BASE_URL, PUBLISHED, find_published
+
+    if show_list:
+        click.echo(_table(PUBLISHED))
+        return
+    if name is None or out is None:
+        raise click.UsageError("give the NAME of an archive and --out, or --list")
+    published = find_published(name)
+    try:
+        from dr_plugins.mldr.download import download as fetch
+    except ImportError as error:
+        raise click.ClickException(str(error)) from error
+    if published.note:
+        click.echo(f"note: {published.note}", err=True)
+    url = (base_url or BASE_URL).rstrip("/") + "/" + published.file
+    click.echo(str(fetch(url, out / published.file, progress=not quiet)))
+
+
+def _table(rows: Any) -> str:
+    lines = [f"{'name':<22}{'GB':>6}{'S':>6}{'k':>4}  {'policy':<16}file"]
+    notes = []
+    for row in rows:
+        mark = ""
+        if row.note:
+            notes.append(f"* {row.name}: {row.note}")
+            mark = " *"
+        k = "?" if row.topk is None else row.topk
+        lines.append(
+            f"{row.name:<22}{row.gigabytes:>6}{row.samples:>6}{k:>4}  {row.policy:<16}"
+            f"{row.file}{mark}"
+        )
+    return "\n".join(lines + notes)

@@ -1,0 +1,170 @@
+"""Teachers: what answers the augmented views, named by a specification.
+
+A teacher is a ``torch.nn.Module`` from uint8 views ``[B, 3, H, W]`` to logits ``[B, C]``; resizing
+and normalising are its own business. Specifications are ``SCHEME:REST``: each scheme is one
+function, and those that need a framework live in that framework's extension, imported on demand.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import inspect
+from collections.abc import Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import nn
+
+from dr_plugins.errors import TeacherError
+
+__all__ = ["Ensemble", "load_teacher", "weights_digest"]
+
+_SCHEMES = {
+    "timm": "timm_ext.teachers:load_timm_teacher",
+    "python": "dr_plugins.generation.teachers:load_python_teacher",
+}
+
+
+class Ensemble(nn.Module):
+    """Mean of the softmax outputs of one or more teachers (Faghri et al., 2023, section 3).
+
+    Args:
+        teachers: Modules from uint8 views ``[B, 3, H, W]`` to logits ``[B, C]``, all the same C.
+        temperature: Logits are divided by it; above 1, answers are softer. A student should then be
+            trained with ``KDLoss(temperature=...)`` of the same value.
+        autocast: ``torch.bfloat16`` runs the teachers in mixed precision; None in float32.
+
+    Example:
+        >>> class Constant(nn.Module):
+        ...     def forward(self, views):
+        ...         return torch.zeros(len(views), 4)
+        >>> Ensemble([Constant(), Constant()])(torch.zeros(1, 3, 8, 8, dtype=torch.uint8))
+        tensor([[0.2500, 0.2500, 0.2500, 0.2500]])
+    """
+
+    def __init__(
+        self,
+        teachers: Sequence[nn.Module],
+        temperature: float = 1.0,
+        autocast: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        if not teachers or not temperature > 0:
+            raise TeacherError(
+                f"{len(teachers)} teachers at temperature {temperature}; give at least one teacher "
+                f"and a temperature above 0"
+            )
+        self.teachers = nn.ModuleList(teachers)
+        self.temperature = temperature
+        self.autocast = autocast
+        self.eval().requires_grad_(False)
+
+    @torch.inference_mode()
+    def forward(self, views: torch.Tensor) -> torch.Tensor:
+        """Return class probabilities.
+
+        Args:
+            views: uint8 ``[B, 3, H, W]``.
+
+        Returns:
+            float32 ``[B, C]``, rows sum to 1.
+
+        Raises:
+            TeacherError: The teachers disagree about the number of classes, or answer with
+                something else than finite logits.
+        """
+        total: torch.Tensor | None = None
+        for teacher in self.teachers:
+            with self._precision(views.device.type):
+                logits = teacher(views)
+            _check_logits(logits, len(views))
+            probs = torch.softmax(logits.float() / self.temperature, dim=-1)
+            if total is not None and probs.shape != total.shape:
+                raise TeacherError(
+                    f"the teachers answer with {total.shape[-1]} and {probs.shape[-1]} classes; an "
+                    f"ensemble needs teachers of the same classes"
+                )
+            total = probs if total is None else total + probs
+        assert total is not None
+        mean = total / len(self.teachers)
+        if not torch.isfinite(mean).all():
+            raise TeacherError(
+                "the teacher's answers are not finite numbers (NaN, or only infinite logits); "
+                "check its weights, and try it without bfloat16"
+            )
+        return mean
+
+    def _precision(self, device_type: str) -> Any:
+        if self.autocast is None:
+            return nullcontext()
+        return torch.autocast(device_type, self.autocast)
+
+
+def _check_logits(logits: Any, views: int) -> None:
+    is_tensor = isinstance(logits, torch.Tensor)
+    if not is_tensor or logits.ndim != 2 or len(logits) != views:
+        found = f"shape {list(logits.shape)}" if is_tensor else f"a {type(logits).__name__}"
+        raise TeacherError(
+            f"the teacher answered {views} views with {found}; it must return a tensor of logits "
+            f"[B, C] for uint8 views [B, 3, H, W]"
+        )
+
+
+def load_teacher(spec: str) -> nn.Module:
+    """Build the teacher that a specification names.
+
+    Args:
+        spec: ``timm:NAME`` (pretrained), ``timm:NAME@CHECKPOINT`` (a file), or
+            ``python:MODULE:FUNCTION`` (a function without arguments that returns a teacher).
+
+    Raises:
+        TeacherError: Unknown scheme, or the teacher cannot be built.
+    """
+    scheme, _, rest = spec.partition(":")
+    if scheme not in _SCHEMES or not rest:
+        raise TeacherError(
+            f"teacher {spec!r} is not understood; expected timm:NAME[@CHECKPOINT] or "
+            f"python:MODULE:FUNCTION"
+        )
+    module, _, function = _SCHEMES[scheme].partition(":")
+    try:
+        loader = getattr(importlib.import_module(module), function)
+    except ImportError as error:
+        raise TeacherError(
+            f"teacher {spec!r} needs the {scheme} extension: {error}. "
+            f"Install it with `pip install dr-plugins[{scheme}]`."
+        ) from error
+    teacher: nn.Module = loader(rest)
+    return teacher
+
+
+def load_python_teacher(rest: str) -> nn.Module:
+    """Call ``MODULE:FUNCTION`` and return the teacher that it makes.
+
+    Raises:
+        TeacherError: There is no such function, or it does not return a module.
+    """
+    module, _, name = rest.partition(":")
+    try:
+        function = getattr(importlib.import_module(module), name)
+        inspect.signature(function).bind()
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
+        raise TeacherError(
+            f"teacher python:{rest}: {error}. Expected python:MODULE:FUNCTION, with the module on "
+            f"PYTHONPATH and the function callable without arguments."
+        ) from error
+    teacher = function()  # an error of the user's own code is shown as it is
+    if not isinstance(teacher, nn.Module):
+        raise TeacherError(f"teacher python:{rest} returned {type(teacher).__name__}, not a Module")
+    return teacher
+
+
+def weights_digest(teacher: nn.Module) -> str:
+    """Return 16 hexadecimal digits that identify a teacher's weights and buffers."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(teacher.state_dict().items()):
+        digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()[:16]

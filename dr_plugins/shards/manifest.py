@@ -1,0 +1,194 @@
+"""The manifest: everything about a shard set that is not in the records themselves."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import re
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from dr_plugins.errors import FormatError, VersionError
+from dr_plugins.shards.container import write_file
+from dr_plugins.shards.records import RecordLayout, target_fields
+
+__all__ = [
+    "FORMAT_VERSION",
+    "MANIFEST_NAME",
+    "FileEntry",
+    "Manifest",
+    "library_versions",
+    "settings_digest",
+]
+
+FORMAT_VERSION = 1
+MANIFEST_NAME = "manifest.json"
+_FORMAT = "dr-plugins"
+_LIBRARIES = ("dr-plugins", "torch", "torchvision", "numpy", "pillow")
+_MAX_IMAGES = (1 << 32) - 1  # a record names its partner's row in four bytes
+_FILE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*\.safetensors")
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    """One file of a shard set.
+
+    Attributes:
+        file: Name inside the set's directory.
+        sha256: Checksum of the whole file, hexadecimal.
+        images: Number of images in it.
+    """
+
+    file: str
+    sha256: str
+    images: int
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a shard set is.
+
+    Attributes:
+        settings: All that determines the content: ``policy`` (with its ``backend``), ``samples``,
+            ``topk``, ``num_classes``, ``class_names`` (or None), ``probs_dtype``, ``seed``,
+            ``teachers``, ``temperature`` and so on.
+        layout: Byte layout of a record.
+        index: The key index.
+        shards: The shards, in row order.
+        versions: Libraries (and Python) that made the set.
+    """
+
+    settings: dict[str, Any]
+    layout: RecordLayout
+    index: FileEntry
+    shards: tuple[FileEntry, ...]
+    versions: dict[str, str]
+
+    @property
+    def samples(self) -> int:
+        """Reinforcements per image, S."""
+        return int(self.settings["samples"])
+
+    @property
+    def topk(self) -> int:
+        """Classes stored per reinforcement, k."""
+        return int(self.settings["topk"])
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes the teacher knows."""
+        return int(self.settings["num_classes"])
+
+    @property
+    def set_id(self) -> str:
+        """Digest of the settings; every shard of the set carries it."""
+        return settings_digest(self.settings)
+
+    def save(self, directory: Path) -> None:
+        """Write ``manifest.json``, atomically: from then on the set is complete."""
+        data = {
+            "format": _FORMAT,
+            "version": FORMAT_VERSION,
+            "set_id": self.set_id,
+            "settings": self.settings,
+            "record": self.layout.to_json(),
+            "index": vars(self.index),
+            "shards": [vars(entry) for entry in self.shards],
+            "versions": self.versions,
+        }
+        text = json.dumps(data, indent=1, ensure_ascii=False)
+        write_file(directory / MANIFEST_NAME, [text.encode()])
+
+    @classmethod
+    def load(cls, directory: Path) -> Manifest:
+        """Read ``manifest.json``.
+
+        Raises:
+            FormatError: It is missing (the set may be unfinished) or damaged.
+            VersionError: It was written by a newer format version.
+        """
+        path = directory / MANIFEST_NAME
+        data = _parse(path)
+        if data.get("format") != _FORMAT or not _is_count(data.get("version"), 1):
+            raise FormatError(f"{path} is not the manifest of a shard set")
+        if data["version"] > FORMAT_VERSION:
+            raise VersionError(
+                f"{path} has format version {data['version']}, this dr-plugins reads up to "
+                f"{FORMAT_VERSION}. Upgrade dr-plugins."
+            )
+        try:
+            manifest = cls(
+                settings=dict(data["settings"]),
+                layout=RecordLayout.from_json(data["record"]),
+                index=_entry(data["index"]),
+                shards=tuple(_entry(entry) for entry in data["shards"]),
+                versions=dict(data["versions"]),
+            )
+            consistent = manifest.set_id == data["set_id"] and _is_consistent(manifest)
+        except (KeyError, TypeError, ValueError, RecursionError, FormatError) as error:
+            raise FormatError(f"{path} is damaged: {error!r}. Copy it again.") from error
+        if not consistent:
+            raise FormatError(f"{path} is damaged: its parts contradict each other. Copy it again.")
+        return manifest
+
+
+def settings_digest(settings: dict[str, Any]) -> str:
+    """Return 16 hexadecimal digits that identify a set's settings."""
+    text = json.dumps(settings, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def library_versions() -> dict[str, str]:
+    """Return the versions of Python and of the libraries that decode, augment and predict."""
+    versions = {"python": platform.python_version()}
+    for name in _LIBRARIES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = "unknown"
+    return versions
+
+
+def _parse(path: Path) -> dict[str, Any]:
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise FormatError(
+            f"{path} does not exist: {path.parent} is not a shard set, or its generation has not "
+            f"finished (run the same `dr-plugins reinforce` command again to resume)."
+        ) from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise FormatError(f"{path} cannot be read: {error}. Copy it again.") from error
+    if not isinstance(data, dict):
+        raise FormatError(f"{path} is not the manifest of a shard set")
+    return data
+
+
+def _entry(data: dict[str, Any]) -> FileEntry:
+    entry = FileEntry(data["file"], data["sha256"], data["images"])
+    # A manifest must not reach outside its directory.
+    if not _FILE_NAME.fullmatch(entry.file) or not _is_count(entry.images, 0, _MAX_IMAGES):
+        raise ValueError(f"file entry {data}")
+    return entry
+
+
+def _is_consistent(manifest: Manifest) -> bool:
+    settings = manifest.settings
+    if not all(_is_count(settings[name], 1) for name in ("samples", "topk", "num_classes")):
+        return False
+    if not isinstance(settings["policy"], dict):
+        return False
+    if not isinstance(settings["class_names"], list | None):
+        return False
+    answers = target_fields(manifest.topk, manifest.num_classes, settings["probs_dtype"])
+    return (
+        manifest.layout.fields[-len(answers) :] == answers
+        and sum(entry.images for entry in manifest.shards) == manifest.index.images
+    )
+
+
+def _is_count(value: Any, least: int, most: int | None = None) -> bool:
+    return type(value) is int and least <= value and (most is None or value <= most)

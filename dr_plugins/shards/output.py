@@ -1,0 +1,217 @@
+"""The output directory of a generation: one writer, one set of settings, finished shards kept."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import filelock
+
+from dr_plugins.errors import FormatError, LockedError, OutputError, SettingsMismatchError
+from dr_plugins.shards.container import TEMPORARY_SUFFIX, file_digest, write_file
+from dr_plugins.shards.key_index import KeyIndex
+from dr_plugins.shards.manifest import (
+    MANIFEST_NAME,
+    FileEntry,
+    Manifest,
+    library_versions,
+    settings_digest,
+)
+from dr_plugins.shards.reader import map_shard
+from dr_plugins.shards.records import RecordLayout
+from dr_plugins.shards.shard import Shard, shard_name
+
+__all__ = ["OutputDirectory", "locked"]
+
+_PROGRESS_NAME = "unfinished.json"
+_INDEX_NAME = "index.safetensors"
+_LOCK_NAME = ".lock"
+_LONGEST_VALUE = 120  # characters of a value in a message
+_logger = logging.getLogger(__name__)
+
+
+@contextmanager
+def locked(directory: Path) -> Iterator[None]:
+    """Create a directory and hold it alone.
+
+    Raises:
+        LockedError: Another process holds it.
+        OutputError: It cannot be created or written to.
+    """
+    lock = filelock.FileLock(directory / _LOCK_NAME)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
+    except filelock.Timeout as error:
+        raise LockedError(
+            f"another generator is writing to {directory}, or its worker processes have not ended "
+            f"yet; wait for them, or choose another directory"
+        ) from error
+    except OSError as error:
+        raise OutputError(
+            f"cannot write to {directory}: {error.strerror or error}. Choose a writable directory."
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+class OutputDirectory:
+    """A shard set in the making; use it within `locked`.
+
+    Args:
+        directory: Where the set appears.
+        settings: See `Manifest`.
+        layout: Byte layout of a record.
+        keys: The images, in row order.
+
+    Raises:
+        SettingsMismatchError: The directory holds a set, finished or not, with other settings.
+        OutputError: The directory cannot be written to.
+    """
+
+    def __init__(
+        self, directory: Path, settings: dict[str, Any], layout: RecordLayout, keys: KeyIndex
+    ) -> None:
+        self.directory = directory
+        self._settings, self._layout, self._keys = settings, layout, keys
+        self._set_id = settings_digest(settings)
+        self._entries: dict[int, FileEntry] = {}
+        self._finished = self._claim()
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the set was complete, with none of its files missing, when this was created."""
+        return self._finished
+
+    def keep(self, number: int, shape: tuple[int, int], first_row: int) -> bool:
+        """Keep a shard of an earlier run if it is there and whole.
+
+        Args:
+            number: Number of the shard.
+            shape: (images, S).
+            first_row: Row of its first image.
+
+        Returns:
+            Whether the shard need not be made again.
+        """
+        path = self.directory / shard_name(number)
+        if not path.exists():
+            return False
+        try:
+            shard = map_shard(
+                path, layout=self._layout, shape=shape, first_row=first_row, set_id=self._set_id
+            )
+            self._check_records(path, shard)
+        except FormatError as error:
+            _logger.warning("making a shard again: %s", error)
+            return False
+        self._entries[number] = FileEntry(path.name, file_digest(path), shape[0])
+        return True
+
+    def add(self, number: int, shard: Shard) -> None:
+        """Write a finished shard.
+
+        Raises:
+            OutputError: It cannot be written.
+        """
+        path = self.directory / shard_name(number)
+        self._entries[number] = shard.write(path, self._layout, self._keys, self._set_id)
+
+    def register(self, number: int, entry: FileEntry) -> None:
+        """Note a shard that another process wrote with `Shard.save`."""
+        self._entries[number] = entry
+
+    @property
+    def set_id(self) -> str:
+        """`Manifest.set_id` of the set, which every shard carries."""
+        return self._set_id
+
+    def finish(self) -> Manifest:
+        """Write key index and manifest: the set is complete.
+
+        Raises:
+            OutputError: A file cannot be written.
+        """
+        path = self.directory / _INDEX_NAME
+        index = FileEntry(path.name, self._keys.save(path), len(self._keys))
+        shards = tuple(self._entries[number] for number in sorted(self._entries))
+        manifest = Manifest(self._settings, self._layout, index, shards, library_versions())
+        manifest.save(self.directory)
+        (self.directory / _PROGRESS_NAME).unlink(missing_ok=True)
+        return manifest
+
+    def _claim(self) -> bool:
+        """Compare the settings with those of what is already there, or write them down.
+
+        Returns:
+            Whether the set is complete.
+        """
+        path = self.directory / _PROGRESS_NAME
+        if (self.directory / MANIFEST_NAME).exists():
+            manifest = Manifest.load(self.directory)
+            files = [self.directory / e.file for e in (manifest.index, *manifest.shards)]
+            missing = [file.name for file in files if not file.exists()]
+            self._compare(manifest.settings, manifest.versions if missing else {})
+            if missing:
+                _logger.warning("%d files are missing, such as %s", len(missing), missing[0])
+            else:
+                path.unlink(missing_ok=True)
+            return not missing
+        mine = {"settings": self._settings, "versions": library_versions()}
+        if path.exists():
+            try:
+                theirs = json.loads(path.read_text(encoding="utf-8"))
+                self._compare(theirs["settings"], theirs["versions"])
+            except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+                raise FormatError(
+                    f"{path} is damaged ({error!r}): what the shards beside it were made with is "
+                    f"not known. Choose another directory, or delete this one."
+                ) from error
+        elif any(self.directory.glob("*.safetensors")):
+            raise SettingsMismatchError(
+                f"{self.directory} holds safetensors files of unknown origin; choose an empty place"
+            )
+        try:
+            for left_over in self.directory.glob(f"*{TEMPORARY_SUFFIX}"):
+                left_over.unlink()
+        except OSError as error:
+            raise OutputError(f"cannot delete {error.filename}: {error.strerror}") from error
+        write_file(path, [json.dumps(mine, indent=1, ensure_ascii=False).encode()])
+        return False
+
+    def _compare(self, settings: dict[str, Any], versions: dict[str, str]) -> None:
+        current = {k: v for k, v in library_versions().items() if k in versions}
+        theirs, mine = _flat({**settings, **versions}), _flat({**self._settings, **current})
+        differing = [
+            f"{name}: {_short(theirs, name)} there, {_short(mine, name)} now"
+            for name in {**theirs, **mine}
+            if name not in theirs or name not in mine or theirs[name] != mine[name]
+        ]
+        if differing:
+            raise SettingsMismatchError(
+                f"{self.directory} was made with other settings ({'; '.join(differing)}). Use the "
+                f"same ones to resume, or choose another directory."
+            )
+
+    def _check_records(self, path: Path, shard: Shard) -> None:
+        for position, records in enumerate(shard.records):
+            key = self._keys.encoded(shard.first_row + position)
+            if self._layout.damaged(records, [key] * len(records)) is not None:
+                raise FormatError(f"{path}: a record of image {key.decode()!r} is damaged")
+
+
+def _flat(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings with one entry for each part of the policy, so that a message shows which."""
+    policy = {f"policy {name}": value for name, value in settings["policy"].items()}
+    return {**policy, **{name: value for name, value in settings.items() if name != "policy"}}
+
+
+def _short(settings: dict[str, Any], name: str) -> str:
+    text = repr(settings[name]) if name in settings else "absent"
+    return text if len(text) <= _LONGEST_VALUE else f"{text[:_LONGEST_VALUE]}..."

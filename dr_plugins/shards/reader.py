@@ -1,0 +1,258 @@
+"""Reading a shard set: a lazy, picklable collection of reinforcements addressed by image key."""
+
+from __future__ import annotations
+
+import bisect
+import itertools
+from collections.abc import Sequence
+from functools import cached_property
+from os import PathLike
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from dr_plugins.errors import FormatError
+from dr_plugins.policy import Policy
+from dr_plugins.shards.container import map_tensors
+from dr_plugins.shards.key_index import KeyIndex
+from dr_plugins.shards.manifest import Manifest
+from dr_plugins.shards.records import RecordLayout, is_whole
+from dr_plugins.shards.shard import FINGERPRINT_BYTES, Shard
+
+__all__ = ["ImageFacts", "ShardSet", "map_shard"]
+
+
+class ImageFacts(NamedTuple):
+    """What a shard set knows of one image besides its reinforcements.
+
+    Attributes:
+        label: The dataset's class when the set was made, -1 where unknown.
+        size: (height, width) in pixels, (0, 0) where unknown.
+        fingerprint: 8-byte digest of the augmented view of sample ``row % S``; None where unknown.
+    """
+
+    label: int
+    size: tuple[int, int]
+    fingerprint: bytes | None
+
+
+def map_shard(
+    path: Path, *, layout: RecordLayout, shape: tuple[int, int], first_row: int, set_id: str
+) -> Shard:
+    """Map one shard file and make sure that it is the expected one.
+
+    Args:
+        path: The shard's file.
+        layout: Byte layout of its records.
+        shape: (images, S).
+        first_row: Row of its first image.
+        set_id: `Manifest.set_id` of the set that it should belong to.
+
+    Returns:
+        A shard of read-only arrays over the mapped file.
+
+    Raises:
+        FormatError: The file is missing, truncated, damaged, or belongs elsewhere.
+    """
+    tensors, metadata = map_tensors(path)
+    images, samples = shape
+    expected = {
+        "labels": (np.int32, (images,)),
+        "sizes": (np.int32, (images, 2)),
+        "fingerprints": (np.uint8, (images, FINGERPRINT_BYTES)),
+        "records": (np.uint8, (images, samples, layout.itemsize)),
+    }
+    found: dict[str, Any] = {name: (t.dtype, t.shape) for name, t in tensors.items()}
+    if found != expected:
+        raise FormatError(f"{path} holds {found}, expected {expected}. Copy it again.")
+    records = tensors.pop("records").view(layout.dtype)[..., 0]
+    shard = Shard(first_row, records, **tensors)
+    origin = shard.origin(set_id)
+    if metadata != origin:
+        raise FormatError(
+            f"{path} is damaged, or belongs to another shard set or another place in it: it says "
+            f"{metadata}, expected {origin}. Copy the whole directory again."
+        )
+    return shard
+
+
+class _OpenShard(NamedTuple):
+    content: Shard
+    raw: memoryview  # the bytes of all records
+
+
+class ShardSet:
+    """Reinforcements on disk, read by memory map.
+
+    Nothing but the manifest is opened until it is needed; each worker process opens its own maps.
+    Records come back as numpy structured arrays whose fields are listed in ``manifest.layout``.
+    Every record is checked against its checksum and its image's key when it is read.
+
+    Args:
+        directory: The shard set.
+
+    Raises:
+        FormatError: The manifest is missing or damaged.
+        VersionError: The set was written by a newer format version.
+
+    Example:
+        >>> shards = ShardSet("imagenet-plus")                              # doctest: +SKIP
+        >>> record = shards["n01440764/n01440764_10026.JPEG", 17]           # doctest: +SKIP
+        >>> record["ids"], record["probs"]                                  # doctest: +SKIP
+    """
+
+    def __init__(self, directory: str | PathLike[str]) -> None:
+        self.directory = Path(directory)
+        self.manifest = Manifest.load(self.directory)
+        counts = (entry.images for entry in self.manifest.shards)
+        self._starts = list(itertools.accumulate(counts, initial=0))
+        self._samples, self._size = self.manifest.samples, self.manifest.layout.itemsize
+        self._dtype = self.manifest.layout.dtype
+        self._open: dict[int, _OpenShard] = {}
+
+    @cached_property
+    def keys(self) -> KeyIndex:
+        """The image keys, in row order."""
+        path = self.directory / self.manifest.index.file
+        keys = KeyIndex.load(path)
+        if len(keys) != len(self):
+            raise FormatError(f"{path} holds {len(keys)} images, the manifest says {len(self)}")
+        return keys
+
+    @cached_property
+    def policy(self) -> Policy:
+        """The augmentation policy that the records' parameters belong to."""
+        policy = Policy.from_config(self.manifest.settings["policy"])
+        stored = self.manifest.layout.fields[:-2]  # without ids and probs
+        if tuple(policy.fields) != stored:
+            raise FormatError(
+                f"{self.directory}: the policy stores {[f.name for f in policy.fields]}, the "
+                f"records hold {[f.name for f in stored]}. Copy the manifest again."
+            )
+        return policy
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return self.manifest.index.images
+
+    def __getitem__(self, item: tuple[str | int, int]) -> np.void:
+        """Return one reinforcement.
+
+        Args:
+            item: (image key or row, number of the reinforcement within ``[0, S)``).
+
+        Raises:
+            UnknownImageError: The key is not in the set.
+            IndexError: The row or the number is out of range.
+            FormatError: The record, or its shard, is missing or damaged.
+        """
+        image, sample = item
+        row = self.keys.row(image) if isinstance(image, str) else image
+        return np.frombuffer(self._record(row, sample), self._dtype)[0]
+
+    def __getitems__(self, items: Sequence[tuple[str | int, int]]) -> np.ndarray:
+        """Return many reinforcements, as a structured array ``[len(items)]``; see `__getitem__`."""
+        rows = [self.keys.row(i) if isinstance(i, str) else int(i) for i, _ in items]
+        return self.read(np.array(rows, np.int64), np.array([s for _, s in items], np.int64))
+
+    def read(self, rows: np.ndarray, samples: np.ndarray) -> np.ndarray:
+        """Return one reinforcement of each of many images.
+
+        Args:
+            rows: int64 ``[B]``, image rows; see `KeyIndex.rows`.
+            samples: int64 ``[B]``, within ``[0, S)``.
+
+        Returns:
+            Structured array ``[B]``, read-only (a copy of B records).
+
+        Raises:
+            IndexError: A row or sample is out of range.
+            ValueError: `rows` and `samples` differ in length.
+            FormatError: A record fails its checksum, or a shard is missing or damaged.
+        """
+        pairs = zip(rows.tolist(), samples.tolist(), strict=True)
+        records = [self._record(row, sample) for row, sample in pairs]
+        return np.frombuffer(b"".join(records), self._dtype)
+
+    def image(self, row: int) -> ImageFacts:
+        """Return what the set knows of one image.
+
+        Raises:
+            IndexError: The row is out of range.
+            FormatError: The image's shard is missing or damaged.
+        """
+        number, position = self._locate(row)
+        shard = self._shard(number).content
+        height, width = shard.sizes[position].tolist()
+        fingerprint = shard.fingerprints[position]
+        return ImageFacts(
+            int(shard.labels[position]),
+            (height, width),
+            fingerprint.tobytes() if fingerprint.any() else None,
+        )
+
+    def records(self, number: int) -> np.ndarray:
+        """Return all records of shard `number` as a mapped array ``[images, S]``, unchecked."""
+        return self._shard(number).content.records
+
+    def rows(self, number: int) -> range:
+        """Return the image rows of shard `number`."""
+        return range(self._starts[number], self._starts[number + 1])
+
+    def close(self) -> None:
+        """Drop every memory map; the set stays usable and opens them again on demand."""
+        self._open.clear()
+        self.__dict__.pop("keys", None)
+
+    def _record(self, row: int, sample: int) -> memoryview:
+        """The bytes of one record, checked: the hot path, so everything here is plain Python."""
+        number, position = self._locate(row)
+        if not 0 <= sample < self._samples:
+            raise IndexError(f"reinforcement {sample} of {self._samples} per image")
+        offset = (position * self._samples + sample) * self._size
+        shard = self._open.get(number) or self._shard(number)
+        record = shard.raw[offset : offset + self._size]
+        if not is_whole(record, self.keys.encoded(row)):
+            raise FormatError(
+                f"{self.directory / self.manifest.shards[number].file}: a record of image "
+                f"{self.keys[row]!r} is damaged, or belongs to another image. Copy the shard and "
+                f"the index again; `dr-plugins verify` lists every damaged file."
+            )
+        return record
+
+    def _locate(self, row: int) -> tuple[int, int]:
+        """The number of a row's shard, and the row's position in it."""
+        if not 0 <= row < self._starts[-1]:
+            raise IndexError(f"row {row} of a set of {len(self)} images")
+        number = bisect.bisect_right(self._starts, row) - 1
+        return number, row - self._starts[number]
+
+    def _shard(self, number: int) -> _OpenShard:
+        shard = self._open.get(number)
+        if shard is None:
+            content = self._map(number)
+            raw = content.records.view(np.uint8).reshape(-1).data
+            shard = self._open[number] = _OpenShard(content, raw)
+        return shard
+
+    def _map(self, number: int) -> Shard:
+        entry = self.manifest.shards[number]
+        return map_shard(
+            self.directory / entry.file,
+            layout=self.manifest.layout,
+            shape=(entry.images, self.manifest.samples),
+            first_row=self._starts[number],
+            set_id=self.manifest.set_id,
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = {k: v for k, v in self.__dict__.items() if k != "keys"}
+        return {**state, "_open": {}}
+
+    def __repr__(self) -> str:
+        m = self.manifest
+        return (
+            f"ShardSet({str(self.directory)!r}: {len(self)} images x {m.samples} reinforcements, "
+            f"top-{m.topk} of {m.num_classes} classes, {m.layout.itemsize} bytes each)"
+        )

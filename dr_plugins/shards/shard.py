@@ -1,0 +1,93 @@
+"""One shard: the reinforcements of consecutive images, and what is known of each image."""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from dr_plugins.shards.container import write_tensors
+from dr_plugins.shards.key_index import KeyIndex
+from dr_plugins.shards.manifest import FileEntry
+from dr_plugins.shards.records import RecordLayout
+
+__all__ = ["FINGERPRINT_BYTES", "Shard", "shard_name"]
+
+FINGERPRINT_BYTES = 8
+
+
+@dataclass
+class Shard:
+    """The content of one shard: consecutive rows of the key index.
+
+    Attributes:
+        first_row: Row of the first image.
+        records: Array of the layout's dtype, shape ``[images, S]``.
+        labels: int32 ``[images]``; the dataset's class of each image, -1 where unknown.
+        sizes: int32 ``[images, 2]``; (height, width) in pixels, 0 where unknown.
+        fingerprints: uint8 ``[images, 8]``; digest of one augmented view of each image, that of
+            sample ``row % S``; all zero where none was stored.
+    """
+
+    first_row: int
+    records: np.ndarray
+    labels: np.ndarray
+    sizes: np.ndarray
+    fingerprints: np.ndarray
+
+    @classmethod
+    def empty(cls, first_row: int, images: int, samples: int, layout: RecordLayout) -> Shard:
+        """Return a shard of zeros (labels unknown) to be filled in."""
+        return cls(
+            first_row,
+            np.zeros((images, samples), layout.dtype),
+            np.full(images, -1, np.int32),
+            np.zeros((images, 2), np.int32),
+            np.zeros((images, FINGERPRINT_BYTES), np.uint8),
+        )
+
+    def write(self, path: Path, layout: RecordLayout, keys: KeyIndex, set_id: str) -> FileEntry:
+        """Seal every record with its image's key and write the shard, atomically.
+
+        Args:
+            path: The shard's file.
+            layout: Byte layout of `records`.
+            keys: The set's key index.
+            set_id: `Manifest.set_id` of the set.
+
+        Raises:
+            OutputError: The file cannot be written.
+        """
+        for position, records in enumerate(self.records):
+            layout.seal(records, keys.encoded(self.first_row + position))
+        return self.save(path, layout, set_id)
+
+    def save(self, path: Path, layout: RecordLayout, set_id: str) -> FileEntry:
+        """Write the shard, whose records are sealed already, atomically; see `write`."""
+        tensors = {
+            "labels": self.labels,
+            "sizes": self.sizes,
+            "fingerprints": self.fingerprints,
+            "records": self.records.view(np.uint8).reshape(*self.records.shape, layout.itemsize),
+        }
+        metadata = self.origin(set_id)
+        return FileEntry(path.name, write_tensors(path, tensors, metadata), len(self.records))
+
+    def origin(self, set_id: str) -> dict[str, str]:
+        """Return the file's metadata: where it belongs, and the checksum of all but the records."""
+        crc = 0
+        for facts in (self.labels, self.sizes, self.fingerprints):
+            crc = zlib.crc32(np.ascontiguousarray(facts).data.cast("B") if facts.size else b"", crc)
+        return {
+            "format": "dr-plugins",
+            "set": set_id,
+            "first_row": str(self.first_row),
+            "facts_crc32": f"{crc:08x}",
+        }
+
+
+def shard_name(number: int) -> str:
+    """Return the file name of shard `number`, counted from 0."""
+    return f"shard-{number:05d}.safetensors"

@@ -1,0 +1,1 @@
+"""A package, because MMSegmentation installs one of the same name."""

@@ -1,0 +1,155 @@
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from dr_plugins.errors import TeacherError
+from dr_plugins.generation.teachers import Ensemble, load_teacher, weights_digest
+from tests.tiny import TinyTeacher
+
+VIEWS = torch.randint(0, 256, (5, 3, 8, 8), dtype=torch.uint8, generator=torch.manual_seed(0))
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """In float64, independent of torch."""
+    powers = np.exp(logits - logits.max(1, keepdims=True))
+    return powers / powers.sum(1, keepdims=True)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 4.0])
+def test_an_ensemble_is_the_mean_of_softmax_outputs(temperature: float) -> None:
+    teachers = [TinyTeacher(7, seed=s) for s in range(3)]
+    logits = [t(VIEWS).detach().double().numpy() for t in teachers]
+    expected = np.mean([softmax(x / temperature) for x in logits], axis=0)
+    probs = Ensemble(teachers, temperature)(VIEWS)
+    assert (probs.dtype, probs.shape) == (torch.float32, (5, 7))
+    np.testing.assert_allclose(probs, expected, atol=1e-6)
+
+
+class Network(nn.Module):
+    """With what distinguishes training from evaluation, and float32 from bfloat16."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(1)
+        self.linear = nn.Linear(192, 4)
+        self.linear.weight.data = torch.randn(4, 192, generator=generator) / 14
+        self.norm, self.dropout = nn.BatchNorm1d(4), nn.Dropout(0.5)
+        self.seen: torch.dtype | None = None
+
+    def forward(self, views: torch.Tensor) -> torch.Tensor:
+        logits = self.linear(views.flatten(1).float() / 255)
+        self.seen = logits.dtype
+        return self.dropout(self.norm(logits))
+
+
+def test_teachers_are_in_evaluation_mode_and_do_not_learn() -> None:
+    network = Network().train()
+    ensemble = Ensemble([network])
+    assert not network.training
+    assert not any(p.requires_grad for p in ensemble.parameters())
+    first = ensemble(VIEWS)
+    torch.testing.assert_close(ensemble(VIEWS), first, rtol=0, atol=0)
+    assert int(network.norm.num_batches_tracked) == 0
+
+
+def test_mixed_precision_on_the_cpu() -> None:
+    network = Network()
+    exact = Ensemble([network])(VIEWS)
+    assert network.seen == torch.float32
+    mixed = Ensemble([network], autocast=torch.bfloat16)(VIEWS)
+    assert network.seen == torch.bfloat16
+    assert mixed.dtype == torch.float32
+    torch.testing.assert_close(mixed.sum(1), torch.ones(5))
+    assert 0 < float((mixed - exact).abs().max()) < 0.02
+
+
+def test_infinite_logits_are_fine_as_long_as_one_is_finite() -> None:
+    class Masked(nn.Module):
+        def forward(self, views: torch.Tensor) -> torch.Tensor:
+            return torch.tensor([[0.0, -torch.inf, 0.0]]).expand(len(views), 3)
+
+    assert Ensemble([Masked()])(VIEWS)[0].tolist() == [0.5, 0.0, 0.5]
+
+
+def test_teachers_of_different_classes() -> None:
+    with pytest.raises(TeacherError, match="answer with 3 and 4 classes"):
+        Ensemble([TinyTeacher(3), TinyTeacher(4)])(VIEWS)
+
+
+@pytest.mark.parametrize("temperature", [0.0, -1.0, float("nan")])
+def test_temperatures_are_positive(temperature: float) -> None:
+    with pytest.raises(TeacherError, match="a temperature above 0"):
+        Ensemble([TinyTeacher()], temperature)
+
+
+def test_no_teacher_at_all() -> None:
+    with pytest.raises(TeacherError, match="0 teachers"):
+        Ensemble([])
+
+
+def test_a_python_teacher() -> None:
+    assert isinstance(load_teacher("python:tests.tiny:build_teacher"), TinyTeacher)
+    assert isinstance(load_teacher("python:tests.tiny:TinyTeacher"), TinyTeacher)
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("python:no_such_module:f", "No module named 'no_such_module'"),
+        ("python:tests.tiny:no_such_function", "no_such_function"),
+        ("python:tests.tiny", "Expected python:MODULE:FUNCTION"),
+        ("python::build_teacher", "Expected python:MODULE:FUNCTION"),
+        ("python:.tiny:build_teacher", "Expected python:MODULE:FUNCTION"),
+        ("python:tests.tiny:photograph", "missing a required argument: 'seed'"),
+        ("python:tests.tiny:CLASSES", "not a callable object"),
+        ("python:tests.tiny:policy", "returned Policy, not a Module"),
+        ("python:", "expected timm:NAME"),
+        ("timm", "expected timm:NAME"),
+        ("keras:resnet50", "'keras:resnet50' is not understood"),
+        ("", "'' is not understood"),
+    ],
+)
+def test_specifications_that_name_no_teacher(spec: str, message: str) -> None:
+    with pytest.raises(TeacherError) as error:
+        load_teacher(spec)
+    assert message in str(error.value)
+
+
+def test_an_error_in_the_users_own_code_is_not_hidden(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "broken_teacher.py").write_text("def build():\n    return {}['weights']\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(KeyError, match="weights"):
+        load_teacher("python:broken_teacher:build")
+
+
+def test_a_missing_extension_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "timm_ext.teachers", None)
+    with pytest.raises(TeacherError) as error:
+        load_teacher("timm:resnet18")
+    assert "teacher 'timm:resnet18' needs the timm extension" in str(error.value)
+    assert "pip install dr-plugins[timm]" in str(error.value)
+
+
+def test_the_digest_sees_every_weight_and_buffer() -> None:
+    network = Network()
+    network.linear.bias.data.zero_()
+    same = Network()
+    same.linear.bias.data.zero_()
+    assert weights_digest(network) == weights_digest(same)
+    assert len(weights_digest(network)) == 16
+    seen = {weights_digest(network)}
+    same.norm.running_mean[2] += 1e-7
+    seen.add(weights_digest(same))
+    same.norm.num_batches_tracked += 1
+    seen.add(weights_digest(same))
+    seen.add(weights_digest(same.to(torch.bfloat16)))
+    seen.add(weights_digest(nn.Sequential(network)))
+    assert len(seen) == 5
