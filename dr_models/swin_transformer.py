@@ -41,7 +41,7 @@ class PadFirstBlock(SwinTransformerBlock):
     """A block that pads to whole windows before it shifts, as its authors' code does.
 
     timm shifts first, which mixes the padding in elsewhere. Where whole windows fill the map, as
-    they do at 224×224, both are the same.
+    they do at 224×224, both are the same. A map that one window covers is not shifted.
     """
 
     def _attn(self, x: torch.Tensor) -> torch.Tensor:
@@ -50,6 +50,11 @@ class PadFirstBlock(SwinTransformerBlock):
             -side % window for side, window in zip((height, width), self.window_size, strict=True)
         )
         padded = F.pad(x, (0, 0, 0, right, 0, below))
+        if self.dynamic_mask:
+            # timm decides for the size that the network was built for; here any size comes in.
+            sides = zip(padded.shape[1:3], self.window_size, self.target_shift_size, strict=True)
+            down, across = (0 if side <= window else by for side, window, by in sides)
+            self.shift_size = (down, across)
         return super()._attn(padded)[:, :height, :width].contiguous()
 
 

@@ -6,6 +6,7 @@ Every class can be built from one message, so that it survives the trip out of a
 from __future__ import annotations
 
 __all__ = [
+    "BackboneError",
     "CheckpointError",
     "DatasetMismatchError",
     "FormatError",
@@ -57,6 +58,10 @@ class PolicyError(ReinforcementError):
 
 class CheckpointError(ReinforcementError):
     """A checkpoint cannot be read, or cannot be converted without changing what it computes."""
+
+
+class BackboneError(ReinforcementError):
+    """A host's backbone cannot be built as its configuration asks."""
 
 
 class TeacherError(ReinforcementError):

@@ -9,6 +9,7 @@ Example:
         convention = read_convention("resnet50.safetensors")
 """
 
+from dr_plugins.checkpoints.backbone import BackboneWeights, load_backbone
 from dr_plugins.checkpoints.convention import (
     InputConvention,
     check_convention,
@@ -19,19 +20,23 @@ from dr_plugins.checkpoints.convert import TARGETS, convert, convert_state_dict
 from dr_plugins.checkpoints.cvnets.catalog import CVNETS_MODELS
 from dr_plugins.checkpoints.detect import candidates
 from dr_plugins.checkpoints.load import Checkpoint, load_checkpoint
+from dr_plugins.checkpoints.location import CheckpointLocation
 from dr_plugins.checkpoints.report import ConversionReport
 from dr_plugins.checkpoints.torchvision_models import torchvision_model
 
 __all__ = [
     "CVNETS_MODELS",
     "TARGETS",
+    "BackboneWeights",
     "Checkpoint",
+    "CheckpointLocation",
     "ConversionReport",
     "InputConvention",
     "candidates",
     "check_convention",
     "convert",
     "convert_state_dict",
+    "load_backbone",
     "load_checkpoint",
     "read_convention",
     "read_metadata",

@@ -6,9 +6,12 @@ from collections.abc import Mapping
 
 import torch
 
+from dr_plugins.checkpoints import hosts
 from dr_plugins.checkpoints.cvnets.catalog import CVNETS_MODELS, CVNetsModel
+from dr_plugins.checkpoints.keys import is_counter
+from dr_plugins.checkpoints.resnets import SHARED
 
-__all__ = ["candidates", "is_cvnets", "is_plain_resnet"]
+__all__ = ["candidates", "find_resnet", "is_cvnets", "is_plain_resnet"]
 
 _FIRST = ("conv_1.", "patch_emb.0.block.")
 
@@ -37,3 +40,26 @@ def _fits(model: CVNetsModel, state: Mapping[str, torch.Tensor]) -> bool:
     if width is None or width.ndim <= axis or width.shape[axis] != size:
         return False
     return {entry.source for entry in model.entries()} <= state.keys()
+
+
+def find_resnet(state: Mapping[str, torch.Tensor]) -> str | None:
+    """The ResNet, common to timm and torchvision, whose names and shapes a state dict has.
+
+    The classifier may have any number of classes, or be missing. None for all else, damaged and
+    incomplete ones too.
+    """
+    if not is_plain_resnet(state):
+        return None
+    found = _body(state)
+    for name in sorted(SHARED):
+        if _body(hosts.torchvision_shapes(name, 1)) == found:
+            return name
+    return None
+
+
+def _body(state: Mapping[str, torch.Tensor | torch.Size]) -> dict[str, tuple[int, ...]]:
+    return {
+        key: tuple(getattr(value, "shape", value))
+        for key, value in state.items()
+        if not key.startswith("fc.") and not is_counter(key)
+    }

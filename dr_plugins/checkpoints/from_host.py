@@ -9,7 +9,7 @@ from dr_plugins.checkpoints import hosts
 from dr_plugins.checkpoints.convention import InputConvention
 from dr_plugins.checkpoints.cvnets.catalog import CVNETS_MODELS
 from dr_plugins.checkpoints.detect import is_plain_resnet
-from dr_plugins.checkpoints.keys import State
+from dr_plugins.checkpoints.keys import State, is_counter
 from dr_plugins.checkpoints.report import ConversionReport, shorten
 from dr_plugins.checkpoints.resnets import SHARED, backbone_renamer
 from dr_plugins.errors import CheckpointError
@@ -70,6 +70,8 @@ def _compare(state: State, report: ConversionReport) -> list[str]:
     if not present:
         for key in classifier:
             del expected[key]
+    if not any(map(is_counter, state)):
+        expected = {key: shape for key, shape in expected.items() if not is_counter(key)}
     report.matched = [key for key in state if key in expected]
     report.missing = [key for key in expected if key not in state]
     report.unexpected = [key for key in state if key not in expected]

@@ -7,7 +7,17 @@ from typing import NamedTuple
 
 import torch
 
-__all__ = ["AFFINE", "BATCH_NORM", "WEIGHT", "Change", "Entry", "State", "module", "tensor"]
+__all__ = [
+    "AFFINE",
+    "BATCH_NORM",
+    "WEIGHT",
+    "Change",
+    "Entry",
+    "State",
+    "is_counter",
+    "module",
+    "tensor",
+]
 
 State = dict[str, torch.Tensor]
 Change = Callable[[torch.Tensor], torch.Tensor]
@@ -47,3 +57,8 @@ def module(
 def tensor(source: str, target: str | None, change: Change | None = None) -> Iterator[Entry]:
     """The entry of a tensor that belongs to no layer."""
     yield Entry(source, target, change)
+
+
+def is_counter(key: str) -> bool:
+    """Whether a tensor only counts batches; PyTorch loads checkpoints from before it existed."""
+    return key.endswith(".num_batches_tracked")

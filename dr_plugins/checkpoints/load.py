@@ -18,10 +18,12 @@ __all__ = ["Checkpoint", "load_checkpoint", "strip_prefixes"]
 
 _RAW = ("state_dict", "model_state_dict", "model")
 _AVERAGED = ("state_dict_ema", "ema_state_dict", "model_ema")
-# What wrappers for distributed training and compilation put before every name.
-_PREFIXES = ("module.", "_orig_mod.")
+# What wrappers for distributed training and compilation put before every name, and the classifiers
+# of the MMEngine and Detectron2 extensions.
+_PREFIXES = ("module.", "_orig_mod.", "model.")
 _MEANINGLESS = (
     "argparse.Namespace",  # timm's train.py stores its arguments
+    "mmengine.logging.history_buffer.HistoryBuffer",  # and MMEngine's Runner its log
     "numpy.core.multiarray.scalar",  # a metric; the second name is numpy 2's
     "numpy._core.multiarray.scalar",
     "numpy.core.multiarray._reconstruct",
@@ -39,10 +41,12 @@ class Checkpoint(NamedTuple):
     Attributes:
         state: By name, prefixes of wrappers removed.
         weights: Under which name of a training checkpoint they were; empty for a bare state dict.
+        arch: What a training checkpoint says that it is, as timm's do; empty if it says nothing.
     """
 
     state: dict[str, torch.Tensor]
     weights: str
+    arch: str = ""
 
 
 def load_checkpoint(path: str | Path, averaged: bool | None = None) -> Checkpoint:
@@ -71,11 +75,12 @@ def load_checkpoint(path: str | Path, averaged: bool | None = None) -> Checkpoin
             raise CheckpointError(
                 f"{path}: {key} is a sparse or quantized tensor; only dense ones can be converted"
             )
-    return Checkpoint(strip_prefixes(tensors), weights)
+    arch = content.get("arch") if weights else ""
+    return Checkpoint(strip_prefixes(tensors), weights, arch if isinstance(arch, str) else "")
 
 
 def strip_prefixes(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Remove what wrappers put before names, ``module.`` and ``_orig_mod.``.
+    """Remove what wrappers put before names, ``module.``, ``_orig_mod.`` and ``model.``.
 
     Raises:
         CheckpointError: Two tensors would have the same name.

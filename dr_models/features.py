@@ -1,0 +1,280 @@
+"""Any timm architecture as the backbone of a detector: a pyramid of features."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import timm
+import torch
+from timm.data import resolve_model_data_config
+from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
+
+from dr_plugins.checkpoints import (
+    BackboneWeights,
+    CheckpointLocation,
+    InputConvention,
+    load_backbone,
+)
+from dr_plugins.checkpoints.keys import is_counter
+from dr_plugins.errors import BackboneError, CheckpointError
+
+__all__ = ["FeatureBackbone"]
+
+_STAGES_FROM = 4  # the stride at which a detector's first stage begins; what is before is the stem
+_PYRAMID = 5  # levels of timm's pyramids at most; architectures of one scale have one per block
+# Networks for images of one size, told to take any.
+_ANY_SIZE = ({"dynamic_img_size": True}, {"strict_img_size": False})
+
+
+class FeatureBackbone(nn.Module):
+    """A timm network without its classifier, that answers with its intermediate features.
+
+    It takes images of any size. Checkpoints are loaded whole or not at all: a network that would
+    train from scratch, or keep stages frozen that nothing was loaded into, is an error.
+
+    Args:
+        model: A model of timm, or one of `dr_models` (``cvnets_resnet50``).
+        out_indices: Which of timm's features, from 0, negative ones from the end; by default those
+            with a stride of 4 and more, and for networks of one scale (ViT) the last.
+        frozen_stages: As OpenMMLab counts: -1 trains all, 0 freezes the stem, which is what comes
+            before the first feature of stride 4, and k the first k stages besides. What is frozen
+            neither learns nor updates statistics.
+        norm_eval: Keep all batch normalisation in evaluation mode.
+        grad_checkpointing: Compute activations again in the backward pass, to save memory.
+        **kwargs: For `timm.create_model`, such as ``drop_path_rate`` and ``output_stride``.
+
+    Attributes:
+        channels: Of each feature.
+        strides: Of each feature, in pixels of the image.
+        convention: The images that timm feeds this model.
+        is_loaded: Whether a checkpoint of the whole backbone was loaded.
+
+    Raises:
+        BackboneError: Unknown model, or one without features; an index or a number of stages that
+            it does not have.
+
+    Example:
+        >>> import torch
+        >>> backbone = FeatureBackbone("cvnets_resnet18", out_indices=(1, 4))
+        >>> [tuple(feature.shape) for feature in backbone(torch.zeros(1, 3, 64, 96))]
+        [(1, 64, 16, 24), (1, 512, 2, 3)]
+    """
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        out_indices: Sequence[int] | None = None,
+        frozen_stages: int = -1,
+        norm_eval: bool = False,
+        grad_checkpointing: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        options, levels = _describe(model, kwargs)
+        self.out_indices = _choose(model, out_indices, levels)
+        self.features = timm.create_model(
+            model, features_only=True, out_indices=self.out_indices, **options
+        )
+        chosen = [levels[index] for index in self.out_indices]
+        self.channels = [int(level["num_chs"]) for level in chosen]
+        self.strides = [int(level["reduction"]) for level in chosen]
+        # NHWC is how timm's Swin works inside.
+        self._channels_last = str(getattr(self.features, "output_fmt", "NCHW")).endswith("NHWC")
+        self.norm_eval = norm_eval
+        self.frozen_stages = frozen_stages
+        self._frozen = self._freeze(levels)
+        self.is_loaded = False
+        if grad_checkpointing:
+            self._checkpoint_gradients()
+
+    @property
+    def convention(self) -> InputConvention:
+        """The images that timm feeds this model."""
+        config = resolve_model_data_config(self.features)
+        height, width = config["input_size"][-2:]
+        return InputConvention(
+            tuple(config["mean"]),
+            tuple(config["std"]),
+            (height, width),
+            config["interpolation"],
+            config["crop_pct"],
+        )
+
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Map normalised images ``[B, 3, H, W]`` to features ``[B, C_i, H / s_i, W / s_i]``.
+
+        Sides are rounded up.
+
+        Raises:
+            CheckpointError: In training, if stages are frozen that nothing was loaded into.
+        """
+        if self.training and self.frozen_stages >= 0 and not self.is_loaded:
+            raise CheckpointError(
+                f"frozen_stages={self.frozen_stages} freezes stages of {self.model} with random "
+                f"weights; load a checkpoint into the backbone, or set frozen_stages=-1"
+            )
+        features = self.features(images)
+        if self._channels_last:
+            features = [feature.permute(0, 3, 1, 2).contiguous() for feature in features]
+        return tuple(features)
+
+    def load(self, location: CheckpointLocation | str) -> BackboneWeights:
+        """Load a checkpoint of the whole network; its last stages may be unused here.
+
+        Returns:
+            What was read, with the images that the network was trained on.
+
+        Raises:
+            CheckpointError: See `load_backbone`; or a tensor of this backbone is not in it.
+        """
+        weights = load_backbone(location, to="timm", arch=self.model)
+        self.load_state_dict(self.adapt(weights.state), strict=True)
+        return weights
+
+    def adapt(self, state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Rename tensors of the whole timm network to those of this backbone.
+
+        Raises:
+            CheckpointError: One is missing, or has another shape.
+        """
+        adapted = {}
+        for key, value in self.state_dict().items():
+            found = next((state[name] for name in _original_names(key) if name in state), None)
+            if found is None and is_counter(key):
+                continue
+            if found is None or found.shape != value.shape:
+                got = "is missing" if found is None else f"has shape {list(found.shape)}"
+                raise CheckpointError(
+                    f"{key} of {self.model} {got} in the checkpoint; expected shape "
+                    f"{list(value.shape)}. Build the backbone with the arguments (img_size, "
+                    f"in_chans, ...) that the network was trained with"
+                )
+            adapted[key] = found
+        return adapted
+
+    def train(self, mode: bool = True) -> FeatureBackbone:
+        """Set the mode, apart from what is frozen."""
+        super().train(mode)
+        if mode:
+            for module in self._frozen:
+                module.eval()
+            if self.norm_eval:
+                for module in self.modules():
+                    if isinstance(module, _NormBase):
+                        module.eval()
+        return self
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
+        # Called by every framework's way of loading, whatever it does about missing keys.
+        own = (key for key in self.state_dict() if not is_counter(key))
+        self.is_loaded = self.is_loaded or all(prefix + key in state_dict for key in own)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def _freeze(self, levels: Sequence[Mapping[str, Any]]) -> list[nn.Module]:
+        """Stop the gradients of stem and stages, and return their modules."""
+        first = next(i for i, level in enumerate(levels) if level["reduction"] >= _STAGES_FROM)
+        stages = len(levels) - first
+        if not -1 <= self.frozen_stages <= stages:
+            raise BackboneError(
+                f"frozen_stages is {self.frozen_stages}; {self.model} has {stages} stages, so -1 "
+                f"to {stages} was expected"
+            )
+        if self.frozen_stages < 0:
+            return []
+        last = first + max(self.frozen_stages - 1, 0)
+        frozen = list(self._up_to(levels[last]["module"], inclusive=self.frozen_stages > 0))
+        for module in frozen:
+            module.requires_grad_(False)
+        return frozen
+
+    def _up_to(self, boundary: str, inclusive: bool) -> Iterator[nn.Module]:
+        """Modules in the order in which images pass them, until the named one."""
+        names = dict(self.features.named_modules())
+        spelled = (boundary, boundary.replace(".", "_"), f"model.{boundary}")
+        boundary = next((name for name in spelled if name in names), "")
+        if not boundary:
+            raise BackboneError(
+                f"where the stages of {self.model} end cannot be told; set frozen_stages=-1"
+            )
+        for name, module in names.items():
+            if name == boundary:
+                if inclusive:
+                    yield module
+                return
+            if name and not boundary.startswith(f"{name}."):
+                yield module
+            else:  # it holds the boundary; what is its own, such as positions, belongs to the stem
+                for parameter in module.parameters(recurse=False):
+                    parameter.requires_grad_(False)
+        raise AssertionError(boundary)
+
+    def _checkpoint_gradients(self) -> None:
+        network: Any = getattr(self.features, "model", self.features)
+        if not hasattr(network, "set_grad_checkpointing"):
+            raise BackboneError(
+                f"{self.model} cannot compute activations again; set grad_checkpointing=False"
+            )
+        network.set_grad_checkpointing(True)
+
+
+def _describe(
+    model: str, kwargs: Mapping[str, Any]
+) -> tuple[dict[str, Any], list[Mapping[str, Any]]]:
+    """Arguments that make the network take any size, and timm's list of its features."""
+    if not timm.is_model(model):
+        close = difflib.get_close_matches(model, timm.list_models(), 3)
+        raise BackboneError(
+            f"timm {timm.__version__} has no model {model!r}"
+            + (f"; did you mean {' or '.join(close)}?" if close else "; see timm.list_models()")
+        )
+    failed: Exception | None = None
+    for extra in (*_ANY_SIZE, {}):
+        options = {**extra, **kwargs}
+        try:
+            with torch.device("meta"):
+                network: Any = timm.create_model(model, features_only=True, **options)
+            return options, list(network.feature_info.info)
+        except (TypeError, RuntimeError, AttributeError, AssertionError, ValueError) as error:
+            failed = error
+    raise BackboneError(
+        f"{model} cannot be built as a backbone with {dict(kwargs)}: {failed}. Choose a model that "
+        f"timm.create_model(..., features_only=True) accepts"
+    ) from failed
+
+
+def _choose(
+    model: str, indices: Sequence[int] | None, levels: Sequence[Mapping[str, Any]]
+) -> tuple[int, ...]:
+    if indices is None:
+        if len({level["reduction"] for level in levels}) == 1 or len(levels) > _PYRAMID:
+            return (len(levels) - 1,)
+        return tuple(i for i, level in enumerate(levels) if level["reduction"] >= _STAGES_FROM)
+    chosen = tuple(index + len(levels) if index < 0 else index for index in indices)
+    if (
+        not chosen
+        or list(chosen) != sorted(set(chosen))
+        or not 0 <= chosen[0] <= chosen[-1] < len(levels)
+    ):
+        raise BackboneError(
+            f"out_indices is {list(indices)}; {model} has features 0 to {len(levels) - 1}, with "
+            f"strides {[level['reduction'] for level in levels]}: expected some of them, ascending"
+        )
+    return chosen
+
+
+def _original_names(key: str) -> tuple[str, ...]:
+    """What timm may call a tensor of its feature extractors in the whole network."""
+    name = key.removeprefix("features.")
+    first, dot, rest = name.partition(".")
+    # Extractors join the names of a sequence and of its children by an underscore.
+    parted = (
+        f"{first[:place]}.{first[place + 1 :]}{dot}{rest}"
+        for place, letter in enumerate(first)
+        if letter == "_"
+    )
+    return (name, name.removeprefix("model."), *parted)

@@ -1,0 +1,175 @@
+"""A checkpoint as the weights of one host's backbone: found out, converted, and whole."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import NamedTuple
+
+from dr_plugins.checkpoints.convention import (
+    InputConvention,
+    cvnets_convention,
+    read_convention,
+    read_metadata,
+)
+from dr_plugins.checkpoints.convert import convert_state_dict
+from dr_plugins.checkpoints.cvnets.catalog import CVNETS_MODELS, canonical_name
+from dr_plugins.checkpoints.detect import candidates, find_resnet, is_cvnets
+from dr_plugins.checkpoints.from_host import host_convention
+from dr_plugins.checkpoints.keys import State
+from dr_plugins.checkpoints.load import Checkpoint, load_checkpoint
+from dr_plugins.checkpoints.location import CheckpointLocation
+from dr_plugins.checkpoints.report import ConversionReport
+from dr_plugins.errors import CheckpointError
+
+__all__ = ["BackboneWeights", "load_backbone"]
+
+
+class BackboneWeights(NamedTuple):
+    """Weights for a host's backbone.
+
+    Attributes:
+        state: Tensors in the host's names, without prefix; for timm with the classifier, if the
+            checkpoint has one, elsewhere without.
+        convention: The images that the network was trained on.
+        report: What became of each key of the checkpoint.
+    """
+
+    state: State
+    convention: InputConvention
+    report: ConversionReport
+
+
+def load_backbone(
+    location: CheckpointLocation | str, *, to: str, arch: str | None = None
+) -> BackboneWeights:
+    """Read a checkpoint in whatever layout, and convert it exactly into a host's.
+
+    Args:
+        location: The file, with what it does not say itself; see `CheckpointLocation.parse`.
+        to: One of `TARGETS`.
+        arch: The network of the host, as timm calls it (``resnet50``); None takes what the
+            checkpoint holds.
+
+    Raises:
+        CheckpointError: The file cannot be read; its architecture is another one than `arch` or
+            cannot be told; keys are missing or left over; the host has no network that computes
+            the same.
+
+    Example:
+        >>> weights = load_backbone(                                         # doctest: +SKIP
+        ...     "imagenet-plus://best.pt?source=timm", to="detectron2", arch="resnet50")
+        >>> host.load_state_dict(weights.state, strict=True)                 # doctest: +SKIP
+    """
+    if isinstance(location, str):
+        location = CheckpointLocation.parse(location)
+    checkpoint = load_checkpoint(location.file, location.averaged)
+    metadata: dict[str, str] = {}
+    with contextlib.suppress(CheckpointError):
+        metadata = read_metadata(location.file)
+    if metadata.get("layout") == to and to not in ("timm", "torchvision"):
+        weights = _already_converted(checkpoint, metadata, location)
+    else:
+        specification = (
+            _of_converted(metadata, location, to)
+            if metadata
+            else _architecture(checkpoint, location, arch)
+        )
+        state, report = convert_state_dict(
+            checkpoint.state, specification, to, stored_indices=location.stored_indices
+        )
+        report.weights = checkpoint.weights
+        weights = BackboneWeights(state, _convention(report, metadata, location), report)
+    _check_arch(weights.report, arch, location)
+    return weights
+
+
+def _already_converted(
+    checkpoint: Checkpoint, metadata: dict[str, str], location: CheckpointLocation
+) -> BackboneWeights:
+    report = ConversionReport(
+        metadata["arch"],
+        metadata["source_layout"],
+        metadata["layout"],
+        metadata["model"],
+        matched=list(checkpoint.state),
+    )
+    return BackboneWeights(checkpoint.state, read_convention(location.file), report)
+
+
+def _of_converted(metadata: dict[str, str], location: CheckpointLocation, to: str) -> str:
+    """The architecture that a file of `convert` states."""
+    layout, model = metadata["layout"], metadata["model"]
+    if layout not in ("timm", "torchvision") or model.startswith("dr_plugins:"):
+        raise CheckpointError(
+            f"{location.path} was converted to {layout} before; convert the original to {to} "
+            f"(`dr-plugins convert-checkpoint --to {to}`), or name the original here"
+        )
+    return f"{layout}:{model}"
+
+
+def _architecture(checkpoint: Checkpoint, location: CheckpointLocation, arch: str | None) -> str:
+    """What `convert_state_dict` is to take the checkpoint for."""
+    state, source = checkpoint.state, location.source
+    if source == "cvnets" or (source == "auto" and is_cvnets(state)):
+        return location.arch or _cvnets_architecture(state, location, arch)
+    if is_cvnets(state):
+        raise CheckpointError(
+            f"source is {source!r}, but {location.path} is in CVNets layout; set source to "
+            f"'cvnets' or 'auto'"
+        )
+    layout = "timm" if source == "auto" else source
+    if location.arch:
+        return location.arch if ":" in location.arch else f"{layout}:{location.arch}"
+    found = find_resnet(state)
+    if found is not None:
+        # Not the name in the file: pruned or renamed, the tensors decide.
+        return found if source == "auto" else f"{layout}:{found}"
+    name = checkpoint.arch or arch
+    if not name:
+        raise CheckpointError(
+            f"the architecture of {location.path} cannot be told from its tensors; name it "
+            f"(arch=NAME, as timm or torchvision calls it)"
+        )
+    return f"{layout}:{name}"
+
+
+def _cvnets_architecture(state: State, location: CheckpointLocation, arch: str | None) -> str:
+    found = candidates(state)
+    wanted = None if arch is None else canonical_name(arch)
+    if wanted in found:
+        return wanted
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        return _unknown_cvnets(location)
+    raise CheckpointError(
+        f"{location.path} may be {' or '.join(found)}, whose tensors look the same; name the one "
+        f"that it is (arch={found[0]})"
+    )
+
+
+def _unknown_cvnets(location: CheckpointLocation) -> str:
+    raise CheckpointError(
+        f"{location.path} is none of the CVNets models ({', '.join(CVNETS_MODELS)}); set source "
+        f"to 'timm' or 'torchvision' if it is one of theirs"
+    )
+
+
+def _convention(
+    report: ConversionReport, metadata: dict[str, str], location: CheckpointLocation
+) -> InputConvention:
+    if metadata:
+        return read_convention(location.file)
+    if report.layout == "cvnets":
+        return cvnets_convention(CVNETS_MODELS[report.arch])
+    return host_convention(report.layout, report.arch, None, None)
+
+
+def _check_arch(report: ConversionReport, arch: str | None, location: CheckpointLocation) -> None:
+    """Two networks may share all names and shapes, such as Swin for 224 and 384 pixels."""
+    found = report.model if report.to == "timm" else report.arch
+    if arch is not None and found.partition(".")[0] != arch.partition(".")[0]:
+        raise CheckpointError(
+            f"{location.path} holds {found}, but the backbone is {arch}; use another checkpoint, "
+            f"or configure the backbone that it is for"
+        )

@@ -1,0 +1,95 @@
+"""How a host's configuration names a checkpoint: a path, or a path with options."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl
+
+from dr_plugins.errors import CheckpointError
+
+__all__ = ["SCHEME", "SOURCES", "CheckpointLocation"]
+
+SCHEME = "imagenet-plus://"
+"""Before a path, in settings where a host would otherwise load the file itself."""
+
+SOURCES = ("auto", "cvnets", "timm", "torchvision")
+"""Whose names a checkpoint may use."""
+
+_WEIGHTS = {"averaged": True, "plain": False}
+_STORED = {"1": True, "0": False}
+_OPTIONS = (
+    f"source={'|'.join(SOURCES)}, arch=NAME, weights={'|'.join(_WEIGHTS)} and stored_indices=1"
+)
+
+
+@dataclass(frozen=True)
+class CheckpointLocation:
+    """Where a checkpoint is, and what its file does not say itself.
+
+    Attributes:
+        path: The file; ``~`` is the home directory.
+        source: One of `SOURCES`; ``auto`` tells from the names of the tensors.
+        arch: A CVNets model (``resnet_50``), or a network of timm or torchvision; None finds out.
+        averaged: See `load_checkpoint`.
+        stored_indices: See `convert_state_dict`.
+
+    Raises:
+        CheckpointError: `source` is none of `SOURCES`, or the path is empty.
+
+    Example:
+        >>> place = CheckpointLocation.parse("imagenet-plus://r50.pt?source=cvnets&arch=resnet_50")
+        >>> place.path, place.source, place.arch
+        ('r50.pt', 'cvnets', 'resnet_50')
+    """
+
+    path: str
+    source: str = "auto"
+    arch: str | None = None
+    averaged: bool | None = None
+    stored_indices: bool = False
+
+    def __post_init__(self) -> None:
+        if self.source not in SOURCES:
+            raise CheckpointError(
+                f"source is {self.source!r}; expected one of {', '.join(SOURCES)}"
+            )
+        if not self.path:
+            raise CheckpointError("the path of the checkpoint is empty; name a file")
+
+    @classmethod
+    def parse(cls, text: str, **defaults: Any) -> CheckpointLocation:
+        """Read ``imagenet-plus://PATH?source=...&arch=...&weights=...``, or a plain path.
+
+        Args:
+            text: The setting.
+            **defaults: Attributes for what it leaves open.
+
+        Raises:
+            CheckpointError: It has an option that is unknown, empty or given twice.
+        """
+        if not text.startswith(SCHEME):
+            return cls(**{**defaults, "path": text})
+        path, _, query = text[len(SCHEME) :].partition("?")
+        found = dict(defaults)
+        pairs = parse_qsl(query, keep_blank_values=True)
+        if len({name for name, _ in pairs}) != len(pairs):
+            raise CheckpointError(f"{text} gives an option twice")
+        for name, value in pairs:
+            if name in ("source", "arch") and value:
+                found[name] = value
+            elif name == "weights" and value in _WEIGHTS:
+                found["averaged"] = _WEIGHTS[value]
+            elif name == "stored_indices" and value in _STORED:
+                found["stored_indices"] = _STORED[value]
+            else:
+                raise CheckpointError(
+                    f"{text}: {name}={value} is not understood; the options are {_OPTIONS}"
+                )
+        return cls(**{**found, "path": path})
+
+    @property
+    def file(self) -> Path:
+        """The path, with ``~`` expanded."""
+        return Path(self.path).expanduser()
