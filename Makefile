@@ -3,21 +3,36 @@
 # nothing is installed twice.
 
 PYTHON ?= python3
-VENV ?= .venv
 PYTEST_ARGS ?=
+# lite: upstream's packages, nothing to compile. compiled: the maintained forks with mmcv's operators.
+MMCV ?= lite
+# A checkout of Detectron2, to build and test with instead of the pure Python sources of 0.6.
+DETECTRON2 ?=
+VENV ?= .venv$(if $(filter compiled,$(MMCV)),-compiled)$(if $(DETECTRON2),-detectron2)
+# What was compiled is kept, for other clones too.
+WHEELS ?= $(HOME)/.cache/dr-plugins/wheels
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
-# Test hosts that no extra can name go into requirements/<host>.txt, one file per host.
-HOSTS := $(wildcard requirements/*.txt)
-DETECTRON2 := pb1-detectron2==0.6
-INPUTS := pyproject.toml constraints.txt $(HOSTS)
+# Test hosts that no extra can name.
+HOSTS := requirements/imagenet.txt requirements/detectron2.txt requirements/mmlab-$(MMCV).txt
+# Published as sources only. Without its C++ part Detectron2 needs no building, only a path; of
+# labelme the tests use the photographs.
+DETECTRON2_SOURCES := pb1-detectron2==0.6
+PHOTOGRAPHS := labelme==6.3.1
+SDIST := download --no-deps --no-binary :all: -d $(VENV)/src
+MMCV_FORK := onedl-mmcv==2.3.6
+INPUTS := pyproject.toml constraints.txt $(HOSTS) requirements/mmlab-forks.txt Makefile
 KEY := $(shell cat $(INPUTS) | cksum | cut -d ' ' -f 1)
 CODE := $(wildcard dr_plugins dr_models timm_ext mmlab_ext d2_ext examples benchmarks tests)
 
 CORE := $(VENV)/.stamp-core-$(KEY)
 QUICKSTART := $(VENV)/.stamp-quickstart-$(KEY)
 DEV := $(VENV)/.stamp-dev-$(KEY)
+
+ifeq ($(filter lite compiled,$(MMCV)),)
+$(error MMCV is "$(MMCV)"; expected lite or compiled)
+endif
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
@@ -27,6 +42,8 @@ DEV := $(VENV)/.stamp-dev-$(KEY)
 help:
 	@echo "make quickstart   train on a small reinforced dataset and show what it gains"
 	@echo "make test         run the tests (PYTEST_ARGS=\"-m 'not slow'\" for the quick ones)"
+	@echo "  MMCV=compiled     with OpenMMLab's maintained forks and compiled operators (first: 15 min)"
+	@echo "  DETECTRON2=PATH   with the Detectron2 that is checked out there"
 	@echo
 	@echo "for developers:"
 	@echo "make install      only what the tests need, into $(VENV)"
@@ -90,12 +107,36 @@ $(QUICKSTART): $(VENV)/.stamp-venv
 	$(PIP) install -c constraints.txt -e ".[quickstart]"
 	@rm -f $(VENV)/.stamp-quickstart-* && touch $@
 
-# Detectron2 is published as sources only; without its C++ part they need no building, only a path.
 $(DEV): $(VENV)/.stamp-venv
 	@echo "installing the package, its test hosts and the developer's tools into $(VENV)"
 	$(PIP) install -c constraints.txt -e ".[timm,remote,quickstart,dev]" $(addprefix -r ,$(HOSTS))
-	$(PIP) download --no-deps --no-build-isolation --no-binary :all: -d $(VENV)/src $(DETECTRON2)
-	tar -xzf $(VENV)/src/$(subst ==,-,$(DETECTRON2)).tar.gz -C $(VENV)/src
+	$(PIP) $(SDIST) $(PHOTOGRAPHS)
+	tar -xzf $(VENV)/src/$(subst ==,-,$(PHOTOGRAPHS)).tar.gz -C $(VENV)/src
+ifdef DETECTRON2
+	FORCE_CUDA=0 MAX_JOBS=2 $(PIP) install --no-build-isolation $(DETECTRON2)
+else
+	$(PIP) $(SDIST) --no-build-isolation $(DETECTRON2_SOURCES)
+	tar -xzf $(VENV)/src/$(subst ==,-,$(DETECTRON2_SOURCES)).tar.gz -C $(VENV)/src
 	@$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' | { read -r site; \
-	    echo "$(abspath $(VENV))/src/$(subst ==,-,$(DETECTRON2))" > "$$site/detectron2.pth"; }
+	    echo "$(abspath $(VENV))/src/$(subst ==,-,$(DETECTRON2_SOURCES))" > "$$site/detectron2.pth"; }
+endif
+ifeq ($(MMCV),compiled)
+	$(MAKE) -s VENV=$(VENV) MMCV=compiled forks
+endif
 	@rm -f $(VENV)/.stamp-dev-* && touch $@
+
+# mmcv's setup asks for C++17, torch's headers for C++20; the last option wins. pip's own cache does
+# not tell wheels of different versions of torch apart, hence a folder for each.
+.PHONY: forks
+forks: TORCH = $(shell $(BIN)/python -c "import sys, torch; print(f'torch{torch.__version__}-py{sys.version_info[1]}')")
+forks: FOLDER = $(WHEELS)/$(TORCH)
+forks:
+	$(PIP) install --no-deps -r requirements/mmlab-forks.txt
+	@mkdir -p $(FOLDER) $(VENV)/build
+	@printf '#!/bin/sh\nexec c++ "$$@" -std=c++20 -g0 -O1\n' > $(VENV)/build/c++20
+	@chmod +x $(VENV)/build/c++20
+	@ls $(FOLDER)/onedl_mmcv-*.whl >/dev/null 2>&1 || \
+	    { echo "compiling $(MMCV_FORK): 5 to 15 minutes on two cores"; \
+	    MAX_JOBS=2 FORCE_CUDA=0 CXX=$(abspath $(VENV))/build/c++20 $(PIP) wheel --no-cache-dir \
+	        --no-deps --no-build-isolation -w $(FOLDER) $(MMCV_FORK); }
+	$(PIP) install --no-deps $(FOLDER)/onedl_mmcv-*.whl
