@@ -14,6 +14,7 @@ from torch.utils.data import Dataset, default_collate
 
 from dr_plugins import randomness
 from dr_plugins.errors import DatasetMismatchError, ImageChangedError
+from dr_plugins.images import size_of
 from dr_plugins.policy import AugmentParams, Policy
 from dr_plugins.replay import Replayer
 from dr_plugins.shards.reader import ShardSet
@@ -199,16 +200,17 @@ class ReinforcedDataset(Dataset[Sample]):
             warnings.warn(str(error), stacklevel=2)
 
     def _plain(self, index: int, epoch: int, key_hash: int) -> tuple[torch.Tensor, int]:
-        image, label = self._replayer.load(index)
+        image, label = self._replayer.load(index, pil=self.transform is not None)
         if label < 0:
             raise DatasetMismatchError(
                 f"image {self.source.keys[index]!r} has no label, so it cannot be used plain; "
                 f"set p=1"
             )
         if self.transform is not None:
+            assert isinstance(image, Image.Image)
             return torch.as_tensor(self.transform(image)), label
         rng = randomness.image_generator(self.seed, key_hash, epoch, _PLAIN_STREAM)
-        params = self._plain_policy.sample(rng, (image.height, image.width))
+        params = self._plain_policy.sample(rng, size_of(image))
         view = self._plain_policy.apply(image, params)
         return view if self.postprocess is None else self.postprocess(view), label
 

@@ -12,6 +12,7 @@ Every image becomes 8-bit RGB before it is augmented:
 
 from __future__ import annotations
 
+import io
 from os import PathLike
 from typing import IO
 
@@ -19,8 +20,21 @@ import numpy as np
 from PIL import Image
 
 from dr_plugins.errors import ImageReadError
+from dr_plugins.jpeg import decode_jpeg
 
-__all__ = ["open_image", "to_rgb"]
+__all__ = ["Picture", "open_image", "open_pixels", "size_of", "to_rgb"]
+
+Picture = Image.Image | np.ndarray
+"""An RGB image: Pillow's, or its pixels as uint8 ``[height, width, 3]``."""
+
+File = str | PathLike[str] | IO[bytes]
+
+
+def size_of(image: Picture) -> tuple[int, int]:
+    """(height, width) of an image in pixels."""
+    if isinstance(image, Image.Image):
+        return image.height, image.width
+    return image.shape[0], image.shape[1]
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -41,7 +55,47 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def open_image(file: str | PathLike[str] | IO[bytes], key: str) -> Image.Image:
+def open_pixels(file: File, key: str) -> np.ndarray:
+    """Open and decode an image file into an array.
+
+    The pixels are those of `open_image`; JPEG files may be decoded faster.
+
+    Args:
+        file: See `open_image`.
+        key: Likewise.
+
+    Returns:
+        RGB as uint8 ``[height, width, 3]``, the caller's own.
+
+    Raises:
+        ImageReadError: The file is missing, damaged or no image.
+    """
+    try:
+        if isinstance(file, str | PathLike):
+            file = open(file, "rb", buffering=0)  # noqa: SIM115  closed below
+        data = file.read()
+    except OSError as error:
+        raise _unreadable(key, error) from error
+    finally:
+        if hasattr(file, "close"):
+            file.close()
+    pixels = decode_jpeg(data)
+    # A copy, because Pillow's own memory is not for writing.
+    return np.array(open_image(_Content(data, file), key)) if pixels is None else pixels
+
+
+class _Content(io.BytesIO):
+    """A file that was read already; Pillow's messages show it by its name."""
+
+    def __init__(self, data: bytes, file: IO[bytes]) -> None:
+        super().__init__(data)
+        self._name = getattr(file, "name", file)
+
+    def __repr__(self) -> str:
+        return repr(self._name)
+
+
+def open_image(file: File, key: str) -> Image.Image:
     """Open and decode an image file.
 
     Args:
@@ -58,9 +112,13 @@ def open_image(file: str | PathLike[str] | IO[bytes], key: str) -> Image.Image:
         with Image.open(file) as image:
             return to_rgb(image)
     except Exception as error:  # on damaged files, Pillow's decoders raise errors of many types
-        raise ImageReadError(
-            f"cannot read image {key!r}: {error}. Restore the file; no other image takes its place."
-        ) from error
+        raise _unreadable(key, error) from error
     finally:
         if hasattr(file, "close"):
             file.close()
+
+
+def _unreadable(key: str, error: Exception) -> ImageReadError:
+    return ImageReadError(
+        f"cannot read image {key!r}: {error}. Restore the file; no other image takes its place."
+    )

@@ -18,9 +18,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 import yaml
-from PIL import Image
 
 from dr_plugins.errors import PolicyError
+from dr_plugins.images import Picture
 from dr_plugins.shards.records import Field
 from dr_plugins.transforms import (
     AnyImage,
@@ -258,14 +258,15 @@ class Policy:
         return records["partner"] != _NO_PARTNER
 
     def apply(
-        self, image: Image.Image, params: AugmentParams, partner: Image.Image | None = None
+        self, image: Picture, params: AugmentParams, partner: Picture | None = None
     ) -> torch.Tensor:
         """Compute an augmented view: the one code path for teacher and student.
 
         Args:
-            image: RGB image.
+            image: RGB, a PIL image or its pixels as uint8 ``[height, width, 3]``; the backend
+                ``"pil"`` is faster with the first, ``"tensor"`` with the second.
             params: From `sample` or `decode`.
-            partner: RGB image of row ``params.partner``; needed if that is not None.
+            partner: Likewise, of row ``params.partner``; needed if that is not None.
 
         Returns:
             uint8 ``[3, H, W]`` with (H, W) = `view_size`.
@@ -279,9 +280,9 @@ class Policy:
             view = mixing.apply(view, other, values)
         return view
 
-    def _view(self, image: Image.Image, params: Sequence[Any]) -> torch.Tensor:
+    def _view(self, image: Picture, params: Sequence[Any]) -> torch.Tensor:
         kernels = BACKENDS[self.backend]
-        view: AnyImage = kernels.from_pil(image)
+        view: AnyImage = kernels.from_image(image)
         values = iter(params)
         for transform in self.transforms:
             view = transform.apply(view, next(values) if transform.field is not None else None)

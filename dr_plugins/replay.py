@@ -6,9 +6,9 @@ import hashlib
 
 import numpy as np
 import torch
-from PIL import Image
 
 from dr_plugins.errors import DatasetMismatchError, ImageChangedError, UnknownImageError
+from dr_plugins.images import Picture, size_of
 from dr_plugins.policy import AugmentParams
 from dr_plugins.shards.reader import ShardSet
 from dr_plugins.shards.shard import FINGERPRINT_BYTES
@@ -33,7 +33,8 @@ class Replayer:
         rows: int64 ``[len(source)]``, the shard set's row of each image.
 
     Raises:
-        UnknownImageError: An image is not in the shard set.
+        UnknownImageError: An image is not in the shard set; or the set mixes images, and one of
+            them is not in the source.
         DatasetMismatchError: The images have other classes than the shard set.
     """
 
@@ -41,29 +42,31 @@ class Replayer:
         self.source = source
         self.shards = shards
         self.policy = shards.policy
+        self._load = source.load_pixels if self.policy.backend == "tensor" else source.load
         self.rows = shards.keys.rows(source.keys)
         self._positions = self._invert() if self.policy.mixings else None
         self._check_classes()
 
-    def load(self, index: int) -> tuple[Image.Image, int]:
+    def load(self, index: int, pil: bool = False) -> tuple[Picture, int]:
         """Load an image and make sure that it is the one that was reinforced.
 
         Args:
             index: Position in the source.
+            pil: Give a PIL image, whatever suits the policy.
 
         Returns:
-            RGB image and its label.
+            RGB image in the form that the policy takes fastest, and its label.
 
         Raises:
             ImageReadError: The image cannot be read.
             ImageChangedError: Its size is not that of the reinforced image.
             DatasetMismatchError: Its label is not that of the reinforced image.
         """
-        image, label = self.source.load(index)
-        facts = self.shards.image(int(self.rows[index]))
-        if facts.size != (image.height, image.width) and any(facts.size):
+        image, label = self.source.load(index) if pil else self._load(index)
+        facts, size = self.shards.image(int(self.rows[index])), size_of(image)
+        if facts.size != size and any(facts.size):
             raise ImageChangedError(
-                f"image {self.source.keys[index]!r} is {image.height}x{image.width} pixels, but "
+                f"image {self.source.keys[index]!r} is {size[0]}x{size[1]} pixels, but "
                 f"{facts.size[0]}x{facts.size[1]} when it was reinforced. Restore the original "
                 f"images, or reinforce these."
             )
@@ -92,12 +95,12 @@ class Replayer:
         Raises:
             ImageReadError: The image or its partner cannot be read.
             ImageChangedError: The image or its partner has changed.
-            UnknownImageError: The partner is not among the images.
         """
         image, label = self.load(index)
         if params.partner is None:
             return self.policy.apply(image, params), label
-        partner, _ = self.load(self._partner(index, params.partner))
+        assert self._positions is not None
+        partner, _ = self.load(int(self._positions[params.partner]))
         return self.policy.apply(image, params, partner), -1
 
     def is_fingerprinted(self, index: int, sample: int) -> bool:
@@ -119,19 +122,16 @@ class Replayer:
                 f"`dr-plugins verify --replay` shows how many images are concerned."
             )
 
-    def _partner(self, index: int, row: int) -> int:
-        assert self._positions is not None
-        position = int(self._positions[row])
-        if position < 0:
-            raise UnknownImageError(
-                f"image {self.source.keys[index]!r} is mixed with {self.shards.keys[row]!r}, which "
-                f"the dataset lacks. A set that mixes images needs all of them."
-            )
-        return position
-
     def _invert(self) -> np.ndarray:
+        """Position of each row's image; any may be mixed into another."""
         positions = np.full(len(self.shards), -1, np.int32)
         positions[self.rows] = np.arange(len(self.rows))
+        lacking = np.flatnonzero(positions < 0)
+        if len(lacking):
+            raise UnknownImageError(
+                f"the dataset lacks {len(lacking)} of the set's {len(positions)} images, such as "
+                f"{self.shards.keys[int(lacking[0])]!r}. A set that mixes images needs all of them."
+            )
         return positions
 
     def _check_classes(self) -> None:

@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
 from torch.utils.data import Dataset
 
 from dr_plugins import randomness
 from dr_plugins.errors import PolicyError, ReinforcementError
+from dr_plugins.images import Picture, size_of
 from dr_plugins.policy import Policy
 from dr_plugins.replay import fingerprint
 from dr_plugins.shards.key_index import KeyIndex
@@ -129,7 +129,7 @@ class ViewBatches(Dataset["ViewBatch | ReinforcementError"]):
         self._batches_each = plan.batches(0)
         self._positions = np.empty(len(keys), np.int64)
         self._positions[keys.rows(source.keys)] = np.arange(len(keys))
-        self._cached_load: Callable[[int], tuple[Image.Image, int]] | None = None
+        self._cached_load: Callable[[int], tuple[Picture, int]] | None = None
 
     def __len__(self) -> int:
         if not self._shards:
@@ -164,7 +164,7 @@ class ViewBatches(Dataset["ViewBatch | ReinforcementError"]):
     def _fill(self, row: int, offset: int, views: torch.Tensor, records: np.ndarray) -> ImageFact:
         """Make the views of one image from sample `offset` on, into `views` and `records`."""
         image, label = self._load(row)
-        size = (image.height, image.width)
+        size = size_of(image)
         key_hash = randomness.hash_key(self._keys.encoded(row))
         partners = self._partners(key_hash)
         digest = None
@@ -189,15 +189,17 @@ class ViewBatches(Dataset["ViewBatch | ReinforcementError"]):
         rng = randomness.image_generator(self._seed, key_hash, 0, _PARTNER_STREAM)
         rows = rng.integers(0, len(self._keys), _PARTNERS).tolist()
         images = [self._load(row)[0] for row in rows]
-        return [(row, (i.height, i.width)) for row, i in zip(rows, images, strict=True)]
+        return [(row, size_of(image)) for row, image in zip(rows, images, strict=True)]
 
-    def _load(self, row: int) -> tuple[Image.Image, int]:
+    def _load(self, row: int) -> tuple[Picture, int]:
         if self._cached_load is None:  # made here because a cache cannot be sent to a worker
             self._cached_load = lru_cache(maxsize=_PARTNERS + 2)(self._load_uncached)
         return self._cached_load(row)
 
-    def _load_uncached(self, row: int) -> tuple[Image.Image, int]:
-        return self._source.load(int(self._positions[row]))
+    def _load_uncached(self, row: int) -> tuple[Picture, int]:
+        source = self._source
+        load = source.load_pixels if self._policy.backend == "tensor" else source.load
+        return load(int(self._positions[row]))
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_cached_load": None}

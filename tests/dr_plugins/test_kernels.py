@@ -236,12 +236,12 @@ def test_conversions(values):
     image = as_pil(values)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        converted = tensor.from_pil(image)
+        converted = tensor.from_image(image)
 
     np.testing.assert_array_equal(to_numpy(converted), values)
     assert converted.permute(1, 2, 0).is_contiguous()
     assert torch.equal(pil.to_uint8_chw(image), converted)
-    assert pil.from_pil(image) is image
+    assert pil.from_image(image) is image
     assert tensor.to_uint8_chw(converted) is converted
     assert pil.size(image) == tensor.size(converted) == values.shape[:2]
     converted.zero_()
@@ -293,6 +293,6 @@ def test_bad_arguments_are_named():
         with pytest.raises(ValueError, match="bits"):
             backend.posterize(image, 0)
     with pytest.raises(ValueError, match="mode is 'L'"):
-        tensor.from_pil(Image.new("L", (2, 2)))
+        tensor.from_image(Image.new("L", (2, 2)))
     with pytest.raises(ValueError, match="40000x1"):
         tensor.shear_x(torch.zeros(3, 40000, 1, dtype=torch.uint8), 0.9)

@@ -6,6 +6,7 @@ with nearest interpolation and black fill.
 
 from __future__ import annotations
 
+import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 from torch import Tensor
 
@@ -21,7 +22,7 @@ __all__ = [
     "crop",
     "equalize",
     "erase",
-    "from_pil",
+    "from_image",
     "hflip",
     "pad",
     "posterize",
@@ -44,14 +45,14 @@ _RESAMPLING = {
 }
 
 
-def from_pil(image: Image.Image) -> Image.Image:
-    """Return the image itself."""
-    return image
+def from_image(image: Image.Image | np.ndarray) -> Image.Image:
+    """Return the image itself, or a PIL image of the pixels ``[height, width, 3]``."""
+    return image if isinstance(image, Image.Image) else Image.fromarray(image)
 
 
 def to_uint8_chw(image: Image.Image) -> Tensor:
     """Return the pixels as a uint8 tensor ``[3, height, width]`` in channels-last memory."""
-    return tensor.from_pil(image)
+    return tensor.from_image(image)
 
 
 def size(image: Image.Image) -> tuple[int, int]:

@@ -44,7 +44,7 @@ __all__ = [
     "crop",
     "equalize",
     "erase",
-    "from_pil",
+    "from_image",
     "hflip",
     "pad",
     "posterize",
@@ -60,12 +60,17 @@ __all__ = [
 ]
 
 
-def from_pil(image: Image.Image) -> Tensor:
+def from_image(image: Image.Image | np.ndarray) -> Tensor:
     """Return the pixels of an RGB image as uint8 ``[3, height, width]`` in channels-last memory.
+
+    Args:
+        image: PIL image, or uint8 ``[height, width, 3]``, whose memory is shared.
 
     Raises:
         ValueError: The image is not of mode RGB.
     """
+    if isinstance(image, np.ndarray):
+        return torch.from_numpy(image).permute(2, 0, 1)
     if image.mode != "RGB":
         raise ValueError(f"image mode is {image.mode!r}, expected 'RGB'; use image.convert('RGB')")
     # A copy rather than a view: Pillow's own buffer is read-only.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -69,8 +70,12 @@ def posterize(image: Tensor, bits: int) -> Tensor:
 
 def solarize(image: Tensor, threshold: float) -> Tensor:
     """Invert all values that are not below `threshold`."""
-    levels = torch.arange(_LEVELS, device=image.device)
-    return _lookup(image, torch.where(levels < math.ceil(threshold), levels, 255 - levels))
+    lowest = max(math.ceil(threshold), 0)
+    if lowest > 255:
+        return image
+    # Comparing uint8 is slow on CPUs. 255 - v is v with all bits exchanged; -1 has all of them.
+    above = image.short().sub_(lowest - 1).clamp_(0, 1).neg_()
+    return image ^ above.to(torch.uint8)
 
 
 def autocontrast(image: Tensor) -> Tensor:
@@ -129,14 +134,28 @@ def _smooth(image: Tensor) -> Tensor:
 def _histogram(image: Tensor) -> Tensor:
     """Return how often each level occurs in each channel: int64 ``[..., 3, 256]``."""
     planes = image.reshape(-1, image.shape[-2] * image.shape[-1])
-    offsets = torch.arange(len(planes), dtype=torch.int32, device=image.device) * _LEVELS
-    bins = (planes.int() + offsets[:, None]).flatten()
-    counts = torch.bincount(bins, minlength=len(planes) * _LEVELS)
+    counts = torch.stack([torch.bincount(plane, minlength=_LEVELS) for plane in planes])
     return counts.view(*image.shape[:-2], _LEVELS)
 
 
 def _lookup(image: Tensor, table: Tensor) -> Tensor:
     """Replace each value by its entry in a table ``[256]`` or ``[..., 3, 256]``."""
-    planes = image.flatten(-2).long()
+    planes = image.flatten(-2)
     table = table.to(torch.uint8).expand(*planes.shape[:-1], _LEVELS)
-    return table.gather(-1, planes).view(image.shape)
+    look_up = _lookup_on_cpu if image.device.type == "cpu" else _lookup_anywhere
+    return look_up(planes, table).view(image.shape)
+
+
+def _lookup_anywhere(planes: Tensor, table: Tensor) -> Tensor:
+    return table.gather(-1, planes.long())
+
+
+def _lookup_on_cpu(planes: Tensor, table: Tensor) -> Tensor:
+    # Python's own look-up needs no index of eight bytes for each value.
+    result = np.empty(planes.shape, np.uint8)
+    rows = planes.reshape(-1, planes.shape[-1]).numpy()
+    for row, entries, out in zip(
+        rows, table.reshape(-1, _LEVELS).numpy(), result.reshape(rows.shape), strict=True
+    ):
+        out[:] = np.frombuffer(row.tobytes().translate(entries.tobytes()), np.uint8)
+    return torch.from_numpy(result)
