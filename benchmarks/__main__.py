@@ -1,4 +1,4 @@
-"""Run the benchmarks: ``python -m benchmarks [reading] [loading] [importing] [--out DIR]``."""
+"""Run the benchmarks: ``python -m benchmarks [NAME ...] [--out DIR]``."""
 
 from __future__ import annotations
 
@@ -6,9 +6,14 @@ from pathlib import Path
 
 import click
 
-from benchmarks import importing, loading, reading
+from benchmarks import importing, loading, opening, reading
 
-BENCHMARKS = {"reading": reading.main, "loading": loading.main, "importing": importing.main}
+BENCHMARKS = {
+    "reading": reading.main,
+    "loading": loading.main,
+    "opening": opening.main,
+    "importing": importing.main,
+}
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})

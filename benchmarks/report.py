@@ -6,13 +6,13 @@ import json
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from dr_plugins.shards.manifest import library_versions
 
-__all__ = ["Row", "compare", "report"]
+__all__ = ["Limit", "Row", "compare", "report"]
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,20 @@ class Row:
             f"{self.what:<44} {self.ours:>10.4g} {self.theirs:>10.4g} {self.unit:<9} "
             f"{self.ratio:>8.2f}x  (hold {self.hold:g}x: {verdict})  peer: {self.peer}"
         )
+
+
+@dataclass(frozen=True)
+class Limit:
+    """One line without a peer: a cost in `unit` that is to stay below `hold`."""
+
+    what: str
+    unit: str
+    cost: float
+    hold: float
+
+    def line(self) -> str:
+        verdict = "held" if self.cost <= self.hold else "MISSED"
+        return f"{self.what:<44} {self.cost:>10.4g} {self.unit:<9} (hold {self.hold:g}: {verdict})"
 
 
 def compare(
@@ -63,7 +77,7 @@ def _seconds_per_item(function: Callable[[], int]) -> float:
     return (time.perf_counter() - start) / count
 
 
-def report(title: str, rows: list[Row], out: Path) -> None:
+def report(title: str, rows: Sequence[Row | Limit], out: Path) -> None:
     """Print a table and write it, with the machine's description, as JSON."""
     print(f"\n{title}\n{'':<44} {'ours':>10} {'peer':>10}")
     for row in rows:

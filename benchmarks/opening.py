@@ -1,0 +1,107 @@
+"""A set of ImageNet's size with many shards: time to the first batch, memory of a worker."""
+
+from __future__ import annotations
+
+import multiprocessing
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.report import Limit, report
+from dr_plugins.policy import Policy
+from dr_plugins.shards.key_index import KeyIndex
+from dr_plugins.shards.output import OutputDirectory, locked
+from dr_plugins.shards.reader import ShardSet
+from dr_plugins.shards.records import RecordLayout, target_fields
+from dr_plugins.shards.shard import Shard
+
+__all__ = ["main"]
+
+IMAGES, SHARDS, SAMPLES, TOPK, CLASSES = 1_281_167, 10_000, 2, 10, 1000
+BATCH = 256
+
+
+def main(out: Path) -> None:
+    """Measure and report."""
+    with tempfile.TemporaryDirectory() as folder:
+        _write(Path(folder))
+        seconds = min(_first_batch(folder) for _ in range(3))
+        private = _worker(folder)
+    title = f"Opening: {IMAGES:,} images in {SHARDS:,} shards, S = {SAMPLES}, warm cache"
+    rows = [
+        Limit("open the set, look up and read a batch", "s", seconds, 2.0),
+        Limit("a worker's memory after reading all shards", "MB", private / 1e6, 150.0),
+    ]
+    report(title, rows, out / "opening.json")
+
+
+def _keys() -> Iterator[str]:
+    for i in range(IMAGES):
+        yield f"n{i % CLASSES:08d}/n{i % CLASSES:08d}_{i}.JPEG"
+
+
+def _write(out: Path) -> None:
+    """Write empty records: what they hold costs neither time nor memory here."""
+    policy = Policy.load("randaug")
+    keys = KeyIndex.build(_keys())
+    layout = RecordLayout((*policy.fields, *target_fields(TOPK, CLASSES)))
+    settings = {"policy": policy.to_config(), "samples": SAMPLES, "topk": TOPK}
+    settings |= {"num_classes": CLASSES, "class_names": None, "probs_dtype": "float16"}
+    each = -(-IMAGES // SHARDS)
+    with locked(out):
+        output = OutputDirectory(out, settings, layout, keys)
+        for number, first in enumerate(range(0, IMAGES, each)):
+            output.add(number, Shard.empty(first, min(each, IMAGES - first), SAMPLES, layout))
+        output.finish()
+
+
+_FIRST = """
+import sys, time, numpy as np
+from dr_plugins.shards.reader import ShardSet
+start = time.perf_counter()
+shards = ShardSet(sys.argv[1])
+rng = np.random.default_rng(0)
+keys = [shards.keys[row] for row in rng.integers(0, len(shards), int(sys.argv[2])).tolist()]
+shards.read(shards.keys.rows(keys), np.zeros(len(keys), int))
+print(time.perf_counter() - start)
+"""
+
+
+def _first_batch(folder: str) -> float:
+    """Seconds in a fresh process, without the time that importing PyTorch takes."""
+    command = [sys.executable, "-c", _FIRST, folder, str(BATCH)]
+    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+def _worker(folder: str) -> int:
+    """What a forked worker's own memory grows by, in bytes."""
+    context = multiprocessing.get_context("fork")
+    shards = ShardSet(folder)
+    _ = shards.keys
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_read_all, args=(shards, sender))
+    process.start()
+    grown: int = receiver.recv()
+    process.join()
+    return grown
+
+
+def _read_all(shards: ShardSet, sender: Any) -> None:
+    before = _private_bytes()
+    rows = np.random.default_rng(0).permutation(len(shards))
+    for first in range(0, len(rows), BATCH):
+        part = rows[first : first + BATCH]
+        shards.read(part, np.zeros(len(part), np.int64))
+    del rows, part
+    sender.send(_private_bytes() - before)
+
+
+def _private_bytes() -> int:
+    lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
+    # Clean pages are the files' own, which the system keeps once for all and can drop.
+    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Private_Dirty"))
