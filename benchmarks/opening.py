@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from benchmarks.report import Limit, report
 from dr_plugins.policy import Policy
 from dr_plugins.shards.key_index import KeyIndex
 from dr_plugins.shards.output import OutputDirectory, locked
-from dr_plugins.shards.reader import ShardSet
 from dr_plugins.shards.records import RecordLayout, target_fields
 from dr_plugins.shards.shard import Shard
 
@@ -74,34 +69,41 @@ print(time.perf_counter() - start)
 
 def _first_batch(folder: str) -> float:
     """Seconds in a fresh process, without the time that importing PyTorch takes."""
-    command = [sys.executable, "-c", _FIRST, folder, str(BATCH)]
-    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    return float(_python(_FIRST, folder))
+
+
+_READ_ALL = """
+import multiprocessing, sys, numpy as np
+from pathlib import Path
+from dr_plugins.shards.reader import ShardSet
+
+def own_bytes():
+    # Clean pages are the files' own, which the system keeps once for all and can drop.
+    lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
+    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Private_Dirty"))
+
+def read_all(batch):
+    before = own_bytes()
+    rows = np.random.default_rng(0).permutation(len(shards))
+    for first in range(0, len(rows), batch):
+        part = rows[first : first + batch]
+        shards.read(part, np.zeros(len(part), np.int64))
+    del rows, part
+    print(own_bytes() - before)
+
+shards = ShardSet(sys.argv[1])
+process = multiprocessing.get_context("fork").Process(target=read_all, args=(int(sys.argv[2]),))
+process.start()
+process.join()
+"""
 
 
 def _worker(folder: str) -> int:
     """What a forked worker's own memory grows by, in bytes."""
-    context = multiprocessing.get_context("fork")
-    shards = ShardSet(folder)
-    _ = shards.keys
-    receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_read_all, args=(shards, sender))
-    process.start()
-    grown: int = receiver.recv()
-    process.join()
-    return grown
+    return int(_python(_READ_ALL, folder))
 
 
-def _read_all(shards: ShardSet, sender: Any) -> None:
-    before = _private_bytes()
-    rows = np.random.default_rng(0).permutation(len(shards))
-    for first in range(0, len(rows), BATCH):
-        part = rows[first : first + BATCH]
-        shards.read(part, np.zeros(len(part), np.int64))
-    del rows, part
-    sender.send(_private_bytes() - before)
-
-
-def _private_bytes() -> int:
-    lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
-    # Clean pages are the files' own, which the system keeps once for all and can drop.
-    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Private_Dirty"))
+def _python(program: str, folder: str) -> str:
+    """Run a program in a fresh process, whose memory holds nothing else."""
+    command = [sys.executable, "-c", program, folder, str(BATCH)]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
