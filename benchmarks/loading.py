@@ -1,28 +1,33 @@
-"""Images per second of a training loader against timm's own, same photographs and policy."""
+"""Images per second of a training loader against timm's own, and ml-dr's; same photographs."""
 
 from __future__ import annotations
 
+import importlib
 import os
 import statistics
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import timm.data
 import torch
+import yaml
 from timm.data import FastCollateMixup
 from torch.utils.data import DataLoader, RandomSampler
 from torchvision.datasets import ImageFolder
 
 from benchmarks.photographs import make_photographs
 from benchmarks.report import Row, compare, report
-from benchmarks.synthetic import make_set_of
+from benchmarks.synthetic import make_set_of, mldr_file
 from dr_plugins.dataset import ReinforcedDataset
 from dr_plugins.policy import Policy
+from dr_plugins.shards.reader import ShardSet
 
 __all__ = ["main"]
 
 IMAGES, BATCH, SAMPLES = 256, 32, 50
+MLDR = os.environ.get("MLDR_SOURCE", "")  # a checkout of apple/ml-dr, to compare with it as well
 RAND_AUGMENT = {"auto_augment": "rand-m9-n2", "re_prob": 0.25}
 TIMM_OPTIONS: dict[str, dict[str, Any]] = {
     "rrc": {"auto_augment": None, "re_prob": 0.0},
@@ -50,6 +55,10 @@ def main(out: Path, workers: int = 1) -> None:
                 ours = _our_loader(root, shards, workers)
                 hold = HOLD[name] if backend == "tensor" else 0.0
                 rows.append(_compare(f"loader, {name}, {backend}", ours, peer, hold))
+            if name == "randaug" and MLDR:
+                peer = _mldr_loader(Path(folder) / "ml-dr", root, ShardSet(shards), workers)
+                what = f"loader, {name}, {backend}"
+                rows.append(_compare(what, ours, peer, 2.0, "ml-dr's ReinforcedDataset"))
     title = (
         f"Loading: {IMAGES} photographs of 500x375 ({size / 1e3:.0f} KB), batches of {BATCH} uint8 "
         f"views of 224x224, {workers} worker(s), {os.cpu_count()} cores"
@@ -91,9 +100,30 @@ def _loader(dataset: Any, workers: int, collate: Any) -> DataLoader[Any]:
     )
 
 
-def _compare(what: str, ours: DataLoader[Any], peer: DataLoader[Any], hold: float) -> Row:
+def _mldr_loader(out: Path, root: Path, shards: ShardSet, workers: int) -> DataLoader[Any]:
+    """ml-dr's dataset over the same content; it normalises and densifies in the worker."""
+    os.environ["TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"] = "1"  # it loads pickles
+    sys.path.append(MLDR)
+    module = importlib.import_module("dr.data")
+    out.mkdir()
+    for row in range(len(shards)):
+        mldr_file(out / f"{row}.pth.tar", shards, row)
+    config = yaml.safe_load(Path(MLDR, "configs/imagenet/reinforce/randaug.yaml").read_text())
+    torch.save(config["parameters"], out / "config.pth.tar")
+    options = {"p": 1.0, "densify": "smooth"}
+    dataset = module.ReinforcedDataset(ImageFolder(str(root)), [str(out)], options, 1000)
+    return _loader(dataset, workers, None)
+
+
+def _compare(
+    what: str,
+    ours: DataLoader[Any],
+    peer: DataLoader[Any],
+    hold: float,
+    name: str = "timm create_loader",
+) -> Row:
     def run(loader: DataLoader[Any]) -> int:
         return sum(len(images) for images, _ in loader)
 
     ours_s, theirs_s, ratio = compare(lambda: run(ours), lambda: run(peer), rounds=5)
-    return Row(what, "timm create_loader", "img/s", 1 / ours_s, 1 / theirs_s, ratio, hold)
+    return Row(what, name, "img/s", 1 / ours_s, 1 / theirs_s, ratio, hold)

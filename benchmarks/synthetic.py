@@ -15,6 +15,7 @@ from dr_plugins.shards.output import OutputDirectory, locked
 from dr_plugins.shards.reader import ShardSet
 from dr_plugins.shards.records import RecordLayout, target_fields
 from dr_plugins.shards.shard import Shard
+from dr_plugins.transforms.rand_augment_ops import magnitude
 
 __all__ = ["make_set_of", "make_synthetic_set", "mldr_file"]
 
@@ -91,7 +92,12 @@ def _compressed(params: AugmentParams) -> list[Any]:
     return [params.partner, *pairs, *(_plain(value) for value in params.mixing)]
 
 
+def _operation(code: int) -> tuple[int, float]:
+    strength = magnitude(code & 127, 9, 31, (224, 224))
+    return code & 127, strength if code < 128 else -strength
+
+
 def _plain(value: Any) -> Any:
     if isinstance(value, list) and len(value) == 2:  # RandAugment: (operation, magnitude) pairs
-        return [(code & 127, 0.3 if code < 128 else -0.3) for code in value]
+        return [_operation(code) for code in value]
     return tuple(value) if isinstance(value, list) else value
