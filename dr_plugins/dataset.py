@@ -143,8 +143,7 @@ class ReinforcedDataset(Dataset[Sample]):
         """
         epoch, rows = self.epoch, self._replayer.rows[np.asarray(indices, np.int64)]
         self._count(epoch, len(rows))
-        keys, count = self.shards.keys, len(rows)
-        hashes = np.array([randomness.hash_key(keys.encoded(r)) for r in rows.tolist()], np.uint64)
+        count, hashes = len(rows), self._hashes(rows)
         reinforced = randomness.uniform(self.seed, epoch, hashes) < self.p
         chosen = randomness.walk(self.seed, epoch, hashes, self.shards.manifest.samples)
         records = self.shards.read(rows[reinforced], chosen[reinforced])
@@ -173,6 +172,23 @@ class ReinforcedDataset(Dataset[Sample]):
             densify=self.densify,
         )
         return [(view, targets[i]) for i, view in enumerate(views)]
+
+    def is_reinforced(self, indices: Sequence[int]) -> np.ndarray:
+        """Which images come with a stored view in this epoch, not plain.
+
+        Args:
+            indices: Positions in the dataset.
+
+        Returns:
+            bool ``[len(indices)]``.
+        """
+        hashes = self._hashes(self._replayer.rows[np.asarray(indices, np.int64)])
+        drawn: np.ndarray = randomness.uniform(self.seed, self.epoch, hashes)
+        return drawn < self.p
+
+    def _hashes(self, rows: np.ndarray) -> np.ndarray:
+        keys = self.shards.keys
+        return np.array([randomness.hash_key(keys.encoded(r)) for r in rows.tolist()], np.uint64)
 
     def _count(self, epoch: int, served: int) -> None:
         """Notice in each process whether its epochs ever end."""

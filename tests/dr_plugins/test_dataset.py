@@ -208,6 +208,15 @@ def test_reinforced_images_do_not_depend_on_the_share(make: Any) -> None:
     assert 2 < same < 12
 
 
+@pytest.mark.parametrize("p", [0.0, 0.5, 1.0])
+def test_which_images_are_reinforced(make: Any, p: float) -> None:
+    train = make("rrc", p=p, transform=lambda image: torch.zeros(1))
+    for epoch in range(3):
+        train.set_epoch(epoch)
+        plain = [len(train[i][0].flatten()) == 1 for i in range(len(train))]
+        assert train.is_reinforced(range(len(train))).tolist() == [not value for value in plain]
+
+
 def test_a_plain_image_needs_a_label(photographs: Path, shard_sets: Sets) -> None:
     images = ImageFolder(str(photographs), target_transform=lambda _: -1)
     with pytest.raises(DatasetMismatchError, match=r"'n01/n01_11\.JPEG' has no label.*set p=1"):
