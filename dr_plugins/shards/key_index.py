@@ -122,7 +122,8 @@ class KeyIndex(Sequence[str]):
             UnknownImageError: Naming the first keys that are not in the set, and how many are not.
         """
         known = self._as_array()
-        wanted = np.array([key.encode() for key in keys], dtype=np.bytes_)
+        # Names that are not valid UTF-8 are in no index; they are to be reported, not to fail here.
+        wanted = np.array([key.encode(errors="surrogatepass") for key in keys], dtype=np.bytes_)
         if not len(known):
             rows, missing = np.zeros(len(wanted), np.int64), np.ones(len(wanted), bool)
         else:
@@ -134,7 +135,7 @@ class KeyIndex(Sequence[str]):
 
     def row(self, key: str) -> int:
         """Return the row number of one key, by binary search; see `rows` for bulk look-ups."""
-        wanted, low, high = key.encode(), 0, len(self)
+        wanted, low, high = key.encode(errors="surrogatepass"), 0, len(self)
         while low < high:
             middle = (low + high) // 2
             if self.encoded(middle) < wanted:

@@ -66,3 +66,11 @@ def test_sizes_that_do_not_add_up_are_refused(tmp_path: Path) -> None:
 def test_a_prefix_is_another_key() -> None:
     index = KeyIndex.build(["a", "ab", "abc"])
     assert index.rows(["abc", "a", "ab"]).tolist() == [2, 0, 1]
+
+
+@pytest.mark.parametrize("name", ["b\udcff.jpg", "\ud800"])
+def test_names_that_are_not_utf8_are_unknown(name: str) -> None:
+    index = KeyIndex.build(["a", "b"])
+    for look_up in (index.row, lambda key: index.rows([key, "a"])):
+        with pytest.raises(UnknownImageError, match=r"1 image\(s\) have no reinforcement: '"):
+            look_up(name)
