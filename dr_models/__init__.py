@@ -33,9 +33,11 @@ from dr_models import (
     vision_transformer,
 )
 from dr_models.features import FeatureBackbone
+from dr_models.networks import create_classifier
 
 __all__ = [
     "FeatureBackbone",
+    "create_classifier",
     "efficientnet",
     "mobilenetv1",
     "mobilenetv2",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -12,6 +11,7 @@ from timm.data import resolve_model_data_config
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
+from dr_models.networks import check_name
 from dr_plugins.checkpoints import (
     BackboneWeights,
     CheckpointLocation,
@@ -226,12 +226,7 @@ def _describe(
     model: str, kwargs: Mapping[str, Any]
 ) -> tuple[dict[str, Any], list[Mapping[str, Any]]]:
     """Arguments that make the network take any size, and timm's list of its features."""
-    if not timm.is_model(model):
-        close = difflib.get_close_matches(model, timm.list_models(), 3)
-        raise BackboneError(
-            f"timm {timm.__version__} has no model {model!r}"
-            + (f"; did you mean {' or '.join(close)}?" if close else "; see timm.list_models()")
-        )
+    check_name(model)
     failed: Exception | None = None
     for extra in (*_ANY_SIZE, {}):
         options = {**extra, **kwargs}

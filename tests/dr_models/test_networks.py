@@ -1,0 +1,32 @@
+from __future__ import annotations
+
+import pytest
+
+pytest.importorskip("timm")
+
+from dr_models.networks import classifier_names, create_classifier
+from dr_plugins.errors import BackboneError
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("resnet18", ("fc",)),
+        ("cvnets_mobilenetv3_small_100", ("classifier",)),
+        ("deit_tiny_distilled_patch16_224", ("head", "head_dist")),
+    ],
+)
+def test_what_depends_on_the_number_of_classes(name: str, expected: tuple[str, ...]) -> None:
+    network = create_classifier(name, 7)
+    assert classifier_names(network) == expected
+    sizes = {network.get_submodule(part).out_features for part in expected}
+    assert sizes == {7}
+
+
+def test_names_and_options_that_timm_does_not_have() -> None:
+    with pytest.raises(BackboneError, match=r"no model 'resnet5'; did you mean resnet\d+"):
+        create_classifier("resnet5", 7)
+    with pytest.raises(BackboneError, match="no model 'qqqqqqq'; see timm.list_models"):
+        create_classifier("qqqqqqq", 7)
+    with pytest.raises(BackboneError, match=r"cannot create resnet18 with {'depht': 3}.*Leave out"):
+        create_classifier("resnet18", 7, depht=3)
