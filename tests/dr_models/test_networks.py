@@ -26,7 +26,7 @@ def test_what_depends_on_the_number_of_classes(name: str, expected: tuple[str, .
 def test_names_and_options_that_timm_does_not_have() -> None:
     with pytest.raises(BackboneError, match=r"no model 'resnet5'; did you mean resnet\d+"):
         create_classifier("resnet5", 7)
-    with pytest.raises(BackboneError, match="no model 'qqqqqqq'; see timm.list_models"):
+    with pytest.raises(BackboneError, match=r"no model .q+.; see timm\.list_models"):
         create_classifier("qqqqqqq", 7)
     with pytest.raises(BackboneError, match=r"cannot create resnet18 with {'depht': 3}.*Leave out"):
         create_classifier("resnet18", 7, depht=3)
