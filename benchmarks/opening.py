@@ -5,26 +5,23 @@ from __future__ import annotations
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.report import Limit, report
+from benchmarks.synthetic import make_empty_set
 from dr_plugins.policy import Policy
-from dr_plugins.shards.key_index import KeyIndex
-from dr_plugins.shards.output import OutputDirectory, locked
-from dr_plugins.shards.records import RecordLayout, target_fields
-from dr_plugins.shards.shard import Shard
 
 __all__ = ["main"]
 
-IMAGES, SHARDS, SAMPLES, TOPK, CLASSES = 1_281_167, 10_000, 2, 10, 1000
+IMAGES, SHARDS, SAMPLES = 1_281_167, 10_000, 2
 BATCH = 256
 
 
 def main(out: Path) -> None:
     """Measure and report."""
     with tempfile.TemporaryDirectory() as folder:
-        _write(Path(folder))
+        policy = Policy.load("randaug")
+        make_empty_set(Path(folder), policy, images=IMAGES, samples=SAMPLES, shards=SHARDS)
         seconds = min(_first_batch(folder) for _ in range(3))
         private = _worker(folder)
     title = f"Opening: {IMAGES:,} images in {SHARDS:,} shards, S = {SAMPLES}, warm cache"
@@ -33,26 +30,6 @@ def main(out: Path) -> None:
         Limit("a worker's memory after reading all shards", "MB", private / 1e6, 150.0),
     ]
     report(title, rows, out / "opening.json")
-
-
-def _keys() -> Iterator[str]:
-    for i in range(IMAGES):
-        yield f"n{i % CLASSES:08d}/n{i % CLASSES:08d}_{i}.JPEG"
-
-
-def _write(out: Path) -> None:
-    """Write empty records: what they hold costs neither time nor memory here."""
-    policy = Policy.load("randaug")
-    keys = KeyIndex.build(_keys())
-    layout = RecordLayout((*policy.fields, *target_fields(TOPK, CLASSES)))
-    settings = {"policy": policy.to_config(), "samples": SAMPLES, "topk": TOPK}
-    settings |= {"num_classes": CLASSES, "class_names": None, "probs_dtype": "float16"}
-    each = -(-IMAGES // SHARDS)
-    with locked(out):
-        output = OutputDirectory(out, settings, layout, keys)
-        for number, first in enumerate(range(0, IMAGES, each)):
-            output.add(number, Shard.empty(first, min(each, IMAGES - first), SAMPLES, layout))
-        output.finish()
 
 
 _FIRST = """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +18,54 @@ from dr_plugins.shards.records import RecordLayout, target_fields
 from dr_plugins.shards.shard import Shard
 from dr_plugins.transforms.rand_augment_ops import magnitude
 
-__all__ = ["make_set_of", "make_synthetic_set", "mldr_file"]
+__all__ = ["make_empty_set", "make_set_of", "make_synthetic_set", "mldr_file"]
 
 CLASSES = 1000
+
+
+def make_empty_set(
+    out: Path,
+    policy: Policy,
+    *,
+    images: int,
+    samples: int,
+    topk: int = 10,
+    classes: int = CLASSES,
+    shards: int = 1,
+) -> ShardSet:
+    """Write a set of empty records, where what they hold costs neither time nor memory."""
+    keys = KeyIndex.build(_names(images))
+    layout = RecordLayout((*policy.fields, *target_fields(topk, classes)))
+    each = -(-images // shards)
+    with locked(out):
+        output = OutputDirectory(out, _settings(policy, samples, topk, classes), layout, keys)
+        for number, first in enumerate(range(0, images, each)):
+            output.add(number, Shard.empty(first, min(each, images - first), samples, layout))
+        output.finish()
+    return ShardSet(out)
+
+
+def _names(images: int) -> Iterator[str]:
+    for i in range(images):
+        yield f"n{i % CLASSES:08d}/n{i % CLASSES:08d}_{i}.JPEG"
+
+
+def _settings(policy: Policy, samples: int, topk: int, classes: int) -> dict[str, Any]:
+    return {
+        "policy": policy.to_config(),
+        "samples": samples,
+        "topk": topk,
+        "num_classes": classes,
+        "class_names": None,
+        "probs_dtype": "float16",
+    }
 
 
 def make_synthetic_set(
     out: Path, policy: Policy, *, images: int, samples: int, topk: int, shard_images: int = 256
 ) -> ShardSet:
     """Write a set of random reinforcements for 500x375 images with ImageNet-like keys."""
-    names = (f"n{i % CLASSES:08d}/n{i % CLASSES:08d}_{i}.JPEG" for i in range(images))
-    return _write(out, policy, KeyIndex.build(names), samples, topk, shard_images)
+    return _write(out, policy, KeyIndex.build(_names(images)), samples, topk, shard_images)
 
 
 def make_set_of(out: Path, root: Path, policy: Policy, samples: int, topk: int = 10) -> Path:
@@ -42,14 +80,7 @@ def _write(
 ) -> ShardSet:
     images = len(keys)
     layout = RecordLayout((*policy.fields, *target_fields(topk, CLASSES)))
-    settings = {
-        "policy": policy.to_config(),
-        "samples": samples,
-        "topk": topk,
-        "num_classes": CLASSES,
-        "class_names": None,
-        "probs_dtype": "float16",
-    }
+    settings = _settings(policy, samples, topk, CLASSES)
     partners = [(row, (375, 500)) for row in range(min(images, 8))]
     with locked(out):
         output = OutputDirectory(out, settings, layout, keys)
