@@ -1,11 +1,59 @@
-"""Dataset Reinforcement for Detectron2. Nothing is here yet.
+"""Detectron2 with ImageNet+: any timm network as a backbone, checkpoints, and pretraining.
 
-Planned: an import that registers timm backbones and a classification architecture in Detectron2's
-registries, a checkpoint handler for ``imagenet-plus://`` addresses, and lazy configs. Until then
-importing this package registers nothing, and a config that names any of these fails in Detectron2's
-own lookup.
+Importing this package registers its backbones and its classifier with Detectron2, adds
+``imagenet-plus://`` addresses to its `PathManager`, and lets `DetectionCheckpointer` load them.
+LazyConfig files import it themselves; for yacs files and an unmodified ``tools/train_net.py``::
+
+    DETECTRON2_ENV_MODULE=d2_ext python tools/train_net.py --config-file mask_rcnn.yaml
 """
 
-from __future__ import annotations
+from d2_ext.environment import setup_environment  # isort: skip  Detectron2 may ask for it next
 
-__all__: list[str] = []
+try:
+    import detectron2  # noqa: F401
+except ImportError as error:
+    raise ImportError(
+        f"d2_ext needs Detectron2, which cannot be imported: {error}. Install it from its "
+        f"repository, https://github.com/facebookresearch/detectron2."
+    ) from error
+
+from d2_ext.backbones import (
+    TimmBackbone,
+    build_retinanet_timm_fpn_backbone,
+    build_timm_backbone,
+    build_timm_fpn_backbone,
+    build_timm_simple_fpn_backbone,
+)
+from d2_ext.checkpoints import load_reinforced, register_checkpoints
+from d2_ext.classifier import ReinforcedClassifier
+from d2_ext.config import add_dr_plugins_config
+from d2_ext.data import ReinforcedLoader, build_reinforced_train_loader
+from d2_ext.errors import ConfigError
+from d2_ext.evaluation import ClassificationEvaluator
+from d2_ext.evaluation_data import build_classification_test_loader
+from d2_ext.settings import use_checkpoint
+from d2_ext.simple_pyramid import SimpleFeaturePyramid
+from d2_ext.trainer import ReinforcedTrainer
+
+__all__ = [
+    "ClassificationEvaluator",
+    "ConfigError",
+    "ReinforcedClassifier",
+    "ReinforcedLoader",
+    "ReinforcedTrainer",
+    "SimpleFeaturePyramid",
+    "TimmBackbone",
+    "add_dr_plugins_config",
+    "build_classification_test_loader",
+    "build_reinforced_train_loader",
+    "build_retinanet_timm_fpn_backbone",
+    "build_timm_backbone",
+    "build_timm_fpn_backbone",
+    "build_timm_simple_fpn_backbone",
+    "load_reinforced",
+    "register_checkpoints",
+    "setup_environment",
+    "use_checkpoint",
+]
+
+register_checkpoints()

@@ -161,8 +161,8 @@ class FeatureBackbone(nn.Module):
         """Set the mode, apart from what is frozen."""
         super().train(mode)
         if mode:
-            for module in self._frozen:
-                module.eval()
+            for name in self._frozen:
+                self.features.get_submodule(name).eval()
             if self.norm_eval:
                 for module in self.modules():
                     if isinstance(module, _NormBase):
@@ -175,8 +175,11 @@ class FeatureBackbone(nn.Module):
         self.is_loaded = self.is_loaded or all(prefix + key in state_dict for key in own)
         super()._load_from_state_dict(state_dict, prefix, *args)
 
-    def _freeze(self, levels: Sequence[Mapping[str, Any]]) -> list[nn.Module]:
-        """Stop the gradients of stem and stages, and return their modules."""
+    def _freeze(self, levels: Sequence[Mapping[str, Any]]) -> list[str]:
+        """Stop the gradients of stem and stages, and return the names of their modules.
+
+        Not the modules, which conversion to synchronised normalisation replaces.
+        """
         first = next(i for i, level in enumerate(levels) if level["reduction"] >= _STAGES_FROM)
         stages = len(levels) - first
         if not -1 <= self.frozen_stages <= stages:
@@ -188,12 +191,12 @@ class FeatureBackbone(nn.Module):
             return []
         last = first + max(self.frozen_stages - 1, 0)
         frozen = list(self._up_to(levels[last]["module"], inclusive=self.frozen_stages > 0))
-        for module in frozen:
-            module.requires_grad_(False)
+        for name in frozen:
+            self.features.get_submodule(name).requires_grad_(False)
         return frozen
 
-    def _up_to(self, boundary: str, inclusive: bool) -> Iterator[nn.Module]:
-        """Modules in the order in which images pass them, until the named one."""
+    def _up_to(self, boundary: str, inclusive: bool) -> Iterator[str]:
+        """Names of modules in the order in which images pass them, until the named one."""
         names = dict(self.features.named_modules())
         spelled = (boundary, boundary.replace(".", "_"), f"model.{boundary}")
         boundary = next((name for name in spelled if name in names), "")
@@ -204,10 +207,10 @@ class FeatureBackbone(nn.Module):
         for name, module in names.items():
             if name == boundary:
                 if inclusive:
-                    yield module
+                    yield name
                 return
             if name and not boundary.startswith(f"{name}."):
-                yield module
+                yield name
             else:  # it holds the boundary; what is its own, such as positions, belongs to the stem
                 for parameter in module.parameters(recurse=False):
                     parameter.requires_grad_(False)

@@ -1,11 +1,62 @@
-"""Dataset Reinforcement for MMEngine, MMDetection and MMSegmentation. Nothing is here yet.
+"""Dataset Reinforcement for MMEngine, MMDetection and MMSegmentation.
 
-Planned: an import that registers hooks, datasets, transforms, losses, metrics and a checkpoint
-scheme in MMEngine's root registries, for use as ``custom_imports = dict(imports=["mmlab_ext"])`` in
-a config. Until then importing this package registers nothing, and a config that names any of these
-fails in MMEngine's own lookup.
+One line of a config brings all of it::
+
+    custom_imports = dict(imports=["mmlab_ext"])
+
+Importing this package registers it in MMEngine's root registries, where every ``default_scope``
+finds it:
+
+| registry | name | what it is |
+|---|---|---|
+| DATASETS | `ReinforcedDataset` | images with the teacher's stored answers, to train on |
+| DATASETS | `ImageFolder` | a folder for each class, to validate on |
+| MODELS | `TimmClassifier`, `TimmDataPreprocessor` | any network of timm, to pretrain |
+| MODELS | `KDLoss` | the loss of reinforced data |
+| MODELS | `TimmFeatures` | any network of timm as a backbone |
+| METRICS | `TopKAccuracy`, `ExpectedCalibrationError` | of classifiers |
+| HOOKS | `ReinforcementHook` | epochs, checks and records of training on reinforced data |
+| HOOKS | `ReinforcedBackboneHook` | loads a backbone, whole or not at all |
+
+Checkpoints written as ``imagenet-plus://PATH`` are read wherever MMEngine reads one, and strictly
+in ``init_cfg=dict(type="Pretrained", ...)``.
 """
 
 from __future__ import annotations
 
-__all__: list[str] = []
+try:
+    import mmengine  # noqa: F401
+except ImportError as error:
+    raise ImportError(
+        f"mmlab_ext needs MMEngine, which cannot be imported: {error}. "
+        f"Install it with `pip install dr-plugins[mmlab]`."
+    ) from error
+
+from mmlab_ext.classifier import TimmClassifier
+from mmlab_ext.datasets import ImageFolder, ReinforcedDataset
+from mmlab_ext.errors import ConfigError
+from mmlab_ext.features import TimmFeatures
+from mmlab_ext.hooks import ReinforcedBackboneHook, ReinforcementHook
+from mmlab_ext.initializer import Pretrained
+from mmlab_ext.losses import KDLoss
+from mmlab_ext.metrics import ExpectedCalibrationError, TopKAccuracy
+from mmlab_ext.preprocessor import TimmDataPreprocessor
+from mmlab_ext.samples import ClassificationSample
+from mmlab_ext.schemes import load_from_imagenet_plus
+
+__all__ = [
+    "ClassificationSample",
+    "ConfigError",
+    "ExpectedCalibrationError",
+    "ImageFolder",
+    "KDLoss",
+    "Pretrained",
+    "ReinforcedBackboneHook",
+    "ReinforcedDataset",
+    "ReinforcementHook",
+    "TimmClassifier",
+    "TimmDataPreprocessor",
+    "TimmFeatures",
+    "TopKAccuracy",
+    "load_from_imagenet_plus",
+]

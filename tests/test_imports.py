@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import pkgutil
 import subprocess
 import sys
@@ -38,7 +39,16 @@ print(json.dumps(sorted(loaded)))
 def loaded_by(names: Sequence[str], hidden: Sequence[str] = ()) -> set[str]:
     """Top-level packages that a fresh interpreter holds after importing `names`."""
     command = [sys.executable, "-c", IMPORTER, json.dumps(hidden), json.dumps(names)]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    # What Detectron2's sdist lacks, in the module that it asks for itself; read by nothing else.
+    stand_ins = {"DETECTRON2_ENV_MODULE": str(ROOT / "tests" / "d2_ext" / "stand_ins.py")}
+    result = subprocess.run(
+        command,
+        cwd=ROOT,
+        env={**os.environ, **stand_ins},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert result.returncode == 0, result.stderr
     return set(json.loads(result.stdout.splitlines()[-1]))
 
@@ -90,7 +100,7 @@ def test_every_core_module_imports_where_no_framework_is_installed() -> None:
     [
         ("timm_ext", "timm", {"mmengine", "mmcv", "mmdet", "mmseg", "detectron2"}),
         ("mmlab_ext", "mmengine", {"detectron2"}),
-        ("d2_ext", "detectron2", {"mmengine", "mmcv", "mmdet", "mmseg"}),
+        ("d2_ext", "detectron2", {"mmengine", "mmcv", "mmdet", "mmseg", "timm"}),
     ],
 )
 def test_an_extension_loads_only_its_own_framework(

@@ -111,7 +111,9 @@ def _architecture(checkpoint: Checkpoint, location: CheckpointLocation, arch: st
     """What `convert_state_dict` is to take the checkpoint for."""
     state, source = checkpoint.state, location.source
     if source == "cvnets" or (source == "auto" and is_cvnets(state)):
-        return location.arch or _cvnets_architecture(state, location, arch)
+        if location.arch:
+            return _cvnets_name(location.arch)
+        return _cvnets_architecture(state, location, arch)
     if is_cvnets(state):
         raise CheckpointError(
             f"source is {source!r}, but {location.path} is in CVNets layout; set source to "
@@ -146,6 +148,12 @@ def _cvnets_architecture(state: State, location: CheckpointLocation, arch: str |
         f"{location.path} may be {' or '.join(found)}, whose tensors look the same; name the one "
         f"that it is (arch={found[0]})"
     )
+
+
+def _cvnets_name(name: str) -> str:
+    """The catalog's spelling of a CVNets model, also for ``resnet50``, as timm spells it."""
+    spellings = (canonical_name(spelling) for spelling in (name, f"cvnets_{name}"))
+    return next((spelling for spelling in spellings if spelling in CVNETS_MODELS), name)
 
 
 def _unknown_cvnets(location: CheckpointLocation) -> str:

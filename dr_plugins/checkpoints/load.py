@@ -24,6 +24,7 @@ _PREFIXES = ("module.", "_orig_mod.", "model.")
 _MEANINGLESS = (
     "argparse.Namespace",  # timm's train.py stores its arguments
     "mmengine.logging.history_buffer.HistoryBuffer",  # and MMEngine's Runner its log
+    "builtins.getattr",  # as which methods of that buffer are stored
     "numpy.core.multiarray.scalar",  # a metric; the second name is numpy 2's
     "numpy._core.multiarray.scalar",
     "numpy.core.multiarray._reconstruct",

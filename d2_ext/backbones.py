@@ -1,0 +1,276 @@
+"""Any timm architecture as a backbone of Detectron2, alone and under a feature pyramid."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import BACKBONE_REGISTRY, Backbone
+from detectron2.modeling.backbone.fpn import FPN, LastLevelMaxPool, LastLevelP6P7
+from torch import nn
+
+from d2_ext.config import timm_node, timm_options
+from d2_ext.errors import ConfigError
+from d2_ext.norms import convert_norms
+from d2_ext.simple_pyramid import SimpleFeaturePyramid
+from dr_plugins.errors import CheckpointError
+
+if TYPE_CHECKING:  # timm is an optional extra: imported when a network is built
+    from dr_models import FeatureBackbone
+
+__all__ = [
+    "SINGLE_SCALE",
+    "TimmBackbone",
+    "build_retinanet_timm_fpn_backbone",
+    "build_timm_backbone",
+    "build_timm_fpn_backbone",
+    "build_timm_simple_fpn_backbone",
+]
+
+SINGLE_SCALE = "last_feat"
+"""What Detectron2 calls the feature of a network that has only one, such as a ViT."""
+
+_WEIGHTS = "give MODEL.WEIGHTS (lazy: train.init_checkpoint) as imagenet-plus://PATH"
+_FEATURES = "give MODEL.TIMM.OUT_FEATURES (lazy: out_features)"
+_FREEZING = "give MODEL.BACKBONE.FREEZE_AT (lazy: freeze_at)"
+_RESERVED = {
+    "pretrained": _WEIGHTS,
+    "checkpoint_path": _WEIGHTS,
+    "features_only": "a backbone always has features only",
+    "out_indices": _FEATURES,
+    "frozen_stages": _FREEZING,
+    "norm_eval": "give MODEL.TIMM.NORM (lazy: norm) as 'FrozenBN'",
+}
+
+
+class TimmBackbone(Backbone):
+    """A timm network without its classifier, under Detectron2's names for features.
+
+    ``res2`` is the first feature with a stride of 4 or more, ``res3`` the next and so on, whatever
+    the architecture; networks of one scale (ViT) give ``last_feat``. Images of any size are taken,
+    and Detectron2 pads them to multiples of `size_divisibility`. Whether weights were loaded is
+    checked: see `d2_ext.checkpoints`.
+
+    Args:
+        model: A model of timm, or one of `dr_models` (``cvnets_resnet50``).
+        out_features: Names of the features to give; None or nothing for all.
+        freeze_at: As Detectron2 counts: 0 trains all, 1 freezes the stem, k the stem and the first
+            k - 1 stages (blocks, where there is one scale). Their batch normalisation is frozen.
+        norm: ``""`` or ``"BN"`` for normalisation as timm has it; ``"FrozenBN"`` or ``"SyncBN"``
+            convert batch normalisation, as in Detectron2's own networks.
+        grad_checkpointing: Compute activations again in the backward pass, to save memory.
+        **options: For `timm.create_model`, such as ``drop_path_rate`` and ``output_stride``.
+
+    Attributes:
+        network: The `dr_models.FeatureBackbone`.
+        input_format: Order of channels that the configuration feeds, if it was built from one.
+
+    Raises:
+        ConfigError: `norm` is not one of these, a feature does not exist, or an option is one that
+            another argument decides.
+        BackboneError: See `FeatureBackbone`.
+        ImportError: timm is not installed.
+
+    Example:
+        >>> backbone = TimmBackbone("resnet18", out_features=["res2", "res5"])
+        >>> {name: (shape.channels, shape.stride)
+        ...  for name, shape in backbone.output_shape().items()}
+        {'res2': (64, 4), 'res5': (512, 32)}
+        >>> backbone.size_divisibility
+        32
+    """
+
+    input_format: str | None = None
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        out_features: Sequence[str] | None = None,
+        freeze_at: int = 0,
+        norm: str = "",
+        grad_checkpointing: bool = False,
+        **options: Any,
+    ) -> None:
+        super().__init__()
+        _check_options(options)
+        names = _feature_names(model, options)
+        chosen = tuple(out_features or names)
+        _check_features(model, chosen, names)
+        self.network: FeatureBackbone = _feature_backbone()(
+            model,
+            out_indices=sorted(names[name] for name in chosen),
+            frozen_stages=freeze_at - 1,
+            grad_checkpointing=grad_checkpointing,
+            **options,
+        )
+        convert_norms(self.network, norm)
+        self.freeze_at, self.norm = freeze_at, norm
+        self._out_features = sorted(chosen, key=names.__getitem__)
+        self._out_feature_channels = dict(
+            zip(self._out_features, self.network.channels, strict=True)
+        )
+        self._out_feature_strides = dict(zip(self._out_features, self.network.strides, strict=True))
+
+    @property
+    def size_divisibility(self) -> int:
+        """The largest stride; sides that it divides give features of exactly side / stride."""
+        return max(self._out_feature_strides.values())
+
+    def output_shape(self) -> dict[str, ShapeSpec]:
+        """Channels and stride of each feature."""
+        return {
+            name: ShapeSpec(
+                channels=self._out_feature_channels[name], stride=self._out_feature_strides[name]
+            )
+            for name in self._out_features
+        }
+
+    def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Map normalised images ``[B, 3, H, W]`` to features ``[B, C, H / stride, W / stride]``.
+
+        Raises:
+            CheckpointError: In training, if layers are frozen that nothing was loaded into.
+        """
+        if self.training and not self.network.is_loaded:
+            self._refuse_frozen_noise()
+        return dict(zip(self._out_features, self.network(images), strict=True))
+
+    def _refuse_frozen_noise(self) -> None:
+        if self.freeze_at > 0 or self.norm == "FrozenBN":
+            raise CheckpointError(
+                f"no weights were loaded into {self.network.model}, of which layers are frozen "
+                f"(MODEL.BACKBONE.FREEZE_AT is {self.freeze_at}, MODEL.TIMM.NORM is "
+                f"{self.norm!r}). Give a checkpoint, MODEL.WEIGHTS (lazy: train.init_checkpoint) "
+                f"imagenet-plus://PATH; to train from scratch, set FREEZE_AT to 0 and NORM to "
+                f"'SyncBN' or ''"
+            )
+
+
+@BACKBONE_REGISTRY.register()
+def build_timm_backbone(cfg: Any, input_shape: ShapeSpec) -> TimmBackbone:
+    """Build the network of ``MODEL.TIMM`` with the features of ``MODEL.TIMM.OUT_FEATURES``.
+
+    Raises:
+        ConfigError: See `TimmBackbone`; or `add_dr_plugins_config` was not called.
+    """
+    return _from_config(cfg, input_shape, timm_node(cfg).OUT_FEATURES)
+
+
+@BACKBONE_REGISTRY.register()
+def build_timm_fpn_backbone(cfg: Any, input_shape: ShapeSpec) -> FPN:
+    """Build the network of ``MODEL.TIMM`` and a feature pyramid of ``MODEL.FPN`` on it.
+
+    Its features are p2 to p6, as those of Detectron2's ``build_resnet_fpn_backbone``.
+
+    Raises:
+        ConfigError: See `TimmBackbone`; or the network has features of one scale only.
+    """
+    return _fpn(cfg, input_shape, lambda _: LastLevelMaxPool())
+
+
+@BACKBONE_REGISTRY.register()
+def build_retinanet_timm_fpn_backbone(cfg: Any, input_shape: ShapeSpec) -> FPN:
+    """Build what `build_timm_fpn_backbone` does, with the levels that RetinaNet has: p3 to p7.
+
+    Raises:
+        ConfigError: See `build_timm_fpn_backbone`.
+    """
+
+    def top(bottom_up: TimmBackbone) -> nn.Module:
+        last = cfg.MODEL.FPN.IN_FEATURES[-1]
+        channels = bottom_up.output_shape()[last].channels
+        return LastLevelP6P7(channels, cfg.MODEL.FPN.OUT_CHANNELS, last)
+
+    return _fpn(cfg, input_shape, top)
+
+
+@BACKBONE_REGISTRY.register()
+def build_timm_simple_fpn_backbone(cfg: Any, input_shape: ShapeSpec) -> SimpleFeaturePyramid:
+    """Build a network of one scale (ViT) of ``MODEL.TIMM`` and ViTDet's simple feature pyramid.
+
+    Raises:
+        ConfigError: See `TimmBackbone`; or the network is a pyramid already.
+    """
+    timm_node(cfg)
+    return SimpleFeaturePyramid(
+        _from_config(cfg, input_shape, ()), out_channels=cfg.MODEL.FPN.OUT_CHANNELS
+    )
+
+
+def _from_config(cfg: Any, input_shape: ShapeSpec, features: Sequence[str]) -> TimmBackbone:
+    node = timm_node(cfg)
+    if input_shape.channels != 3:
+        raise ConfigError(
+            f"MODEL.PIXEL_MEAN has {input_shape.channels} numbers; the networks of MODEL.TIMM take "
+            f"RGB images, so 3 were expected"
+        )
+    backbone = TimmBackbone(
+        node.NAME,
+        out_features=features,
+        freeze_at=cfg.MODEL.BACKBONE.FREEZE_AT,
+        norm=node.NORM,
+        grad_checkpointing=node.GRAD_CHECKPOINTING,
+        **timm_options(node),
+    )
+    backbone.input_format = cfg.INPUT.FORMAT
+    return backbone
+
+
+def _fpn(cfg: Any, input_shape: ShapeSpec, top: Any) -> FPN:
+    node, neck = timm_node(cfg), cfg.MODEL.FPN
+    names = _feature_names(node.NAME, timm_options(node))
+    if list(names) == [SINGLE_SCALE]:
+        raise ConfigError(
+            f"{node.NAME} has features of one scale only; set MODEL.BACKBONE.NAME to "
+            f"'build_timm_simple_fpn_backbone'"
+        )
+    if not neck.IN_FEATURES:
+        raise ConfigError(
+            f"MODEL.FPN.IN_FEATURES is empty; expected some of {', '.join(names)}, from high to "
+            f"low resolution"
+        )
+    _check_features(node.NAME, neck.IN_FEATURES, names, "MODEL.FPN.IN_FEATURES")
+    bottom_up = _from_config(cfg, input_shape, neck.IN_FEATURES)
+    return FPN(
+        bottom_up=bottom_up,
+        in_features=neck.IN_FEATURES,
+        out_channels=neck.OUT_CHANNELS,
+        norm=neck.NORM,
+        top_block=top(bottom_up),
+        fuse_type=neck.FUSE_TYPE,
+    )
+
+
+def _feature_backbone() -> type[FeatureBackbone]:
+    from dr_models import FeatureBackbone
+
+    return FeatureBackbone
+
+
+def _feature_names(model: str, options: dict[str, Any]) -> dict[str, int]:
+    """The number, in timm, of each feature, by Detectron2's name."""
+    with torch.device("meta"):
+        network = _feature_backbone()(model, **options)
+    if len(network.out_indices) == 1:
+        return {SINGLE_SCALE: network.out_indices[0]}
+    return {f"res{stage}": index for stage, index in enumerate(network.out_indices, start=2)}
+
+
+def _check_options(options: dict[str, Any]) -> None:
+    for name, remedy in _RESERVED.items():
+        if name in options:
+            raise ConfigError(f"MODEL.TIMM.OPTIONS.{name} (lazy: {name}) is not for here: {remedy}")
+
+
+def _check_features(
+    model: str, chosen: Sequence[str], names: dict[str, int], key: str = ""
+) -> None:
+    unknown = [name for name in chosen if name not in names]
+    if unknown:
+        raise ConfigError(
+            f"{key or 'MODEL.TIMM.OUT_FEATURES (lazy: out_features)'} names {unknown[0]!r}; "
+            f"{model} has {', '.join(names)}"
+        )

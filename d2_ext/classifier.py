@@ -1,0 +1,213 @@
+"""A classifier that Detectron2 trains on reinforced images, and whose backbone detectors take."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from detectron2.config import configurable
+from detectron2.modeling import META_ARCH_REGISTRY
+from detectron2.utils.events import get_event_storage
+from torch import nn
+
+from d2_ext.config import timm_node, timm_options
+from d2_ext.errors import ConfigError
+from d2_ext.norms import convert_norms
+from dr_plugins import KDLoss
+from dr_plugins.checkpoints import InputConvention, check_convention
+from dr_plugins.errors import CheckpointError
+
+__all__ = ["ReinforcedClassifier"]
+
+_TOP = 255
+
+
+@META_ARCH_REGISTRY.register()
+class ReinforcedClassifier(nn.Module):
+    """A timm network with its classifier, trained by the KL divergence to stored answers.
+
+    Checkpoints hold the network under ``model.``: as ``imagenet-plus://OUTPUT_DIR/model_final.pth``
+    they are weights for the backbones of this package and for Detectron2's ResNets.
+
+    Args:
+        model: A model of timm, or one of `dr_models` (``cvnets_resnet50``).
+        num_classes: Those of the shard set.
+        pixel_mean: Subtracted from RGB images in 0 to 255; those that timm has for the model by
+            default. Others are refused, so that it stays known what a checkpoint was trained on.
+        pixel_std: Divides them afterwards; likewise.
+        norm: As for `TimmBackbone`.
+        temperature: That of the stored answers.
+        grad_checkpointing: Compute activations again in the backward pass, to save memory.
+        **options: For `timm.create_model`, such as ``drop_path_rate``.
+
+    Attributes:
+        model: The network.
+        name: Of the network.
+
+    Raises:
+        ConfigError: `model` or `norm` is unknown.
+        CheckpointError: `pixel_mean` or `pixel_std` is not that of the model.
+
+    Example:
+        >>> classifier = ReinforcedClassifier("resnet18", num_classes=5).eval()
+        >>> images = torch.zeros(2, 3, 64, 64, dtype=torch.uint8)
+        >>> classifier({"images": images})["logits"].shape
+        torch.Size([2, 5])
+    """
+
+    input_format = "RGB"
+    pixel_mean: torch.Tensor
+    pixel_std: torch.Tensor
+
+    @configurable
+    def __init__(
+        self,
+        model: str,
+        *,
+        num_classes: int = 1000,
+        pixel_mean: Sequence[float] | None = None,
+        pixel_std: Sequence[float] | None = None,
+        norm: str = "",
+        temperature: float = 1.0,
+        grad_checkpointing: bool = False,
+        **options: Any,
+    ) -> None:
+        super().__init__()
+        self.name, self.num_classes = model, num_classes
+        self.model = _create(model, num_classes=num_classes, **options)
+        convert_norms(self.model, norm)
+        if grad_checkpointing:
+            self.model.set_grad_checkpointing(True)
+        self.loss = KDLoss(temperature)
+        mean, std = _feed(self.model, pixel_mean, pixel_std)
+        self.register_buffer("pixel_mean", torch.tensor(mean).view(-1, 1, 1), False)
+        self.register_buffer("pixel_std", torch.tensor(std).view(-1, 1, 1), False)
+
+    @classmethod
+    def from_config(cls, cfg: Any) -> dict[str, Any]:
+        """Translate a yacs configuration."""
+        node = timm_node(cfg)
+        if cfg.INPUT.FORMAT != "RGB":
+            raise ConfigError(
+                f"INPUT.FORMAT is {cfg.INPUT.FORMAT!r}; reinforced images are RGB: set it to 'RGB'"
+            )
+        return {
+            "model": node.NAME,
+            "num_classes": node.NUM_CLASSES,
+            "pixel_mean": cfg.MODEL.PIXEL_MEAN,
+            "pixel_std": cfg.MODEL.PIXEL_STD,
+            "norm": node.NORM,
+            "temperature": cfg.REINFORCED.TEMPERATURE,
+            "grad_checkpointing": node.GRAD_CHECKPOINTING,
+            **timm_options(node),
+        }
+
+    @property
+    def device(self) -> torch.device:
+        """Where the images go."""
+        return self.pixel_mean.device
+
+    def forward(self, batch: Any) -> Any:
+        """Loss in training, logits otherwise.
+
+        Args:
+            batch: From `build_reinforced_train_loader`; or, for inference, a mapping with
+                ``images``, uint8 ``[B, 3, H, W]``, or Detectron2's list of one mapping for each
+                image, with ``image`` of ``[3, H, W]`` from 0 to 255.
+
+        Returns:
+            In training ``{"loss_kd": scalar}``; else ``{"logits": [B, C]}``, or a list of
+            ``{"logits": [C]}`` for a list.
+
+        Raises:
+            ConfigError: Classes or temperature are not those of the shard set.
+        """
+        if self.training:
+            return self._losses(batch)
+        if isinstance(batch, Mapping):
+            return {"logits": self._logits(batch["images"])}
+        return [{"logits": self._logits(item["image"][None])[0]} for item in batch]
+
+    def load_whole(self, state: Mapping[str, torch.Tensor], address: str) -> None:
+        """Load a timm state dict, classifier included.
+
+        Raises:
+            CheckpointError: A tensor is missing, left over, or has another shape.
+        """
+        own = self.model.state_dict()
+        wrong = {key for key in own if key not in state or state[key].shape != own[key].shape}
+        wrong |= set(state) - set(own)
+        wrong = {key for key in wrong if not key.endswith("num_batches_tracked")}
+        if wrong:
+            raise CheckpointError(
+                f"{address} does not fit {self.name} with {self.num_classes} classes: "
+                f"{min(wrong)} and {len(wrong) - 1} others are missing, left over or of another "
+                f"shape. Set MODEL.TIMM.NAME and MODEL.TIMM.NUM_CLASSES to what it was trained as"
+            )
+        self.model.load_state_dict(state, strict=False)
+
+    def _losses(self, batch: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+        targets = batch["targets"]
+        if targets.num_classes != self.num_classes:
+            raise ConfigError(
+                f"MODEL.TIMM.NUM_CLASSES (lazy: model.num_classes) is {self.num_classes}, but the "
+                f"shard set has {targets.num_classes} classes: set it to that"
+            )
+        if batch.get("temperature", self.loss.temperature) != self.loss.temperature:
+            raise ConfigError(
+                f"REINFORCED.TEMPERATURE (lazy: model.temperature) is {self.loss.temperature}, but "
+                f"the stored answers have a temperature of {batch['temperature']}: set it to that"
+            )
+        logits = self._logits(batch["images"])
+        targets = targets.to(self.device, non_blocking=True)
+        _log_agreement(logits, targets.labels)
+        return {"loss_kd": self.loss(logits, targets)}
+
+    def _logits(self, images: torch.Tensor) -> torch.Tensor:
+        pixels = images.to(self.device, non_blocking=True).float()
+        logits: torch.Tensor = self.model((pixels - self.pixel_mean) / self.pixel_std)
+        return logits
+
+
+def _create(model: str, **options: Any) -> Any:
+    import timm
+
+    import dr_models  # noqa: F401  registers its networks with timm
+
+    if not timm.is_model(model):
+        raise ConfigError(
+            f"MODEL.TIMM.NAME (lazy: model) is {model!r}, which timm {timm.__version__} does not "
+            f"have; see timm.list_models()"
+        )
+    return timm.create_model(model, **options)
+
+
+def _feed(
+    model: nn.Module, mean: Sequence[float] | None, std: Sequence[float] | None
+) -> tuple[Sequence[float], Sequence[float]]:
+    from timm.data import resolve_model_data_config
+
+    config = resolve_model_data_config(model)
+    convention = InputConvention(tuple(config["mean"]), tuple(config["std"]))
+    expected_mean, expected_std = convention.for_range(_TOP)
+    given_mean, given_std = mean or expected_mean, std or expected_std
+    check_convention(
+        convention,
+        given_mean,
+        given_std,
+        top=_TOP,
+        host="MODEL.PIXEL_MEAN, MODEL.PIXEL_STD (lazy: model.pixel_mean, model.pixel_std)",
+    )
+    return given_mean, given_std
+
+
+def _log_agreement(logits: torch.Tensor, labels: torch.Tensor) -> None:
+    known = labels >= 0
+    try:
+        storage = get_event_storage()
+    except AssertionError:  # outside of a training loop of Detectron2
+        return
+    if known.any():
+        correct = logits.detach().argmax(dim=-1)[known] == labels[known]
+        storage.put_scalar("train_top1", 100 * correct.float().mean().item())

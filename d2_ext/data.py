@@ -1,0 +1,185 @@
+"""Reinforced images for training a classifier in Detectron2's loops."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from detectron2.config import configurable
+from detectron2.utils import comm
+from detectron2.utils.events import get_event_storage
+from torch.utils.data import DataLoader
+from torchvision.transforms.v2 import functional as transforms
+
+from d2_ext.config import reinforced_node
+from d2_ext.errors import ConfigError
+from d2_ext.sampler import EpochBatches
+from dr_plugins import ReinforcedDataset, ShardSet, SparseTargets
+from dr_plugins.sources import open_source
+
+__all__ = ["ReinforcedLoader", "build_reinforced_train_loader"]
+
+Batch = dict[str, Any]
+
+
+class ReinforcedLoader:
+    """Reinforced batches without end, the same for the same iteration.
+
+    It begins with the iteration that the training loop is in, as Detectron2's `EventStorage` says,
+    so that a resumed training goes on with the images and views that come next.
+
+    Args:
+        dataset: The images with their reinforcements.
+        batches: Which of them in which iteration.
+        num_workers: Processes that load images.
+
+    Yields:
+        ``images``, uint8 ``[B, 3, H, W]``; ``targets``, `SparseTargets` of B; ``temperature``, that
+        of the stored answers.
+
+    Example:
+        >>> loader = ReinforcedLoader(dataset, EpochBatches(len(dataset), 256))  # doctest: +SKIP
+        >>> batch = next(iter(loader))                                      # doctest: +SKIP
+    """
+
+    image_format = "RGB"
+
+    def __init__(
+        self, dataset: ReinforcedDataset, batches: EpochBatches, num_workers: int = 0
+    ) -> None:
+        self.dataset, self.batches, self.num_workers = dataset, batches, num_workers
+
+    @property
+    def iterations_per_epoch(self) -> int:
+        """Iterations until every image was seen."""
+        return self.batches.iterations_per_epoch
+
+    def __iter__(self) -> Iterator[Batch]:
+        # A generator, so that this runs at the first batch: some trainers ask for the iterator
+        # before they know where they resume.
+        iteration = _current_iteration()
+        settings = self.dataset.shards.manifest.settings
+        loader = DataLoader(
+            self.dataset,
+            batch_sampler=self.batches,
+            num_workers=self.num_workers,
+            collate_fn=_Collate(settings.get("temperature", 1.0)),
+            pin_memory=torch.cuda.is_available(),
+            persistent_workers=self.num_workers > 0,
+        )
+        while True:
+            # One pass for each epoch: workers that load ahead stay within it.
+            self.dataset.set_epoch(self.batches.go_to(iteration))
+            for batch in loader:
+                yield batch
+                iteration += 1
+
+
+def _train_loader_from_config(cfg: Any, **kwargs: Any) -> dict[str, Any]:
+    node = reinforced_node(cfg)
+    if len(cfg.DATASETS.TRAIN) != 1:
+        raise ConfigError(
+            f"DATASETS.TRAIN is {tuple(cfg.DATASETS.TRAIN)}; expected one folder of images, with a "
+            f"folder for each class in it (or torchvision:NAME:ROOT)"
+        )
+    if not node.SHARDS:
+        raise ConfigError(
+            "REINFORCED.SHARDS is empty; set it to the directory of the shard set of DATASETS.TRAIN"
+        )
+    options = {
+        "images": cfg.DATASETS.TRAIN[0],
+        "shards": node.SHARDS,
+        "total_batch_size": cfg.SOLVER.IMS_PER_BATCH,
+        "p": node.P,
+        "densify": node.DENSIFY,
+        "seed": node.SEED,
+        "check": node.CHECK,
+        "size": node.SIZE or None,
+        "num_workers": cfg.DATALOADER.NUM_WORKERS,
+    }
+    return {**options, **kwargs}
+
+
+@configurable(from_config=_train_loader_from_config)
+def build_reinforced_train_loader(
+    images: Any,
+    shards: str | ShardSet,
+    *,
+    total_batch_size: int,
+    p: float = 0.99,
+    densify: str = "smooth",
+    seed: int = 0,
+    check: str = "error",
+    size: int | None = None,
+    num_workers: int = 0,
+) -> ReinforcedLoader:
+    """Build the training loader of a `ReinforcedClassifier`, from arguments or from a yacs config.
+
+    Args:
+        images: A folder with one folder for each class, ``torchvision:NAME:ROOT``, or what
+            `ReinforcedDataset` takes.
+        shards: The shard set.
+        total_batch_size: Images of one iteration, in all processes together.
+        p: See `ReinforcedDataset`.
+        densify: See `ReinforcedDataset`.
+        seed: Of the choice of reinforcements and of the order of images.
+        check: See `ReinforcedDataset`.
+        size: Side in pixels that the student sees; None takes that of the stored views.
+        num_workers: Processes that load images, for each process that trains.
+
+    Raises:
+        ConfigError: A key is missing, or the batch size does not fit.
+        ReinforcementError: Images and shard set do not belong together; see `ReinforcedDataset`.
+
+    Example:
+        >>> loader = build_reinforced_train_loader(                         # doctest: +SKIP
+        ...     "imagenet/train", "imagenet-plus", total_batch_size=1024, num_workers=8)
+    """
+    dataset = ReinforcedDataset(
+        open_source(images) if isinstance(images, str) else images,
+        shards,
+        p=p,
+        densify=densify,
+        seed=seed,
+        check=check,
+        postprocess=None if size is None else _Resize(size),
+    )
+    batches = EpochBatches(
+        len(dataset),
+        total_batch_size,
+        seed=seed,
+        rank=comm.get_rank(),
+        world_size=comm.get_world_size(),
+    )
+    return ReinforcedLoader(dataset, batches, num_workers)
+
+
+def _current_iteration() -> int:
+    try:
+        return int(get_event_storage().iter)
+    except AssertionError:  # outside of a training loop
+        return 0
+
+
+class _Collate:
+    """Joins samples to what `ReinforcedClassifier` takes."""
+
+    def __init__(self, temperature: float) -> None:
+        self.temperature = float(temperature)
+
+    def __call__(self, samples: Sequence[tuple[torch.Tensor, SparseTargets]]) -> Batch:
+        images, targets = ReinforcedDataset.collate(samples)
+        return {"images": images, "targets": targets, "temperature": self.temperature}
+
+
+class _Resize:
+    """Brings a view to the student's size, bilinear and antialiased."""
+
+    def __init__(self, size: int) -> None:
+        self.size = [size, size]
+
+    def __call__(self, view: torch.Tensor) -> torch.Tensor:
+        if list(view.shape[-2:]) == self.size:
+            return view
+        return transforms.resize(view, self.size, antialias=True)

@@ -1,0 +1,122 @@
+"""Images for evaluating a classifier in Detectron2's loops."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from detectron2.config import configurable
+from detectron2.data.samplers import InferenceSampler
+from torch.utils.data import DataLoader, Dataset
+from torchvision import datasets
+from torchvision.transforms.v2 import functional as transforms
+
+from d2_ext.config import reinforced_node
+from dr_plugins import ImageSource, ShardSet
+from dr_plugins.errors import DatasetMismatchError
+from dr_plugins.sources import open_source
+
+__all__ = ["build_classification_test_loader"]
+
+_TORCHVISION = "torchvision:"
+
+
+def _test_loader_from_config(cfg: Any, images: Any, **kwargs: Any) -> dict[str, Any]:
+    node = reinforced_node(cfg)
+    shards = ShardSet(node.SHARDS) if node.SHARDS else None
+    size = node.SIZE or (shards.policy.view_size[0] if shards else 224)
+    options = {
+        "images": images,
+        "shards": shards,
+        "size": size,
+        "crop_pct": node.CROP_PCT,
+        "num_workers": cfg.DATALOADER.NUM_WORKERS,
+    }
+    return {**options, **kwargs}
+
+
+@configurable(from_config=_test_loader_from_config)
+def build_classification_test_loader(
+    images: Any,
+    *,
+    shards: str | ShardSet | None = None,
+    batch_size: int = 64,
+    size: int = 224,
+    crop_pct: float = 0.875,
+    num_workers: int = 0,
+) -> DataLoader[Any]:
+    """Build a loader for evaluation: resized by the shorter side, bilinear, and cropped.
+
+    Args:
+        images: A folder with one folder for each class; ``torchvision:NAME:ROOT`` for the test
+            split of a torchvision dataset; or a dataset of (PIL image, label).
+        shards: The shard set that the model was trained on, to compare the names of classes with.
+        batch_size: Images of one batch of one process.
+        size: Side of the crop in pixels.
+        crop_pct: Part of the resized shorter side that the crop keeps.
+        num_workers: Processes that load images.
+
+    Returns:
+        A loader of ``images``, uint8 ``[B, 3, size, size]``, and ``labels``, int64 ``[B]``. Each
+        process has its part of the images.
+
+    Raises:
+        DatasetMismatchError: No images are there, or they have other classes than the shard set.
+
+    Example:
+        >>> loader = build_classification_test_loader("imagenet/val", size=224)  # doctest: +SKIP
+    """
+    source = _open_test_source(images)
+    if shards is not None:
+        _check_classes(source, shards)
+    return DataLoader(
+        _TestImages(source, size, crop_pct),
+        batch_size=batch_size,
+        sampler=InferenceSampler(len(source)),
+        num_workers=num_workers,
+        pin_memory=torch.cuda.is_available(),
+    )
+
+
+class _TestImages(Dataset[Mapping[str, Any]]):
+    """Images and labels as tensors."""
+
+    def __init__(self, source: ImageSource, size: int, crop_pct: float) -> None:
+        self.source, self.size, self.resized = source, size, round(size / crop_pct)
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        image, label = self.source.load(index)
+        resized = transforms.resize(image, [self.resized], antialias=True)
+        view = transforms.center_crop(resized, [self.size, self.size])
+        return {"images": transforms.pil_to_tensor(view), "labels": label}
+
+
+def _open_test_source(images: Any) -> ImageSource:
+    if isinstance(images, ImageSource):
+        return images
+    if not isinstance(images, str):
+        return ImageSource(images)
+    if not images.startswith(_TORCHVISION):
+        return open_source(images)
+    _, name, root = images.split(":", 2)
+    kind = getattr(datasets, name)
+    try:
+        return ImageSource(kind(root, train=False))
+    except TypeError:  # the other half of torchvision's datasets name their split
+        return ImageSource(kind(root, split="test"))
+
+
+def _check_classes(source: ImageSource, shards: str | ShardSet) -> None:
+    if not isinstance(shards, ShardSet):
+        shards = ShardSet(shards)
+    expected, found = shards.manifest.settings.get("class_names"), source.class_names
+    if expected is not None and found is not None and list(expected) != found:
+        raise DatasetMismatchError(
+            f"the images of DATASETS.TEST (lazy: dataloader.test.images) have {len(found)} classes "
+            f"({', '.join(found[:3])}, ...), the shard set {len(expected)} "
+            f"({', '.join(expected[:3])}, ...); use images of the same classes"
+        )

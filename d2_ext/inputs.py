@@ -1,0 +1,104 @@
+"""The images that a model is fed, against those that its checkpoint was trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from torch import nn
+
+from d2_ext.messages import logger
+from dr_plugins.checkpoints import InputConvention, check_convention
+from dr_plugins.errors import CheckpointError
+
+__all__ = ["check_inputs"]
+
+_TOP = 255  # Detectron2's images
+# The attributes by which Detectron2's data loaders, datasets and wrappers hold what they wrap.
+_WRAPPED = ("dataset", "_dataset", "_map_func", "_obj")
+
+
+def check_inputs(
+    model: nn.Module, convention: InputConvention, address: str, trainer: Any = None
+) -> None:
+    """Refuse a model that feeds its backbone other images than the checkpoint was trained on.
+
+    Mean and standard deviation are the model's; the order of channels is what the model, its
+    backbone, and the trainer's configuration and data loader say.
+
+    Args:
+        model: A meta architecture of Detectron2.
+        convention: Of the checkpoint.
+        address: Of the checkpoint, for messages.
+        trainer: A trainer of Detectron2, if there is one.
+
+    Raises:
+        CheckpointError: They differ; the message has the values to set.
+    """
+    formats = dict(_formats(model, trainer))
+    wrong = [key for key, value in formats.items() if value != "RGB"]
+    if wrong:
+        raise CheckpointError(
+            f"{wrong[0]} is {formats[wrong[0]]!r}, but {address} was trained on RGB images; set "
+            f"{_settings(convention)}"
+        )
+    if not formats:
+        logger.warning(
+            "%s was trained on RGB images; nothing tells what %s is fed: set INPUT.FORMAT to RGB",
+            address,
+            type(model).__name__,
+        )
+    mean, std = getattr(model, "pixel_mean", None), getattr(model, "pixel_std", None)
+    if mean is None or std is None:
+        logger.warning(
+            "%s has no pixel_mean and pixel_std to check; %s was trained with %s",
+            type(model).__name__,
+            address,
+            _settings(convention),
+        )
+        return
+    try:
+        check_convention(convention, mean.flatten().tolist(), std.flatten().tolist(), top=_TOP)
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"{address}: {error}. The settings are {_settings(convention)}"
+        ) from error
+
+
+def _settings(convention: InputConvention) -> str:
+    mean, std = convention.for_range(_TOP)
+    return (
+        f"MODEL.PIXEL_MEAN: {list(mean)}, MODEL.PIXEL_STD: {list(std)}, INPUT.FORMAT: RGB (lazy: "
+        f"model.pixel_mean, model.pixel_std, model.input_format, and image_format of the mappers "
+        f"in dataloader.train and dataloader.test); d2_ext.use_checkpoint(cfg, ...) sets them all"
+    )
+
+
+def _formats(model: nn.Module, trainer: Any) -> Iterator[tuple[str, str]]:
+    """Everything that states an order of channels, and what it states."""
+    for name, module in model.named_modules():
+        value = getattr(module, "input_format", None)
+        if isinstance(value, str):
+            yield f"input_format of {name or 'the model'} (INPUT.FORMAT)", value
+    config = getattr(trainer, "cfg", None)
+    if config is not None and hasattr(config, "INPUT"):
+        yield "INPUT.FORMAT", config.INPUT.FORMAT
+    # DefaultTrainer holds the trainer that has the loader.
+    loader = getattr(getattr(trainer, "_trainer", trainer), "data_loader", None)
+    value = _image_format(loader)
+    if value is not None:
+        yield "image_format of the training data's mapper", value
+
+
+def _image_format(loader: Any) -> str | None:
+    pending, seen = [loader], set()
+    while pending:
+        found = pending.pop()
+        if found is None or id(found) in seen:
+            continue
+        seen.add(id(found))
+        value = getattr(found, "image_format", None)
+        if isinstance(value, str):
+            return value
+        pending += [getattr(found, name, None) for name in _WRAPPED]
+    return None

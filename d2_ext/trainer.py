@@ -1,0 +1,57 @@
+"""Detectron2's default trainer with reinforced images, for yacs configurations."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from detectron2.engine import DefaultTrainer
+
+from d2_ext.data import build_reinforced_train_loader
+from d2_ext.evaluation import ClassificationEvaluator
+from d2_ext.evaluation_data import build_classification_test_loader
+
+__all__ = ["ReinforcedTrainer"]
+
+# Where Detectron2's main branch keeps the optimizer. Version 0.6 forgets it, and with it momentum.
+_INNER = "_trainer"
+
+
+class ReinforcedTrainer(DefaultTrainer):
+    """`DefaultTrainer` that trains and evaluates a `ReinforcedClassifier`.
+
+    ``DATASETS.TRAIN`` and ``DATASETS.TEST`` name folders of images, the node ``REINFORCED`` the
+    rest. LazyConfig files need no trainer of their own: they name the loaders.
+
+    Example:
+        >>> trainer = ReinforcedTrainer(cfg)                                # doctest: +SKIP
+        >>> trainer.resume_or_load(resume=True)                             # doctest: +SKIP
+        >>> trainer.train()                                                 # doctest: +SKIP
+    """
+
+    @classmethod
+    def build_train_loader(cls, cfg: Any) -> Any:
+        """Build `build_reinforced_train_loader`."""
+        return build_reinforced_train_loader(cfg)
+
+    @classmethod
+    def build_test_loader(cls, cfg: Any, dataset_name: str) -> Any:
+        """Build `build_classification_test_loader` of the folder."""
+        return build_classification_test_loader(cfg, dataset_name)
+
+    @classmethod
+    def build_evaluator(cls, cfg: Any, dataset_name: str) -> ClassificationEvaluator:
+        """Build the evaluator of accuracy and calibration."""
+        return ClassificationEvaluator()
+
+    def state_dict(self) -> dict[str, Any]:
+        """State to resume from, the optimizer's included."""
+        state: dict[str, Any] = super().state_dict()
+        if _INNER not in state:
+            state[_INNER] = self._trainer.state_dict()
+        return state
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Resume from what `state_dict` gave."""
+        super().load_state_dict(state_dict)
+        if _INNER not in super().state_dict():
+            self._trainer.load_state_dict(state_dict[_INNER])

@@ -1,0 +1,20 @@
+"""Mask R-CNN with ml-dr's published ResNet-50."""
+
+_base_ = "mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py"
+custom_imports = dict(imports=["mmlab_ext"])
+
+# The line to change, to ImageNet's weights for example.
+checkpoint = "checkpoints/cvnets_resnet50_imagenet_plus.pt"
+
+model = dict(
+    data_preprocessor=dict(mean=[0.0, 0.0, 0.0], std=[255.0, 255.0, 255.0], bgr_to_rgb=True),
+    backbone=dict(
+        _delete_=True,
+        type="TimmFeatures",
+        model="cvnets_resnet50",
+        frozen_stages=1,
+        norm_eval=True,
+    ),
+    neck=dict(in_channels=[256, 512, 1024, 2048]),
+)
+custom_hooks = [dict(type="ReinforcedBackboneHook", checkpoint=checkpoint)]

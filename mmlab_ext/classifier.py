@@ -1,0 +1,134 @@
+"""Any network of timm as a classifier that MMEngine's Runner trains."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from mmengine.model import BaseModel
+from mmengine.registry import MODELS
+from torch import nn
+
+from dr_plugins import SparseTargets
+from mmlab_ext.errors import ConfigError
+from mmlab_ext.networks import create_network
+from mmlab_ext.samples import ClassificationSample
+
+__all__ = ["TimmClassifier"]
+
+
+@MODELS.register_module()
+class TimmClassifier(BaseModel):
+    """A classifier of timm, trained on teachers' answers or on labels.
+
+    Its checkpoints can be used wherever this package reads one: as a classifier, and as a backbone.
+
+    Args:
+        model: A model of timm, or one of `dr_models` (``cvnets_resnet50``).
+        num_classes: At least 1.
+        loss: A loss that takes ``(logits, targets)``; by default `KDLoss`.
+        data_preprocessor: Settings of `TimmDataPreprocessor`, or another one; mean and std are by
+            default those that timm states for the model.
+        grad_checkpointing: Compute activations again in the backward pass, to save memory.
+        init_cfg: ``dict(type="Pretrained", checkpoint="imagenet-plus://PATH")`` for a whole
+            classifier; `ReinforcedBackboneHook` leaves out the last layer.
+        **kwargs: For `timm.create_model`, such as ``drop_path_rate``.
+
+    Attributes:
+        model: The network.
+        arch: Its name.
+        num_classes: Of its answers.
+
+    Raises:
+        ConfigError: Unknown model, or arguments that it does not take.
+
+    Example:
+        >>> classifier = MODELS.build(dict(type="TimmClassifier", model="resnet18", num_classes=3))
+        >>> classifier(torch.zeros(2, 3, 64, 64)).shape
+        torch.Size([2, 3])
+    """
+
+    def __init__(
+        self,
+        model: str,
+        num_classes: int = 1000,
+        loss: Mapping[str, Any] | nn.Module | None = None,
+        data_preprocessor: Mapping[str, Any] | nn.Module | None = None,
+        grad_checkpointing: bool = False,
+        init_cfg: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        network: Any = create_network(model, num_classes, **kwargs)
+        super().__init__(_preprocessor(data_preprocessor, network), init_cfg)
+        self.arch, self.num_classes = model, num_classes
+        self.model = network
+        # timm has initialised it; MMEngine would call timm's method of the same name once more.
+        self.model.is_init = True
+        self.loss_module = (
+            loss if isinstance(loss, nn.Module) else MODELS.build(dict(loss or {"type": "KDLoss"}))
+        )
+        if grad_checkpointing:
+            self.model.set_grad_checkpointing(True)
+
+    def forward(
+        self,
+        inputs: torch.Tensor,
+        data_samples: Sequence[Any] | None = None,
+        targets: SparseTargets | torch.Tensor | None = None,
+        mode: str = "tensor",
+    ) -> Any:
+        """Answer to normalised images.
+
+        Args:
+            inputs: float ``[B, 3, H, W]``.
+            data_samples: Of the images; `predict` writes into them.
+            targets: What the loss takes; from the data preprocessor.
+            mode: ``tensor``, ``loss`` or ``predict``.
+
+        Returns:
+            Logits ``[B, num_classes]``; ``dict(loss=...)``; or samples with predictions.
+
+        Raises:
+            ConfigError: Loss without targets.
+            ValueError: Another mode.
+        """
+        if mode == "tensor":
+            return self.model(inputs)
+        if mode == "loss":
+            return self.loss(inputs, targets)
+        if mode == "predict":
+            return self.predict(inputs, data_samples)
+        raise ValueError(f"mode is {mode!r}; expected tensor, loss or predict")
+
+    def loss(
+        self, inputs: torch.Tensor, targets: SparseTargets | torch.Tensor | None
+    ) -> dict[str, torch.Tensor]:
+        """Return the loss of a batch, as ``loss``."""
+        if targets is None:
+            raise ConfigError(
+                "model.data_preprocessor gives no targets; use dict(type='TimmDataPreprocessor') "
+                "or leave it out"
+            )
+        return {"loss": self.loss_module(self.model(inputs), targets)}
+
+    def predict(
+        self, inputs: torch.Tensor, data_samples: Sequence[Any] | None = None
+    ) -> Sequence[Any]:
+        """Return the samples, with probabilities and predicted class."""
+        probs = self.model(inputs).float().softmax(1)
+        samples = data_samples or [ClassificationSample() for _ in probs]
+        for sample, scores in zip(samples, probs, strict=True):
+            sample.set_pred_score(scores).set_pred_label(scores.argmax(0, keepdim=True))
+        return samples
+
+
+def _preprocessor(given: Mapping[str, Any] | nn.Module | None, network: Any) -> Any:
+    if isinstance(given, nn.Module):
+        return given
+    settings = {"type": "TimmDataPreprocessor", **(given or {})}
+    if settings["type"] == "TimmDataPreprocessor":
+        for name in ("mean", "std"):
+            default = [255 * float(value) for value in network.pretrained_cfg[name]]
+            settings.setdefault(name, default)
+    return settings

@@ -1,0 +1,250 @@
+"""Datasets for MMEngine's data loaders: reinforced to train on, plain to validate on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.registry import DATASETS
+from torch.utils.data import Dataset
+from torchvision.transforms import v2
+
+from dr_plugins import ReinforcedDataset as CoreReinforcedDataset
+from dr_plugins import randomness
+from dr_plugins.errors import FormatError
+from mmlab_ext.errors import ConfigError
+from mmlab_ext.images import KEY, open_images
+from mmlab_ext.samples import ClassificationSample
+
+__all__ = ["ImageFolder", "ReinforcedDataset"]
+
+Item = dict[str, Any]
+
+
+@DATASETS.register_module()
+class ReinforcedDataset(Dataset[Item]):
+    """Images with one of their stored augmentations each, and the teacher's answer to it.
+
+    Needs `ReinforcementHook` among the ``custom_hooks``, which tells it the epoch.
+
+    Args:
+        images: A folder with one folder for each class, ``torchvision:NAME:ROOT``, or the config of
+            an OpenMMLab dataset that lists the images (its pipeline may only load them).
+        shards: Directory of the shard set.
+        p: Probability of a reinforcement, within ``[0, 1]``; the other images come plain, with
+            their label.
+        densify: Where the probability that is not stored goes: ``smooth`` or ``zeros``.
+        seed: Of the choice of reinforcements, at least 0.
+        check: When a view is not what the teacher saw: ``error``, ``warn`` or ``off``.
+        size: (height, width) in pixels that views are resized to; None keeps the stored size.
+        gt_score: Add the dense target to each sample, for mmpretrain's heads.
+        class_map: File with one class folder per line, in label order, where the folder holds only
+            some of the classes.
+        pipeline: Must be empty: the views are complete.
+
+    Attributes:
+        reinforced: The `dr_plugins.ReinforcedDataset`.
+
+    Raises:
+        ConfigError: A pipeline, or a shard set that is not there.
+        ReinforcementError: Images and shard set do not belong together.
+
+    Example:
+        >>> train = DATASETS.build(dict(type="ReinforcedDataset",           # doctest: +SKIP
+        ...     images="imagenet/train", shards="imagenet-plus"))
+        >>> train[0]["inputs"].shape, train[0]["data_samples"].gt_label     # doctest: +SKIP
+        (torch.Size([3, 224, 224]), tensor([0]))
+    """
+
+    def __init__(
+        self,
+        images: Any,
+        shards: str,
+        *,
+        p: float = 0.99,
+        densify: str = "smooth",
+        seed: int = 0,
+        check: str = "error",
+        size: int | Sequence[int] | None = None,
+        gt_score: bool = False,
+        class_map: str | None = None,
+        pipeline: Sequence[Any] = (),
+    ) -> None:
+        _refuse_pipeline(pipeline)
+        source = open_images(images, class_map)
+        options: dict[str, Any] = {"p": p, "densify": densify, "seed": seed, "check": check}
+        if size is not None:
+            options["postprocess"] = v2.Resize(_pair(size), antialias=True)
+        try:
+            self.reinforced = CoreReinforcedDataset(source, shards, **options)
+        except FormatError as error:
+            raise ConfigError(
+                f"{KEY}.shards: {error} (make a shard set with `dr-plugins reinforce`)"
+            ) from error
+        self.gt_score = gt_score
+
+    @property
+    def metainfo(self) -> dict[str, Any]:
+        """``classes``, names in label order, where the shard set has them."""
+        names = self.reinforced.shards.manifest.settings["class_names"]
+        return {} if names is None else {"classes": tuple(names)}
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes of the targets."""
+        return self.reinforced.num_classes
+
+    @property
+    def temperature(self) -> float:
+        """Of the stored answers."""
+        return float(self.reinforced.shards.manifest.settings.get("temperature", 1.0))
+
+    @property
+    def record_bytes(self) -> int:
+        """What is read from disk for one reinforcement."""
+        return int(self.reinforced.shards.manifest.layout.itemsize)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Set the epoch, from 0, also for workers that are already running."""
+        self.reinforced.set_epoch(epoch)
+
+    def __len__(self) -> int:
+        return len(self.reinforced)
+
+    def __getitem__(self, index: int) -> Item:
+        """Return one image and its sample; see `__getitems__`."""
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[Item]:
+        """Return images and samples; a data loader calls this once for a whole batch.
+
+        Args:
+            indices: Positions in the dataset.
+
+        Returns:
+            For each ``inputs``, uint8 ``[3, H, W]`` RGB, and ``data_samples``, a
+            `ClassificationSample`.
+
+        Raises:
+            ImageReadError: An image cannot be read.
+            ImageChangedError: An image is not the one that was reinforced.
+        """
+        keys = [self.reinforced.source.keys[index] for index in indices]
+        chosen = self._are_reinforced(keys)
+        pairs = self.reinforced.__getitems__(indices)
+        items = []
+        for key, is_reinforced, (view, targets) in zip(keys, chosen, pairs, strict=True):
+            sample = ClassificationSample(
+                gt_label=targets.labels.reshape(1),
+                targets=targets,
+                reinforced=is_reinforced,
+                image_key=key,
+            )
+            if self.gt_score:
+                sample.gt_score = targets.dense()
+            items.append({"inputs": view, "data_samples": sample})
+        return items
+
+    def _are_reinforced(self, keys: Sequence[str]) -> list[bool]:
+        dataset = self.reinforced
+        hashes = np.array([randomness.hash_key(key) for key in keys], np.uint64)
+        drawn = randomness.uniform(dataset.seed, dataset.epoch, hashes)
+        chosen: list[bool] = (drawn < dataset.p).tolist()
+        return chosen
+
+    def __repr__(self) -> str:
+        return f"{self.reinforced!r}"
+
+
+@DATASETS.register_module()
+class ImageFolder(Dataset[Item]):
+    """Images in one folder for each class: resized, cropped in the centre, not augmented.
+
+    Args:
+        root: The folder, or ``torchvision:NAME:ROOT`` for a dataset's training split, or the config
+            of an OpenMMLab dataset that lists the images.
+        size: (height, width) in pixels, of what the network takes.
+        crop_pct: Part of the resized shorter side that the crop keeps, above 0, up to 1.
+        interpolation: ``bilinear`` or ``bicubic``.
+        class_map: See `ReinforcedDataset`.
+
+    Attributes:
+        source: The `dr_plugins.ImageSource`.
+
+    Raises:
+        ConfigError: An option is out of range.
+        DatasetMismatchError: There is no such folder.
+
+    Example:
+        >>> val = DATASETS.build(dict(type="ImageFolder", root="imagenet/val"))  # doctest: +SKIP
+        >>> val[0]["inputs"].shape                                          # doctest: +SKIP
+        torch.Size([3, 224, 224])
+    """
+
+    def __init__(
+        self,
+        root: Any,
+        *,
+        size: int | Sequence[int] = 224,
+        crop_pct: float = 0.875,
+        interpolation: str = "bilinear",
+        class_map: str | None = None,
+    ) -> None:
+        if not 0 < crop_pct <= 1 or interpolation not in ("bilinear", "bicubic"):
+            raise ConfigError(
+                f"val_dataloader.dataset has crop_pct {crop_pct} and interpolation "
+                f"{interpolation!r}; expected above 0 and up to 1, and bilinear or bicubic"
+            )
+        self.source = open_images(root, class_map)
+        height, width = _pair(size)
+        # As timm: the shorter side to size / crop_pct, rounded down.
+        shorter = int(min(height, width) / crop_pct)
+        self.transform = v2.Compose(
+            [
+                v2.Resize(shorter, v2.InterpolationMode(interpolation), antialias=True),
+                v2.CenterCrop([height, width]),
+                v2.PILToTensor(),
+            ]
+        )
+
+    @property
+    def metainfo(self) -> dict[str, Any]:
+        """``classes``, names in label order, where they are known."""
+        names = self.source.class_names
+        return {} if names is None else {"classes": tuple(names)}
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> Item:
+        """Return one image, uint8 ``[3, H, W]`` RGB, and its `ClassificationSample`.
+
+        Raises:
+            ImageReadError: It cannot be read; no other one takes its place.
+        """
+        image, label = self.source.load(index)
+        sample = ClassificationSample(
+            gt_label=torch.tensor([label]), image_key=self.source.keys[index]
+        )
+        return {"inputs": self.transform(image), "data_samples": sample}
+
+
+def _pair(size: int | Sequence[int]) -> list[int]:
+    pair = [size, size] if isinstance(size, int) else list(size)
+    if len(pair) != 2 or min(pair) < 1:
+        raise ConfigError(f"dataset.size is {size}; expected pixels, or (height, width)")
+    return pair
+
+
+def _refuse_pipeline(pipeline: Sequence[Any]) -> None:
+    if pipeline:
+        names = [
+            str(step.get("type")) if isinstance(step, dict) else str(step) for step in pipeline
+        ]
+        raise ConfigError(
+            f"{KEY}.pipeline has {', '.join(names)}: the stored views are augmented already, and "
+            f"the teacher's answers are for these views as they are. Leave it out; a student of "
+            f"another size sets {KEY}.size"
+        )

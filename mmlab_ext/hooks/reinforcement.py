@@ -1,0 +1,173 @@
+"""The hook that trains on reinforced data need: epochs, checks before the start, and a record."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine import dist
+from mmengine.dataset import InfiniteSampler
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.registry import HOOKS
+from mmengine.runner import EpochBasedTrainLoop
+
+from dr_plugins import KDLoss
+from dr_plugins.errors import ImageChangedError
+from dr_plugins.replay import Replayer
+from mmlab_ext.datasets import ReinforcedDataset
+from mmlab_ext.errors import ConfigError
+
+__all__ = ["ReinforcementHook"]
+
+_KEY = "train_dataloader.dataset"
+
+
+@HOOKS.register_module()
+class ReinforcementHook(Hook):
+    """Tells the dataset the epoch, and checks before the first step that all fits together.
+
+    It refuses what would augment or mix a second time, and replays a few images to see that the
+    views are those that the teacher saw. While training it logs ``reinforced``, the share of images
+    with a teacher's answer, and after each epoch how much was read.
+
+    Args:
+        replay: How many images are compared before training, spread over the dataset; the
+            dataset's ``check`` says what becomes of differences.
+
+    Raises:
+        ConfigError: Before training: the config contradicts itself.
+        ImageChangedError: Before training: a view is not what the teacher saw.
+
+    Example:
+        A config::
+
+            custom_hooks = [dict(type="ReinforcementHook")]
+    """
+
+    # After the learning rate and before the logger.
+    priority = "NORMAL"
+
+    def __init__(self, replay: int = 16) -> None:
+        if replay < 0:
+            raise ConfigError(
+                f"custom_hooks: ReinforcementHook.replay is {replay}; a number of images was "
+                f"expected, or 0"
+            )
+        self.replay = replay
+        self._counts = np.zeros(2, np.int64)
+
+    def before_train(self, runner: Any) -> None:
+        """Check the config, the model and the images."""
+        dataset = _dataset(runner)
+        _check_loop(runner)
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        _check_model(model, dataset)
+        self._check_images(runner, dataset)
+
+    def before_train_epoch(self, runner: Any) -> None:
+        """Tell the dataset, and with it all workers, the epoch."""
+        _dataset(runner).set_epoch(runner.epoch)
+        self._counts[:] = 0
+
+    def after_train_iter(
+        self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
+    ) -> None:
+        """Count the reinforced images."""
+        samples = data_batch["data_samples"]
+        reinforced = sum(bool(sample.reinforced) for sample in samples)
+        self._counts += reinforced, len(samples)
+        runner.message_hub.update_scalar("train/reinforced", reinforced / len(samples))
+
+    def after_train_epoch(self, runner: Any) -> None:
+        """Log the share of reinforced images and the bytes read, over all processes."""
+        counts = torch.from_numpy(self._counts.copy()).to(dist.get_comm_device())
+        dist.all_reduce(counts)
+        reinforced, total = counts.tolist()
+        size = reinforced * _dataset(runner).record_bytes
+        runner.logger.info(
+            f"ReinforcementHook: epoch {runner.epoch}, {reinforced} of {total} images reinforced "
+            f"({reinforced / max(total, 1):.2%}), {size:,} bytes of reinforcements read"
+        )
+
+    def _check_images(self, runner: Any, dataset: ReinforcedDataset) -> None:
+        core, total = dataset.reinforced, len(dataset)
+        compared = 0
+        if core.check != "off":
+            replayer = Replayer(core.source, core.shards)
+            count = min(self.replay, total)
+            for index in np.unique(np.linspace(0, total - 1, count).round().astype(int)).tolist():
+                try:
+                    compared += _compare(replayer, index)
+                except ImageChangedError as error:
+                    if core.check == "error":
+                        raise
+                    runner.logger.warning(f"ReinforcementHook: {error}")
+            # Workers open files of their own.
+            core.shards.close()
+        runner.logger.info(
+            f"ReinforcementHook: {dataset!r}; {compared} images compared with what the teacher saw"
+        )
+
+
+def _compare(replayer: Replayer, index: int) -> bool:
+    """Replay the view of an image that is on record; False if there is none."""
+    row, shards = int(replayer.rows[index]), replayer.shards
+    record = shards.read(np.array([row]), np.array([row % shards.manifest.samples]))
+    view, _ = replayer.view(index, shards.policy.decode(record)[0])
+    replayer.check(index, view)
+    return shards.image(row).fingerprint is not None
+
+
+def _dataset(runner: Any) -> ReinforcedDataset:
+    dataset = runner.train_dataloader.dataset
+    if isinstance(dataset, ReinforcedDataset):
+        return dataset
+    if isinstance(getattr(dataset, "dataset", None), ReinforcedDataset):
+        raise ConfigError(
+            f"{_KEY}.type is {type(dataset).__name__}, which repeats or chooses images without the "
+            f"knowledge of ReinforcedDataset: each would have the same view again and again. Use "
+            f"ReinforcedDataset itself, and more epochs"
+        )
+    raise ConfigError(
+        f"{_KEY}.type is {type(dataset).__name__}, and custom_hooks has a ReinforcementHook; use "
+        f"dict(type='ReinforcedDataset', ...) or remove the hook"
+    )
+
+
+def _check_loop(runner: Any) -> None:
+    # An iteration-based loop goes on to the next epoch unnoticed, in the middle of its prefetching.
+    if not isinstance(runner.train_loop, EpochBasedTrainLoop):
+        raise ConfigError(
+            f"train_cfg is a {type(runner.train_loop).__name__}, which has no epochs, and each "
+            f"epoch has its reinforcements; use dict(by_epoch=True, max_epochs=...)"
+        )
+    if isinstance(runner.train_dataloader.sampler, InfiniteSampler):
+        raise ConfigError(
+            "train_dataloader.sampler.type is InfiniteSampler, with which the first epoch never "
+            "ends; use dict(type='DefaultSampler', shuffle=True)"
+        )
+
+
+def _check_model(model: Any, dataset: ReinforcedDataset) -> None:
+    mixing = getattr(model.data_preprocessor, "batch_augments", None)
+    if mixing is not None:
+        raise ConfigError(
+            f"model.train_cfg.augments or model.data_preprocessor.batch_augments has "
+            f"{type(mixing).__name__}: it would mix views that the teacher answered unmixed. Leave "
+            f"it out, or use a shard set whose policy mixes"
+        )
+    classes = getattr(model, "num_classes", dataset.num_classes)
+    if classes != dataset.num_classes:
+        raise ConfigError(
+            f"model.num_classes is {classes}, but the shard set at {_KEY}.shards has "
+            f"{dataset.num_classes} classes; set model.num_classes={dataset.num_classes}"
+        )
+    for module in model.modules():
+        if isinstance(module, KDLoss) and module.temperature != dataset.temperature:
+            raise ConfigError(
+                f"model.loss.temperature is {module.temperature}, but the answers were stored with "
+                f"{dataset.temperature}; set model.loss=dict(type='KDLoss', "
+                f"temperature={dataset.temperature})"
+            )

@@ -1,0 +1,123 @@
+"""Metrics of classifiers that MMEngine does not bring along."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from mmengine.evaluator import BaseMetric
+from mmengine.registry import METRICS
+
+from dr_plugins.metrics import expected_calibration_error
+from mmlab_ext.errors import ConfigError
+
+__all__ = ["ExpectedCalibrationError", "TopKAccuracy"]
+
+
+def _scores(sample: Mapping[str, Any]) -> tuple[torch.Tensor, int]:
+    """Probabilities ``[C]`` and the label of one sample."""
+    if "pred_score" not in sample or "gt_label" not in sample:
+        raise ConfigError(
+            f"val_evaluator: the samples hold {sorted(sample)}; pred_score and gt_label were "
+            f"expected. This metric is for classifiers, such as TimmClassifier"
+        )
+    label = int(torch.as_tensor(sample["gt_label"]).reshape(-1)[0])
+    return torch.as_tensor(sample["pred_score"]), label
+
+
+@METRICS.register_module()
+class TopKAccuracy(BaseMetric):
+    """How often the label is among the k likeliest classes, in percent.
+
+    Args:
+        topk: Each k, of at least 1; where there are fewer classes, all of them count.
+        collect_device: See `BaseMetric`.
+        prefix: See `BaseMetric`.
+
+    Raises:
+        ConfigError: A k below 1, or samples without scores.
+
+    Example:
+        >>> metric = METRICS.build(dict(type="TopKAccuracy", topk=(1, 2)))
+        >>> sample = dict(gt_label=torch.tensor([1]), pred_score=torch.tensor([0.5, 0.3, 0.2]))
+        >>> metric.process(None, [sample])
+        >>> metric.compute_metrics(metric.results)
+        {'top1': 0.0, 'top2': 100.0}
+    """
+
+    default_prefix = "accuracy"
+
+    def __init__(
+        self,
+        topk: int | Sequence[int] = (1, 5),
+        collect_device: str = "cpu",
+        prefix: str | None = None,
+    ) -> None:
+        super().__init__(collect_device, prefix)
+        self.topk = (topk,) if isinstance(topk, int) else tuple(topk)
+        if not self.topk or min(self.topk) < 1:
+            raise ConfigError(
+                f"val_evaluator: TopKAccuracy.topk is {topk}; numbers of at least 1 were expected"
+            )
+
+    def process(self, data_batch: Any, data_samples: Sequence[Mapping[str, Any]]) -> None:
+        """Note for each sample at which rank its label is."""
+        for sample in data_samples:
+            scores, label = _scores(sample)
+            order = scores.argsort(descending=True, stable=True)
+            self.results.append(int((order == label).nonzero()[0, 0]))
+
+    def compute_metrics(self, results: list[int]) -> dict[str, float]:
+        """Return ``top1`` and the others, in percent."""
+        ranks = torch.tensor(results)
+        return {f"top{k}": 100.0 * (ranks < k).double().mean().item() for k in self.topk}
+
+
+@METRICS.register_module()
+class ExpectedCalibrationError(BaseMetric):
+    """How far a classifier's confidence is from its accuracy, within ``[0, 1]``.
+
+    Guo et al., 2017, equation 3; see `dr_plugins.metrics.expected_calibration_error`.
+
+    Args:
+        bins: Number of bins of equal width.
+        collect_device: See `BaseMetric`.
+        prefix: See `BaseMetric`.
+
+    Raises:
+        ConfigError: `bins` is below 1, or samples have no scores.
+
+    Example:
+        >>> metric = METRICS.build(dict(type="ExpectedCalibrationError"))
+        >>> sample = dict(gt_label=torch.tensor([0]), pred_score=torch.tensor([0.75, 0.25]))
+        >>> metric.process(None, [sample])
+        >>> metric.compute_metrics(metric.results)
+        {'ece': 0.25}
+    """
+
+    default_prefix = "calibration"
+
+    def __init__(
+        self, bins: int = 15, collect_device: str = "cpu", prefix: str | None = None
+    ) -> None:
+        super().__init__(collect_device, prefix)
+        if bins < 1:
+            raise ConfigError(
+                f"val_evaluator: ExpectedCalibrationError.bins is {bins}; at least 1 was expected"
+            )
+        self.bins = bins
+
+    def process(self, data_batch: Any, data_samples: Sequence[Mapping[str, Any]]) -> None:
+        """Note each sample's confidence, and whether it is right."""
+        for sample in data_samples:
+            scores, label = _scores(sample)
+            confidence, predicted = scores.max(0)
+            self.results.append((float(confidence), int(predicted) == label))
+
+    def compute_metrics(self, results: list[tuple[float, bool]]) -> dict[str, float]:
+        """Return ``ece``."""
+        # With one column the prediction is always class 0; so that is the label of who is right.
+        confidence = torch.tensor([[value] for value, _ in results])
+        labels = torch.tensor([0 if right else 1 for _, right in results])
+        return {"ece": expected_calibration_error(confidence, labels, self.bins)}

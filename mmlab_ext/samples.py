@@ -1,0 +1,79 @@
+"""What travels beside an image, in OpenMMLab's idiom."""
+
+from __future__ import annotations
+
+from multiprocessing.reduction import ForkingPickler
+from typing import Any
+
+import torch
+from mmengine.structures import BaseDataElement
+
+from dr_plugins import SparseTargets
+
+__all__ = ["ClassificationSample"]
+
+
+class ClassificationSample(BaseDataElement):
+    """The label of an image, what its teacher answered, and what a model predicts.
+
+    Has the fields and setters of mmpretrain's ``DataSample`` that its heads use.
+
+    Attributes:
+        gt_label: int64 ``[1]``; -1 where there is none (mixed images).
+        targets: `SparseTargets` of one sample; only in training on reinforced data.
+        gt_score: The same, dense, float32 ``[num_classes]``; only if the dataset was asked for it.
+        reinforced: Whether the answer is a teacher's, and not the label.
+        image_key: Which image it is: its path relative to the root.
+        pred_score: Probabilities, float32 ``[num_classes]``.
+        pred_label: int64 ``[1]``.
+
+    Example:
+        >>> sample = ClassificationSample(gt_label=torch.tensor([2]), image_key="n01/a.jpg")
+        >>> sample.set_pred_score(torch.tensor([0.1, 0.2, 0.7])).gt_label
+        tensor([2])
+    """
+
+    def set_pred_score(self, value: torch.Tensor) -> ClassificationSample:
+        """Set ``pred_score``, and return the sample."""
+        self.set_field(value, "pred_score", dtype=torch.Tensor)
+        return self
+
+    def set_pred_label(self, value: torch.Tensor) -> ClassificationSample:
+        """Set ``pred_label``, and return the sample."""
+        self.set_field(value, "pred_label", dtype=torch.Tensor)
+        return self
+
+
+def _pack(value: Any) -> Any:
+    if isinstance(value, SparseTargets) and value.device.type == "cpu":
+        parts = (value.ids.numpy(), value.probs.numpy(), value.labels.numpy())
+        return _Packed((*parts, value.num_classes, value.densify))
+    if isinstance(value, torch.Tensor) and value.device.type == "cpu" and not value.requires_grad:
+        return _Packed((value.numpy(),))
+    return value
+
+
+class _Packed(tuple[Any, ...]):
+    """Arrays in the place of tensors."""
+
+
+def _unpack(value: Any) -> Any:
+    if not isinstance(value, _Packed):
+        return value
+    if len(value) == 1:
+        return torch.as_tensor(value[0])
+    ids, probs, labels = map(torch.as_tensor, value[:3])
+    return SparseTargets.unchecked(ids, probs, labels, value[3], value[4])
+
+
+def _rebuild(meta: dict[str, Any], fields: dict[str, Any]) -> ClassificationSample:
+    return ClassificationSample(metainfo=meta, **{k: _unpack(v) for k, v in fields.items()})
+
+
+def _reduce(sample: ClassificationSample) -> tuple[Any, ...]:
+    fields = {name: _pack(value) for name, value in sample.items()}
+    return _rebuild, (dict(sample.metainfo_items()), fields)
+
+
+# Between processes a tensor costs a shared file each; of these there are several for each image.
+ForkingPickler.register(ClassificationSample, _reduce)

@@ -1,0 +1,306 @@
+"""``imagenet-plus://`` addresses in Detectron2's own checkpointer, and what it checks."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+pytest.importorskip("detectron2")
+pytest.importorskip("timm")
+
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.config import LazyCall, get_cfg
+from detectron2.data import DatasetMapper, build_detection_train_loader
+from detectron2.engine import SimpleTrainer
+from detectron2.modeling import build_model
+from detectron2.utils.file_io import PathHandler, PathManager
+from fvcore.common.checkpoint import Checkpointer
+from omegaconf import OmegaConf
+from torch import nn
+
+import d2_ext
+from d2_ext import TimmBackbone
+from d2_ext.messages import logger
+from dr_plugins.checkpoints import convert
+from dr_plugins.errors import CheckpointError
+from tests.d2_ext.conftest import MEAN, NATIVE, STD, TIMM
+
+
+def is_filled(model: nn.Module, network: nn.Module) -> bool:
+    backbone = model.backbone.bottom_up
+    if isinstance(backbone, TimmBackbone):
+        return torch.equal(backbone.network.features.layer4[1].conv2.weight, deepest(network))
+    return torch.equal(backbone.res5[1].conv2.weight, deepest(network))
+
+
+def deepest(network: Any) -> torch.Tensor:
+    return network.layer4[1].conv2.weight
+
+
+@pytest.mark.parametrize("options", [TIMM, NATIVE], ids=["timm", "native"])
+@pytest.mark.parametrize("query", ["", "?source=timm&arch=resnet18"])
+def test_checkpointer_loads_an_address(
+    options: tuple[Any, ...],
+    query: str,
+    yacs: Callable[..., Any],
+    saved: Callable[..., tuple[Any, Path]],
+) -> None:
+    network, path = saved("resnet18")
+    model = build_model(yacs(*options))
+    assert not is_filled(model, network)
+    rest = DetectionCheckpointer(model).resume_or_load(
+        f"imagenet-plus://{path}{query}", resume=False
+    )
+    assert rest == {}
+    assert is_filled(model, network)
+
+
+@pytest.mark.parametrize("options", [TIMM, NATIVE], ids=["timm", "native"])
+def test_checkpointer_loads_what_was_converted_before(
+    options: tuple[Any, ...],
+    yacs: Callable[..., Any],
+    saved: Callable[..., tuple[Any, Path]],
+    tmp_path: Path,
+) -> None:
+    network, path = saved("resnet18")
+    to = "timm" if options is TIMM else "detectron2"
+    convert(path, tmp_path / "converted.safetensors", arch="timm:resnet18", to=to)
+    model = build_model(yacs(*options))
+    DetectionCheckpointer(model).load(f"imagenet-plus://{tmp_path}/converted.safetensors")
+    assert is_filled(model, network)
+
+
+@pytest.mark.parametrize("options", [TIMM, NATIVE], ids=["timm", "native"])
+@pytest.mark.parametrize("other", ["resnet34", "resnet26d"])
+def test_checkpointer_refuses_another_network(
+    options: tuple[Any, ...],
+    other: str,
+    yacs: Callable[..., Any],
+    saved: Callable[..., tuple[Any, Path]],
+) -> None:
+    _, path = saved(other)
+    model = build_model(yacs(*options))
+    with pytest.raises(CheckpointError):
+        DetectionCheckpointer(model).load(f"imagenet-plus://{path}")
+
+
+def test_missing_file(yacs: Callable[..., Any], tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"no\.pth"):
+        DetectionCheckpointer(build_model(yacs(*NATIVE))).load(f"imagenet-plus://{tmp_path}/no.pth")
+
+
+def test_a_classifiers_file_without_the_scheme_is_refused(
+    yacs: Callable[..., Any], saved: Callable[..., tuple[Any, Path]]
+) -> None:
+    _, path = saved("resnet18")
+    model = build_model(yacs(*TIMM))
+    with pytest.raises(CheckpointError, match=re.escape(f"imagenet-plus://{path}")):
+        DetectionCheckpointer(model).load(str(path))
+
+
+def test_other_files_load_as_ever(yacs: Callable[..., Any], tmp_path: Path) -> None:
+    for options in (TIMM, NATIVE):
+        first, second = build_model(yacs(*options)), build_model(yacs(*options))
+        DetectionCheckpointer(first, str(tmp_path)).save("detector", extra=7)
+        rest = DetectionCheckpointer(second).load(str(tmp_path / "detector.pth"))
+        assert rest["extra"] == 7
+        state = second.state_dict()
+        assert all(torch.equal(state[key], value) for key, value in first.state_dict().items())
+    assert DetectionCheckpointer(build_model(yacs(*TIMM))).load("") == {}
+
+
+def test_models_without_such_a_backbone_are_refused(saved: Callable[..., Any]) -> None:
+    _, path = saved("resnet18")
+    with pytest.raises(CheckpointError, match="build_timm_fpn_backbone"):
+        DetectionCheckpointer(nn.Linear(1, 1)).load(f"imagenet-plus://{path}")
+
+
+def test_registration_is_done_once() -> None:
+    before = DetectionCheckpointer.load
+    d2_ext.register_checkpoints()
+    assert DetectionCheckpointer.load is before
+
+
+def test_path_manager_gives_a_file_that_detectron2_reads(
+    yacs: Callable[..., Any], saved: Callable[..., tuple[Any, Path]]
+) -> None:
+    network, path = saved("resnet18")
+    address = f"imagenet-plus://{path}?source=timm&arch=resnet18"
+    assert PathManager.isfile(address)
+    assert PathManager.exists(address)
+    assert not PathManager.isfile(f"imagenet-plus://{path}x")
+    local = PathManager.get_local_path(address)
+    assert PathManager.get_local_path(address) == local
+    model = build_model(yacs(*NATIVE))
+    DetectionCheckpointer(model).load(local)
+    assert is_filled(model, network)
+    with PathManager.open(address, "rb") as file:
+        assert set(torch.load(file)["model"]) > {"stem.conv1.weight", "res5.1.conv2.norm.bias"}
+    with pytest.raises(CheckpointError, match="only be read"):
+        PathManager.open(address, "w")
+
+
+class Elsewhere(PathHandler):
+    """Files that another handler brings here."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.folder = folder
+
+    def _get_supported_prefixes(self) -> list[str]:
+        return ["elsewhere://"]
+
+    def _get_local_path(self, path: str, **kwargs: Any) -> str:
+        return str(self.folder / path.removeprefix("elsewhere://"))
+
+
+def test_addresses_of_other_handlers_can_be_inside(
+    yacs: Callable[..., Any], saved: Callable[..., tuple[Any, Path]]
+) -> None:
+    network, path = saved("resnet18")
+    PathManager.register_handler(Elsewhere(path.parent), allow_override=True)
+    model = build_model(yacs(*NATIVE))
+    address = f"imagenet-plus://elsewhere://{path.name}?source=timm"
+    DetectionCheckpointer(model).load(address)
+    assert is_filled(model, network)
+
+
+WRONG = [
+    ("INPUT.FORMAT", "BGR", ("INPUT.FORMAT", "'BGR'", "RGB")),
+    ("MODEL.PIXEL_MEAN", MEAN[::-1], ("MODEL.PIXEL_MEAN: [123.675, 116.28, 103.53]",)),
+    ("MODEL.PIXEL_STD", [1.0, 1.0, 1.0], ("MODEL.PIXEL_STD: [58.395, 57.12, 57.375]",)),
+]
+
+
+@pytest.mark.parametrize("options", [TIMM, NATIVE], ids=["timm", "native"])
+@pytest.mark.parametrize(("key", "value", "names"), WRONG)
+def test_other_images_are_refused_before_anything_is_loaded(
+    key: str,
+    value: Any,
+    names: tuple[str, ...],
+    options: tuple[Any, ...],
+    yacs: Callable[..., Any],
+    saved: Callable[..., tuple[Any, Path]],
+) -> None:
+    network, path = saved("resnet18")
+    model = build_model(yacs(*options, key, value))
+    with pytest.raises(CheckpointError) as error:
+        DetectionCheckpointer(model).load(f"imagenet-plus://{path}")
+    assert all(name in str(error.value) for name in (*names, "use_checkpoint"))
+    assert not is_filled(model, network)
+
+
+def test_a_backbone_knows_the_format_where_the_model_does_not(
+    yacs: Callable[..., Any], saved: Callable[..., tuple[Any, Path]]
+) -> None:
+    _, path = saved("resnet18")
+    options = ("MODEL.META_ARCHITECTURE", "ProposalNetwork", "INPUT.FORMAT", "BGR")
+    with pytest.raises(CheckpointError, match=r"input_format of backbone\.bottom_up"):
+        DetectionCheckpointer(build_model(yacs(*TIMM, *options))).load(f"imagenet-plus://{path}")
+
+
+class ConfiguredTrainer:
+    """What `DefaultTrainer` shows of itself."""
+
+    def __init__(self, cfg: Any) -> None:
+        self.cfg = cfg
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+
+def test_the_trainers_configuration_is_looked_at(
+    yacs: Callable[..., Any], saved: Callable[..., tuple[Any, Path]]
+) -> None:
+    _, path = saved("resnet18")
+    cfg = yacs(*NATIVE, "MODEL.META_ARCHITECTURE", "ProposalNetwork", "INPUT.FORMAT", "BGR")
+    model = build_model(cfg)
+    DetectionCheckpointer(model).load(f"imagenet-plus://{path}")
+    checkpointer = DetectionCheckpointer(model, trainer=ConfiguredTrainer(cfg))
+    with pytest.raises(CheckpointError, match=r"INPUT\.FORMAT is 'BGR'"):
+        checkpointer.load(f"imagenet-plus://{path}")
+
+
+@pytest.mark.parametrize("aspect_ratio_grouping", [True, False])
+def test_the_mapper_of_the_training_data_is_looked_at(
+    aspect_ratio_grouping: bool,
+    yacs: Callable[..., Any],
+    saved: Callable[..., tuple[Any, Path]],
+    coco: str,
+) -> None:
+    from detectron2.data import get_detection_dataset_dicts
+
+    _, path = saved("resnet18")
+    model = build_model(yacs(*NATIVE))
+    for image_format in ("BGR", "RGB"):
+        loader = build_detection_train_loader(
+            get_detection_dataset_dicts(coco),
+            mapper=DatasetMapper(is_train=True, augmentations=[], image_format=image_format),
+            total_batch_size=1,
+            aspect_ratio_grouping=aspect_ratio_grouping,
+        )
+        optimizer = torch.optim.SGD(model.parameters(), 0.1)
+        trainer = SimpleTrainer(model, loader, optimizer)
+        checkpointer = DetectionCheckpointer(model, trainer=trainer)
+        if image_format == "RGB":
+            checkpointer.load(f"imagenet-plus://{path}")
+        else:
+            with pytest.raises(CheckpointError, match="mapper is 'BGR'"):
+                checkpointer.load(f"imagenet-plus://{path}")
+
+
+def test_a_warning_where_nothing_tells(
+    saved: Callable[..., tuple[Any, Path]],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    _, path = saved("resnet18")
+    backbone = TimmBackbone("resnet18")
+    monkeypatch.setattr(logger, "propagate", False)
+    monkeypatch.setattr(logger, "handlers", [caplog.handler])
+    DetectionCheckpointer(backbone).load(f"imagenet-plus://{path}")
+    assert "set INPUT.FORMAT to RGB" in caplog.text
+    assert str(MEAN) in caplog.text
+    assert backbone.network.is_loaded
+
+
+@pytest.mark.parametrize("options", [TIMM, NATIVE], ids=["timm", "native"])
+def test_use_checkpoint_sets_yacs(
+    options: tuple[Any, ...], yacs: Callable[..., Any], saved: Callable[..., tuple[Any, Path]]
+) -> None:
+    _, path = saved("resnet18")
+    default = get_cfg()
+    assert default.INPUT.FORMAT == "BGR"
+    cfg = yacs(*options, "INPUT.FORMAT", "BGR", "MODEL.PIXEL_MEAN", default.MODEL.PIXEL_MEAN)
+    d2_ext.use_checkpoint(cfg, f"imagenet-plus://{path}")
+    assert (cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD, cfg.INPUT.FORMAT) == (MEAN, STD, "RGB")
+    DetectionCheckpointer(build_model(cfg)).load(cfg.MODEL.WEIGHTS)
+
+
+def test_use_checkpoint_sets_lazy_configurations(saved: Callable[..., tuple[Any, Path]]) -> None:
+    from detectron2 import model_zoo
+
+    _, path = saved("resnet18")
+    cfg = model_zoo.get_config("COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.py")
+    cfg.model.backbone.bottom_up = LazyCall(TimmBackbone)(model="resnet18")
+    d2_ext.use_checkpoint(cfg, f"imagenet-plus://{path}")
+    assert cfg.train.init_checkpoint == f"imagenet-plus://{path}"
+    assert (list(cfg.model.pixel_mean), list(cfg.model.pixel_std)) == (MEAN, STD)
+    assert cfg.model.input_format == "RGB"
+    assert cfg.dataloader.train.mapper.image_format == "RGB"
+    assert cfg.dataloader.test.mapper.image_format == "RGB"
+
+
+@pytest.mark.parametrize("config", [{}, OmegaConf.create({"model": {}}), None])
+def test_use_checkpoint_needs_a_configuration(config: Any) -> None:
+    with pytest.raises(d2_ext.ConfigError, match="CfgNode"):
+        d2_ext.use_checkpoint(config, "imagenet-plus://x")
+
+
+def test_fvcores_checkpointer_is_left_alone() -> None:
+    assert Checkpointer.load.__module__ == "fvcore.common.checkpoint"

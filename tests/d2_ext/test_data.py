@@ -1,0 +1,221 @@
+"""The loaders: which image with which view in which iteration and process."""
+
+from __future__ import annotations
+
+import itertools
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torchvision.datasets import ImageFolder
+
+pytest.importorskip("detectron2")
+
+from detectron2.config import get_cfg
+from detectron2.utils import comm
+from detectron2.utils.events import EventStorage
+from hypothesis import given
+from hypothesis import strategies as st
+
+from d2_ext import (
+    ConfigError,
+    ReinforcedLoader,
+    add_dr_plugins_config,
+    build_classification_test_loader,
+    build_reinforced_train_loader,
+)
+from d2_ext.sampler import EpochBatches
+from dr_plugins import ImageSource, ReinforcedDataset
+from dr_plugins.errors import DatasetMismatchError
+from dr_plugins.sources import open_source
+from tests.tiny import make_photographs
+
+Shards = Callable[..., Path]
+
+
+@given(
+    size=st.integers(8, 60),
+    world=st.integers(1, 4),
+    per_process=st.integers(1, 2),
+    epoch=st.integers(0, 5),
+    seed=st.integers(0, 9),
+)
+def test_processes_share_an_epoch_out_and_no_image_comes_twice(
+    size: int, world: int, per_process: int, epoch: int, seed: int
+) -> None:
+    batches = []
+    for rank in range(world):
+        sampler = EpochBatches(size, world * per_process, seed=seed, rank=rank, world_size=world)
+        sampler.go_to(epoch * sampler.iterations_per_epoch)
+        assert sampler.epoch == epoch
+        batches.append(list(sampler))
+    seen = [index for batch in itertools.chain(*batches) for index in batch]
+    assert len(seen) == len(set(seen)) == size // (world * per_process) * world * per_process
+    assert set(seen) <= set(range(size))
+    assert {len(batch) for batch in itertools.chain(*batches)} == {per_process}
+
+
+def test_any_iteration_can_be_the_first() -> None:
+    sampler = EpochBatches(10, 3, seed=1)
+    whole = []
+    for epoch in range(3):
+        sampler.go_to(3 * epoch)
+        whole += list(sampler)
+    assert len({tuple(sorted(batch)) for batch in whole}) > 3
+    for start in range(9):
+        sampler.go_to(start)
+        rest = whole[start : 3 * (start // 3 + 1)]
+        assert (list(sampler), len(sampler)) == (rest, len(rest))
+
+
+@pytest.mark.parametrize(
+    ("size", "batch", "world", "text"),
+    [(10, 3, 2, "multiple of the number of processes, 2"), (2, 4, 1, "2 images"), (2, 0, 1, "0")],
+)
+def test_batches_that_do_not_fit(size: int, batch: int, world: int, text: str) -> None:
+    with pytest.raises(ConfigError, match=text) as error:
+        EpochBatches(size, batch, world_size=world)
+    assert "SOLVER.IMS_PER_BATCH" in str(error.value)
+
+
+def take(loader: ReinforcedLoader, count: int, start: int = 0) -> list[Any]:
+    with EventStorage(start):
+        return list(itertools.islice(iter(loader), count))
+
+
+def assert_same(found: list[Any], expected: list[Any]) -> None:
+    assert len(found) == len(expected)
+    for one, other in zip(found, expected, strict=True):
+        assert torch.equal(one["images"], other["images"])
+        assert torch.equal(one["targets"].dense(), other["targets"].dense())
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_batches_are_those_of_the_dataset(
+    num_workers: int, photographs: Path, shard_sets: Shards
+) -> None:
+    loader = build_reinforced_train_loader(
+        str(photographs), shard_sets(), total_batch_size=5, seed=3, num_workers=num_workers
+    )
+    assert loader.iterations_per_epoch == 2
+    found = take(loader, 5)
+    dataset = ReinforcedDataset(ImageFolder(str(photographs)), shard_sets(), seed=3)
+    sampler = EpochBatches(12, 5, seed=3)
+    expected = []
+    for iteration in range(5):
+        dataset.set_epoch(sampler.go_to(iteration))
+        images, targets = dataset.collate(dataset.__getitems__(next(iter(sampler))))
+        expected.append({"images": images, "targets": targets})
+    assert_same(found, expected)
+    assert found[0]["images"].dtype == torch.uint8
+    assert found[0]["temperature"] == 1.0
+
+
+@pytest.mark.parametrize("start", [1, 2, 5])
+def test_a_resumed_loader_goes_on_with_what_comes_next(
+    start: int, photographs: Path, shard_sets: Shards
+) -> None:
+    loader = build_reinforced_train_loader(str(photographs), shard_sets(), total_batch_size=4)
+    assert_same(take(loader, 3, start), take(loader, 3 + start)[start:])
+
+
+def test_an_iterator_asked_for_early_still_begins_where_training_does(
+    photographs: Path, shard_sets: Shards
+) -> None:
+    loader = build_reinforced_train_loader(str(photographs), shard_sets(), total_batch_size=4)
+    early = iter(loader)
+    with EventStorage(4):
+        found = next(early)
+    assert_same([found], take(loader, 1, 4))
+
+
+def test_processes_see_other_images(
+    photographs: Path, shard_sets: Shards, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = take(
+        build_reinforced_train_loader(str(photographs), shard_sets(), total_batch_size=6), 1
+    )[0]
+    monkeypatch.setattr(comm, "get_world_size", lambda: 2)
+    for rank in range(2):
+        monkeypatch.setattr(comm, "get_rank", lambda rank=rank: rank)
+        loader = build_reinforced_train_loader(str(photographs), shard_sets(), total_batch_size=6)
+        (part,) = take(loader, 1)
+        assert torch.equal(part["images"], whole["images"][rank::2])
+
+
+def test_another_size_for_the_student(photographs: Path, shard_sets: Shards) -> None:
+    loader = build_reinforced_train_loader(
+        str(photographs), shard_sets(), total_batch_size=2, size=16, p=0.5
+    )
+    assert take(loader, 1)[0]["images"].shape == (2, 3, 16, 16)
+    assert pickle.loads(pickle.dumps(loader.dataset.postprocess)).size == [16, 16]
+
+
+def config(**values: Any) -> Any:
+    cfg = get_cfg()
+    add_dr_plugins_config(cfg)
+    cfg.DATALOADER.NUM_WORKERS = 0
+    for key, value in values.items():
+        cfg.merge_from_list([key.replace("__", "."), value])
+    return cfg
+
+
+def test_loaders_from_yacs(photographs: Path, shard_sets: Shards) -> None:
+    cfg = config(
+        DATASETS__TRAIN=(str(photographs),),
+        REINFORCED__SHARDS=str(shard_sets()),
+        REINFORCED__P=0.75,
+        REINFORCED__SEED=7,
+        REINFORCED__DENSIFY="zeros",
+        REINFORCED__CHECK="warn",
+        SOLVER__IMS_PER_BATCH=4,
+    )
+    loader = build_reinforced_train_loader(cfg)
+    dataset = loader.dataset
+    assert (dataset.p, dataset.seed, dataset.densify, dataset.check) == (0.75, 7, "zeros", "warn")
+    assert (loader.batches.total_batch_size, loader.batches.seed) == (4, 7)
+    test = build_classification_test_loader(cfg, str(photographs))
+    batch = next(iter(test))
+    assert batch["images"].shape == (12, 3, 24, 24)  # the size of the stored views
+    assert batch["labels"].tolist() == [0] * 4 + [1] * 4 + [2] * 4
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        ({"DATASETS__TRAIN": ()}, "DATASETS.TRAIN"),
+        ({"DATASETS__TRAIN": ("a", "b")}, "DATASETS.TRAIN"),
+        ({"DATASETS__TRAIN": ("a",)}, "REINFORCED.SHARDS is empty"),
+    ],
+)
+def test_missing_settings(values: dict[str, Any], text: str) -> None:
+    with pytest.raises(ConfigError, match=text):
+        build_reinforced_train_loader(config(**values))
+
+
+def test_keys_that_were_not_added() -> None:
+    with pytest.raises(ConfigError, match="add_dr_plugins_config"):
+        build_reinforced_train_loader(get_cfg())
+
+
+def test_evaluation_views(photographs: Path) -> None:
+    images = ImageFolder(str(photographs))
+    loader = build_classification_test_loader(images, size=14, crop_pct=0.7, batch_size=5)
+    assert [len(batch["labels"]) for batch in loader] == [5, 5, 2]
+    found = next(iter(loader))["images"][3]
+    image = ImageSource(images).load(3)[0]
+    scale = 20 / min(image.size)
+    resized = image.resize((int(image.width * scale), 20), resample=2)
+    left, top = round((resized.width - 14) / 2.0), 3
+    expected = resized.crop((left, top, left + 14, top + 14))
+    assert found.permute(1, 2, 0).numpy().tobytes() == expected.tobytes()
+
+
+def test_evaluation_images_of_other_classes(shard_sets: Shards, tmp_path: Path) -> None:
+    folder = make_photographs(tmp_path / "val", 1, ("n01", "n02", "n04"))
+    with pytest.raises(DatasetMismatchError, match="n04"):
+        build_classification_test_loader(str(folder), shards=str(shard_sets()))
+    build_classification_test_loader(open_source(str(folder)))

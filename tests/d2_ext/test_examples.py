@@ -1,0 +1,91 @@
+"""Every example configuration is read and builds what it says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+pytest.importorskip("detectron2")
+pytest.importorskip("timm")
+
+from detectron2.config import LazyConfig, get_cfg, instantiate
+from detectron2.modeling import build_model
+
+from d2_ext import ReinforcedClassifier, SimpleFeaturePyramid, TimmBackbone, add_dr_plugins_config
+from dr_plugins.checkpoints import CheckpointLocation
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples" / "detectron2"
+YAML = sorted(path.name for path in EXAMPLES.glob("*.yaml") if not path.name.startswith("Base"))
+LAZY = sorted(path.name for path in EXAMPLES.glob("*.py") if path.name != "pretrain_net.py")
+
+
+def read(name: str) -> Any:
+    cfg = get_cfg()
+    add_dr_plugins_config(cfg)
+    if name.startswith("deeplab"):
+        project = pytest.importorskip("detectron2.projects.deeplab")
+        project.add_deeplab_config(cfg)
+    cfg.merge_from_file(str(EXAMPLES / name))
+    cfg.MODEL.DEVICE = "cpu"
+    return cfg
+
+
+def test_all_are_found() -> None:
+    assert len(YAML) == 8
+    assert len(LAZY) == 4
+
+
+@pytest.mark.parametrize("name", YAML)
+def test_yacs_examples(name: str) -> None:
+    cfg = read(name)
+    model = build_model(cfg)
+    assert cfg.INPUT.FORMAT == "RGB"
+    if name.startswith("pretrain"):
+        assert isinstance(model, ReinforcedClassifier)
+        assert cfg.SOLVER.MAX_ITER == 300 * (1281167 // 1024)
+        return
+    CheckpointLocation.parse(cfg.MODEL.WEIGHTS)
+    model.eval()
+    images = torch.zeros(1, 3, 64, 64)
+    with torch.inference_mode():
+        features = model.backbone(images)
+    for key, shape in model.backbone.output_shape().items():
+        assert features[key].shape[1:] == (shape.channels, *[max(64 // shape.stride, 1)] * 2)
+    if "3x" in name:
+        assert (cfg.SOLVER.MAX_ITER, cfg.SOLVER.STEPS) == (270000, (210000, 250000))
+
+
+def test_vit_has_a_simple_pyramid() -> None:
+    assert isinstance(
+        build_model(read("mask_rcnn_vit_B_FPN_3x.yaml")).backbone, SimpleFeaturePyramid
+    )
+
+
+@pytest.mark.parametrize("name", LAZY)
+def test_lazy_examples(name: str) -> None:
+    cfg = LazyConfig.load(str(EXAMPLES / name))
+    assert {"dataloader", "lr_multiplier", "model", "optimizer", "train"} <= set(cfg)
+    model = instantiate(cfg.model)
+    cfg.optimizer.params.model = model
+    instantiate(cfg.optimizer)
+    instantiate(cfg.lr_multiplier)
+    if name.startswith("pretrain"):
+        assert isinstance(model, ReinforcedClassifier)
+        return
+    assert isinstance(model.backbone.bottom_up, TimmBackbone)
+    mappers = (cfg.dataloader.train.mapper, cfg.dataloader.test.mapper)
+    assert [mapper.image_format for mapper in mappers] == ["RGB", "RGB"]
+    assert model.input_format == "RGB"
+    assert model.pixel_std.flatten().tolist() == [255.0] * 3
+
+
+def test_large_scale_jitter_recipe() -> None:
+    cfg = LazyConfig.load(str(EXAMPLES / "mask_rcnn_R_50_FPN_100ep_LSJ.py"))
+    assert (cfg.optimizer.lr, cfg.optimizer.weight_decay) == (0.1, 4e-5)
+    assert cfg.dataloader.train.total_batch_size == 64
+    assert cfg.dataloader.train.mapper.augmentations[1].crop_size == [1024, 1024]
+    assert cfg.train.max_iter == 184375
+    assert round(cfg.lr_multiplier.warmup_length * cfg.train.max_iter) == 500

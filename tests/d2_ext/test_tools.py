@@ -1,0 +1,207 @@
+"""Detectron2's own tools, unmodified, with the example configurations."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+pytest.importorskip("detectron2")
+pytest.importorskip("timm")
+
+import detectron2
+
+from tests.d2_ext.coloured import make_coloured, make_coloured_set
+from tests.d2_ext.conftest import SMALL
+from tests.dr_plugins.checkpoints.networks import cvnets_state
+
+ROOT = Path(__file__).resolve().parents[2]
+EXAMPLES = ROOT / "examples" / "detectron2"
+TOOLS = Path(
+    os.environ.get("DETECTRON2_TOOLS") or Path(detectron2.__file__).resolve().parents[1] / "tools"
+)
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        not (TOOLS / "train_net.py").is_file(),
+        reason="Detectron2's tools are absent; DETECTRON2_TOOLS names their folder",
+    ),
+]
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def run(labelme: Path) -> Run:
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "DETECTRON2_ENV_MODULE": "d2_ext",
+        "COCO_FOLDER": str(labelme / "data_dataset_coco"),
+        "OMP_NUM_THREADS": "1",
+        "PYTHONWARNINGS": "ignore",
+    }
+
+    def run(tool: Path, *arguments: Any) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "tests.d2_ext.run_tool", str(tool), *map(str, arguments)]
+        return subprocess.run(
+            command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+        )
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A ResNet-18 as ml-dr publishes its networks."""
+    path = tmp_path_factory.mktemp("published") / "resnet18.pt"
+    torch.save(cvnets_state("resnet_18"), path)
+    return path
+
+
+def small(output: Path, address: str, *options: Any) -> list[str]:
+    own = {"MODEL.WEIGHTS", "INPUT.FORMAT", "MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD"}
+    pairs = [pair for pair in zip(SMALL[::2], SMALL[1::2], strict=True) if pair[0] not in own]
+    pairs += [("OUTPUT_DIR", output), ("MODEL.WEIGHTS", address), ("TEST.EVAL_PERIOD", 0)]
+    pairs += list(zip(options[::2], options[1::2], strict=True))
+    return [str(value) for pair in pairs for value in pair]
+
+
+def metrics(folder: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
+
+
+def test_train_net(run: Run, checkpoint: Path, tmp_path: Path) -> None:
+    address = f"imagenet-plus://{checkpoint}?source=cvnets&arch=resnet18"
+    config = ("--config-file", EXAMPLES / "mask_rcnn_cvnets_R_50_FPN_1x.yaml")
+    options = small(tmp_path, address, "MODEL.TIMM.NAME", "cvnets_resnet18")
+    done = run(TOOLS / "train_net.py", *config, *options)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "tensors of resnet_18 were loaded into backbone.bottom_up" in done.stdout
+    assert "bbox/AP" in metrics(tmp_path)[-1]
+    done = run(TOOLS / "train_net.py", *config, "--resume", *options, "SOLVER.MAX_ITER", 3)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "Starting training from iteration 2" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("query", "options", "text"),
+    [
+        ("?source=cvnets&arch=resnet18", (), "holds cvnets_resnet18"),
+        (
+            "?source=cvnets&arch=resnet18",
+            ("MODEL.TIMM.NAME", "cvnets_resnet18", "INPUT.FORMAT", "BGR"),
+            "INPUT.FORMAT: RGB",
+        ),
+        ("?arch", ("MODEL.TIMM.NAME", "cvnets_resnet18"), "is not understood"),
+        (None, ("MODEL.TIMM.NAME", "cvnets_resnet18"), "write imagenet-plus://"),
+    ],
+)
+def test_train_net_stops_before_it_trains_from_scratch(
+    query: str | None,
+    options: tuple[str, ...],
+    text: str,
+    run: Run,
+    checkpoint: Path,
+    tmp_path: Path,
+) -> None:
+    address = str(checkpoint) if query is None else f"imagenet-plus://{checkpoint}{query}"
+    config = ("--config-file", EXAMPLES / "mask_rcnn_cvnets_R_50_FPN_1x.yaml")
+    done = run(TOOLS / "train_net.py", *config, *small(tmp_path, address, *options))
+    assert done.returncode != 0
+    assert text in done.stderr
+    assert "Starting training" not in done.stdout
+
+
+def test_plain_train_net(run: Run, tmp_path: Path) -> None:
+    import torchvision
+
+    torch.save(torchvision.models.resnet18().state_dict(), tmp_path / "resnet18.pth")
+    native = ("MODEL.RESNETS.DEPTH", 18, "MODEL.RESNETS.RES2_OUT_CHANNELS", 64)
+    done = run(
+        TOOLS / "plain_train_net.py",
+        *("--config-file", EXAMPLES / "mask_rcnn_R_50_FPN_1x.yaml"),
+        *small(tmp_path / "run", f"imagenet-plus://{tmp_path}/resnet18.pth", *native),
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "tensors of resnet18 were loaded into backbone.bottom_up" in done.stdout
+
+
+LAZY = """
+from detectron2.config import LazyConfig
+_cfg = LazyConfig.load({example!r})
+dataloader, lr_multiplier, model = _cfg.dataloader, _cfg.lr_multiplier, _cfg.model
+optimizer, train = _cfg.optimizer, _cfg.train
+for _split in (dataloader.train, dataloader.test):
+    _split.num_workers = 0
+    _split.dataset.names = "labelme"
+    _split.mapper.augmentations[0].short_edge_length = 96
+model.roi_heads.num_classes = 21
+model.roi_heads.batch_size_per_image = 16
+model.proposal_generator.post_nms_topk = (32, 16)
+model.backbone.bottom_up.model = "cvnets_resnet18"
+dataloader.train.total_batch_size = 2
+train.device = "cpu"
+train.max_iter = 2
+lr_multiplier.warmup_length = 0.5
+"""
+
+
+def test_lazyconfig_train_net(run: Run, checkpoint: Path, tmp_path: Path) -> None:
+    config = tmp_path / "small.py"
+    config.write_text(LAZY.format(example=str(EXAMPLES / "mask_rcnn_R_50_FPN_3x.py")))
+    address = f"imagenet-plus://{checkpoint}?source=cvnets&arch=resnet18"
+    options = (f"train.output_dir={tmp_path}/run", f"train.init_checkpoint='{address}'")
+    tool = TOOLS / "lazyconfig_train_net.py"
+    done = run(tool, "--config-file", config, *options)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "tensors of resnet_18 were loaded into backbone.bottom_up" in done.stdout
+    assert "bbox/AP" in metrics(tmp_path / "run")[-1]
+    # Of an input format that only the data loader knows, too.
+    wrong = run(tool, "--config-file", config, *options, "dataloader.train.mapper.image_format=BGR")
+    assert wrong.returncode != 0
+    assert "image_format of the training data's mapper is 'BGR'" in wrong.stderr
+
+
+def test_pretraining_and_resuming(run: Run, tmp_path: Path) -> None:
+    images = make_coloured(tmp_path / "train", 6)
+    shards = make_coloured_set(tmp_path / "set", images)
+    options = [
+        *("train.device=cpu", "train.amp.enabled=False", "train.log_period=1"),
+        *("train.checkpointer.period=2", "model.model=resnet18", "model.num_classes=3"),
+        *(f"dataloader.train.images={images}", f"dataloader.train.shards={shards}"),
+        *(f"dataloader.test.images={images}", "dataloader.test.size=32"),
+        *("dataloader.train.total_batch_size=6", "dataloader.train.num_workers=0"),
+        *("dataloader.test.num_workers=0", f"train.output_dir={tmp_path}/run"),
+    ]
+    tool, config = TOOLS / "lazyconfig_train_net.py", EXAMPLES / "pretrain_R_50.py"
+    for flags, last in ((["train.max_iter=2"], 2), (["--resume", "train.max_iter=4"], 4)):
+        done = run(tool, "--config-file", config, *flags, *options)
+        assert done.returncode == 0, done.stderr[-3000:]
+        rows = metrics(tmp_path / "run")
+        assert rows[-1]["iteration"] == last
+        assert "classification/top1" in rows[-1]
+    assert "Starting training from iteration 2" in done.stdout
+
+
+def test_yacs_pretraining(run: Run, tmp_path: Path) -> None:
+    images = make_coloured(tmp_path / "train", 6)
+    shards = make_coloured_set(tmp_path / "set", images)
+    done = run(
+        EXAMPLES / "pretrain_net.py",
+        *("--config-file", EXAMPLES / "pretrain_R_50.yaml", "MODEL.DEVICE", "cpu"),
+        *("MODEL.TIMM.NAME", "resnet18", "MODEL.TIMM.NUM_CLASSES", 3, "SOLVER.MAX_ITER", 2),
+        *("DATASETS.TRAIN", f"('{images}',)", "DATASETS.TEST", f"('{images}',)"),
+        *("REINFORCED.SHARDS", shards, "SOLVER.IMS_PER_BATCH", 6, "SOLVER.AMP.ENABLED", False),
+        *("DATALOADER.NUM_WORKERS", 0, "OUTPUT_DIR", tmp_path / "run"),
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "classification/top1" in metrics(tmp_path / "run")[-1]

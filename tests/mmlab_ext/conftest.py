@@ -1,0 +1,65 @@
+"""Runs of MMEngine's Runner on small real data."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.mmlab_ext.stand_ins import install
+
+if all(importlib.util.find_spec(name) for name in ("mmengine", "timm")):
+    install()
+else:  # a conftest cannot skip
+    collect_ignore_glob = ["test_*.py"]
+
+
+@pytest.fixture(autouse=True)
+def _surroundings(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    # Upstream MMEngine 0.10 reads its own checkpoints with the default of PyTorch before 2.6.
+    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def build_runner(tmp_path: Path) -> Callable[..., Any]:
+    """Build a Runner from a config, with a folder of its own."""
+    from mmengine.config import Config
+    from mmengine.runner import Runner
+
+    count = 0
+
+    def build(config: dict[str, Any], **changes: Any) -> Any:
+        nonlocal count
+        count += 1
+        cfg = config if isinstance(config, Config) else Config(config)
+        cfg.merge_from_dict({"work_dir": str(tmp_path / "work"), **changes})
+        cfg.experiment_name = f"{tmp_path.parent.name}-{tmp_path.name}-{count}"
+        return Runner.from_cfg(cfg)
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def labelme() -> Path:
+    """Real photographs with COCO instances, from the sources of the package labelme."""
+    places = [*(Path(sys.prefix) / "src").glob("labelme-*/examples")]
+    if "LABELME_EXAMPLES" in os.environ:
+        places.insert(0, Path(os.environ["LABELME_EXAMPLES"]))
+    for place in places:
+        folder = place / "instance_segmentation"
+        if (folder / "data_dataset_coco" / "annotations.json").exists():
+            return folder
+    pytest.skip(
+        "the photographs of labelme's source package are not there; `make test` unpacks them, or "
+        "set LABELME_EXAMPLES to its folder `examples`"
+    )

@@ -1,0 +1,61 @@
+"""mmpretrain's classifiers on our data, where it is installed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mmengine.hooks import Hook
+
+from mmlab_ext import ConfigError
+from tests.mmlab_ext.configs import pretraining
+
+pytest.importorskip("mmpretrain", reason="mmpretrain is not installed", exc_type=ImportError)
+
+
+def config_of(images: Path, shards: Path) -> dict[str, Any]:
+    config = pretraining(images, shards, epochs=1, gt_score=True)
+    config["default_scope"] = "mmpretrain"
+    config["model"] = {
+        "type": "ImageClassifier",
+        "backbone": {"type": "ResNet", "depth": 18},
+        "neck": {"type": "GlobalAveragePooling"},
+        "head": {
+            "type": "LinearClsHead",
+            "num_classes": 3,
+            "in_channels": 512,
+            "loss": {"type": "KDLoss"},
+        },
+        "data_preprocessor": {"mean": [123.675, 116.28, 103.53], "std": [58.395, 57.12, 57.375]},
+    }
+    config["custom_hooks"] = [{"type": "ReinforcementHook"}]
+    return config
+
+
+def test_its_classifier_learns_the_answers(
+    photographs: Path, shard_sets: Callable[..., Path], build_runner: Callable[..., Any]
+) -> None:
+    runner = build_runner(config_of(photographs, shard_sets()))
+    losses: list[float] = []
+
+    class Losses(Hook):
+        def after_train_iter(self, *args: Any, outputs: Any = None, **kwargs: Any) -> None:
+            losses.append(outputs["loss"].item())
+
+    runner.register_hook(Losses())
+    runner.train()
+    assert len(losses) == 3
+    assert all(math.isfinite(loss) and loss > 0 for loss in losses)
+    assert 0 <= runner.message_hub.get_scalar("val/accuracy/top1").current() <= 100
+
+
+def test_its_mixing_is_refused(
+    photographs: Path, shard_sets: Callable[..., Path], build_runner: Callable[..., Any]
+) -> None:
+    config = config_of(photographs, shard_sets())
+    config["model"]["train_cfg"] = {"augments": [{"type": "Mixup", "alpha": 0.2}]}
+    with pytest.raises(ConfigError, match=r"model\.train_cfg\.augments.*Leave it out"):
+        build_runner(config).train()
