@@ -11,8 +11,8 @@ from mmengine.registry import MODELS
 from torch import nn
 
 from dr_plugins import SparseTargets
+from dr_plugins.errors import BackboneError
 from mmlab_ext.errors import ConfigError
-from mmlab_ext.networks import create_network
 from mmlab_ext.samples import ClassificationSample
 
 __all__ = ["TimmClassifier"]
@@ -59,7 +59,7 @@ class TimmClassifier(BaseModel):
         init_cfg: Any = None,
         **kwargs: Any,
     ) -> None:
-        network: Any = create_network(model, num_classes, **kwargs)
+        network = _create(model, num_classes, **kwargs)
         super().__init__(_preprocessor(data_preprocessor, network), init_cfg)
         self.arch, self.num_classes = model, num_classes
         self.model = network
@@ -121,6 +121,15 @@ class TimmClassifier(BaseModel):
         for sample, scores in zip(samples, probs, strict=True):
             sample.set_pred_score(scores).set_pred_label(scores.argmax(0, keepdim=True))
         return samples
+
+
+def _create(model: str, num_classes: int, **kwargs: Any) -> Any:
+    from dr_models import create_classifier  # timm is loaded when the first network is asked for
+
+    try:
+        return create_classifier(model, num_classes, **kwargs)
+    except BackboneError as error:
+        raise ConfigError(f"model.model is {model!r}: {error}") from error
 
 
 def _preprocessor(given: Mapping[str, Any] | nn.Module | None, network: Any) -> Any:

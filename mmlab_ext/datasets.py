@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from mmengine.registry import DATASETS
 from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
 from dr_plugins import ReinforcedDataset as CoreReinforcedDataset
-from dr_plugins import randomness
 from dr_plugins.errors import FormatError
 from mmlab_ext.errors import ConfigError
 from mmlab_ext.images import KEY, open_images
@@ -132,7 +130,7 @@ class ReinforcedDataset(Dataset[Item]):
             ImageChangedError: An image is not the one that was reinforced.
         """
         keys = [self.reinforced.source.keys[index] for index in indices]
-        chosen = self._are_reinforced(keys)
+        chosen = self.reinforced.is_reinforced(indices).tolist()
         pairs = self.reinforced.__getitems__(indices)
         items = []
         for key, is_reinforced, (view, targets) in zip(keys, chosen, pairs, strict=True):
@@ -146,13 +144,6 @@ class ReinforcedDataset(Dataset[Item]):
                 sample.gt_score = targets.dense()
             items.append({"inputs": view, "data_samples": sample})
         return items
-
-    def _are_reinforced(self, keys: Sequence[str]) -> list[bool]:
-        dataset = self.reinforced
-        hashes = np.array([randomness.hash_key(key) for key in keys], np.uint64)
-        drawn = randomness.uniform(dataset.seed, dataset.epoch, hashes)
-        chosen: list[bool] = (drawn < dataset.p).tolist()
-        return chosen
 
     def __repr__(self) -> str:
         return f"{self.reinforced!r}"

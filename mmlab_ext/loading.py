@@ -13,7 +13,6 @@ from dr_plugins.checkpoints.keys import is_counter
 from dr_plugins.errors import BackboneError, CheckpointError
 from mmlab_ext.classifier import TimmClassifier
 from mmlab_ext.features import TimmFeatures
-from mmlab_ext.networks import classifier_names
 
 __all__ = ["load_into", "native_arch"]
 
@@ -90,6 +89,8 @@ def _of_stages(module: Any, state: Mapping[str, torch.Tensor]) -> dict[str, torc
 def _of_classifier(
     module: TimmClassifier, state: Mapping[str, torch.Tensor], head: bool
 ) -> dict[str, torch.Tensor]:
+    from dr_models.networks import classifier_names
+
     prefixes = tuple(f"{name}." for name in classifier_names(module.model))
     kept = {key: value for key, value in state.items() if head or not key.startswith(prefixes)}
     own: dict[str, torch.Tensor] = module.model.state_dict()

@@ -60,6 +60,8 @@ def test_each_epoch_gets_the_views_and_answers_of_the_core(
     runner = build_runner(config)
     recorder = record(runner)
     runner.train()
+    # Workers that the garbage collector has to end take seconds.
+    runner.train_dataloader._iterator = None
 
     images = ImageFolder(str(photographs))
     core = dr_plugins.ReinforcedDataset(images, shard_sets(), p=0.8)

@@ -153,3 +153,20 @@ def test_prefixes_of_wrappers_go(prefixes: list[str], name: str) -> None:
 def test_two_tensors_of_one_name_are_refused() -> None:
     with pytest.raises(CheckpointError, match=r"a twice, the second time as module\.a"):
         strip_prefixes({"a": torch.zeros(1), "module.a": torch.zeros(1)})
+
+
+def test_checkpoints_of_mmengines_runner(tmp_path: Path) -> None:
+    logging = pytest.importorskip("mmengine.logging")
+    hub = logging.MessageHub.get_instance("test_checkpoints_of_mmengines_runner")
+    hub.update_scalar("train/loss", np.float32(0.5))
+    hub.update_scalar("train/loss", torch.tensor(0.25))
+    content = {
+        "state_dict": {"model.a": torch.ones(2)},
+        "message_hub": hub.state_dict(),
+        "meta": {"epoch": 3, "cfg": "..."},
+        "optimizer": {"state": {}, "param_groups": []},
+    }
+    torch.save(content, tmp_path / "epoch_3.pth")
+    checkpoint = load_checkpoint(tmp_path / "epoch_3.pth")
+    assert checkpoint.weights == "state_dict"
+    assert checkpoint.state["a"].tolist() == [1.0, 1.0]
