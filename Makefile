@@ -22,6 +22,9 @@ DETECTRON2_SOURCES := pb1-detectron2==0.6
 PHOTOGRAPHS := labelme==6.3.1
 SDIST := download --no-deps --no-binary :all: -d $(VENV)/src
 MMCV_FORK := onedl-mmcv==2.3.6
+ifdef DETECTRON2
+export DETECTRON2_TOOLS := $(abspath $(DETECTRON2))/tools
+endif
 INPUTS := pyproject.toml constraints.txt $(HOSTS) requirements/mmlab-forks.txt Makefile
 KEY := $(shell cat $(INPUTS) | cksum | cut -d ' ' -f 1)
 CODE := $(wildcard dr_plugins dr_models timm_ext mmlab_ext d2_ext examples benchmarks tests)

@@ -16,7 +16,7 @@ from d2_ext.errors import ConfigError
 from d2_ext.norms import convert_norms
 from dr_plugins import KDLoss
 from dr_plugins.checkpoints import InputConvention, check_convention
-from dr_plugins.errors import CheckpointError
+from dr_plugins.errors import BackboneError, CheckpointError
 
 __all__ = ["ReinforcedClassifier"]
 
@@ -75,7 +75,7 @@ class ReinforcedClassifier(nn.Module):
     ) -> None:
         super().__init__()
         self.name, self.num_classes = model, num_classes
-        self.model = _create(model, num_classes=num_classes, **options)
+        self.model = _create(model, num_classes, **options)
         convert_norms(self.model, norm)
         if grad_checkpointing:
             self.model.set_grad_checkpointing(True)
@@ -170,17 +170,13 @@ class ReinforcedClassifier(nn.Module):
         return logits
 
 
-def _create(model: str, **options: Any) -> Any:
-    import timm
+def _create(model: str, num_classes: int, **options: Any) -> Any:
+    from dr_models import create_classifier  # timm is loaded when the first network is asked for
 
-    import dr_models  # noqa: F401  registers its networks with timm
-
-    if not timm.is_model(model):
-        raise ConfigError(
-            f"MODEL.TIMM.NAME (lazy: model) is {model!r}, which timm {timm.__version__} does not "
-            f"have; see timm.list_models()"
-        )
-    return timm.create_model(model, **options)
+    try:
+        return create_classifier(model, num_classes, **options)
+    except BackboneError as error:
+        raise ConfigError(f"MODEL.TIMM.NAME (lazy: model) is {model!r}: {error}") from error
 
 
 def _feed(

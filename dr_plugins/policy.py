@@ -87,7 +87,7 @@ class Policy:
         >>> [field.name for field in policy.fields]
         ['crop', 'flip', 'ops', 'erase']
         >>> params = policy.sample(np.random.default_rng(0), (375, 500))
-        >>> policy.apply(Image.new("RGB", (500, 375)), params).shape
+        >>> policy.apply(np.zeros((375, 500, 3), np.uint8), params).shape
         torch.Size([3, 64, 64])
     """
 

@@ -69,7 +69,8 @@ def test_train_and_evaluate(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(np, "int", int, raising=False)  # Detectron2 0.6 is older than its absence
+    for kind in (int, float):  # NumPy had these names when Detectron2 0.6 was made
+        monkeypatch.setattr(np, kind.__name__, kind, raising=False)
     _, path = saved("resnet18")
     cfg = get_cfg()
     d2_ext.add_dr_plugins_config(cfg)
