@@ -11,6 +11,7 @@ from timm.data import resolve_model_data_config
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
+from dr_models.activations import activation_names, check_activations
 from dr_models.networks import check_name
 from dr_plugins.checkpoints import (
     BackboneWeights,
@@ -87,6 +88,7 @@ class FeatureBackbone(nn.Module):
         self._channels_last = str(getattr(self.features, "output_fmt", "NCHW")).endswith("NHWC")
         self.norm_eval = norm_eval
         self.frozen_stages = frozen_stages
+        self._activations = activation_names(self.features)
         self._frozen = self._freeze(levels)
         self.is_loaded = False
         if grad_checkpointing:
@@ -158,7 +160,12 @@ class FeatureBackbone(nn.Module):
         return adapted
 
     def train(self, mode: bool = True) -> FeatureBackbone:
-        """Set the mode, apart from what is frozen."""
+        """Set the mode, apart from what is frozen.
+
+        Raises:
+            BackboneError: A conversion has changed what the network computes.
+        """
+        check_activations(self.features, self._activations)
         super().train(mode)
         if mode:
             for name in self._frozen:

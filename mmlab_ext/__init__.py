@@ -18,8 +18,8 @@ finds it:
 | HOOKS | `ReinforcementHook` | epochs, checks and records of training on reinforced data |
 | HOOKS | `ReinforcedBackboneHook` | loads a backbone, whole or not at all |
 
-Checkpoints written as ``imagenet-plus://PATH`` are read wherever MMEngine reads one, and strictly
-in ``init_cfg=dict(type="Pretrained", ...)``.
+Checkpoints written as ``imagenet-plus://PATH`` are read in ``init_cfg=dict(type="Pretrained")``,
+strictly; where MMEngine would only warn about what does not fit, they are refused.
 """
 
 from __future__ import annotations
@@ -38,11 +38,12 @@ from mmlab_ext.errors import ConfigError
 from mmlab_ext.features import TimmFeatures
 from mmlab_ext.hooks import ReinforcedBackboneHook, ReinforcementHook
 from mmlab_ext.initializer import Pretrained
+from mmlab_ext.loading import load_into
 from mmlab_ext.losses import KDLoss
 from mmlab_ext.metrics import ExpectedCalibrationError, TopKAccuracy
 from mmlab_ext.preprocessor import TimmDataPreprocessor
 from mmlab_ext.samples import ClassificationSample
-from mmlab_ext.schemes import load_from_imagenet_plus
+from mmlab_ext.schemes import refuse_to_load_loosely
 
 __all__ = [
     "ClassificationSample",
@@ -58,5 +59,6 @@ __all__ = [
     "TimmDataPreprocessor",
     "TimmFeatures",
     "TopKAccuracy",
-    "load_from_imagenet_plus",
+    "load_into",
+    "refuse_to_load_loosely",
 ]

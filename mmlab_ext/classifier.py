@@ -13,9 +13,13 @@ from torch import nn
 from dr_plugins import SparseTargets
 from dr_plugins.errors import BackboneError
 from mmlab_ext.errors import ConfigError
+from mmlab_ext.features import strict_pretrained
+from mmlab_ext.preprocessor import TimmDataPreprocessor
 from mmlab_ext.samples import ClassificationSample
 
 __all__ = ["TimmClassifier"]
+
+_TOLERANCE = 0.3  # of 255: configs round
 
 
 @MODELS.register_module()
@@ -28,9 +32,12 @@ class TimmClassifier(BaseModel):
         model: A model of timm, or one of `dr_models` (``cvnets_resnet50``).
         num_classes: At least 1.
         loss: A loss that takes ``(logits, targets)``; by default `KDLoss`.
-        data_preprocessor: Settings of `TimmDataPreprocessor`, or another one; mean and std are by
-            default those that timm states for the model.
+        data_preprocessor: Settings of `TimmDataPreprocessor`, or another one. Mean and std are
+            those that timm states for the model; others are refused, because a checkpoint does not
+            record what it was trained on.
         grad_checkpointing: Compute activations again in the backward pass, to save memory.
+        sync_bn: Take the statistics of batch normalisation over all processes. MMEngine's own
+            setting of that name would remove activations of some networks, and is then refused.
         init_cfg: ``dict(type="Pretrained", checkpoint="imagenet-plus://PATH")`` for a whole
             classifier; `ReinforcedBackboneHook` leaves out the last layer.
         **kwargs: For `timm.create_model`, such as ``drop_path_rate``.
@@ -56,11 +63,14 @@ class TimmClassifier(BaseModel):
         loss: Mapping[str, Any] | nn.Module | None = None,
         data_preprocessor: Mapping[str, Any] | nn.Module | None = None,
         grad_checkpointing: bool = False,
+        sync_bn: bool = False,
         init_cfg: Any = None,
         **kwargs: Any,
     ) -> None:
         network = _create(model, num_classes, **kwargs)
-        super().__init__(_preprocessor(data_preprocessor, network), init_cfg)
+        settings = _preprocessor(data_preprocessor, network)
+        super().__init__(settings, strict_pretrained(init_cfg))
+        _check_inputs(self.data_preprocessor, network)
         self.arch, self.num_classes = model, num_classes
         self.model = network
         # timm has initialised it; MMEngine would call timm's method of the same name once more.
@@ -70,6 +80,25 @@ class TimmClassifier(BaseModel):
         )
         if grad_checkpointing:
             self.model.set_grad_checkpointing(True)
+        if sync_bn:
+            from timm.layers import convert_sync_batchnorm
+
+            convert_sync_batchnorm(self.model)
+        from dr_models.activations import activation_names
+
+        self._activations = activation_names(self.model)
+
+    def train(self, mode: bool = True) -> TimmClassifier:
+        """Set the mode.
+
+        Raises:
+            BackboneError: MMEngine's ``sync_bn`` has removed activations.
+        """
+        from dr_models.activations import check_activations
+
+        check_activations(self.model, self._activations)
+        super().train(mode)
+        return self
 
     def forward(
         self,
@@ -135,9 +164,23 @@ def _create(model: str, num_classes: int, **kwargs: Any) -> Any:
 def _preprocessor(given: Mapping[str, Any] | nn.Module | None, network: Any) -> Any:
     if isinstance(given, nn.Module):
         return given
-    settings = {"type": "TimmDataPreprocessor", **(given or {})}
+    settings: dict[str, Any] = {"type": "TimmDataPreprocessor", **(given or {})}
     if settings["type"] == "TimmDataPreprocessor":
         for name in ("mean", "std"):
             default = [255 * float(value) for value in network.pretrained_cfg[name]]
             settings.setdefault(name, default)
     return settings
+
+
+def _check_inputs(preprocessor: Any, network: Any) -> None:
+    if not isinstance(preprocessor, TimmDataPreprocessor):
+        return
+    for name in ("mean", "std"):
+        stated = torch.tensor([255 * float(value) for value in network.pretrained_cfg[name]])
+        given = getattr(preprocessor, name).flatten()
+        if (given - stated).abs().max() > _TOLERANCE:
+            raise ConfigError(
+                f"model.data_preprocessor.{name} is {given.tolist()}, but timm states "
+                f"{stated.tolist()} for this model, and a checkpoint does not record another one; "
+                f"leave it out, or use a model that states it (cvnets_*: mean 0 and std 255)"
+            )

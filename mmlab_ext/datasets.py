@@ -82,6 +82,8 @@ class ReinforcedDataset(Dataset[Item]):
                 f"{KEY}.shards: {error} (make a shard set with `dr-plugins reinforce`)"
             ) from error
         self.gt_score = gt_score
+        # In shared memory, as the epoch itself.
+        self._is_told = torch.zeros((), dtype=torch.uint8).share_memory_()
 
     @property
     def metainfo(self) -> dict[str, Any]:
@@ -107,6 +109,10 @@ class ReinforcedDataset(Dataset[Item]):
     def set_epoch(self, epoch: int) -> None:
         """Set the epoch, from 0, also for workers that are already running."""
         self.reinforced.set_epoch(epoch)
+        self._is_told.fill_(1)
+
+    def full_init(self) -> None:
+        """Do nothing; wrappers of MMEngine call it before the hook can refuse them."""
 
     def __len__(self) -> int:
         return len(self.reinforced)
@@ -126,9 +132,16 @@ class ReinforcedDataset(Dataset[Item]):
             `ClassificationSample`.
 
         Raises:
+            ConfigError: Nobody has set an epoch: each image would have one view for ever.
             ImageReadError: An image cannot be read.
             ImageChangedError: An image is not the one that was reinforced.
         """
+        if not self._is_told:
+            raise ConfigError(
+                f"{KEY} was not told the epoch, without which each image has the same view again "
+                f"and again: add dict(type='ReinforcementHook') to custom_hooks (in a program of "
+                f"your own, call set_epoch(0))"
+            )
         keys = [self.reinforced.source.keys[index] for index in indices]
         chosen = self.reinforced.is_reinforced(indices).tolist()
         pairs = self.reinforced.__getitems__(indices)

@@ -6,12 +6,31 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from mmengine.model import BaseModule
+from mmengine.model import BaseModule, PretrainedInit
 from mmengine.registry import MODELS
 
 from dr_plugins.checkpoints import InputConvention
+from dr_plugins.checkpoints.location import SCHEME
+from mmlab_ext.errors import ConfigError
 
-__all__ = ["TimmFeatures"]
+__all__ = ["TimmFeatures", "strict_pretrained"]
+
+
+def strict_pretrained(init_cfg: Any) -> Any:
+    """Settings of an initializer such that a checkpoint is loaded whole, whoever wrote them."""
+    if isinstance(init_cfg, list | tuple):
+        return [strict_pretrained(each) for each in init_cfg]
+    if not isinstance(init_cfg, dict) or not _is_pretrained(init_cfg.get("type")):
+        return init_cfg
+    place = str(init_cfg["checkpoint"])
+    place = place if place.startswith(SCHEME) else f"{SCHEME}{place}"
+    return {**init_cfg, "type": "Pretrained", "checkpoint": place}
+
+
+def _is_pretrained(kind: Any) -> bool:
+    if isinstance(kind, str):
+        return kind.rpartition(".")[2] in ("Pretrained", "PretrainedInit")
+    return isinstance(kind, type) and issubclass(kind, PretrainedInit)
 
 
 @MODELS.register_module()
@@ -28,8 +47,11 @@ class TimmFeatures(BaseModule):
         frozen_stages: -1 trains all, 0 freezes the stem, k the first k stages besides.
         norm_eval: Keep batch normalisation in evaluation mode.
         with_cp: Compute activations again in the backward pass, to save memory.
+        sync_bn: Take the statistics of batch normalisation over all processes. MMEngine's own
+            setting of that name would remove activations of some networks, and is then refused.
+        pretrained: Must be None.
         init_cfg: ``dict(type="Pretrained", checkpoint="imagenet-plus://PATH")``, or None where
-            `ReinforcedBackboneHook` loads the weights.
+            `ReinforcedBackboneHook` loads the weights. A plain path is loaded as strictly.
         **kwargs: For `timm.create_model`: ``drop_path_rate``, ``output_stride``, ``img_size`` ...
 
     Attributes:
@@ -39,6 +61,7 @@ class TimmFeatures(BaseModule):
 
     Raises:
         BackboneError: See `FeatureBackbone`.
+        ConfigError: `pretrained` is set.
         ImportError: timm is not installed.
 
     Example:
@@ -54,10 +77,17 @@ class TimmFeatures(BaseModule):
         frozen_stages: int = -1,
         norm_eval: bool = False,
         with_cp: bool = False,
+        sync_bn: bool = False,
+        pretrained: None = None,
         init_cfg: Any = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(init_cfg)
+        super().__init__(strict_pretrained(init_cfg))
+        if pretrained:
+            raise ConfigError(
+                f"model.backbone.pretrained (or model.pretrained) is {pretrained!r}; set it to "
+                f"None, and name the checkpoint in a ReinforcedBackboneHook or in init_cfg"
+            )
         from dr_models import FeatureBackbone
 
         self.body = FeatureBackbone(
@@ -68,6 +98,10 @@ class TimmFeatures(BaseModule):
             grad_checkpointing=with_cp,
             **kwargs,
         )
+        if sync_bn:
+            from timm.layers import convert_sync_batchnorm
+
+            convert_sync_batchnorm(self.body)
         self.channels, self.strides = self.body.channels, self.body.strides
 
     @property

@@ -37,6 +37,11 @@ def native_arch(module: nn.Module) -> str | None:
             f"style is {network.style!r}, which strides in the first convolution of a block; set "
             f"style='pytorch'"
         )
+    conv = (network.conv_cfg or {}).get("type", "Conv2d")
+    if conv not in ("Conv", "Conv2d"):
+        raise BackboneError(
+            f"conv_cfg.type is {conv!r}, which computes something else; leave it out"
+        )
     if (network.deep_stem, network.avg_down) != ((kind.__name__ == "ResNetV1d"),) * 2:
         raise BackboneError(
             f"deep_stem={network.deep_stem} and avg_down={network.avg_down} make a network that is "

@@ -1,36 +1,30 @@
-"""``imagenet-plus://PATH`` wherever MMEngine reads a checkpoint."""
+"""``imagenet-plus://PATH`` where MMEngine would load it loosely: an error that says what to do."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NoReturn
 
 from mmengine.runner import CheckpointLoader
 
-from dr_plugins.checkpoints import load_backbone
 from dr_plugins.checkpoints.location import SCHEME
+from dr_plugins.errors import CheckpointError
 
-__all__ = ["load_from_imagenet_plus"]
+__all__ = ["refuse_to_load_loosely"]
 
 
 @CheckpointLoader.register_scheme(prefixes=SCHEME)
-def load_from_imagenet_plus(filename: str, map_location: Any = None) -> dict[str, Any]:
-    """Read a checkpoint as the state of an OpenMMLab ResNet.
+def refuse_to_load_loosely(filename: str, map_location: Any = None) -> NoReturn:
+    """Refuse a checkpoint that comes by MMEngine's own loader.
 
-    MMEngine does not say which module it is for, nor is it strict; where it matters use
-    ``init_cfg=dict(type="Pretrained", checkpoint=...)``, for which this package is asked before,
-    or `ReinforcedBackboneHook`.
-
-    Args:
-        filename: ``imagenet-plus://PATH``, with options as `CheckpointLocation` reads them.
-        map_location: A device; None is the CPU.
-
-    Returns:
-        ``state_dict``, without classifier.
+    That does not say which module it loads for, and only warns where nothing fits. What is strict
+    does not come here: ``init_cfg=dict(type="Pretrained", ...)`` and `ReinforcedBackboneHook`.
 
     Raises:
-        CheckpointError: See `load_backbone`.
+        CheckpointError: Always.
     """
-    state = load_backbone(filename, to="mmengine").state
-    if map_location is not None:
-        state = {key: value.to(map_location) for key, value in state.items()}
-    return {"state_dict": state}
+    raise CheckpointError(
+        f"{filename} would be loaded by MMEngine, which only warns where nothing fits. In a config "
+        f"use custom_hooks=[dict(type='ReinforcedBackboneHook', checkpoint=...)] or "
+        f"init_cfg=dict(type='Pretrained', checkpoint=...) of the backbone, not load_from; in a "
+        f"program mmlab_ext.load_into(model.backbone, checkpoint)"
+    )

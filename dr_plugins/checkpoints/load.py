@@ -180,6 +180,8 @@ def _choose(content: Any, averaged: bool | None, path: Path) -> tuple[str, Mappi
             f"{path} holds a {type(content).__name__}; expected a state dict or a training "
             f"checkpoint with one"
         )
+    if "message_hub" in content and isinstance(content.get("ema_state_dict"), Mapping):
+        return _of_mmengine(content, averaged)
     choices = {None: (*_AVERAGED, *_RAW), True: _AVERAGED, False: _RAW}
     names: tuple[str, ...] = choices[averaged]
     for name in names:
@@ -191,3 +193,13 @@ def _choose(content: Any, averaged: bool | None, path: Path) -> tuple[str, Mappi
         f"{path} holds {', '.join(map(str, list(content)[:8])) or 'nothing'}; expected a state "
         f"dict, or one under {', '.join(names)}"
     )
+
+
+def _of_mmengine(
+    content: Mapping[str, Any], averaged: bool | None
+) -> tuple[str, Mapping[str, Any]]:
+    """Of MMEngine's Runner with EMAHook, which exchanges the two when it saves."""
+    if averaged is not False:
+        return "state_dict", content["state_dict"]
+    plain = {key: value for key, value in content["ema_state_dict"].items() if key != "steps"}
+    return "ema_state_dict", plain

@@ -20,6 +20,7 @@ from mmlab_ext.classifier import TimmClassifier
 from mmlab_ext.errors import ConfigError
 from mmlab_ext.loading import load_into
 from mmlab_ext.messages import describe
+from mmlab_ext.preprocessor import TimmDataPreprocessor
 
 __all__ = ["ReinforcedBackboneHook"]
 
@@ -129,8 +130,7 @@ def _check_inputs(model: Any, convention: InputConvention) -> None:
             f"{expected[0]} and std {expected[1]}; set these and bgr_to_rgb=True. Where the "
             f"pipeline normalises, set check_inputs=False"
         )
-    # OpenMMLab decodes to BGR; only ours never does.
-    converts = getattr(preprocessor, "_channel_conversion", True)
+    converts = _gives_rgb(preprocessor)
     if not converts:
         host = f"{host} (with bgr_to_rgb=False)"
     check_convention(
@@ -140,4 +140,18 @@ def _check_inputs(model: Any, convention: InputConvention) -> None:
         top=255,
         bgr=not converts,
         host=host,
+    )
+
+
+def _gives_rgb(preprocessor: Any) -> bool:
+    """OpenMMLab decodes to BGR, and its preprocessors convert if they are told to."""
+    if isinstance(preprocessor, TimmDataPreprocessor):
+        return True
+    # The second name is that of MMSegmentation 1.2.
+    for name in ("_channel_conversion", "channel_conversion"):
+        if hasattr(preprocessor, name):
+            return bool(getattr(preprocessor, name))
+    raise ConfigError(
+        f"model.data_preprocessor.type is {type(preprocessor).__name__}, which does not tell "
+        f"whether it converts BGR to RGB; use the framework's own, or set check_inputs=False"
     )

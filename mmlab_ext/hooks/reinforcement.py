@@ -64,6 +64,7 @@ class ReinforcementHook(Hook):
         _check_loop(runner)
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         _check_model(model, dataset)
+        _check_validation(runner, dataset)
         self._check_images(runner, dataset)
 
     def before_train_epoch(self, runner: Any) -> None:
@@ -130,6 +131,11 @@ def _dataset(runner: Any) -> ReinforcedDataset:
             f"knowledge of ReinforcedDataset: each would have the same view again and again. Use "
             f"ReinforcedDataset itself, and more epochs"
         )
+    if type(dataset).__name__ == "_SlicedDataset":  # MMEngine's
+        raise ConfigError(
+            "train_dataloader.num_batch_per_epoch is set, with which the other images are never "
+            "seen; leave it out"
+        )
     raise ConfigError(
         f"{_KEY}.type is {type(dataset).__name__}, and custom_hooks has a ReinforcementHook; use "
         f"dict(type='ReinforcedDataset', ...) or remove the hook"
@@ -147,6 +153,28 @@ def _check_loop(runner: Any) -> None:
         raise ConfigError(
             "train_dataloader.sampler.type is InfiniteSampler, with which the first epoch never "
             "ends; use dict(type='DefaultSampler', shuffle=True)"
+        )
+
+
+def _check_validation(runner: Any, train: ReinforcedDataset) -> None:
+    if runner.val_loop is None:
+        return
+    dataset = runner.val_loop.dataloader.dataset
+    key = "val_dataloader.dataset"
+    if isinstance(dataset, ReinforcedDataset):
+        raise ConfigError(
+            f"{key}.type is ReinforcedDataset, whose views are augmented; use "
+            f"dict(type='ImageFolder', root=...)"
+        )
+    names, expected = (list(each.metainfo.get("classes", ())) for each in (dataset, train))
+    if names and expected and names != expected:
+        pairs = zip(names, expected, strict=False)
+        differing = [pair for pair in pairs if pair[0] != pair[1]]
+        raise ConfigError(
+            f"{key} has {len(names)} classes, the shard set {len(expected)}"
+            + (f"; the first that differ are {differing[0]}" if differing else "")
+            + f": labels would be shifted. Set {key}.class_map to a file with the names of all "
+            f"classes in order, or validate on images of the same classes"
         )
 
 

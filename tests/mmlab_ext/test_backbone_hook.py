@@ -251,6 +251,10 @@ def test_backbones_that_do_not_fit(
     [
         ({"mean": [0.0, 0.0, 0.0]}, r"mean \[0\.0, 0\.0, 0\.0\].*mean \[123\.675"),
         ({"bgr_to_rgb": False}, r"model\.data_preprocessor \(with bgr_to_rgb=False\) feeds BGR"),
+        (
+            {"bgr_to_rgb": False, "type": "mmseg.SegDataPreProcessor", "size": (64, 64)},
+            r"model\.data_preprocessor \(with bgr_to_rgb=False\) feeds BGR",
+        ),
         ({"_delete_": True, "type": "BaseDataPreprocessor"}, r"does not normalise.*123\.675"),
     ],
 )

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import timm
 import torch
+from mmengine.model import PretrainedInit
 from mmengine.registry import MODELS
 from mmengine.runner.checkpoint import load_checkpoint
 from torch import nn
@@ -15,6 +16,7 @@ from torch import nn
 import dr_models  # noqa: F401  registers cvnets_*
 import mmlab_ext  # noqa: F401  registers
 from dr_plugins.errors import BackboneError, CheckpointError
+from mmlab_ext import ConfigError
 from mmlab_ext.loading import load_into
 
 
@@ -160,11 +162,53 @@ def test_other_checkpoints_stay_with_mmengine(tmp_path: Path) -> None:
     assert_same(backbone, features_of(network))
 
 
-def test_the_scheme_serves_mmengines_own_loader(tmp_path: Path) -> None:
-    network, path = saved("resnet18", tmp_path)
+def test_mmengines_own_loader_is_refused(tmp_path: Path) -> None:
+    _, path = saved("resnet18", tmp_path)
     backbone = MODELS.build(resnet("mmdet"))
-    load_checkpoint(backbone, f"imagenet-plus://{path}?source=timm", map_location="cpu")
-    assert_same(backbone, features_of(network))
+    with pytest.raises(CheckpointError, match=r"only warns .*ReinforcedBackboneHook.*not load_fr"):
+        load_checkpoint(backbone, f"imagenet-plus://{path}?source=timm", map_location="cpu")
+    # The class in the place of its name goes round the registry.
+    by_class = {"type": PretrainedInit, "checkpoint": f"imagenet-plus://{path}"}
+    with pytest.raises(CheckpointError, match="only warns"):
+        build(resnet("mmdet", depth=34, init_cfg=by_class))
+
+
+@pytest.mark.parametrize("kind", ["Pretrained", "mmengine.Pretrained", PretrainedInit])
+@pytest.mark.parametrize("prefix", ["", "imagenet-plus://"])
+def test_timm_features_load_strictly_however_it_is_written(
+    kind: Any, prefix: str, tmp_path: Path
+) -> None:
+    network, path = saved("resnet18", tmp_path)
+    init_cfg = {"type": kind, "checkpoint": f"{prefix}{path}"}
+    backbone = build({"type": "TimmFeatures", "model": "resnet18", "init_cfg": init_cfg})
+    assert backbone.body.is_loaded
+    assert torch.equal(backbone.body.features.conv1.weight, network.conv1.weight)
+    with pytest.raises(CheckpointError, match="holds resnet18, but the backbone is resnet34"):
+        build({"type": "TimmFeatures", "model": "resnet34", "init_cfg": [init_cfg]})
+
+
+def test_the_frameworks_pretrained_is_refused() -> None:
+    config = {"type": "TimmFeatures", "model": "resnet18", "pretrained": "torchvision://resnet18"}
+    with pytest.raises(ConfigError, match=r"pretrained .*is 'torchvision.*set it to None"):
+        MODELS.build(config)
+
+
+@pytest.mark.parametrize("kind", ["TimmFeatures", "TimmClassifier"])
+def test_synchronised_normalisation_keeps_the_activations(kind: str) -> None:
+    model = MODELS.build({"type": kind, "model": "mobilenetv3_small_050"})
+    with pytest.raises(BackboneError, match=r"3[34] activations were lost.*sync_bn=True"):
+        nn.SyncBatchNorm.convert_sync_batchnorm(model).train()
+    plain = MODELS.build({"type": kind, "model": "mobilenetv3_small_050"})
+    synchronised = MODELS.build({"type": kind, "model": "mobilenetv3_small_050", "sync_bn": True})
+    assert sum(isinstance(part, nn.SyncBatchNorm) for part in synchronised.modules()) == 34
+    synchronised.load_state_dict(plain.state_dict())
+    with torch.no_grad():
+        outputs = [model.eval()(images()) for model in (plain, synchronised)]
+    torch.testing.assert_close(*outputs)
+    # ResNets have none to lose.
+    nn.SyncBatchNorm.convert_sync_batchnorm(
+        MODELS.build({"type": kind, "model": "resnet18"})
+    ).train()
 
 
 def test_a_classifier_is_initialised_with_its_last_layer(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ import torch
 from mmengine.dataset import BaseDataset
 from mmengine.evaluator import Evaluator
 from mmengine.registry import DATASETS, METRICS, MODELS
+from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
@@ -151,16 +152,32 @@ def test_dense_targets_for_heads_of_mmpretrain(photographs: Path, shard_sets: Se
         shards=str(shard_sets()),
         gt_score=True,
     )
+    dataset.set_epoch(0)
     for item in (dataset[index] for index in range(12)):
         sample = item["data_samples"]
         torch.testing.assert_close(sample.gt_score, sample.targets.dense())
         assert sample.gt_score.sum().item() == pytest.approx(1, abs=1e-3)
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_dataset_that_nobody_tells_the_epoch_gives_nothing(
+    photographs: Path, shard_sets: Sets, workers: int
+) -> None:
+    options = {"images": str(photographs), "shards": str(shard_sets())}
+    dataset = build(DATASETS, "ReinforcedDataset", **options)
+    loader = DataLoader(dataset, 4, num_workers=workers, collate_fn=list)
+    with pytest.raises(ConfigError, match=r"not told the epoch.*'ReinforcementHook'"):
+        next(iter(loader))
+    dataset.set_epoch(0)
+    assert len(next(iter(loader))) == 4
+
+
 def test_views_are_resized_for_the_student(photographs: Path, shard_sets: Sets) -> None:
     options = {"images": str(photographs), "shards": str(shard_sets())}
     plain = build(DATASETS, "ReinforcedDataset", **options)
     small = build(DATASETS, "ReinforcedDataset", size=(16, 20), **options)
+    plain.set_epoch(0)
+    small.set_epoch(0)
     resize = v2.Resize([16, 20], antialias=True)
     assert torch.equal(small[3]["inputs"], resize(plain[3]["inputs"]))
     assert plain[3]["inputs"].dtype == torch.uint8
@@ -183,6 +200,8 @@ def test_a_dataset_of_the_host_lists_the_images(photographs: Path, shard_sets: S
     shards = str(shard_sets())
     folder = build(DATASETS, "ReinforcedDataset", images=str(photographs), shards=shards)
     hosted = build(DATASETS, "ReinforcedDataset", images=listed(photographs), shards=shards)
+    folder.set_epoch(0)
+    hosted.set_epoch(0)
     expected = {item["data_samples"].image_key: item for item in map(folder.__getitem__, range(12))}
     for index in range(12):
         item = hosted[index]
@@ -216,6 +235,7 @@ def test_an_unreadable_image_is_named_and_not_replaced(shard_sets: Sets, tmp_pat
     )
     victim = Path(dataset.reinforced.source.dataset.dataset.get_data_info(5)["img_path"])
     victim.write_bytes(b"not an image")
+    dataset.set_epoch(0)
     with pytest.raises(ImageReadError, match=victim.name):
         dataset[5]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -227,6 +228,11 @@ def test_a_missing_shard_set_is_named(
             r"train_dataloader\.sampler\.type is InfiniteSampler",
         ),
         ({"model.model": "resnet5O"}, r"model\.model is 'resnet5O'.*did you mean"),
+        (
+            {"model.data_preprocessor": {"mean": [0, 0, 0]}},
+            r"model\.data_preprocessor\.mean is \[0\.0, 0\.0, 0\.0\].*leave it out",
+        ),
+        ({"train_dataloader.num_batch_per_epoch": 2}, r"num_batch_per_epoch is set.*leave it out"),
         ({"model.depth": 3}, r"timm cannot create test_resnet .*depth"),
         ({"custom_hooks": [{"type": "ReinforcementHook", "replay": -1}]}, r"replay is -1"),
     ],
@@ -250,6 +256,32 @@ def test_a_hook_without_reinforced_data_is_refused(
     config = pretraining(photographs, shard_sets())
     config["train_dataloader"]["dataset"] = config["val_dataloader"]["dataset"]
     with pytest.raises(ConfigError, match=r"train_dataloader\.dataset\.type is ImageFolder"):
+        build_runner(config).train()
+
+
+def test_validation_with_other_labels_is_refused(
+    photographs: Path, shard_sets: Sets, build_runner: Builder, tmp_path: Path
+) -> None:
+    (first, *others) = sorted(path for path in photographs.iterdir() if path.is_dir())
+    for folder in others:
+        shutil.copytree(folder, tmp_path / "val" / folder.name)
+    config = pretraining(photographs, shard_sets())
+    config["val_dataloader"]["dataset"]["root"] = str(tmp_path / "val")
+    message = rf"val_dataloader\.dataset has 2 classes, the shard set 3.*'{first.name}'.*class_map"
+    with pytest.raises(ConfigError, match=message):
+        build_runner(config).train()
+    names = tmp_path / "classes.txt"
+    names.write_text("\n".join(folder.name for folder in (first, *others)))
+    config["val_dataloader"]["dataset"]["class_map"] = str(names)
+    build_runner(config).train()
+
+
+def test_validation_on_augmented_views_is_refused(
+    photographs: Path, shard_sets: Sets, build_runner: Builder
+) -> None:
+    config = pretraining(photographs, shard_sets())
+    config["val_dataloader"]["dataset"] = config["train_dataloader"]["dataset"]
+    with pytest.raises(ConfigError, match=r"val_dataloader\.dataset\.type is ReinforcedDataset"):
         build_runner(config).train()
 
 

@@ -155,6 +155,20 @@ def test_two_tensors_of_one_name_are_refused() -> None:
         strip_prefixes({"a": torch.zeros(1), "module.a": torch.zeros(1)})
 
 
+def test_averages_of_mmengines_runner(tmp_path: Path) -> None:
+    """Its EMAHook exchanges the two when it saves: the average is what it tests with."""
+    content = {
+        "state_dict": {"model.a": torch.ones(2)},
+        "ema_state_dict": {"steps": torch.tensor(3), "module.model.a": torch.zeros(2)},
+        "message_hub": {},
+        "meta": {"epoch": 3},
+    }
+    torch.save(content, tmp_path / "epoch_3.pth")
+    for averaged, value in ((None, 1.0), (True, 1.0), (False, 0.0)):
+        state = load_checkpoint(tmp_path / "epoch_3.pth", averaged).state
+        assert {key: tensor.tolist() for key, tensor in state.items()} == {"a": [value, value]}
+
+
 def test_checkpoints_of_mmengines_runner(tmp_path: Path) -> None:
     logging = pytest.importorskip("mmengine.logging")
     hub = logging.MessageHub.get_instance("test_checkpoints_of_mmengines_runner")
