@@ -15,7 +15,7 @@ from d2_ext.config import timm_node, timm_options
 from d2_ext.errors import ConfigError
 from d2_ext.norms import convert_norms
 from d2_ext.simple_pyramid import SimpleFeaturePyramid
-from dr_plugins.errors import CheckpointError
+from dr_plugins.errors import BackboneError, CheckpointError
 
 if TYPE_CHECKING:  # timm is an optional extra: imported when a network is built
     from dr_models import FeatureBackbone
@@ -99,13 +99,19 @@ class TimmBackbone(Backbone):
         names = _feature_names(model, options)
         chosen = tuple(out_features or names)
         _check_features(model, chosen, names)
-        self.network: FeatureBackbone = _feature_backbone()(
-            model,
-            out_indices=sorted(names[name] for name in chosen),
-            frozen_stages=freeze_at - 1,
-            grad_checkpointing=grad_checkpointing,
-            **options,
-        )
+        try:
+            self.network: FeatureBackbone = _feature_backbone()(
+                model,
+                out_indices=sorted(names[name] for name in chosen),
+                frozen_stages=freeze_at - 1,
+                grad_checkpointing=grad_checkpointing,
+                **options,
+            )
+        except BackboneError as error:
+            raise ConfigError(
+                f"MODEL.BACKBONE.FREEZE_AT (lazy: freeze_at) is {freeze_at}, one more than the "
+                f"frozen_stages of timm's networks: {error}"
+            ) from error
         convert_norms(self.network, norm)
         self.freeze_at, self.norm = freeze_at, norm
         self._out_features = sorted(chosen, key=names.__getitem__)
@@ -252,8 +258,13 @@ def _feature_backbone() -> type[FeatureBackbone]:
 
 def _feature_names(model: str, options: dict[str, Any]) -> dict[str, int]:
     """The number, in timm, of each feature, by Detectron2's name."""
-    with torch.device("meta"):
-        network = _feature_backbone()(model, **options)
+    try:
+        with torch.device("meta"):
+            network = _feature_backbone()(model, **options)
+    except BackboneError as error:
+        raise ConfigError(
+            f"MODEL.TIMM.NAME (lazy: model) is {model!r}, MODEL.TIMM.OPTIONS {options}: {error}"
+        ) from error
     if len(network.out_indices) == 1:
         return {SINGLE_SCALE: network.out_indices[0]}
     return {f"res{stage}": index for stage, index in enumerate(network.out_indices, start=2)}

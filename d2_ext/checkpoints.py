@@ -31,6 +31,8 @@ from dr_plugins.errors import CheckpointError
 
 __all__ = ["ImageNetPlusHandler", "load_reinforced", "local_location", "register_checkpoints"]
 
+_MARK = "_loads_imagenet_plus"
+
 
 class ImageNetPlusHandler(PathHandler):
     """Gives ``imagenet-plus://`` addresses as local files in Detectron2's layout.
@@ -70,7 +72,7 @@ def register_checkpoints() -> None:
     """
     PathManager.register_handler(ImageNetPlusHandler(), allow_override=True)
     original = DetectionCheckpointer.load
-    if not hasattr(original, "__wrapped__"):
+    if not hasattr(original, _MARK):
         DetectionCheckpointer.load = _loading(original)
 
 
@@ -86,6 +88,7 @@ def _loading(original: Callable[..., Any]) -> Callable[..., Any]:
             _check_loaded(self.model, path)
         return loaded
 
+    setattr(load, _MARK, True)
     return load
 
 
@@ -125,9 +128,11 @@ def load_reinforced(model: nn.Module, address: str, trainer: Any = None) -> list
         else:
             read = _load_timm(model, backbone, location, address, trainer)
         logger.info(
-            "%s: all %d tensors of %s were loaded into %s", address, len(read.state),
-            read.report.arch, name or "the model",
-        )  # fmt: skip
+            "%s: %s was loaded into %s, all of whose tensors it holds",
+            address,
+            read.report.arch,
+            name or "the model",
+        )
         weights.append(read)
     return weights
 

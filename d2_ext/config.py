@@ -17,6 +17,9 @@ def add_dr_plugins_config(cfg: Any) -> None:
     Args:
         cfg: A `CfgNode` of `detectron2.config.get_cfg`.
 
+    Raises:
+        ConfigError: Another project has keys of its own there.
+
     Example:
         >>> from detectron2.config import get_cfg
         >>> cfg = get_cfg()
@@ -26,6 +29,12 @@ def add_dr_plugins_config(cfg: Any) -> None:
     """
     if "TIMM" not in cfg.MODEL:
         cfg.MODEL.TIMM = _timm()
+    lacking = _timm().keys() - cfg.MODEL.TIMM.keys()
+    if lacking:
+        raise ConfigError(
+            f"MODEL.TIMM has keys of another project, and not {', '.join(sorted(lacking))}; "
+            f"backbones of that project and of this one cannot be in the same configuration"
+        )
     if "REINFORCED" not in cfg:
         cfg.REINFORCED = _reinforced()
 

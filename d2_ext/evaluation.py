@@ -56,12 +56,16 @@ class ClassificationEvaluator(DatasetEvaluator):
                 f"labels from {int(labels.min())} to {int(labels.max())} for a classifier of "
                 f"{logits.shape[1]} classes; evaluate on images of the classes of its training"
             )
+        # What is not a number is never right, whatever it is compared with.
+        logits = logits.masked_fill(logits.isnan().any(dim=1, keepdim=True), float("nan"))
         own = logits.gather(1, labels[:, None])
         # How many classes come before the right one; of equals, half of them, so that a constant
         # answer is not right.
         ahead = (logits > own).sum(dim=1) + ((logits == own).sum(dim=1) - 1).div(2).ceil()
-        self._ranks.append(ahead.cpu())
-        self._confidences.append(logits.softmax(dim=1).amax(dim=1).cpu())
+        broken = own[:, 0].isnan()
+        self._ranks.append(ahead.masked_fill(broken, logits.shape[1] + _TOP).cpu())
+        confidence = logits.softmax(dim=1).amax(dim=1).masked_fill(broken, 1.0)
+        self._confidences.append(confidence.cpu())
 
     def evaluate(self) -> OrderedDict[str, dict[str, float]]:
         """Return the metrics under ``classification``, in the main process; nothing in others.

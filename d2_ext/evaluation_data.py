@@ -83,7 +83,7 @@ class _TestImages(Dataset[Mapping[str, Any]]):
     """Images and labels as tensors."""
 
     def __init__(self, source: ImageSource, size: int, crop_pct: float) -> None:
-        self.source, self.size, self.resized = source, size, round(size / crop_pct)
+        self.source, self.size, self.resized = source, size, int(size / crop_pct)
 
     def __len__(self) -> int:
         return len(self.source)

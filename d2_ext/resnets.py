@@ -17,7 +17,7 @@ from dr_plugins.errors import CheckpointError
 __all__ = ["load_resnet"]
 
 State = Mapping[str, torch.Tensor]
-_HEAD = "roi_heads.res5"  # where the last stage is in Detectron2's C4 models
+_HEAD = "roi_heads.res5"  # where the last stage is in Detectron2's C4 models, beside the backbone
 
 
 def load_resnet(model: nn.Module, name: str, weights: BackboneWeights, address: str) -> None:
@@ -40,9 +40,10 @@ def load_resnet(model: nn.Module, name: str, weights: BackboneWeights, address: 
     assert isinstance(network, ResNet)
     _check_strides(network, name, weights, address)
     parts = {name: _without_stages(weights.state, network)}
-    head = dict(model.named_modules()).get(_HEAD)
+    beside = ".".join([*name.split(".")[:-1], _HEAD])
+    head = dict(model.named_modules()).get(beside)
     if head is not None and "res5" not in network.stage_names:
-        parts[_HEAD] = {
+        parts[beside] = {
             key.removeprefix("res5."): value
             for key, value in weights.state.items()
             if key.startswith("res5.")

@@ -25,7 +25,6 @@ from dr_plugins.errors import BackboneError, CheckpointError
 __all__ = ["FeatureBackbone"]
 
 _STAGES_FROM = 4  # the stride at which a detector's first stage begins; what is before is the stem
-_PYRAMID = 5  # levels of timm's pyramids at most; architectures of one scale have one per block
 # Networks for images of one size, told to take any.
 _ANY_SIZE = ({"dynamic_img_size": True}, {"strict_img_size": False})
 
@@ -33,7 +32,8 @@ _ANY_SIZE = ({"dynamic_img_size": True}, {"strict_img_size": False})
 class FeatureBackbone(nn.Module):
     """A timm network without its classifier, that answers with its intermediate features.
 
-    It takes images of any size. Checkpoints are loaded whole or not at all: a network that would
+    It takes images of any size, as convolutional networks, Swin and ViT do; some others of timm do
+    not. Checkpoints are loaded whole or not at all: a network that would
     train from scratch, or keep stages frozen that nothing was loaded into, is an error.
 
     Args:
@@ -178,8 +178,9 @@ class FeatureBackbone(nn.Module):
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
         # Called by every framework's way of loading, whatever it does about missing keys.
-        own = (key for key in self.state_dict() if not is_counter(key))
-        self.is_loaded = self.is_loaded or all(prefix + key in state_dict for key in own)
+        own = [prefix + key for key in self.state_dict() if not is_counter(key)]
+        if any(key in state_dict for key in own):
+            self.is_loaded = all(key in state_dict for key in own)
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def _freeze(self, levels: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -256,7 +257,7 @@ def _choose(
     model: str, indices: Sequence[int] | None, levels: Sequence[Mapping[str, Any]]
 ) -> tuple[int, ...]:
     if indices is None:
-        if len({level["reduction"] for level in levels}) == 1 or len(levels) > _PYRAMID:
+        if len({level["reduction"] for level in levels}) == 1:
             return (len(levels) - 1,)
         return tuple(i for i, level in enumerate(levels) if level["reduction"] >= _STAGES_FROM)
     chosen = tuple(index + len(levels) if index < 0 else index for index in indices)

@@ -35,7 +35,20 @@ def create_classifier(model: str, num_classes: int, **options: Any) -> nn.Module
         raise BackboneError(
             f"timm cannot create {model} with {options}: {error}. Leave out what it does not take"
         ) from error
+    _check_feed(model, network)
     return network
+
+
+def _check_feed(model: str, network: Any) -> None:
+    """A checkpoint records the architecture, and not which of its variants was fed what."""
+    plain = timm.get_pretrained_cfg(model.partition(".")[0])
+    for name in ("mean", "std"):
+        own = tuple(network.pretrained_cfg[name])
+        if plain is not None and tuple(getattr(plain, name)) != own:
+            raise BackboneError(
+                f"{model} is fed images with {name} {own}, and {plain.architecture} with "
+                f"{getattr(plain, name)}; name it without what follows the dot"
+            )
 
 
 def check_name(model: str) -> None:

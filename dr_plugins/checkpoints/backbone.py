@@ -19,6 +19,7 @@ from dr_plugins.checkpoints.keys import State
 from dr_plugins.checkpoints.load import Checkpoint, load_checkpoint
 from dr_plugins.checkpoints.location import CheckpointLocation
 from dr_plugins.checkpoints.report import ConversionReport
+from dr_plugins.checkpoints.resnets import SHARED
 from dr_plugins.errors import CheckpointError
 
 __all__ = ["BackboneWeights", "load_backbone"]
@@ -122,11 +123,13 @@ def _architecture(checkpoint: Checkpoint, location: CheckpointLocation, arch: st
     layout = "timm" if source == "auto" else source
     if location.arch:
         return location.arch if ":" in location.arch else f"{layout}:{location.arch}"
-    found = find_resnet(state)
+    # Networks with the names and shapes of a plain ResNet may compute something else (resnetaa50):
+    # who names one knows better than the tensors.
+    name = next((each for each in (checkpoint.arch, arch) if each and each not in SHARED), "")
+    found = None if name else find_resnet(state)
     if found is not None:
-        # Not the name in the file: pruned or renamed, the tensors decide.
         return found if source == "auto" else f"{layout}:{found}"
-    name = checkpoint.arch or arch
+    name = name or checkpoint.arch or arch or ""
     if not name:
         raise CheckpointError(
             f"the architecture of {location.path} cannot be told from its tensors; name it "

@@ -15,7 +15,8 @@ from d2_ext import (
 
 _EPOCHS, _EPOCH = 300, 1281167 // 1024
 
-model = L(ReinforcedClassifier)(model="resnet50", num_classes=1000)
+# Detectron2 leaves each GPU its own statistics, and saves those of the first.
+model = L(ReinforcedClassifier)(model="resnet50", num_classes=1000, norm="SyncBN")
 
 dataloader = OmegaConf.create()
 dataloader.train = L(build_reinforced_train_loader)(

@@ -17,7 +17,7 @@ from detectron2.modeling import BACKBONE_REGISTRY, build_backbone
 from detectron2.modeling.backbone.fpn import FPN, LastLevelMaxPool
 
 from d2_ext import ConfigError, SimpleFeaturePyramid, TimmBackbone, add_dr_plugins_config
-from dr_plugins.errors import BackboneError, CheckpointError
+from dr_plugins.errors import CheckpointError
 from tests.d2_ext.conftest import random_network
 
 BUILDERS = (
@@ -254,11 +254,12 @@ def test_lazy_form() -> None:
 @pytest.mark.parametrize(
     ("options", "kind", "names"),
     [
-        (("MODEL.TIMM.NAME", "resnet5O"), BackboneError, ("resnet5O", "resnet50")),
+        (("MODEL.TIMM.NAME", "resnet5O"), ConfigError, ("MODEL.TIMM.NAME", "resnet5O", "resnet50")),
         (("MODEL.TIMM.NORM", "GN"), ConfigError, ("MODEL.TIMM.NORM", "GN", "SyncBN")),
         (("MODEL.TIMM.OUT_FEATURES", ["res6"]), ConfigError, ("OUT_FEATURES", "res6", "res5")),
         (("MODEL.PIXEL_MEAN", [0.0]), ConfigError, ("MODEL.PIXEL_MEAN", "3 were expected")),
-        (("MODEL.TIMM.OPTIONS.no_such", 1), BackboneError, ("no_such",)),
+        (("MODEL.TIMM.OPTIONS.no_such", 1), ConfigError, ("MODEL.TIMM.OPTIONS", "no_such")),
+        (("MODEL.BACKBONE.FREEZE_AT", 9), ConfigError, ("MODEL.BACKBONE.FREEZE_AT", "9")),
         (("MODEL.TIMM.OPTIONS.pretrained", True), ConfigError, ("pretrained", "MODEL.WEIGHTS")),
         (("MODEL.TIMM.OPTIONS.out_indices", (1,)), ConfigError, ("OUT_FEATURES",)),
     ],

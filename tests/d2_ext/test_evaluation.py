@@ -45,6 +45,15 @@ def test_a_constant_answer_is_not_right() -> None:
     assert found["top1"] == 0.0
 
 
+def test_what_is_not_a_number_is_not_right() -> None:
+    logits = torch.eye(4)
+    logits[1, 2] = float("nan")
+    logits[2] = float("nan")
+    found = evaluate(logits, torch.arange(4))
+    assert (found["top1"], found["top5"]) == (50.0, 50.0)
+    assert found["ECE"] > 0
+
+
 def test_fewer_than_five_classes() -> None:
     assert evaluate(torch.eye(3), torch.tensor([1, 2, 0]))["top5"] == 100.0
 

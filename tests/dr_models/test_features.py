@@ -260,6 +260,24 @@ def test_wrong_settings(change: dict[str, Any], error: type[Exception], said: st
         FeatureBackbone(**{"model": "resnet18", **change})
 
 
+def test_a_later_checkpoint_in_part_is_noticed() -> None:
+    backbone = FeatureBackbone("resnet18")
+    whole = backbone.state_dict()
+    backbone.load_state_dict({"other": torch.zeros(1)}, strict=False)
+    assert not backbone.is_loaded
+    backbone.load_state_dict(whole)
+    backbone.load_state_dict({"other": torch.zeros(1)}, strict=False)
+    assert backbone.is_loaded
+    part = {key: value for key, value in whole.items() if "layer4" not in key}
+    backbone.load_state_dict(part, strict=False)
+    assert not backbone.is_loaded
+
+
+def test_pyramids_that_begin_at_full_resolution() -> None:
+    backbone = FeatureBackbone("vgg11")
+    assert backbone.strides == [4, 8, 16, 32]
+
+
 def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:
     _, path = saved("resnet34", tmp_path)
     with pytest.raises(CheckpointError, match="holds resnet34, but the backbone is resnet18"):

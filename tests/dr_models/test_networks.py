@@ -30,3 +30,9 @@ def test_names_and_options_that_timm_does_not_have() -> None:
         create_classifier("qqqqqqq", 7)
     with pytest.raises(BackboneError, match=r"cannot create resnet18 with {'depht': 3}.*Leave out"):
         create_classifier("resnet18", 7, depht=3)
+
+
+def test_variants_that_are_fed_otherwise_must_not_train_unrecorded() -> None:
+    with pytest.raises(BackboneError, match=r"mean \(0\.485.*name it without what follows the dot"):
+        create_classifier("vit_small_patch16_224.dino", 7)
+    create_classifier("resnet18.a1_in1k", 7)

@@ -186,3 +186,17 @@ def test_a_file_with_foreign_metadata_is_a_plain_checkpoint(tmp_path: Path) -> N
     save_file(resnet(), tmp_path / "x.safetensors", {"format": "pt"})
     weights = load_backbone(str(tmp_path / "x.safetensors"), to="timm", arch="resnet18")
     assert weights.report.arch == "resnet18"
+
+
+def test_a_network_that_only_looks_like_a_resnet_is_what_it_is_called(
+    write: Callable[[Any], str],
+) -> None:
+    state = timm_state("resnetaa50")
+    assert state.keys() == resnet("resnet50").keys()
+    named = write({"state_dict": state, "arch": "resnetaa50"})
+    assert load_backbone(named, to="timm", arch="resnetaa50").report.arch == "resnetaa50"
+    with pytest.raises(CheckpointError, match="holds resnetaa50, but the backbone is resnet50"):
+        load_backbone(named, to="timm", arch="resnet50")
+    with pytest.raises(CheckpointError, match="resnetaa50 cannot be converted to detectron2"):
+        load_backbone(named, to="detectron2", arch="resnet50")
+    assert load_backbone(write(state), to="timm", arch="resnetaa50").report.arch == "resnetaa50"
