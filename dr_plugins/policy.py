@@ -11,9 +11,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import resources
+from itertools import takewhile
 from os import PathLike
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -35,6 +36,7 @@ from dr_plugins.transforms import (
     RandomResizedCrop,
     Resize,
     Transform,
+    ViewTransform,
 )
 from dr_plugins.transforms.base import Size
 from dr_plugins.transforms.kernels import pil, tensor
@@ -271,20 +273,75 @@ class Policy:
         Returns:
             uint8 ``[3, H, W]`` with (H, W) = `view_size`.
         """
-        view = self._view(image, params.view)
+        view = self._view(self.transforms, image, params.view)
         if params.partner is None:
             return view
         assert partner is not None, "a mixed view needs its partner's image"
-        other = self._view(partner, params.partner_view)
+        other = self._view(self.transforms, partner, params.partner_view)
         for mixing, values in zip(self.mixings, params.mixing, strict=True):
             view = mixing.apply(view, other, values)
         return view
 
-    def _view(self, image: Picture, params: Sequence[Any]) -> torch.Tensor:
+    def begin(self, image: Picture, params: Sequence[Any]) -> torch.Tensor:
+        """Compute what needs the whole image: resizing and cropping.
+
+        With `finish` and `mix` this gives what `apply` gives, bit for bit.
+
+        Args:
+            image: As for `apply`.
+            params: `AugmentParams.view`, or `AugmentParams.partner_view`.
+
+        Returns:
+            uint8 ``[3, H, W]`` with (H, W) = `view_size`.
+        """
+        return self._view(self._leading, image, params)
+
+    def finish(self, views: torch.Tensor, params: Sequence[Sequence[Any]]) -> torch.Tensor:
+        """Compute what is left after `begin`, for a batch: flips, RandAugment, erasing.
+
+        Args:
+            views: uint8 ``[B, 3, H, W]`` on any device.
+            params: For each view, what `begin` took.
+
+        Returns:
+            uint8 ``[B, 3, H, W]`` on the same device.
+        """
+        trailing = self.transforms[len(self._leading) :]
+        first = len(self._parametric) - len(trailing)
+        columns = list(zip(*params, strict=True))[first:]
+        for transform, column in zip(trailing, columns, strict=True):
+            views = cast(ViewTransform, transform).apply_batch(views, np.asarray(column))
+        return views
+
+    def mix(
+        self, views: torch.Tensor, partners: torch.Tensor, params: Sequence[Sequence[Any]]
+    ) -> torch.Tensor:
+        """Mix finished views with those of their partners.
+
+        Args:
+            views: uint8 ``[B, 3, H, W]`` on any device.
+            partners: Likewise, on the same device.
+            params: For each view, `AugmentParams.mixing`.
+
+        Returns:
+            uint8 ``[B, 3, H, W]``.
+        """
+        for mixing, column in zip(self.mixings, zip(*params, strict=True), strict=True):
+            views = mixing.apply_batch(views, partners, np.asarray(column))
+        return views
+
+    @cached_property
+    def _leading(self) -> tuple[Transform, ...]:
+        """The transforms before the first that only needs a view; see `_VIEW` for the order."""
+        return tuple(takewhile(lambda t: not isinstance(t, ViewTransform), self.transforms))
+
+    def _view(
+        self, transforms: Sequence[Transform], image: Picture, params: Sequence[Any]
+    ) -> torch.Tensor:
         kernels = BACKENDS[self.backend]
         view: AnyImage = kernels.from_image(image)
         values = iter(params)
-        for transform in self.transforms:
+        for transform in transforms:
             view = transform.apply(view, next(values) if transform.field is not None else None)
         return kernels.to_uint8_chw(view)
 

@@ -1,6 +1,6 @@
 """Augmentations whose random part and whose deterministic part are two things."""
 
-from dr_plugins.transforms.base import AnyImage, Transform
+from dr_plugins.transforms.base import AnyImage, Transform, ViewTransform
 from dr_plugins.transforms.erasing import RandomErasing
 from dr_plugins.transforms.geometry import (
     CenterCrop,
@@ -26,5 +26,6 @@ __all__ = [
     "RandomResizedCrop",
     "Resize",
     "Transform",
+    "ViewTransform",
     "normalize",
 ]

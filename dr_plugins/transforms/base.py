@@ -16,6 +16,7 @@ __all__ = [
     "Params",
     "Size",
     "Transform",
+    "ViewTransform",
     "check_count",
     "check_probability",
     "check_range",
@@ -52,6 +53,22 @@ class Transform(ABC):
     @abstractmethod
     def apply(self, image: AnyImage, params: Params) -> AnyImage:
         """Return the transformed image; never modifies `image`."""
+
+
+class ViewTransform(Transform):
+    """A transform of views that all have one size, which batches go through at once."""
+
+    @abstractmethod
+    def apply_batch(self, images: torch.Tensor, params: np.ndarray) -> torch.Tensor:
+        """Return the transformed images, bit for bit what `apply` gives one by one.
+
+        Args:
+            images: uint8 ``[B, 3, H, W]`` on any device; never modified.
+            params: One entry for each image; on the CPU, because they decide what is computed.
+
+        Returns:
+            uint8 ``[B, 3, H, W]`` on the same device.
+        """
 
 
 def check_count(name: str, value: int, least: int = 1) -> None:

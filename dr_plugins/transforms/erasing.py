@@ -7,17 +7,19 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
+import torch
 
 from dr_plugins.shards.records import Field
 from dr_plugins.transforms.base import (
     AnyImage,
     Params,
     Size,
-    Transform,
+    ViewTransform,
     check_probability,
     check_range,
 )
 from dr_plugins.transforms.kernels import kernels_for
+from dr_plugins.transforms.kernels.batch import box_mask
 
 __all__ = ["RandomErasing"]
 
@@ -26,7 +28,7 @@ _NOTHING = (0, 0, 0, 0)
 
 
 @dataclass(frozen=True)
-class RandomErasing(Transform):
+class RandomErasing(ViewTransform):
     """Blacken a random box with probability `p` (Zhong et al., 2020).
 
     Parameters are (top, left, height, width); all zero where nothing is erased.
@@ -70,3 +72,9 @@ class RandomErasing(Transform):
     def apply(self, image: AnyImage, params: Params) -> AnyImage:
         """Return the image with the box ``params`` black."""
         return kernels_for(image).erase(image, *params) if params[2] else image
+
+    def apply_batch(self, images: torch.Tensor, params: np.ndarray) -> torch.Tensor:
+        """Return the images with the boxes ``params``, ``[B, 4]``, black."""
+        corner, sides = params[:, :2], params[:, 2:]
+        boxes = np.concatenate([corner, corner + sides], 1)
+        return images.masked_fill(box_mask(boxes, images), 0)

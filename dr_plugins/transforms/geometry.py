@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
+import torch
 
 from dr_plugins.errors import PolicyError
 from dr_plugins.shards.records import Field
@@ -15,11 +16,13 @@ from dr_plugins.transforms.base import (
     Params,
     Size,
     Transform,
+    ViewTransform,
     check_count,
     check_probability,
     check_range,
 )
 from dr_plugins.transforms.kernels import kernels_for
+from dr_plugins.transforms.kernels.batch import upload
 from dr_plugins.transforms.kernels.checks import check_interpolation
 
 __all__ = ["CenterCrop", "RandomCrop", "RandomHorizontalFlip", "RandomResizedCrop", "Resize"]
@@ -202,7 +205,7 @@ class RandomResizedCrop(Transform):
 
 
 @dataclass(frozen=True)
-class RandomHorizontalFlip(Transform):
+class RandomHorizontalFlip(ViewTransform):
     """Mirror left and right with probability `p`. The parameter is 1 if mirrored, else 0."""
 
     name: ClassVar[str] = "random_horizontal_flip"
@@ -223,3 +226,8 @@ class RandomHorizontalFlip(Transform):
     def apply(self, image: AnyImage, params: Params) -> AnyImage:
         """Return the image, mirrored if ``params`` is 1."""
         return kernels_for(image).hflip(image) if params else image
+
+    def apply_batch(self, images: torch.Tensor, params: np.ndarray) -> torch.Tensor:
+        """Return the images, mirrored where ``params``, ``[B]``, is 1."""
+        mirrored = upload(params.astype(bool), images.device)
+        return torch.where(mirrored[:, None, None, None], images.flip(-1), images)

@@ -9,13 +9,14 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 
 from dr_plugins.shards.records import Field
 from dr_plugins.transforms.base import Params, Size, check_probability
+from dr_plugins.transforms.kernels.batch import box_mask, upload
 
 __all__ = ["CutMix", "Mixing", "Mixup"]
 
@@ -40,6 +41,21 @@ class Mixing(ABC):
     @abstractmethod
     def apply(self, image: torch.Tensor, partner: torch.Tensor, params: Params) -> torch.Tensor:
         """Return the mixed view, uint8 ``[3, H, W]``; modifies neither input."""
+
+    @abstractmethod
+    def apply_batch(
+        self, images: torch.Tensor, partners: torch.Tensor, params: np.ndarray
+    ) -> torch.Tensor:
+        """Return the mixed views, bit for bit what `apply` gives one by one.
+
+        Args:
+            images: uint8 ``[B, 3, H, W]`` on any device; never modified.
+            partners: Likewise, on the same device.
+            params: One entry for each image.
+
+        Returns:
+            uint8 ``[B, 3, H, W]``.
+        """
 
 
 @dataclass(frozen=True)
@@ -79,7 +95,17 @@ class Mixup(Mixing):
 
     def apply(self, image: torch.Tensor, partner: torch.Tensor, params: Params) -> torch.Tensor:
         """Return the blend, rounded to the nearest level."""
-        weight = round(params * _ONE)
+        return self._blend(image, partner, round(params * _ONE))
+
+    def apply_batch(
+        self, images: torch.Tensor, partners: torch.Tensor, params: np.ndarray
+    ) -> torch.Tensor:
+        """Return the blends for ``params``, float ``[B]``."""
+        weights = np.rint(params * _ONE).astype(np.int32)  # a half to the even one, as `round`
+        return self._blend(images, partners, upload(weights, images.device)[:, None, None, None])
+
+    @staticmethod
+    def _blend(image: torch.Tensor, partner: torch.Tensor, weight: Any) -> torch.Tensor:
         mixed = image.to(torch.int32).mul_(weight).add_(partner.to(torch.int32).mul_(_ONE - weight))
         return mixed.add_(_ONE // 2).bitwise_right_shift_(16).to(torch.uint8)
 
@@ -128,6 +154,12 @@ class CutMix(Mixing):
         mixed = image.clone()
         mixed[..., top:bottom, left:right] = partner[..., top:bottom, left:right]
         return mixed
+
+    def apply_batch(
+        self, images: torch.Tensor, partners: torch.Tensor, params: np.ndarray
+    ) -> torch.Tensor:
+        """Return `images` with the partners' pixels in the boxes ``params``, ``[B, 4]``."""
+        return torch.where(box_mask(params, images), partners, images)
 
 
 def _check_alpha(alpha: float) -> None:

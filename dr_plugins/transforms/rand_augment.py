@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import numpy as np
+import torch
 
 from dr_plugins.shards.records import Field
 from dr_plugins.transforms.base import (
     AnyImage,
     Params,
     Size,
-    Transform,
+    ViewTransform,
     check_count,
     check_probability,
 )
 from dr_plugins.transforms.kernels import kernels_for
+from dr_plugins.transforms.kernels.batch import upload
 from dr_plugins.transforms.rand_augment_ops import OPERATIONS, SIGNED, apply_operation, magnitude
 
 __all__ = ["RandAugment"]
@@ -25,7 +27,7 @@ _NEGATIVE = 0x80
 
 
 @dataclass(frozen=True)
-class RandAugment(Transform):
+class RandAugment(ViewTransform):
     """Apply `num_ops` operations drawn from 14, with probability `p` (Cubuk et al., 2020).
 
     Parameters are one byte per operation: its number, plus 128 where its magnitude is negative;
@@ -74,9 +76,29 @@ class RandAugment(Transform):
 
     def apply(self, image: AnyImage, params: Params) -> AnyImage:
         """Return the image after the operations in ``params``, one after the other."""
-        size = kernels_for(image).size(image)
         for code in params:
-            operation = code & ~_NEGATIVE
-            strength = magnitude(operation, self.magnitude, self.num_magnitude_bins, size)
-            image = apply_operation(image, operation, -strength if code & _NEGATIVE else strength)
+            image = self._apply_one(image, code)
         return image
+
+    def apply_batch(self, images: torch.Tensor, params: np.ndarray) -> torch.Tensor:
+        """Return the images after the operations in ``params``, ``[B, num_ops]``."""
+        for codes in params.T:
+            images = self._apply_round(images, codes)
+        return images
+
+    def _apply_round(self, images: torch.Tensor, codes: np.ndarray) -> torch.Tensor:
+        """Apply one operation to each image: those that get the same one, at once."""
+        order = np.argsort(codes, kind="stable")
+        found, starts = np.unique(codes[order], return_index=True)
+        index = upload(order, images.device)
+        grouped = images.index_select(0, index)
+        stops = [*starts[1:].tolist(), len(codes)]
+        for code, start, stop in zip(found.tolist(), starts.tolist(), stops, strict=True):
+            done = self._apply_one(grouped[start:stop], code)
+            grouped[start:stop] = cast(torch.Tensor, done)
+        return torch.empty_like(images).index_copy_(0, index, grouped)
+
+    def _apply_one(self, image: AnyImage, code: int) -> AnyImage:
+        operation, size = code & ~_NEGATIVE, kernels_for(image).size(image)
+        strength = magnitude(operation, self.magnitude, self.num_magnitude_bins, size)
+        return apply_operation(image, operation, -strength if code & _NEGATIVE else strength)

@@ -12,7 +12,7 @@ from PIL import Image
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as F
 
-from dr_plugins.transforms.kernels import kernels_for, pil, tensor
+from dr_plugins.transforms.kernels import kernels_for, pil, tensor, tensor_color
 from dr_plugins.transforms.kernels.tensor_color import _blend
 
 FUZZ = settings(max_examples=60, deadline=None)
@@ -121,6 +121,17 @@ def test_posterize_and_solarize(values, bits, threshold):
 def test_autocontrast_and_equalize(values):
     check_same("autocontrast", values, oracle=F.autocontrast)
     check_same("equalize", values, oracle=F.equalize)
+
+
+def test_what_runs_on_other_devices_gives_the_same(monkeypatch):
+    """On CPU tensors here, by the functions that a GPU would take."""
+    noise = np.random.default_rng(0).integers(0, 256, (4, 3, 20, 30), np.uint8)
+    images = torch.from_numpy(noise)
+    expected = tensor.equalize(images), tensor.autocontrast(images // 2 + 20)
+    monkeypatch.setattr(tensor_color, "_lookup_on_cpu", tensor_color._lookup_anywhere)
+    monkeypatch.setattr(tensor_color, "_counts_on_cpu", tensor_color._counts_anywhere)
+    assert torch.equal(tensor.equalize(images), expected[0])
+    assert torch.equal(tensor.autocontrast(images // 2 + 20), expected[1])
 
 
 def test_autocontrast_of_every_pair_of_extremes():

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -349,3 +350,32 @@ def test_equality_and_hash() -> None:
     assert len({Policy.load("rrc"), Policy.load("rrc"), Policy.load("mixing")}) == 2
     built = Policy((RandomResizedCrop(224), RandomHorizontalFlip(), RandAugment()))
     assert [f.name for f in built.fields] == ["crop", "flip", "ops"]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_batch_in_three_steps_gives_the_pixels_of_apply(name: str, backend: str) -> None:
+    policy, rng = small(name, 32, backend=backend), np.random.default_rng(1)
+    images = [photograph(i, 50 + i, 60) for i in range(8)]
+    sizes = [(i, (image.height, image.width)) for i, image in enumerate(images)]
+    drawn = [policy.sample(rng, sizes[i % 8][1], sizes) for i in range(200)]
+    # In channels-last memory, as a loader stacks them.
+    stack = partial(torch.stack, dim=0)
+    views = stack([policy.begin(images[i % 8], p.view) for i, p in enumerate(drawn)])
+    before = views.clone()
+    finished = policy.finish(views.contiguous(memory_format=torch.channels_last), view_of(drawn))
+    mixed = [i for i, p in enumerate(drawn) if p.partner is not None]
+    assert bool(mixed) == ("mixing" in name)
+    if mixed:
+        chosen = [drawn[i] for i in mixed]
+        partners = stack([policy.begin(images[p.partner or 0], p.partner_view) for p in chosen])
+        partners = policy.finish(partners, [p.partner_view for p in chosen])
+        finished[mixed] = policy.mix(finished[mixed], partners, [p.mixing for p in chosen])
+    for i, (view, params) in enumerate(zip(finished, drawn, strict=True)):
+        partner = None if params.partner is None else images[params.partner]
+        assert torch.equal(view, policy.apply(images[i % 8], params, partner))
+    assert torch.equal(views, before)
+
+
+def view_of(drawn: list[AugmentParams]) -> list[Any]:
+    return [params.view for params in drawn]

@@ -134,8 +134,18 @@ def _smooth(image: Tensor) -> Tensor:
 def _histogram(image: Tensor) -> Tensor:
     """Return how often each level occurs in each channel: int64 ``[..., 3, 256]``."""
     planes = image.reshape(-1, image.shape[-2] * image.shape[-1])
-    counts = torch.stack([torch.bincount(plane, minlength=_LEVELS) for plane in planes])
-    return counts.view(*image.shape[:-2], _LEVELS)
+    count = _counts_on_cpu if image.device.type == "cpu" else _counts_anywhere
+    return count(planes).view(*image.shape[:-2], _LEVELS)
+
+
+def _counts_on_cpu(planes: Tensor) -> Tensor:
+    return torch.stack([torch.bincount(plane, minlength=_LEVELS) for plane in planes])
+
+
+def _counts_anywhere(planes: Tensor) -> Tensor:
+    # `bincount` would wait for the device, once for each plane.
+    counts = torch.zeros(len(planes), _LEVELS, dtype=torch.int64, device=planes.device)
+    return counts.scatter_add_(1, planes.long(), counts.new_ones(1, 1).expand(planes.shape))
 
 
 def _lookup(image: Tensor, table: Tensor) -> Tensor:
