@@ -13,6 +13,7 @@ from PIL import Image
 from torch.utils.data import Dataset, default_collate
 
 from dr_plugins import randomness
+from dr_plugins.deferred import BegunView, DeferredViews, join
 from dr_plugins.errors import DatasetMismatchError, ImageChangedError
 from dr_plugins.images import size_of
 from dr_plugins.policy import AugmentParams, Policy
@@ -23,7 +24,9 @@ from dr_plugins.targets import SparseTargets
 
 __all__ = ["ReinforcedDataset"]
 
-Sample = tuple[torch.Tensor, SparseTargets]
+View = torch.Tensor | BegunView
+Images = torch.Tensor | DeferredViews
+Sample = tuple[View, SparseTargets]
 _PLAIN_STREAM = 1
 _FORGOTTEN = 1.5  # epochs after which set_epoch must have been forgotten
 
@@ -48,6 +51,9 @@ class ReinforcedDataset(Dataset[Sample]):
         keys: Keys of the images, where they cannot be derived; see `image_keys`.
         check: What to do when a replayed view is not what the teacher saw (one view of each image
             is on record and comes up once in S epochs): ``"error"``, ``"warn"`` or ``"off"``.
+        defer: Leave flips, RandAugment, erasing and mixing to the device that the images are sent
+            to: `collate` then gives `DeferredViews`, whose ``to(device)`` gives the images.
+            Workers have less to do, and a GPU hardly more.
 
     Raises:
         FormatError: The shard set is missing or damaged.
@@ -75,6 +81,7 @@ class ReinforcedDataset(Dataset[Sample]):
         postprocess: Callable[[torch.Tensor], torch.Tensor] | None = None,
         keys: Sequence[str] | None = None,
         check: str = "error",
+        defer: bool = False,
     ) -> None:
         _check_choice("densify", densify, ("smooth", "zeros"))
         _check_choice("check", check, ("error", "warn", "off"))
@@ -82,11 +89,17 @@ class ReinforcedDataset(Dataset[Sample]):
             raise ValueError(f"p is {p}; a probability within 0 and 1 was expected")
         if not 0 <= seed < 1 << 63:
             raise ValueError(f"seed is {seed}; 0 <= seed < 2**63 was expected")
+        if defer and postprocess is not None:
+            raise ValueError(
+                "postprocess cannot be applied to views that are finished later; leave out defer, "
+                "or postprocess the batch where it is finished"
+            )
         source = images if isinstance(images, ImageSource) else ImageSource(images, keys)
         self.shards = shards if isinstance(shards, ShardSet) else ShardSet(shards)
         self.p, self.densify, self.seed, self.check = p, densify, seed, check
         self.transform = transform
         self.postprocess = postprocess
+        self.defer = defer
         self._replayer = Replayer(source, self.shards)
         policy = self.shards.policy
         self._plain_policy = Policy.load("rrc", size=policy.view_size[0], backend=policy.backend)
@@ -134,7 +147,7 @@ class ReinforcedDataset(Dataset[Sample]):
 
         Returns:
             For each, a tensor (uint8 ``[3, H, W]`` unless `transform` and `postprocess` make it
-            something else) and the `SparseTargets` of one sample.
+            something else), or with `defer` a `BegunView`, and the `SparseTargets` of one sample.
 
         Raises:
             ImageReadError: An image cannot be read.
@@ -201,11 +214,16 @@ class ReinforcedDataset(Dataset[Sample]):
                 stacklevel=3,
             )
 
-    def _replay(self, index: int, sample: int, params: AugmentParams) -> tuple[torch.Tensor, int]:
+    def _replay(self, index: int, sample: int, params: AugmentParams) -> tuple[View, int]:
+        is_checked = self.check != "off" and self._replayer.is_fingerprinted(index, sample)
+        if self.defer:
+            if is_checked:
+                self._check(index, self._replayer.view(index, params)[0])
+            return self._replayer.begin(index, params)
         view, label = self._replayer.view(index, params)
-        if self.check != "off" and self._replayer.is_fingerprinted(index, sample):
+        if is_checked:
             self._check(index, view)
-        return view if self.postprocess is None else self.postprocess(view), label
+        return self._postprocessed(view), label
 
     def _check(self, index: int, view: torch.Tensor) -> None:
         try:
@@ -215,7 +233,11 @@ class ReinforcedDataset(Dataset[Sample]):
                 raise
             warnings.warn(str(error), stacklevel=2)
 
-    def _plain(self, index: int, epoch: int, key_hash: int) -> tuple[torch.Tensor, int]:
+    def _plain(self, index: int, epoch: int, key_hash: int) -> tuple[View, int]:
+        view, label = self._plain_view(index, epoch, key_hash)
+        return BegunView(self.shards.policy, view, None) if self.defer else view, label
+
+    def _plain_view(self, index: int, epoch: int, key_hash: int) -> tuple[torch.Tensor, int]:
         image, label = self._replayer.load(index, pil=self.transform is not None)
         if label < 0:
             raise DatasetMismatchError(
@@ -227,17 +249,23 @@ class ReinforcedDataset(Dataset[Sample]):
             return torch.as_tensor(self.transform(image)), label
         rng = randomness.image_generator(self.seed, key_hash, epoch, _PLAIN_STREAM)
         params = self._plain_policy.sample(rng, size_of(image))
-        view = self._plain_policy.apply(image, params)
-        return view if self.postprocess is None else self.postprocess(view), label
+        return self._postprocessed(self._plain_policy.apply(image, params)), label
+
+    def _postprocessed(self, view: torch.Tensor) -> torch.Tensor:
+        return view if self.postprocess is None else self.postprocess(view)
 
     @staticmethod
-    def collate(samples: Sequence[Sample]) -> tuple[torch.Tensor, SparseTargets]:
+    def collate(samples: Sequence[Sample]) -> tuple[Images, SparseTargets]:
         """Join samples to a batch: images ``[B, 3, H, W]`` and one `SparseTargets`.
 
         Pass it to DataLoader as ``collate_fn``.
+
+        Returns:
+            The images, a tensor or with `defer` `DeferredViews`; and the targets.
         """
         images, targets = zip(*samples, strict=True)
-        return _stack(images), SparseTargets.stack(targets)
+        joined = join(images, _stack) if isinstance(images[0], BegunView) else _stack(images)
+        return joined, SparseTargets.stack(targets)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)

@@ -9,6 +9,7 @@ __all__ = [
     "BackboneError",
     "CheckpointError",
     "DatasetMismatchError",
+    "DeviceMismatchError",
     "FormatError",
     "ImageChangedError",
     "ImageReadError",
@@ -50,6 +51,10 @@ class ImageChangedError(ReinforcementError):
 
 class DatasetMismatchError(ReinforcementError):
     """A dataset and a shard set (or a teacher) do not describe the same classes or images."""
+
+
+class DeviceMismatchError(ReinforcementError):
+    """A device does not compute the pixels that the CPU computes."""
 
 
 class PolicyError(ReinforcementError):

@@ -224,7 +224,7 @@ class Policy:
         if self.mixings:
             if params.partner is None:
                 unmixed = [m.unmixed for m in self.mixings]
-                params = AugmentParams(params.view, _NO_PARTNER, self._blank_view(), unmixed)
+                params = AugmentParams(params.view, _NO_PARTNER, self.blank_view(), unmixed)
             values += [params.partner, *params.partner_view, *params.mixing]
         try:
             for field, value in zip(self.fields, values, strict=True):
@@ -235,7 +235,8 @@ class Policy:
                 f"pixels a side must be made smaller first."
             ) from error
 
-    def _blank_view(self) -> list[Any]:
+    def blank_view(self) -> list[Any]:
+        """Return parameters of zeros, with which `finish` changes nothing."""
         return [np.zeros(t.field.shape, t.field.dtype) for t in self._parametric]
 
     def decode(self, records: np.ndarray) -> list[AugmentParams]:

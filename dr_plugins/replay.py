@@ -7,6 +7,7 @@ import hashlib
 import numpy as np
 import torch
 
+from dr_plugins.deferred import BegunView
 from dr_plugins.errors import DatasetMismatchError, ImageChangedError, UnknownImageError
 from dr_plugins.images import Picture, size_of
 from dr_plugins.policy import AugmentParams
@@ -99,9 +100,21 @@ class Replayer:
         image, label = self.load(index)
         if params.partner is None:
             return self.policy.apply(image, params), label
+        return self.policy.apply(image, params, self._partner(params)), -1
+
+    def begin(self, index: int, params: AugmentParams) -> tuple[BegunView, int]:
+        """Compute the part of a stored view that needs whole images; otherwise as `view`."""
+        image, label = self.load(index)
+        view = self.policy.begin(image, params.view)
+        if params.partner is None:
+            return BegunView(self.policy, view, params), label
+        partner = self.policy.begin(self._partner(params), params.partner_view)
+        return BegunView(self.policy, view, params, partner), -1
+
+    def _partner(self, params: AugmentParams) -> Picture:
         assert self._positions is not None
-        partner, _ = self.load(int(self._positions[params.partner]))
-        return self.policy.apply(image, params, partner), -1
+        assert params.partner is not None
+        return self.load(int(self._positions[params.partner]))[0]
 
     def is_fingerprinted(self, index: int, sample: int) -> bool:
         """Whether `sample` is the one of the image's reinforcements whose view is on record."""

@@ -85,7 +85,8 @@ def create_loader(dataset: Any, *args: Any, **kwargs: Any) -> Any:
     _explain(dataset, options)
     normalise = {} if options["use_prefetcher"] else {k: tuple(options[k]) for k in ("mean", "std")}
     dataset = copy_for_loader(dataset)
-    dataset.postprocess = StudentView(size, **normalise)
+    dataset.defer = _can_defer(dataset, options, size)
+    dataset.postprocess = None if dataset.defer else StudentView(size, **normalise)
     ours = {"re_prob": 0.0, "collate_fn": dataset.collate}
     # timm up to 1.0.29 asks for persistent workers even without workers, which torch refuses.
     ours["persistent_workers"] = options["persistent_workers"] and options["num_workers"] > 0
@@ -94,6 +95,12 @@ def create_loader(dataset: Any, *args: Any, **kwargs: Any) -> Any:
         batches = getattr(loader, "loader", loader).batch_sampler
         batches.sampler = _EpochSampler(dataset, batches.sampler)
     return loader
+
+
+def _can_defer(dataset: ReinforcedDataset, options: dict[str, Any], size: tuple[int, int]) -> bool:
+    """Whether the prefetcher shall finish the views: on a GPU, if they need no resizing."""
+    on_gpu = options["use_prefetcher"] and torch.device(options["device"]).type == "cuda"
+    return bool(on_gpu and size == dataset.shards.policy.view_size)
 
 
 class _EpochSampler(Sampler[int]):

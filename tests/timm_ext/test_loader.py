@@ -15,6 +15,7 @@ from timm.data.loader import PrefetchLoader, fast_collate
 from timm.data.mixup import FastCollateMixup
 from torch.utils.data import DataLoader
 
+import timm_ext.loader
 from dr_plugins import ReinforcedDataset, SparseTargets
 from timm_ext import UnsupportedOptionError, create_dataset, create_loader
 from timm_ext.loader import StudentView, timm_create_loader
@@ -51,13 +52,16 @@ def normalised(view: torch.Tensor) -> torch.Tensor:
     return (view.double() / 255 - mean) / std
 
 
-@pytest.mark.parametrize("prefetcher", [True, False])
+@pytest.mark.parametrize(("prefetcher", "deferred"), [(True, False), (True, True), (False, False)])
 def test_batches_are_the_stored_views_normalised_for_the_student(
-    make: Make, prefetcher: bool
+    make: Make, prefetcher: bool, deferred: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dataset = make()
+    if deferred:  # as on a GPU
+        monkeypatch.setattr(timm_ext.loader, "_can_defer", lambda *_: True)
     loader = load(dataset, use_prefetcher=prefetcher)
     assert isinstance(loader, PrefetchLoader) == prefetcher
+    assert loader.dataset.defer == deferred
     expected = {key: normalised(view) for key, view in views_of(dataset).items()}
     found = []
     for images, targets in loader:
@@ -73,6 +77,20 @@ def test_batches_are_the_stored_views_normalised_for_the_student(
             if (image - view).abs().max() < 1e-5
         ]
     assert sorted(found) == sorted(expected)
+
+
+def test_a_gpu_finishes_the_views_unless_they_are_resized(make: Make) -> None:
+    dataset = make()
+    size = dataset.shards.policy.view_size
+    for device, prefetcher, student, expected in (
+        ("cuda", True, size, True),
+        (torch.device("cuda", 1), True, size, True),
+        ("cuda", False, size, False),
+        ("cpu", True, size, False),
+        ("cuda", True, (size[0], size[1] + 1), False),
+    ):
+        options = {"device": device, "use_prefetcher": prefetcher}
+        assert timm_ext.loader._can_defer(dataset, options, student) == expected
 
 
 def test_images_and_targets_stay_together(make: Make) -> None:
