@@ -6,12 +6,13 @@ from pathlib import Path
 
 import click
 
-from benchmarks import growth, importing, loading, opening, reading
+from benchmarks import finishing, growth, importing, loading, opening, reading
 
 BENCHMARKS = {
     "reading": reading.main,
     "loading": loading.main,
     "opening": opening.main,
+    "finishing": finishing.main,
     "growth": growth.main,
     "importing": importing.main,
 }

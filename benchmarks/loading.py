@@ -52,9 +52,11 @@ def main(out: Path, workers: int = 1) -> None:
             for backend in ("pil", "tensor"):
                 policy = Policy.load(name, backend=backend)
                 shards = make_set_of(Path(folder) / f"{name}-{backend}", root, policy, SAMPLES)
-                ours = _our_loader(root, shards, workers)
-                hold = HOLD[name] if backend == "tensor" else 0.0
-                rows.append(_compare(f"loader, {name}, {backend}", ours, peer, hold))
+                for defer in (False, True):
+                    ours = _our_loader(root, shards, workers, defer)
+                    hold = HOLD[name] if backend == "tensor" else 0.0
+                    what = f"loader, {name}, {backend}{', deferred' if defer else ''}"
+                    rows.append(_compare(what, ours, peer, hold))
             if name == "randaug" and MLDR:
                 peer = _mldr_loader(Path(folder) / "ml-dr", root, ShardSet(shards), workers)
                 what = f"loader, {name}, {backend}"
@@ -66,8 +68,9 @@ def main(out: Path, workers: int = 1) -> None:
     report(title, rows, out / "loading.json")
 
 
-def _our_loader(root: Path, shards: Path, workers: int) -> DataLoader[Any]:
-    dataset = ReinforcedDataset(ImageFolder(str(root)), shards, p=1.0)
+def _our_loader(root: Path, shards: Path, workers: int, defer: bool) -> DataLoader[Any]:
+    """With `defer`, the prefetcher's device flips, augments, erases and mixes, as timm's erases."""
+    dataset = ReinforcedDataset(ImageFolder(str(root)), shards, p=1.0, defer=defer)
     return _loader(dataset, workers, dataset.collate)
 
 
