@@ -276,8 +276,10 @@ class ReinforcedDataset(Dataset[Sample]):
 
 
 def _stack(views: Sequence[torch.Tensor]) -> torch.Tensor:
-    # Decoded pixels lie channels-last; stacked as they lie, they are copied many times faster.
-    if all(view.ndim == 3 and view.stride(0) == 1 for view in views):
+    # Decoded pixels lie channels-last; stacked as they lie, they are copied many times faster. A
+    # few plain images that lie otherwise shall not slow down the rest.
+    lying = sum(view.ndim == 3 and view.stride(0) == 1 for view in views)
+    if 2 * lying > len(views):
         stacked: torch.Tensor = default_collate([view.permute(1, 2, 0) for view in views])
         return stacked.permute(0, 3, 1, 2)
     return default_collate(list(views))
