@@ -59,6 +59,7 @@ def main(out: Path, workers: int = 1) -> None:
                     rows.append(_compare(what, ours, peer, hold))
             if name == "randaug" and MLDR:
                 peer = _mldr_loader(Path(folder) / "ml-dr", root, ShardSet(shards), workers)
+                ours = _our_loader(root, shards, workers, defer=False)  # there, workers do it all
                 what = f"loader, {name}, {backend}"
                 rows.append(_compare(what, ours, peer, 2.0, "ml-dr's ReinforcedDataset"))
     title = (
