@@ -1,0 +1,176 @@
+"""The Triton kernels of the loss on a CPU; `test_fused_loss` runs this in Triton's interpreter."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from dr_plugins import loss as plain
+from dr_plugins.fused_loss import fused_loss
+from dr_plugins.loss import KDLoss
+from dr_plugins.targets import SparseTargets
+from tests.dr_plugins.test_fused_loss import DENSIFY, DTYPES, gradient_of
+from tests.dr_plugins.test_loss import oracle_dense, oracle_kl, random_logits, random_targets
+
+INF, NAN = float("inf"), float("nan")
+
+
+@pytest.fixture
+def fused(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Lets `KDLoss` take the kernels on the CPU; notes that it did."""
+    calls = []
+
+    def noted(*args: Any, **kwargs: Any) -> torch.Tensor:
+        calls.append(kwargs)
+        return fused_loss(*args, **kwargs)
+
+    monkeypatch.setattr(plain, "_fused_for", lambda logits: noted)
+    return calls
+
+
+# 5000 classes are two blocks, the second of them not full.
+@pytest.mark.parametrize(
+    ("classes", "k"), [(1, 1), (2, 5), (10, 10), (128, 3), (1000, 10), (5000, 7)]
+)
+@pytest.mark.parametrize("densify", DENSIFY)
+@pytest.mark.parametrize("temperature", [1.0, 2.5])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_equals_oracle(
+    classes: int,
+    k: int,
+    densify: str,
+    temperature: float,
+    dtype: torch.dtype,
+) -> None:
+    targets = random_targets(classes + k, 6, classes, k, densify)
+    logits = random_logits(classes, 6, classes).to(dtype).requires_grad_()
+    losses = fused_loss(logits, targets, temperature)
+    rows, slopes = oracle_kl(logits, oracle_dense(targets), temperature)
+    assert losses.dtype == torch.float32
+    np.testing.assert_allclose(losses.detach(), rows, rtol=1e-5, atol=1e-5)
+    outer = torch.tensor([1.0, -2.0, 0.0, 0.5, 3.0, 1.0])
+    gradient = gradient_of(losses, logits, outer)
+    assert gradient.dtype == dtype
+    expected = torch.from_numpy(slopes * outer.double().numpy()[:, None])
+    rounding = {torch.float32: 1e-6, torch.bfloat16: 1e-2, torch.float16: 2e-3}[dtype]
+    torch.testing.assert_close(gradient.double(), expected, rtol=rounding, atol=3e-6)
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("reduction", ["batchmean", "sum", "none"])
+def test_kd_loss_takes_the_kernels(fused: Any, weight: float, reduction: str) -> None:
+    targets = random_targets(0, 6, 9, 3)
+    assert -1 in targets.labels.tolist()
+    logits = random_logits(0, 6, 9).float().requires_grad_()
+    criterion = KDLoss(1.0, weight, reduction)
+    found = criterion(logits, targets)
+    assert len(fused) == 1
+    expected = plain._reduce(criterion._plain_rows(logits, targets), reduction)
+    torch.testing.assert_close(found, expected)
+    outer = torch.ones_like(found)
+    slopes = gradient_of(found, logits, outer), gradient_of(expected, logits, outer)
+    torch.testing.assert_close(*slopes)
+
+
+def test_what_the_kernels_leave_to_pytorch(fused: Any) -> None:
+    targets, logits = random_targets(0, 6, 9, 3), random_logits(0, 6, 9).float()
+    KDLoss(2.0, 0.5)(logits, targets)
+    KDLoss()(logits, targets.dense())
+    KDLoss()(logits, torch.zeros(6, dtype=torch.int64))
+    assert not fused
+    KDLoss(2)(logits, targets)
+    assert len(fused) == 1
+
+
+@pytest.mark.parametrize("densify", DENSIFY)
+def test_cross_entropy(fused: Any, densify: str) -> None:
+    targets, logits = random_targets(1, 6, 9, 3, densify), random_logits(1, 6, 9).float()
+    for reduction in ("mean", "sum", "none"):
+        expected = F.cross_entropy(logits, targets.dense(), reduction=reduction)
+        found = F.cross_entropy(logits, targets, reduction=reduction)
+        torch.testing.assert_close(found, expected)
+    assert fused == [{"with_entropy": False}] * 3
+
+
+@pytest.mark.parametrize("shift", [0.0, 1e4, -1e4])
+def test_large_logits(shift: float) -> None:
+    targets = random_targets(2, 4, 6000, 10)
+    logits = (100 * random_logits(2, 4, 6000) + shift).float()
+    rows, _ = oracle_kl(logits, oracle_dense(targets))
+    np.testing.assert_allclose(fused_loss(logits, targets), rows, rtol=2e-6)
+
+
+def test_a_listed_logit_that_dwarfs_the_others() -> None:
+    """A sum over all classes from which the listed ones are taken away would keep no digit."""
+    targets = SparseTargets([[0, 1]], [[0.5, 0.0]], num_classes=6)
+    logits = torch.tensor([[0.0, -1e30, 1.0, 2.0, 3.0, 4.0]])
+    rows, _ = oracle_kl(logits, oracle_dense(targets))
+    np.testing.assert_allclose(fused_loss(logits, targets), rows, rtol=1e-6)
+
+
+@pytest.mark.parametrize("densify", DENSIFY)
+@pytest.mark.parametrize("blocks", [1, 2])
+def test_logits_that_are_not_finite(densify: str, blocks: int) -> None:
+    """As PyTorch's operations answer; the strange ones in the first and in the last block."""
+    classes = 5 if blocks == 1 else 5000
+    rows = torch.zeros(9, classes)
+    rows[0, 0] = rows[1, -1] = -INF  # a class without mass, or with a share
+    rows[2, 1] = rows[3, :3] = -INF  # with mass
+    rows[4, :] = -INF
+    rows[5, 2], rows[6, -1], rows[7, 0] = INF, NAN, INF
+    rows[8, : min(classes - 1, 4500)] = -INF  # all of the first block
+    ids, probs = [[1, 2]] * 8 + [[classes - 1, -1]], [[0.75, 0.25]] * 4 + [[0.5, 0.25]] * 5
+    targets = SparseTargets(ids, probs, num_classes=classes, densify=densify)
+    found, expected = rows.clone().requires_grad_(), rows.clone().requires_grad_()
+    losses = fused_loss(found, targets)
+    peers = KDLoss(reduction="none")._plain_rows(expected, targets)
+    torch.testing.assert_close(losses, peers, equal_nan=True)
+    assert {str(x) for x in losses.tolist()} >= {"inf", "nan"}
+    ones = torch.ones(9)
+    slopes = gradient_of(losses, found, ones), gradient_of(peers, expected, ones)
+    torch.testing.assert_close(*slopes, equal_nan=True)
+
+
+def test_rows_without_mass() -> None:
+    ids, probs = [[0, 1, 2], [1, -1, 2]], [[0.0, 0.0, 0.0], [0.0, NAN, 0.0]]
+    for densify in DENSIFY:
+        targets = SparseTargets(ids, probs, num_classes=3, densify=densify)
+        logits = torch.tensor([[1.0, 2.0, 3.0]] * 2, requires_grad=True)
+        losses = fused_loss(logits, targets)
+        peers = KDLoss(reduction="none")._plain_rows(logits, targets)
+        torch.testing.assert_close(losses, peers)
+        ones = torch.ones(2)
+        slopes = gradient_of(losses, logits, ones), gradient_of(peers, logits, ones)
+        torch.testing.assert_close(*slopes)
+
+
+@pytest.mark.parametrize("layout", ["rows of a wider tensor", "transposed", "every other column"])
+def test_strides(layout: str) -> None:
+    targets, wide = random_targets(3, 4, 20, 3), random_logits(3, 40, 40).float()
+    logits = {
+        "rows of a wider tensor": wide[:4, 5:25],
+        "transposed": wide[:20, :4].T,
+        "every other column": wide[:4, ::2],
+    }[layout].requires_grad_()
+    rows, slopes = oracle_kl(logits, oracle_dense(targets))
+    losses = fused_loss(logits, targets)
+    np.testing.assert_allclose(losses.detach(), rows, rtol=1e-5, atol=1e-6)
+    # The gradient of a sum is one number for all rows, in memory too.
+    gradient = gradient_of(losses.sum(), logits, torch.tensor(1.0))
+    np.testing.assert_allclose(gradient, slopes, rtol=1e-5, atol=1e-6)
+
+
+def test_differentiating_twice_is_an_error() -> None:
+    logits = random_logits(0, 2, 9).float().requires_grad_()
+    losses = fused_loss(logits, random_targets(0, 2, 9, 3))
+    with pytest.raises(RuntimeError, match=r"pass targets\.dense\(\)"):
+        torch.autograd.grad(losses.sum(), logits, create_graph=True)
+
+
+def test_agreement_is_noticed() -> None:
+    with torch.inference_mode():
+        assert plain._disagreement(fused_loss, torch.device("cpu")) < plain._TOLERANCE

@@ -1,0 +1,118 @@
+"""The Triton kernels of the loss: interpreted, compiled, and run where there is a GPU."""
+
+from __future__ import annotations
+
+import logging
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from dr_plugins import loss as plain
+from dr_plugins.loss import KDLoss
+from dr_plugins.targets import SparseTargets
+from tests.dr_plugins.test_loss import random_logits, random_targets
+from tests.kernels import compile_kernel, run_interpreted
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+DENSIFY = ("smooth", "zeros")
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+
+
+def gradient_of(losses: torch.Tensor, logits: torch.Tensor, outer: torch.Tensor) -> torch.Tensor:
+    return torch.autograd.grad(losses, logits, outer)[0]
+
+
+def broken(*_: Any, **__: Any) -> torch.Tensor:
+    raise RuntimeError("Failed to find C compiler\nand more")
+
+
+def off(logits: torch.Tensor, targets: SparseTargets, label_weight: float) -> torch.Tensor:
+    return KDLoss(label_weight=label_weight)._plain_rows(logits, targets) * 1.001
+
+
+def meaningless(logits: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
+    return logits.sum(1) * float("nan")
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (broken, "RuntimeError: Failed to find C compiler"),
+        (off, "it is off by 0.011"),
+        (meaningless, "it is off by inf"),
+    ],
+)
+def test_kernels_that_do_not_work_are_not_used(
+    function: Any,
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    real = pytest.importorskip("dr_plugins.fused_loss")
+    monkeypatch.setattr(real, "fused_loss", function)
+    with caplog.at_level(logging.WARNING), torch.inference_mode():
+        assert plain._fused_on.__wrapped__(torch.device("cpu")) is None
+    (record,) = caplog.records
+    expected = f"KDLoss on cpu without its Triton kernels, slower: {message}"
+    assert record.getMessage() == expected
+
+
+def test_in_the_interpreter() -> None:
+    counted = run_interpreted(Path(__file__).with_name("interpreted_fused_loss.py"))
+    assert re.match(r"\d+ passed in", counted)
+
+
+TYPES = {
+    **dict.fromkeys(("probs", "rows", "stats", "grad_rows"), "*fp32"),
+    **dict.fromkeys(("ids", "labels"), "*i64"),
+    **dict.fromkeys(("stride", "grad_stride", "classes", "k"), "i32"),
+    **dict.fromkeys(("temperature", "label_weight"), "fp32"),
+}
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16", "fp16"])
+@pytest.mark.parametrize("smooth", [True, False])
+def test_kernels_compile_for_a_gpu(dtype: str, smooth: bool) -> None:
+    module = pytest.importorskip("dr_plugins.fused_loss")
+    types = {**TYPES, "logits": f"*{dtype}", "grad": f"*{dtype}"}
+    constants = {"smooth": smooth, "with_labels": smooth, "slots": 16, "block": 4096}
+    code = compile_kernel(module._forward, types, {**constants, "with_entropy": True})
+    assert ".target sm_90" in code
+    assert ".target sm_90" in compile_kernel(module._backward, types, constants)
+
+
+# --- on a GPU -------------------------------------------------------------------------------------
+
+
+@needs_gpu
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("densify", DENSIFY)
+@pytest.mark.parametrize(("temperature", "weight"), [(1.0, 0.0), (2.5, 0.0), (1.0, 0.3)])
+def test_on_a_gpu(dtype: torch.dtype, densify: str, temperature: float, weight: float) -> None:
+    for classes, k in ((10, 10), (1000, 10), (21841, 5)):
+        targets = random_targets(classes, 64, classes, k, densify).to("cuda")
+        logits = random_logits(classes, 64, classes).to("cuda", dtype).requires_grad_()
+        assert plain._fused_for(logits) is not None
+        criterion = KDLoss(temperature, weight, "none")
+        found, expected = criterion(logits, targets), criterion._plain_rows(logits, targets)
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+        outer = torch.randn(64, device="cuda")
+        slopes = gradient_of(found, logits, outer), gradient_of(expected, logits, outer)
+        torch.testing.assert_close(*slopes)
+
+
+@needs_gpu
+def test_memory_on_a_gpu() -> None:
+    logits = torch.randn(256, 21841, device="cuda", requires_grad=True)
+    targets = random_targets(0, 256, 21841, 10).to("cuda")
+    KDLoss()(logits, targets).backward()
+    logits.grad = None
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    KDLoss()(logits, targets).backward()
+    assert torch.cuda.max_memory_allocated() - before < 1.1 * logits.numel() * 4
+    with torch.autocast("cuda", torch.bfloat16):
+        assert KDLoss()(logits.bfloat16(), targets).dtype == torch.float32
