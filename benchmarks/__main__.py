@@ -6,11 +6,13 @@ from pathlib import Path
 
 import click
 
-from benchmarks import finishing, growth, importing, loading, opening, reading
+from benchmarks import finishing, growth, importing, loading, loss, opening, reading, training
 
 BENCHMARKS = {
     "reading": reading.main,
     "loading": loading.main,
+    "loss": loss.main,
+    "training": training.main,
     "opening": opening.main,
     "finishing": finishing.main,
     "growth": growth.main,
