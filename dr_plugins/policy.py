@@ -26,6 +26,7 @@ from dr_plugins.shards.records import Field
 from dr_plugins.transforms import (
     AnyImage,
     CenterCrop,
+    CropTransform,
     CutMix,
     Mixing,
     Mixup,
@@ -40,6 +41,7 @@ from dr_plugins.transforms import (
 )
 from dr_plugins.transforms.base import Size
 from dr_plugins.transforms.kernels import pil, tensor
+from dr_plugins.transforms.kernels.pillow_order import pillow_order
 
 __all__ = ["BACKENDS", "AugmentParams", "Policy", "preset_names"]
 
@@ -297,6 +299,39 @@ class Policy:
         """
         return self._view(self._leading, image, params)
 
+    def begin_batch(
+        self,
+        images: Sequence[torch.Tensor],
+        which: Sequence[int],
+        params: Sequence[Sequence[Any]],
+    ) -> torch.Tensor:
+        """Compute what `begin` does for many views at once, on any device; same bits.
+
+        Only where `has_batches`.
+
+        Args:
+            images: uint8 ``[3, height, width]`` of any sizes, on one device.
+            which: Index of the image that each view is made of, ``[B]``.
+            params: For each view, what `begin` takes.
+
+        Returns:
+            uint8 ``[B, 3, H, W]`` on the same device.
+        """
+        assert self.has_batches
+        columns = zip(*params, strict=True)
+        views: torch.Tensor | None = None
+        for transform in self._leading:  # those without parameters come first, see `_VIEW`
+            if isinstance(transform, CropTransform):
+                images = images if views is None else views.unbind()
+                column = np.asarray(next(columns))
+                views = transform.crop_batch(images, which, column, self.backend)
+                which = range(len(views))
+            elif isinstance(transform, Resize):
+                images = [transform.apply_as(image, self.backend) for image in images]
+            else:
+                images = [cast(torch.Tensor, transform.apply(image, None)) for image in images]
+        return torch.stack([images[index] for index in which]) if views is None else views
+
     def finish(self, views: torch.Tensor, params: Sequence[Sequence[Any]]) -> torch.Tensor:
         """Compute what is left after `begin`, for a batch: flips, RandAugment, erasing.
 
@@ -330,6 +365,11 @@ class Policy:
         for mixing, column in zip(self.mixings, zip(*params, strict=True), strict=True):
             views = mixing.apply_batch(views, partners, np.asarray(column))
         return views
+
+    @property
+    def has_batches(self) -> bool:
+        """Whether `begin_batch` can repeat the backend: the way this Pillow resizes is known."""
+        return self.backend == "tensor" or pillow_order() is not None
 
     @cached_property
     def _leading(self) -> tuple[Transform, ...]:

@@ -1,6 +1,6 @@
 """Augmentations whose random part and whose deterministic part are two things."""
 
-from dr_plugins.transforms.base import AnyImage, Transform, ViewTransform
+from dr_plugins.transforms.base import AnyImage, CropTransform, Transform, ViewTransform
 from dr_plugins.transforms.erasing import RandomErasing
 from dr_plugins.transforms.geometry import (
     CenterCrop,
@@ -16,6 +16,7 @@ from dr_plugins.transforms.rand_augment import RandAugment
 __all__ = [
     "AnyImage",
     "CenterCrop",
+    "CropTransform",
     "CutMix",
     "Mixing",
     "Mixup",

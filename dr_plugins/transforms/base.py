@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -13,6 +14,7 @@ from dr_plugins.shards.records import Field
 
 __all__ = [
     "AnyImage",
+    "CropTransform",
     "Params",
     "Size",
     "Transform",
@@ -53,6 +55,30 @@ class Transform(ABC):
     @abstractmethod
     def apply(self, image: AnyImage, params: Params) -> AnyImage:
         """Return the transformed image; never modifies `image`."""
+
+
+class CropTransform(Transform):
+    """A transform that cuts views of one size out of images of any size."""
+
+    @abstractmethod
+    def crop_batch(
+        self,
+        images: Sequence[torch.Tensor],
+        which: Sequence[int],
+        params: np.ndarray,
+        backend: str,
+    ) -> torch.Tensor:
+        """Return views, bit for bit those that `apply` gives one by one.
+
+        Args:
+            images: uint8 ``[3, height, width]`` on any device, but one; never modified.
+            which: Index of the image that each view is cut from, ``[B]``.
+            params: One entry for each view; on the CPU.
+            backend: Whose resizing is repeated, ``"pil"`` or ``"tensor"``.
+
+        Returns:
+            uint8 ``[B, 3, H, W]`` on the same device.
+        """
 
 
 class ViewTransform(Transform):

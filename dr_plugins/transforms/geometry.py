@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -13,6 +14,7 @@ from dr_plugins.errors import PolicyError
 from dr_plugins.shards.records import Field
 from dr_plugins.transforms.base import (
     AnyImage,
+    CropTransform,
     Params,
     Size,
     Transform,
@@ -24,6 +26,7 @@ from dr_plugins.transforms.base import (
 from dr_plugins.transforms.kernels import kernels_for
 from dr_plugins.transforms.kernels.batch import upload
 from dr_plugins.transforms.kernels.checks import check_interpolation
+from dr_plugins.transforms.kernels.crop_resize import crop_resize
 
 __all__ = ["CenterCrop", "RandomCrop", "RandomHorizontalFlip", "RandomResizedCrop", "Resize"]
 
@@ -65,6 +68,12 @@ class Resize(Transform):
         target = self.output_size(size)
         return image if target == size else kernels.resize(image, target, self.interpolation)
 
+    def apply_as(self, image: torch.Tensor, backend: str) -> torch.Tensor:
+        """Return what `apply` gives in a backend, computed on the device of the tensor."""
+        size = image.shape[-2], image.shape[-1]
+        box, target = np.array([[0, 0, *size]]), self.output_size(size)
+        return crop_resize([image], [0], box, target, self.interpolation, backend)[0]
+
 
 @dataclass(frozen=True)
 class CenterCrop(Transform):
@@ -96,7 +105,7 @@ class CenterCrop(Transform):
 
 
 @dataclass(frozen=True)
-class RandomCrop(Transform):
+class RandomCrop(CropTransform):
     """Pad all sides with black, then cut `size` x `size` pixels at a random place.
 
     Parameters are (top, left) in the padded image.
@@ -144,9 +153,21 @@ class RandomCrop(Transform):
             image = kernels.pad(image, self.padding)
         return kernels.crop(image, *params, self.size, self.size)
 
+    def crop_batch(
+        self,
+        images: Sequence[torch.Tensor],
+        which: Sequence[int],
+        params: np.ndarray,
+        backend: str,
+    ) -> torch.Tensor:
+        """Return the crops at ``params``, ``[B, 2]``; they are the same in both backends."""
+        padded = [kernels_for(image).pad(image, self.padding) for image in images]
+        boxes = np.concatenate([params, np.full_like(params, self.size)], 1)
+        return crop_resize(padded, which, boxes, (self.size, self.size), "nearest")
+
 
 @dataclass(frozen=True)
-class RandomResizedCrop(Transform):
+class RandomResizedCrop(CropTransform):
     """Cut a box of random area and aspect ratio and resize it to `size` x `size` pixels.
 
     The crop of Szegedy et al., 2015 (Inception). Parameters are (top, left, height, width).
@@ -202,6 +223,17 @@ class RandomResizedCrop(Transform):
         kernels = kernels_for(image)
         image = kernels.crop(image, *params)
         return kernels.resize(image, (self.size, self.size), self.interpolation)
+
+    def crop_batch(
+        self,
+        images: Sequence[torch.Tensor],
+        which: Sequence[int],
+        params: np.ndarray,
+        backend: str,
+    ) -> torch.Tensor:
+        """Return the boxes ``params``, ``[B, 4]``, resized."""
+        size = self.size, self.size
+        return crop_resize(images, which, params, size, self.interpolation, backend)
 
 
 @dataclass(frozen=True)

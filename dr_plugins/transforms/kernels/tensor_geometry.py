@@ -11,7 +11,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dr_plugins.transforms.kernels import affine
+from dr_plugins.transforms.kernels.batch import upload
 from dr_plugins.transforms.kernels.checks import check_box, check_interpolation
+from dr_plugins.transforms.kernels.crop_resize import crop_resize
+from dr_plugins.transforms.kernels.resampling import nearest_positions
 
 __all__ = [
     "crop",
@@ -75,8 +78,8 @@ def resize(image: Tensor, size: tuple[int, int], interpolation: str) -> Tensor:
     ``"nearest"`` gives the pixels of the `pil` backend. ``"bilinear"`` and ``"bicubic"`` round
     differently, by up to two levels. Where ``"bicubic"`` overshoots the range of 0 to 255 the
     difference can be larger, since values are clipped after each of two passes, whose order is
-    not always Pillow's. Devices other than the CPU compute in float32 and clip once: to get the
-    same pixels everywhere, resize on the CPU. Channels-last memory stays channels-last.
+    not always Pillow's. Every device gives the pixels that the CPU gives. On a CPU, channels-last
+    memory stays channels-last.
 
     Args:
         image: uint8 ``[..., 3, height, width]``; a single image is fastest in channels-last memory.
@@ -89,13 +92,8 @@ def resize(image: Tensor, size: tuple[int, int], interpolation: str) -> Tensor:
     check_interpolation(interpolation)
     if interpolation == "nearest":
         return _resize_nearest(image, size)
-    batch = _interpolation_batch(image, size)
-    # Antialiased resizing of uint8 exists on CPUs only.
-    source = batch if image.device.type == "cpu" else batch.float()
-    resized = F.interpolate(source, size, mode=interpolation, antialias=True)
-    if resized.dtype != torch.uint8:
-        resized = resized.round_().clamp_(0, 255).to(torch.uint8)
-    return resized.reshape(*image.shape[:-2], *size)
+    resized = _resize_on_cpu if image.device.type == "cpu" else _resize_anywhere
+    return resized(image, size, interpolation).reshape(*image.shape[:-2], *size)
 
 
 def shear_x(image: Tensor, factor: float) -> Tensor:
@@ -137,6 +135,18 @@ def _shift(image: Tensor, dim: int, pixels: int) -> Tensor:
     return result
 
 
+def _resize_on_cpu(image: Tensor, size: tuple[int, int], interpolation: str) -> Tensor:
+    batch = _interpolation_batch(image, size)
+    return F.interpolate(batch, size, mode=interpolation, antialias=True)
+
+
+def _resize_anywhere(image: Tensor, size: tuple[int, int], interpolation: str) -> Tensor:
+    # Antialiased resizing of uint8 exists on CPUs only.
+    images = image.reshape(-1, *image.shape[-3:])
+    boxes = np.tile([0, 0, *image.shape[-2:]], (len(images), 1))
+    return crop_resize(images, range(len(images)), boxes, size, interpolation)  # type: ignore[arg-type]
+
+
 def _interpolation_batch(image: Tensor, size: tuple[int, int]) -> Tensor:
     """Return the images as ``[n, 3, height, width]`` in a layout that interpolates fast."""
     # torch (2.14 at least) fails to resize contiguous uint8 images to one pixel.
@@ -150,11 +160,8 @@ def _interpolation_batch(image: Tensor, size: tuple[int, int]) -> Tensor:
 
 def _resize_nearest(image: Tensor, size: tuple[int, int]) -> Tensor:
     for dim, length in zip((-2, -1), size, strict=True):
-        # Pillow sums up the step; multiplying would round differently.
-        step = image.shape[dim] / length
-        positions = np.cumsum([step * 0.5] + [step] * (length - 1))
-        index = torch.from_numpy(positions.astype(np.int64)).to(image.device)
-        image = image.index_select(dim, index)
+        positions = nearest_positions(image.shape[dim], length)
+        image = image.index_select(dim, upload(positions, image.device))
     return image
 
 
