@@ -142,7 +142,7 @@ def check_device(policy: Policy, device: torch.device) -> None:
         raise DeviceMismatchError(
             f"{device} computes {differing} of {len(params)} views otherwise than the CPU, where "
             f"the policy ({', '.join(policy.to_config())}) is defined; finish the views in the "
-            f"workers: ReinforcedDataset(..., defer=False)"
+            f"workers: ReinforcedDataset(..., defer=False), dr-plugins reinforce --views-on workers"
         )
 
 

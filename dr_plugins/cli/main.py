@@ -85,6 +85,12 @@ An interrupted run goes on where it stopped when the same command is given again
     help="Of the teachers' softmax.",
 )
 @click.option("--bf16", is_flag=True, help="Run the teachers in bfloat16 mixed precision.")
+@click.option(
+    "--compile",
+    "compiled",
+    is_flag=True,
+    help="Compile the teachers with torch.compile: minutes at the start, faster then.",
+)
 @click.option("--lossless", is_flag=True, help="Store probabilities in float32, not float16.")
 @click.option(
     "--batch-size", type=_COUNT, default=256, show_default=True, help="Views per forward pass."
@@ -100,6 +106,12 @@ An interrupted run goes on where it stopped when the same command is given again
     "--workers", type=click.IntRange(min=0), help="Processes that augment.  [default: one per core]"
 )
 @click.option("--device", help="Where the teachers run.  [default: cuda if there is one, else cpu]")
+@click.option(
+    "--views-on",
+    type=click.Choice(["workers", "device"]),
+    help="Who makes the views, the same ones either way; with `device`, workers only decode.  "
+    "[default: device where that is cuda, else workers]",
+)
 @click.option("--class-map", type=click.Path(exists=True, dir_okay=False), help=_CLASS_MAP)
 @click.option(
     "--min-agreement",
@@ -124,9 +136,11 @@ def reinforce(
     backend: str | None,
     temperature: float,
     bf16: bool,
+    compiled: bool,
     lossless: bool,
     workers: int | None,
     device: str | None,
+    views_on: str | None,
     class_map: str | None,
     min_agreement: float | None,
     imports: tuple[str, ...],
@@ -154,7 +168,10 @@ def reinforce(
     )
     source = open_source(images, class_map)
     ensemble = Ensemble(
-        [load_teacher(spec) for spec in teachers], temperature, torch.bfloat16 if bf16 else None
+        [load_teacher(spec) for spec in teachers],
+        temperature,
+        torch.bfloat16 if bf16 else None,
+        compiled,
     )
     try:
         generate(
@@ -165,6 +182,7 @@ def reinforce(
             teacher_specs=teachers,
             device=device,
             workers=(os.cpu_count() or 1) if workers is None else workers,
+            views_on=views_on,
             min_agreement=min_agreement,
             progress=not quiet,
         )

@@ -1,6 +1,8 @@
-"""Generating a shard set: views made by worker processes, answered by the teacher, kept by shard.
+"""Generating a shard set: views of every image, answered by the teacher, kept by shard.
 
-Which views make up a batch depends on the settings alone, never on the number of workers or on
+Worker processes decode the images and draw the parameters. The views are made by them or by the
+teacher's device; answers come back and are stored while the teacher works on the next batch. Which
+views make up a batch depends on the settings alone, never on the number of workers or on
 where an interrupted run stopped; so a resumed run gives the result of an uninterrupted one.
 """
 
@@ -13,27 +15,32 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from dr_plugins.errors import DatasetMismatchError, ReinforcementError, WorkerError
 from dr_plugins.generation.agreement import check_agreement, least_agreement, measure_agreement
+from dr_plugins.generation.answering import Answer, Asker
+from dr_plugins.generation.background import Background
+from dr_plugins.generation.feeding import Feeder
+from dr_plugins.generation.filling import ShardFiller
 from dr_plugins.generation.teachers import Ensemble, weights_digest
-from dr_plugins.generation.views import ImageFact, ViewBatch, ViewBatches, ViewPlan
+from dr_plugins.generation.views import ViewBatch, ViewBatches, ViewPlan
 from dr_plugins.policy import Policy
 from dr_plugins.shards.key_index import KeyIndex
 from dr_plugins.shards.manifest import Manifest
 from dr_plugins.shards.output import OutputDirectory, locked
 from dr_plugins.shards.records import RecordLayout, target_fields
-from dr_plugins.shards.shard import Shard
 from dr_plugins.sources import ImageSource
 
 __all__ = ["GenerationSettings", "reinforce"]
 
 # Always images per second: tqdm alone turns slow rates around.
 _BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_noinv_fmt}{postfix}]"
+# Answers that may be on their way: the teacher is never out of work, and memory stays bounded.
+_UNFINISHED = {"cuda": 2}
+_VIEWS_ON = (None, "workers", "device")
 _logger = logging.getLogger(__name__)
 
 
@@ -79,6 +86,7 @@ def reinforce(
     teacher_specs: Sequence[str] = (),
     device: str | torch.device = "cpu",
     workers: int = 0,
+    views_on: str | None = None,
     min_agreement: float | None = None,
     progress: bool = False,
 ) -> Manifest:
@@ -92,6 +100,8 @@ def reinforce(
         teacher_specs: Names of the teachers, for the manifest.
         device: Where the teacher runs.
         workers: Processes that decode and augment; 0 does it in this one.
+        views_on: Who makes the views, bit for bit the same: ``"workers"``; or ``"device"``, that of
+            the teacher, while workers only decode. None for the device if it is a CUDA one.
         min_agreement: Least share of a sample of views in which the teacher's top class is the
             label; see `check_agreement`. 0 leaves the check out.
         progress: Show a progress bar.
@@ -105,6 +115,8 @@ def reinforce(
         SettingsMismatchError: `out` holds a set with other settings.
         LockedError: Another generator writes to `out`.
         OutputError: A file cannot be written; finished shards are kept.
+        DeviceMismatchError: The device makes other views than the CPU.
+        ValueError: `views_on` is none of the two.
 
     Example:
         >>> policy = Policy.load("randaug", size=224)
@@ -112,14 +124,13 @@ def reinforce(
         ...           Ensemble([load_teacher("timm:resnet50")]),
         ...           "imagenet-plus", GenerationSettings(policy), workers=8)
     """
+    if views_on not in _VIEWS_ON:
+        raise ValueError(f"views_on is {views_on!r}; expected one of {_VIEWS_ON}")
+    device = torch.device(device)
     teacher = teacher.to(device)
     num_classes = _count_classes(teacher, settings.policy, source, device)
-    layout = RecordLayout(
-        (
-            *settings.policy.fields,
-            *target_fields(settings.topk, num_classes, settings.probs_dtype),
-        )
-    )
+    targets = target_fields(settings.topk, num_classes, settings.probs_dtype)
+    layout = RecordLayout((*settings.policy.fields, *targets))
     if not len(source):
         raise DatasetMismatchError("there are no images to reinforce")
     keys = KeyIndex.build(source.keys)
@@ -128,10 +139,8 @@ def reinforce(
         "num_classes": num_classes,
         "class_names": source.class_names,
         "teachers": list(teacher_specs),
-        "weights": weights_digest(teacher),
-        "temperature": teacher.temperature,
-        "precision": str(teacher.autocast or torch.float32).removeprefix("torch."),
-        "device": torch.device(device).type,
+        **_describe_teacher(teacher),
+        "device": device.type,
         "images": len(keys),
         "keys": keys.digest(),
     }
@@ -145,39 +154,58 @@ def reinforce(
             check_agreement(share, num_classes, min_agreement)
         plan = ViewPlan(len(keys), settings.samples, settings.shard_images, settings.batch_size)
         pending = [n for n in range(plan.shards) if not _keep(output, plan, n)]
-        batches = ViewBatches(source, keys, plan, pending, settings.policy, layout, settings.seed)
-        loader = DataLoader(
-            batches,
-            batch_size=None,
-            num_workers=workers,
-            pin_memory=torch.device(device).type == "cuda",
+        whole = views_on == "workers" if views_on else device.type != "cuda"
+        batches = ViewBatches(
+            source, keys, plan, pending, settings.policy, layout, settings.seed, whole
         )
-        done = plan.images - sum(len(plan.rows(n)) for n in pending)
-        if done:
-            kept = plan.shards - len(pending)
-            _logger.info("resuming: %d of %d shards are finished", kept, plan.shards)
-        with tqdm(
-            desc=f"{settings.samples} views of each image",
-            total=plan.images,
-            initial=done,
-            unit=" images",
-            bar_format=_BAR,
-            disable=not progress,
-        ) as bar:
-            answers = _answers(loader, teacher, device)
-            for number, shard in _shards(answers, plan, layout, keys, bar):
-                output.add(number, shard)
+        pinned = device.type == "cuda"
+        loader = DataLoader(batches, batch_size=None, num_workers=workers, pin_memory=pinned)
+        filler = ShardFiller(output, plan, layout, keys, num_classes)
+        with _bar(plan, pending, progress) as bar:
+            _fill(filler, _batches(loader), teacher, settings, device, bar)
         return output.finish()
 
 
-def _answers(
-    loader: Iterable[Any], teacher: Ensemble, device: str | torch.device
-) -> Iterator[tuple[ViewBatch, torch.Tensor]]:
-    """Yield each batch of views with the teacher's probabilities ``[B, C]``."""
+def _fill(
+    filler: ShardFiller,
+    batches: Iterable[ViewBatch],
+    teacher: Ensemble,
+    settings: GenerationSettings,
+    device: torch.device,
+    bar: Any,
+) -> None:
+    """Answer all batches; making views, asking and storing go on at the same time on CUDA."""
+    feed = Feeder(settings.policy, filler.layout, device)
+    ask = Asker(teacher, settings.topk, settings.batch_size)
+
+    def store(answer: Answer) -> None:
+        bar.update(filler.add(answer))
+
+    with Background(_UNFINISHED.get(device.type, 0)) as background:
+        for batch in batches:
+            background.call(store, ask(batch, feed(batch)))
+
+
+def _bar(plan: ViewPlan, pending: Sequence[int], shown: bool) -> Any:
+    done = plan.images - sum(len(plan.rows(number)) for number in pending)
+    if done:
+        kept = plan.shards - len(pending)
+        _logger.info("resuming: %d of %d shards are finished", kept, plan.shards)
+    return tqdm(
+        desc=f"{plan.samples} views of each image",
+        total=plan.images,
+        initial=done,
+        unit=" images",
+        bar_format=_BAR,
+        disable=not shown,
+    )
+
+
+def _batches(loader: Iterable[Any]) -> Iterator[ViewBatch]:
     for batch in _alive(loader):
         if isinstance(batch, ReinforcementError):
             raise batch
-        yield batch, teacher(batch.views.to(device, non_blocking=True))
+        yield batch
 
 
 def _alive(loader: Iterable[Any]) -> Iterator[Any]:
@@ -195,52 +223,6 @@ def _alive(loader: Iterable[Any]) -> Iterator[Any]:
                 f"Finished shards are kept; the same command goes on after them."
             ) from error
         yield batch
-
-
-def _shards(
-    answers: Iterable[tuple[ViewBatch, torch.Tensor]],
-    plan: ViewPlan,
-    layout: RecordLayout,
-    keys: KeyIndex,
-    bar: Any,
-) -> Iterator[tuple[int, Shard]]:
-    """Yield the number and the content of each shard as soon as its last batch is answered."""
-    shard: Shard | None = None
-    for batch, probs in answers:
-        rows = plan.rows(batch.shard)
-        if shard is None:
-            shard = Shard.empty(rows.start, len(rows), plan.samples, layout)
-        stop = _store(shard, batch, probs, layout)
-        _note(shard, batch.facts, probs.shape[1], keys)
-        bar.update(stop // plan.samples - batch.first // plan.samples)
-        if stop == len(rows) * plan.samples:
-            yield batch.shard, shard
-            shard = None
-
-
-def _store(shard: Shard, batch: ViewBatch, probs: torch.Tensor, layout: RecordLayout) -> int:
-    """Put the teacher's answers into the shard; returns where the batch ends in it."""
-    records = batch.records.numpy().view(layout.dtype)[:, 0]
-    top = probs.topk(records["ids"].shape[1], dim=1)
-    records["probs"] = top.values.cpu().numpy()
-    records["ids"] = top.indices.cpu().numpy()
-    stop = batch.first + len(records)
-    shard.records.reshape(-1)[batch.first : stop] = records
-    return stop
-
-
-def _note(shard: Shard, facts: list[ImageFact], num_classes: int, keys: KeyIndex) -> None:
-    for fact in facts:
-        if fact.label >= num_classes:
-            raise DatasetMismatchError(
-                f"image {keys[fact.row]!r} has label {fact.label}, the teacher knows {num_classes} "
-                f"classes; use a teacher of the dataset's classes"
-            )
-        position = fact.row - shard.first_row
-        shard.labels[position] = fact.label
-        shard.sizes[position] = fact.size
-        if fact.fingerprint is not None:
-            shard.fingerprints[position] = np.frombuffer(fact.fingerprint, np.uint8)
 
 
 def _keep(output: OutputDirectory, plan: ViewPlan, number: int) -> bool:
@@ -265,3 +247,12 @@ def _count_classes(
 def _describe(settings: GenerationSettings) -> dict[str, Any]:
     described = {name: value for name, value in vars(settings).items() if name != "policy"}
     return {"policy": settings.policy.to_config(), **described}
+
+
+def _describe_teacher(teacher: Ensemble) -> dict[str, Any]:
+    return {
+        "weights": weights_digest(teacher),
+        "temperature": teacher.temperature,
+        "precision": str(teacher.autocast or torch.float32).removeprefix("torch."),
+        "compiled": teacher.compiled,
+    }

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -19,7 +19,7 @@ from torch import nn
 
 from dr_plugins.errors import TeacherError
 
-__all__ = ["Ensemble", "load_teacher", "weights_digest"]
+__all__ = ["Ensemble", "check_finite", "load_teacher", "weights_digest"]
 
 _SCHEMES = {
     "timm": "timm_ext.teachers:load_timm_teacher",
@@ -35,6 +35,7 @@ class Ensemble(nn.Module):
         temperature: Logits are divided by it; above 1, answers are softer. A student should then be
             trained with ``KDLoss(temperature=...)`` of the same value.
         autocast: ``torch.bfloat16`` runs the teachers in mixed precision; None in float32.
+        compiled: Whether `answerer` gives a function that `torch.compile` has compiled.
 
     Example:
         >>> class Constant(nn.Module):
@@ -49,6 +50,7 @@ class Ensemble(nn.Module):
         teachers: Sequence[nn.Module],
         temperature: float = 1.0,
         autocast: torch.dtype | None = None,
+        compiled: bool = False,
     ) -> None:
         super().__init__()
         if not teachers or not temperature > 0:
@@ -59,9 +61,9 @@ class Ensemble(nn.Module):
         self.teachers = nn.ModuleList(teachers)
         self.temperature = temperature
         self.autocast = autocast
+        self.compiled = compiled
         self.eval().requires_grad_(False)
 
-    @torch.inference_mode()
     def forward(self, views: torch.Tensor) -> torch.Tensor:
         """Return class probabilities.
 
@@ -75,8 +77,35 @@ class Ensemble(nn.Module):
             TeacherError: The teachers disagree about the number of classes, or answer with
                 something else than finite logits.
         """
+        probs = self._mean(views, self.teachers)
+        check_finite(bool(torch.isfinite(probs).all()))
+        return probs
+
+    def answerer(self, batch_size: int) -> Callable[[torch.Tensor], torch.Tensor]:
+        """Return a function that answers as `forward`, but never waits for the device.
+
+        Whether the answers are finite is left to be checked, see `check_finite`.
+
+        Args:
+            batch_size: Most views at once. Compiled teachers are given just as many every time, as
+                each other number would be compiled anew.
+        """
+        if not self.compiled:
+            return lambda views: self._mean(views, self.teachers)
+        # Once for this size alone; what is compiled for any size is slower.
+        teachers = [torch.compile(teacher, dynamic=False) for teacher in self.teachers]
+
+        def answer(views: torch.Tensor) -> torch.Tensor:
+            padding = views[:1].expand(batch_size - len(views), *views.shape[1:])
+            whole = torch.cat([views, padding]) if len(padding) else views
+            return self._mean(whole, teachers)[: len(views)]
+
+        return answer
+
+    @torch.inference_mode()
+    def _mean(self, views: torch.Tensor, teachers: Iterable[Any]) -> torch.Tensor:
         total: torch.Tensor | None = None
-        for teacher in self.teachers:
+        for teacher in teachers:
             with self._precision(views.device.type):
                 logits = teacher(views)
             _check_logits(logits, len(views))
@@ -88,18 +117,25 @@ class Ensemble(nn.Module):
                 )
             total = probs if total is None else total + probs
         assert total is not None
-        mean = total / len(self.teachers)
-        if not torch.isfinite(mean).all():
-            raise TeacherError(
-                "the teacher's answers are not finite numbers (NaN, or only infinite logits); "
-                "check its weights, and try it without bfloat16"
-            )
-        return mean
+        return total / len(self.teachers)
 
     def _precision(self, device_type: str) -> Any:
         if self.autocast is None:
             return nullcontext()
         return torch.autocast(device_type, self.autocast)
+
+
+def check_finite(finite: bool) -> None:
+    """Refuse a teacher's answers.
+
+    Raises:
+        TeacherError: They are not `finite`.
+    """
+    if not finite:
+        raise TeacherError(
+            "the teacher's answers are not finite numbers (NaN, or only infinite logits); "
+            "check its weights, and try it without bfloat16"
+        )
 
 
 def _check_logits(logits: Any, views: int) -> None:

@@ -12,34 +12,41 @@ import torch
 from torch.utils.data import Dataset
 
 from dr_plugins import randomness
+from dr_plugins.deferred import BegunView, DeferredViews, join
 from dr_plugins.errors import PolicyError, ReinforcementError
 from dr_plugins.images import Picture, size_of
-from dr_plugins.policy import Policy
-from dr_plugins.replay import fingerprint
+from dr_plugins.policy import AugmentParams, Policy
 from dr_plugins.shards.key_index import KeyIndex
 from dr_plugins.shards.records import RecordLayout
 from dr_plugins.sources import ImageSource
 
-__all__ = ["ImageFact", "ViewBatch", "ViewBatches", "ViewPlan"]
+__all__ = ["ImagePart", "ViewBatch", "ViewBatches", "ViewPlan"]
 
 _PARTNER_STREAM = 2
 _PARTNERS = 8  # images that one image may be mixed with; each is decoded once for all its views
 
 
-class ImageFact(NamedTuple):
-    """What is stored of an image besides its records.
+class ImagePart(NamedTuple):
+    """The views of one image in one batch.
 
     Attributes:
         row: Row of the image.
         label: The dataset's class, -1 if unknown.
         size: (height, width) in pixels.
-        fingerprint: Digest of the view of sample ``row % S``, None if that is in another batch.
+        start: Position of its first view in the batch.
+        stop: Position after its last one.
+        fingerprinted: Position of the view of sample ``row % S``, None if that is in another batch.
+        pictures: uint8 ``[height, width, 3]`` by row, of the image and those mixed into its views;
+            None if those of the batch before go on, or nobody needs them.
     """
 
     row: int
     label: int
     size: tuple[int, int]
-    fingerprint: bytes | None
+    start: int
+    stop: int
+    fingerprinted: int | None
+    pictures: dict[int, torch.Tensor] | None
 
 
 class ViewBatch(NamedTuple):
@@ -48,16 +55,17 @@ class ViewBatch(NamedTuple):
     Attributes:
         shard: Number of the shard.
         first: Number of the first view within the shard, counted over images and samples.
-        views: uint8 ``[B, 3, H, W]``.
         records: uint8 ``[B, record bytes]``, parameters filled in, answers still zero.
-        facts: One entry for each image that has a view in the batch.
+        parts: One entry for each image that has a view in the batch.
+        views: uint8 ``[B, 3, H, W]``, or the same with its last operations to be done where the
+            teacher is; None if the parts' pictures take their place.
     """
 
     shard: int
     first: int
-    views: torch.Tensor
     records: torch.Tensor
-    facts: list[ImageFact]
+    parts: list[ImagePart]
+    views: torch.Tensor | DeferredViews | None
 
 
 @dataclass(frozen=True)
@@ -111,6 +119,8 @@ class ViewBatches(Dataset["ViewBatch | ReinforcementError"]):
         policy: What is done to each view.
         layout: Byte layout of a record.
         seed: Seed of all parameters.
+        whole: Finish the views; else leave to the teacher's device what it computes exactly: all
+            but decoding, and cropping and resizing where the way that Pillow does it is not known.
     """
 
     def __init__(
@@ -122,9 +132,12 @@ class ViewBatches(Dataset["ViewBatch | ReinforcementError"]):
         policy: Policy,
         layout: RecordLayout,
         seed: int,
+        whole: bool = True,
     ) -> None:
         self._source, self._keys, self._plan = source, keys, plan
         self._policy, self._layout, self._seed = policy, layout, seed
+        self._whole = whole
+        self._sends_pictures = not whole and policy.has_batches
         self._shards = list(shards)
         self._batches_each = plan.batches(0)
         self._positions = np.empty(len(keys), np.int64)
@@ -148,48 +161,77 @@ class ViewBatches(Dataset["ViewBatch | ReinforcementError"]):
 
     def _make(self, shard: int, numbers: range) -> ViewBatch:
         samples, first_row = self._plan.samples, self._plan.rows(shard).start
-        height, width = self._policy.view_size
-        views = torch.empty(len(numbers), 3, height, width, dtype=torch.uint8)
         records = np.zeros(len(numbers), self._layout.dtype)
-        facts = []
+        parts: list[ImagePart] = []
+        views: list[Any] = []
         for position in range(numbers.start // samples, (numbers.stop - 1) // samples + 1):
-            start = max(position * samples, numbers.start)
+            first = max(position * samples, numbers.start)
             stop = min((position + 1) * samples, numbers.stop)
-            part = slice(start - numbers.start, stop - numbers.start)
-            row, offset = first_row + position, start - position * samples
-            facts.append(self._fill(row, offset, views[part], records[part]))
+            part = records[first - numbers.start : stop - numbers.start]
+            row, offset = first_row + position, first - position * samples
+            self._sample(row, offset, part)
+            # What the teacher sees is made from what is stored, not from what was drawn.
+            params = self._policy.decode(part)
+            parts.append(self._describe(row, offset, first - numbers.start, params))
+            if not self._sends_pictures:
+                views += [self._view(row, one) for one in params]
         as_bytes = torch.from_numpy(records.view(np.uint8).reshape(len(numbers), -1))
-        return ViewBatch(shard, numbers.start, views, as_bytes, facts)
+        return ViewBatch(shard, numbers.start, as_bytes, parts, self._join(views))
 
-    def _fill(self, row: int, offset: int, views: torch.Tensor, records: np.ndarray) -> ImageFact:
-        """Make the views of one image from sample `offset` on, into `views` and `records`."""
-        image, label = self._load(row)
-        size = size_of(image)
+    def _sample(self, row: int, offset: int, records: np.ndarray) -> None:
+        """Draw the parameters of an image's views from sample `offset` on, into `records`."""
         key_hash = randomness.hash_key(self._keys.encoded(row))
-        partners = self._partners(key_hash)
-        digest = None
-        for i in range(len(views)):
-            sample = offset + i
+        size = size_of(self._load(row)[0])
+        partners = [(other, size_of(self._load(other)[0])) for other in self._partners(row)]
+        for sample, record in enumerate(records, offset):
             rng = randomness.image_generator(self._seed, key_hash, sample)
             try:
-                self._policy.encode(self._policy.sample(rng, size, partners), records[i])
+                self._policy.encode(self._policy.sample(rng, size, partners), record)
             except PolicyError as error:
                 raise PolicyError(f"image {self._keys[row]!r}: {error}") from error
-            # What the teacher sees is made from what is stored, not from what was drawn.
-            (params,) = self._policy.decode(records[i : i + 1])
-            partner = None if params.partner is None else self._load(params.partner)[0]
-            views[i] = self._policy.apply(image, params, partner)
-            if sample == row % self._plan.samples:
-                digest = fingerprint(views[i])
-        return ImageFact(row, label, size, digest)
 
-    def _partners(self, key_hash: int) -> list[tuple[int, tuple[int, int]]]:
+    def _describe(
+        self, row: int, offset: int, start: int, params: Sequence[AugmentParams]
+    ) -> ImagePart:
+        image, label = self._load(row)
+        stop, fingerprinted = start + len(params), start + row % self._plan.samples - offset
+        return ImagePart(
+            row,
+            label,
+            size_of(image),
+            start,
+            stop,
+            fingerprinted if start <= fingerprinted < stop else None,
+            self._pictures(row, params) if self._sends_pictures and offset == 0 else None,
+        )
+
+    def _pictures(self, row: int, params: Sequence[AugmentParams]) -> dict[int, torch.Tensor]:
+        if len(params) == self._plan.samples:
+            others = {one.partner for one in params if one.partner is not None}
+        else:  # the batches to come may mix in any of them
+            others = set(self._partners(row))
+        return {r: torch.from_numpy(self._load(r)[0]) for r in sorted({row, *others})}
+
+    def _view(self, row: int, params: AugmentParams) -> torch.Tensor | BegunView:
+        image, policy = self._load(row)[0], self._policy
+        other = None if params.partner is None else self._load(params.partner)[0]
+        if self._whole:
+            return policy.apply(image, params, other)
+        partner = None if other is None else policy.begin(other, params.partner_view)
+        return BegunView(policy, policy.begin(image, params.view), params, partner)
+
+    def _join(self, views: list[Any]) -> torch.Tensor | DeferredViews | None:
+        if self._sends_pictures:
+            return None
+        return torch.stack(views) if self._whole else join(views)
+
+    def _partners(self, row: int) -> list[int]:
+        """Return the rows of the images that may be mixed into an image."""
         if not self._policy.mixings:
             return []
+        key_hash = randomness.hash_key(self._keys.encoded(row))
         rng = randomness.image_generator(self._seed, key_hash, 0, _PARTNER_STREAM)
-        rows = rng.integers(0, len(self._keys), _PARTNERS).tolist()
-        images = [self._load(row)[0] for row in rows]
-        return [(row, size_of(image)) for row, image in zip(rows, images, strict=True)]
+        return rng.integers(0, len(self._keys), _PARTNERS).tolist()
 
     def _load(self, row: int) -> tuple[Picture, int]:
         if self._cached_load is None:  # made here because a cache cannot be sent to a worker
@@ -198,7 +240,8 @@ class ViewBatches(Dataset["ViewBatch | ReinforcementError"]):
 
     def _load_uncached(self, row: int) -> tuple[Picture, int]:
         source = self._source
-        load = source.load_pixels if self._policy.backend == "tensor" else source.load
+        as_pixels = self._sends_pictures or self._policy.backend == "tensor"
+        load = source.load_pixels if as_pixels else source.load
         return load(int(self._positions[row]))
 
     def __getstate__(self) -> dict[str, Any]:

@@ -119,10 +119,17 @@ def _without_pillows_advice() -> Iterator[None]:
         yield
 
 
-def generate(out: Path, images: Any, policy: Policy, workers: int = 0, **options: Any) -> Seen:
+def generate(
+    out: Path,
+    images: Any,
+    policy: Policy,
+    workers: int = 0,
+    views_on: str | None = None,
+    **options: Any,
+) -> Seen:
     source, spy = ImageSource(images), SpyingTeacher()
     generation = GenerationSettings(policy, **options)
-    reinforce(source, Ensemble([spy]), out, generation, workers=workers)
+    reinforce(source, Ensemble([spy]), out, generation, workers=workers, views_on=views_on)
     return spy.seen(list(source.keys), generation.topk, generation.probs_dtype)
 
 
@@ -167,6 +174,7 @@ def replayed(
             "shard_images": st.integers(1, 12),
             "seed": st.integers(0, 2**64 - 1),
             "probs_dtype": st.sampled_from(["float16", "float32"]),
+            "views_on": st.sampled_from(["workers", "device"]),
         }
     ),
     student_seed=st.integers(0, 2**63 - 1),
@@ -200,8 +208,10 @@ def test_every_mode_of_image(
     every_mode: DatasetFolder, tmp_path: Path, name: str, backend: str
 ) -> None:
     policy = small(name, backend=backend)
-    seen = generate(tmp_path, every_mode, policy, samples=3, topk=2, shard_images=10)
-    train = ReinforcedDataset(every_mode, tmp_path, p=1.0)
+    options = {"samples": 3, "topk": 2, "shard_images": 10}
+    seen = generate(tmp_path / "a", every_mode, policy, **options)
+    assert generate(tmp_path / "b", every_mode, policy, views_on="device", **options) == seen
+    train = ReinforcedDataset(every_mode, tmp_path / "a", p=1.0)
     assert replayed(train, np.arange(len(every_mode))[::-1]) == seen
     assert len(seen) == len(every_mode) == 31
     distinct = {view for samples in seen.values() for view, _, _ in samples}
@@ -237,7 +247,7 @@ def test_a_training_size_view(tmp_path: Path, photographs: Path) -> None:
     for backend in BACKENDS:
         out = tmp_path / backend
         policy = Policy.load("randaug_mixing", backend=backend)
-        seen = generate(out, images, policy, samples=2, topk=3)
+        seen = generate(out, images, policy, samples=2, topk=3, views_on="device")
         train = ReinforcedDataset(images, out, p=1.0)
         assert replayed(train, np.arange(len(images))) == seen
 

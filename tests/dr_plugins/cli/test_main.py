@@ -89,6 +89,30 @@ def test_options_reach_the_manifest(tmp_path: Path, photographs: Path) -> None:
     assert (told["policy"]["backend"], len(told["teachers"])) == ("tensor", 2)
 
 
+def test_who_makes_the_views_is_no_part_of_the_set(tmp_path: Path, photographs: Path) -> None:
+    for name, options in (("a", []), ("b", ["--views-on", "device"])):
+        made = reinforce(photographs, tmp_path / name, "--backend", "tensor", *options)
+        assert made.exit_code == 0, made.output
+    for file in (tmp_path / "a").glob("*.*"):
+        assert (tmp_path / "b" / file.name).read_bytes() == file.read_bytes()
+
+
+def test_compiled_teachers(
+    tmp_path: Path, photographs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled = []
+
+    def noted(teacher: torch.nn.Module, **options: object) -> torch.nn.Module:
+        compiled.append(options)  # what compiling does is tested where teachers are
+        return teacher
+
+    monkeypatch.setattr(torch, "compile", noted)
+    out = tmp_path / "set"
+    assert reinforce(photographs, out, "--compile").exit_code == 0
+    assert compiled == [{"dynamic": False}]
+    assert ShardSet(out).manifest.settings["compiled"] is True
+
+
 def test_a_policy_file_changes_a_preset(tmp_path: Path, photographs: Path) -> None:
     (tmp_path / "mine.yaml").write_text(
         "preset: randaug\nrandom_resized_crop: {scale: [0.3, 1.0]}\nrandom_erase: null\n"
@@ -182,7 +206,7 @@ def test_an_interrupted_command_says_how_to_go_on(
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("dr_plugins.generation.generate._answers", interrupted)
+    monkeypatch.setattr("dr_plugins.generation.generate._batches", interrupted)
     result = reinforce(photographs, tmp_path / "set")
     assert result.exit_code == 1
     assert "The same command goes on after the last finished shard." in result.stderr

@@ -20,12 +20,15 @@ from torchvision.datasets import ImageFolder
 
 from dr_plugins.errors import (
     DatasetMismatchError,
+    DeviceMismatchError,
     FormatError,
     ImageReadError,
     TeacherError,
 )
+from dr_plugins.generation import generate as generate_module
 from dr_plugins.generation.generate import GenerationSettings, reinforce
 from dr_plugins.generation.teachers import Ensemble
+from dr_plugins.policy import Policy
 from dr_plugins.replay import Replayer
 from dr_plugins.shards import container
 from dr_plugins.shards.output import locked
@@ -52,13 +55,26 @@ def files(directory: Path) -> dict[str, bytes]:
 
 
 def generate(
-    out: Path, images: Path, *, workers: int = 0, teacher: nn.Module | None = None
+    out: Path,
+    images: Path,
+    *,
+    teacher: nn.Module | None = None,
+    policy_: Policy | None = None,
+    **options: Any,
 ) -> None:
     settings = GenerationSettings(
-        policy("randaug_mixing"), samples=6, topk=2, batch_size=16, shard_images=5
+        policy_ or policy("randaug_mixing"), samples=6, topk=2, batch_size=16, shard_images=5
     )
     source = ImageSource(ImageFolder(str(images)))
-    reinforce(source, Ensemble([teacher or TinyTeacher()]), out, settings, workers=workers)
+    reinforce(source, Ensemble([teacher or TinyTeacher()]), out, settings, **options)
+
+
+@pytest.fixture(params=[0, 2], ids=["waiting", "ahead"])
+def unfinished(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
+    """How many answers may be on their way; 2 is what CUDA gets."""
+    monkeypatch.setattr(generate_module, "_UNFINISHED", {"cpu": request.param})
+    number: int = request.param
+    return number
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +109,68 @@ def test_the_result_does_not_depend_on_workers(
     assert files(tmp_path / "set") == files(uninterrupted)
 
 
+@pytest.mark.usefixtures("unfinished")
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("name", ["rrc", "mixing", "randaug", "randaug_mixing", "cifar"])
+@pytest.mark.parametrize("backend", ["pil", "tensor"])
+def test_the_result_does_not_depend_on_who_makes_the_views(
+    tmp_path: Path, photographs: Path, name: str, backend: str, workers: int
+) -> None:
+    small = policy(name, backend=backend)
+    generate(tmp_path / "a", photographs, policy_=small, views_on="workers")
+    generate(tmp_path / "b", photographs, policy_=small, views_on="device", workers=workers)
+    assert files(tmp_path / "a") == files(tmp_path / "b")
+
+
+def test_workers_resize_where_only_they_can(
+    tmp_path: Path, photographs: Path, uninterrupted: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Policy, "has_batches", False)
+    monkeypatch.delattr(Policy, "begin_batch")
+    generate(tmp_path / "set", photographs, views_on="device", workers=1)
+    assert files(tmp_path / "set") == files(uninterrupted)
+
+
+def test_workers_make_the_views_of_a_teacher_on_the_cpu(
+    tmp_path: Path, photographs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(Policy, "begin_batch")
+    generate(tmp_path / "set", photographs, policy_=policy("rrc", backend="tensor"))
+
+
+def test_views_are_made_by_workers_or_the_device(tmp_path: Path, photographs: Path) -> None:
+    with pytest.raises(ValueError, match=r"views_on is 'gpu'; expected one of"):
+        generate(tmp_path / "set", photographs, views_on="gpu")
+
+
+def test_a_device_that_computes_other_pixels_is_refused(
+    tmp_path: Path, photographs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin_batch = Policy.begin_batch
+    monkeypatch.setattr(Policy, "begin_batch", lambda *args: begin_batch(*args) ^ 1)
+    small = policy("rrc", backend="tensor")
+    with pytest.raises(DeviceMismatchError, match=r"cpu computes 6 of 6 views .* --views-on work"):
+        generate(tmp_path / "set", photographs, policy_=small, views_on="device")
+    assert sorted(files(tmp_path / "set")) == ["unfinished.json"]
+
+
+class Vandal(TinyTeacher):
+    """Changes what it is given."""
+
+    def forward(self, views: torch.Tensor) -> torch.Tensor:
+        answer = super().forward(views)
+        views.fill_(77)
+        return answer
+
+
+@pytest.mark.parametrize("views_on", ["workers", "device"])
+def test_fingerprints_are_those_of_what_the_teacher_was_given(
+    tmp_path: Path, photographs: Path, uninterrupted: Path, views_on: str
+) -> None:
+    generate(tmp_path / "set", photographs, teacher=Vandal(), views_on=views_on)
+    assert files(tmp_path / "set") == files(uninterrupted)
+
+
 def test_what_is_stored_is_what_the_teacher_answers(photographs: Path, uninterrupted: Path) -> None:
     shards = ShardSet(uninterrupted)
     source = ImageSource(ImageFolder(str(photographs)))
@@ -113,6 +191,7 @@ def test_the_manifest_tells_all(uninterrupted: Path) -> None:
     assert (told["images"], told["samples"], told["topk"], told["num_classes"]) == (12, 6, 2, 3)
     assert told["class_names"] == ["n01", "n02", "n03"]
     assert (told["precision"], told["device"], told["temperature"]) == ("float32", "cpu", 1.0)
+    assert told["compiled"] is False
     assert [entry.images for entry in ShardSet(uninterrupted).manifest.shards] == [5, 5, 2]
 
 
@@ -196,6 +275,7 @@ def killed_at_write(out: Path, images: Path, write: int, *, renamed: bool) -> No
     assert code == -signal.SIGKILL
 
 
+@pytest.mark.usefixtures("unfinished")
 @pytest.mark.parametrize("calls", [(2, 2), (3, 5), (4, 2), (5, 3), (6, 2)])
 def test_killed_twice_while_working_and_resumed(
     tmp_path: Path, photographs: Path, uninterrupted: Path, calls: tuple[int, int]
@@ -207,6 +287,7 @@ def test_killed_twice_while_working_and_resumed(
     assert files(out) == files(uninterrupted)
 
 
+@pytest.mark.usefixtures("unfinished")
 @pytest.mark.parametrize("renamed", [False, True])
 @pytest.mark.parametrize("write", range(1, 7))
 def test_killed_while_writing_and_resumed(
@@ -292,6 +373,7 @@ def test_a_file_missing_from_a_finished_set_is_made_again(
     assert identity(out / "shard-00000.safetensors") == before
 
 
+@pytest.mark.usefixtures("unfinished")
 def test_a_failing_disk_keeps_finished_shards(
     tmp_path: Path, photographs: Path, uninterrupted: Path
 ) -> None:
@@ -335,6 +417,7 @@ def test_a_directory_without_write_permission(photographs: Path) -> None:
             )
 
 
+@pytest.mark.usefixtures("unfinished")
 @pytest.mark.parametrize("workers", [0, 1])
 def test_an_unreadable_image_stops_and_keeps_finished_shards(tmp_path: Path, workers: int) -> None:
     images = make_photographs(tmp_path / "images")
@@ -413,6 +496,7 @@ def test_a_teacher_that_answers_something_else(
         make_set(tmp_path / "set", photographs, teacher=Fixed(function))
 
 
+@pytest.mark.usefixtures("unfinished")
 def test_a_teacher_that_fails_later_keeps_finished_shards(
     tmp_path: Path, photographs: Path
 ) -> None:

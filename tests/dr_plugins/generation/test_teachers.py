@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import functools
+import shutil
 import sys
 from pathlib import Path
 
@@ -67,6 +69,33 @@ def test_mixed_precision_on_the_cpu() -> None:
     assert mixed.dtype == torch.float32
     torch.testing.assert_close(mixed.sum(1), torch.ones(5))
     assert 0 < float((mixed - exact).abs().max()) < 0.02
+
+
+def test_answers_without_waiting_are_the_same_but_unchecked() -> None:
+    ensemble = Ensemble([TinyTeacher(7), TinyTeacher(7, seed=1)], 2.0)
+    assert torch.equal(ensemble.answerer(5)(VIEWS), ensemble(VIEWS))
+    broken = Ensemble([TinyTeacher()])
+    broken.teachers[0].weights.data[:] = torch.nan
+    assert broken.answerer(5)(VIEWS).isnan().all()
+    with pytest.raises(TeacherError, match="not finite"):
+        broken(VIEWS)
+
+
+def test_compiled_teachers_answer_batches_of_one_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
+    ensemble = Ensemble([TinyTeacher(7), TinyTeacher(7, seed=1)], compiled=True)
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        answer = ensemble.answerer(5)
+        for count in (5, 2, 4, 1):
+            torch.testing.assert_close(answer(VIEWS[:count]), ensemble(VIEWS)[:count])
+    assert sorted(ensemble.state_dict()) == ["teachers.0.weights", "teachers.1.weights"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_compiled_teachers_on_the_cpu() -> None:
+    ensemble = Ensemble([Network()], autocast=torch.bfloat16, compiled=True)
+    torch.testing.assert_close(ensemble.answerer(8)(VIEWS), ensemble(VIEWS), atol=0.01, rtol=0)
 
 
 def test_infinite_logits_are_fine_as_long_as_one_is_finite() -> None:

@@ -44,7 +44,7 @@ def test_batches_of_some_shards(photographs: Path, shards: list[int]) -> None:
     batches = ViewBatches(source, KeyIndex.build(source.keys), plan, shards, small, layout, 0)
     made = [batches[i] for i in range(len(batches))]
     assert all(isinstance(batch, ViewBatch) for batch in made)
-    views = [(b.shard, b.first + i) for b in made for i in range(len(b.views))]  # type: ignore[union-attr]
+    views = [(b.shard, b.first + i) for b in made for i in range(len(b.records))]  # type: ignore[union-attr]
     assert views == [(s, v) for s in shards for v in range(len(plan.rows(s)) * 3)]
 
 

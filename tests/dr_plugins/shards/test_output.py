@@ -121,6 +121,7 @@ def test_other_images_are_refused(existing: Path, tmp_path: Path) -> None:
     ("ensemble", "message"),
     [
         (Ensemble([TinyTeacher()], temperature=2), "temperature: 1.0 there, 2 now"),
+        (Ensemble([TinyTeacher()], compiled=True), "compiled: False there, True now"),
         (Ensemble([TinyTeacher(), TinyTeacher()]), "weights: '"),
     ],
 )
