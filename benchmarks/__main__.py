@@ -6,7 +6,17 @@ from pathlib import Path
 
 import click
 
-from benchmarks import finishing, growth, importing, loading, loss, opening, reading, training
+from benchmarks import (
+    finishing,
+    generating,
+    growth,
+    importing,
+    loading,
+    loss,
+    opening,
+    reading,
+    training,
+)
 
 BENCHMARKS = {
     "reading": reading.main,
@@ -15,6 +25,7 @@ BENCHMARKS = {
     "training": training.main,
     "opening": opening.main,
     "finishing": finishing.main,
+    "generating": generating.main,
     "growth": growth.main,
     "importing": importing.main,
 }
