@@ -15,6 +15,7 @@ from PIL import Image
 from torch.nn import functional as F
 
 from dr_plugins.policy import Policy
+from dr_plugins.transforms.kernels import crop_resize as crop_resize_module
 from dr_plugins.transforms.kernels import crops as crops_module
 from dr_plugins.transforms.kernels import pil, tensor, tensor_geometry
 from dr_plugins.transforms.kernels import pillow_order as order_module
@@ -274,3 +275,32 @@ def test_a_policy_begins_many_views_as_it_begins_one(name: str, backend: str) ->
     expected = [policy.begin(pictures[i], p) for i, p in zip(which, params, strict=True)]
     assert torch.equal(found, torch.stack(expected))
     assert found.shape == (6, 3, *policy.view_size)
+
+
+# --- GPUs -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("backend", ["pil", "tensor"])
+@pytest.mark.parametrize("interpolation", INTERPOLATIONS)
+def test_a_gpu_gives_the_pixels_of_the_cpu(backend: str, interpolation: str) -> None:
+    rng = np.random.default_rng(0)
+    pictures = [rng.integers(0, 256, (h, w, 3), np.uint8) for h, w in ((375, 500), (1200, 90))]
+    images = [tensor.from_image(picture) for picture in pictures]
+    which = rng.integers(0, 2, 300).tolist()
+    sides = np.array([images[i].shape[1:] for i in which])
+    lengths = (sides * rng.uniform(0.01, 1, sides.shape)).astype(int) + 1
+    corners = (rng.uniform(0, 1, sides.shape) * (sides - lengths + 1)).astype(int)
+    boxes = np.concatenate([corners, lengths], 1)
+    case = which, boxes, (224, 224), interpolation
+    expected = (one_by_one_in_pillow if backend == "pil" else one_by_one)(images, *case)
+    on_gpu = [image.cuda() for image in images]
+    make = pillows if backend == "pil" else straight
+    assert torch.equal(crop_resize(on_gpu, *case, backend).cpu(), expected)
+    assert torch.equal(resample_plain(make(on_gpu, *case)).cpu(), expected)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_a_gpu_uses_the_triton_kernel() -> None:
+    pytest.importorskip("triton")
+    assert crop_resize_module._is_usable(torch.device("cuda", 0))

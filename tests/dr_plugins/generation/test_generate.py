@@ -154,6 +154,32 @@ def test_a_device_that_computes_other_pixels_is_refused(
     assert sorted(files(tmp_path / "set")) == ["unfinished.json"]
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("name", ["rrc", "randaug", "randaug_mixing", "cifar"])
+@pytest.mark.parametrize("backend", ["pil", "tensor"])
+def test_on_a_gpu_the_set_is_that_of_views_from_the_cpu(
+    tmp_path: Path, photographs: Path, name: str, backend: str
+) -> None:
+    large = policy(name, size=224, backend=backend)
+    options: dict[str, Any] = {"policy_": large, "device": "cuda"}
+    generate(tmp_path / "a", photographs, views_on="workers", **options)
+    generate(tmp_path / "b", photographs, workers=2, **options)
+    assert files(tmp_path / "a") == files(tmp_path / "b")
+    report = verify(tmp_path / "b", ImageSource(ImageFolder(str(photographs))), replay=12)
+    assert (report.replayed, report.problems) == (12, [])
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_on_a_gpu_answers_that_are_not_finite_stop_before_their_shard(
+    tmp_path: Path, photographs: Path
+) -> None:
+    answers = iter([0.0] * 3)
+    teacher = Fixed(lambda v: torch.full((len(v), 3), next(answers, torch.nan), device=v.device))
+    with pytest.raises(TeacherError, match="not finite"):
+        generate(tmp_path / "set", photographs, teacher=teacher, device="cuda")
+    assert sorted(p.name for p in (tmp_path / "set").glob("shard-*")) == ["shard-00000.safetensors"]
+
+
 class Vandal(TinyTeacher):
     """Changes what it is given."""
 
