@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -181,7 +182,7 @@ def _fill(
     def store(answer: Answer) -> None:
         bar.update(filler.add(answer))
 
-    with Background(_UNFINISHED.get(device.type, 0)) as background:
+    with _noticing_dead_workers(), Background(_UNFINISHED.get(device.type, 0)) as background:
         for batch in batches:
             background.call(store, ask(batch, feed(batch)))
 
@@ -215,14 +216,27 @@ def _alive(loader: Iterable[Any]) -> Iterator[Any]:
             batch = next(batches)
         except StopIteration:
             return
-        except (RuntimeError, ConnectionError, EOFError) as error:
-            if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
-                raise
-            raise WorkerError(
-                f"a worker process died ({error}). Perhaps memory ran out: try fewer workers. "
-                f"Finished shards are kept; the same command goes on after them."
-            ) from error
+        except (ConnectionError, EOFError) as error:
+            raise _worker_error(error) from error
         yield batch
+
+
+@contextmanager
+def _noticing_dead_workers() -> Iterator[None]:
+    """Turn the error of a dead worker into ours, wherever a signal makes PyTorch raise it."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise _worker_error(error) from error
+
+
+def _worker_error(error: Exception) -> WorkerError:
+    return WorkerError(
+        f"a worker process died ({error}). Perhaps memory ran out: try fewer workers. "
+        f"Finished shards are kept; the same command goes on after them."
+    )
 
 
 def _keep(output: OutputDirectory, plan: ViewPlan, number: int) -> bool:

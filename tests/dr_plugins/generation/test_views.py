@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -17,7 +19,7 @@ from dr_plugins.generation.views import ViewBatch, ViewBatches, ViewPlan
 from dr_plugins.shards.key_index import KeyIndex
 from dr_plugins.shards.records import RecordLayout, target_fields
 from dr_plugins.sources import ImageSource
-from tests.tiny import TinyTeacher, policy
+from tests.tiny import TinyTeacher, make_set, policy
 
 
 @given(
@@ -62,3 +64,23 @@ def test_a_dead_worker_is_a_typed_error(tmp_path: Path) -> None:
     with pytest.raises(WorkerError, match="same command goes on"):
         reinforce(source, Ensemble([TinyTeacher()]), tmp_path, settings, workers=1, min_agreement=0)
     assert (tmp_path / "shard-00000.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("message", "kind"),
+    [
+        ("DataLoader worker (pid 7) is killed by signal: Killed.", WorkerError),
+        ("CUDA error: out of memory", RuntimeError),
+    ],
+)
+def test_a_death_is_noticed_wherever_pytorch_tells_of_it(
+    tmp_path: Path, photographs: Path, message: str, kind: type[Exception]
+) -> None:
+    class Interrupted(TinyTeacher):
+        def forward(self, views: torch.Tensor) -> torch.Tensor:
+            if len(views) > 1:
+                raise RuntimeError(message)  # PyTorch's handler of SIGCHLD raises anywhere
+            return super().forward(views)
+
+    with pytest.raises(kind, match=re.escape(message)):
+        make_set(tmp_path / "set", photographs, teacher=Interrupted())
