@@ -23,6 +23,7 @@ from dr_plugins.transforms.kernels.crop_resize import crop_resize
 from dr_plugins.transforms.kernels.crops import make_crops, resample_plain
 from dr_plugins.transforms.kernels.pillow_order import pillow_order
 from dr_plugins.transforms.kernels.resampling import resampling_taps
+from tests.kernels import compile_kernel
 
 INTERPOLATIONS = ["nearest", "bilinear", "bicubic"]
 
@@ -275,6 +276,18 @@ def test_a_policy_begins_many_views_as_it_begins_one(name: str, backend: str) ->
     expected = [policy.begin(pictures[i], p) for i, p in zip(which, params, strict=True)]
     assert torch.equal(found, torch.stack(expected))
     assert found.shape == (6, 3, *policy.view_size)
+
+
+@pytest.mark.parametrize("weights", ["*i16", "*i32"])
+def test_the_triton_kernel_compiles_for_a_gpu(weights: str) -> None:
+    module = pytest.importorskip("dr_plugins.transforms.kernels.crop_resize_triton")
+    types = {"pixels": "*u8", "origins": "*i64", "turned": "*i1", "result": "*u8"}
+    for axis in (1, 2):
+        arrays = ("lengths", "starts", "shifts", "taps", "steps")
+        types |= {f"{name}_{axis}": "*i32" for name in arrays}
+        types |= {f"weights_{axis}": weights, f"size_{axis}": "i32", f"most_{axis}": "i32"}
+    types |= dict.fromkeys(("height", "width"), "i32")
+    assert ".target sm_90" in compile_kernel(module._resample, types, {"block": 256})
 
 
 # --- GPUs -----------------------------------------------------------------------------------------
