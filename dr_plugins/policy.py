@@ -10,18 +10,16 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from importlib import resources
 from itertools import takewhile
 from os import PathLike
-from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
-import yaml
 
 from dr_plugins.errors import PolicyError
 from dr_plugins.images import Picture
+from dr_plugins.policies import read_policy
 from dr_plugins.shards.records import Field
 from dr_plugins.transforms import (
     AnyImage,
@@ -43,7 +41,7 @@ from dr_plugins.transforms.base import Size
 from dr_plugins.transforms.kernels import pil, tensor
 from dr_plugins.transforms.kernels.pillow_order import pillow_order
 
-__all__ = ["BACKENDS", "AugmentParams", "Policy", "preset_names"]
+__all__ = ["BACKENDS", "AugmentParams", "Policy"]
 
 BACKENDS = {"pil": pil, "tensor": tensor}
 _VIEW: tuple[type[Transform], ...] = (
@@ -122,14 +120,14 @@ class Policy:
         that preset; what it lists replaces single hyper-parameters, ``null`` removes a transform.
 
         Args:
-            name_or_path: One of `preset_names`, or the path of a ``.yaml`` file.
+            name_or_path: A preset, see `preset_names`, or the path of a ``.yaml`` file.
             size: Replaces the side of the views, in pixels.
             backend: Replaces the backend.
 
         Raises:
             PolicyError: Unknown preset, unreadable file, unknown transform or hyper-parameter.
         """
-        config = _read(str(name_or_path))
+        config = read_policy(str(name_or_path))
         if size is not None:
             config = {k: {**v, "size": size} if _takes_size(v) else v for k, v in config.items()}
         if backend is not None:
@@ -387,53 +385,12 @@ class Policy:
         return kernels.to_uint8_chw(view)
 
 
-def preset_names() -> list[str]:
-    """Return the names of the policies that come with the package."""
-    folder = resources.files("dr_plugins") / "policies"
-    return sorted(
-        Path(entry.name).stem for entry in folder.iterdir() if entry.name.endswith(".yaml")
-    )
-
-
 def _stored(field: Field, value: Any) -> np.ndarray:
     exact = np.asarray(value)
     stored = exact.astype(field.dtype)
     if np.any(stored != exact):  # NumPy 1 would store a number that is too large modulo 65,536
         raise OverflowError(f"{field.name} {value} is not a {field.dtype}")
     return stored
-
-
-def _read(name_or_path: str) -> dict[str, Any]:
-    if name_or_path in preset_names():
-        text = (resources.files("dr_plugins") / "policies" / f"{name_or_path}.yaml").read_text()
-    else:
-        try:
-            text = Path(name_or_path).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise PolicyError(
-                f"{name_or_path!r} is neither a preset ({', '.join(preset_names())}) nor a "
-                f"readable YAML file: {error}"
-            ) from error
-    try:
-        config = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise PolicyError(f"{name_or_path} is not valid YAML: {error}") from error
-    if not isinstance(config, dict):
-        raise PolicyError(f"{name_or_path} does not hold a mapping of transforms")
-    preset = config.pop("preset", None)
-    if preset is None:
-        return config
-    if preset not in preset_names():
-        raise PolicyError(f"unknown preset {preset!r}; expected one of {', '.join(preset_names())}")
-    return _merge(_read(preset), config)
-
-
-def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    merged = dict(base)
-    for name, value in changes.items():
-        both = isinstance(value, dict) and isinstance(base.get(name), dict)
-        merged[name] = {**base[name], **value} if both else value
-    return merged
 
 
 def _takes_size(value: Any) -> bool:

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from dr_plugins.errors import PolicyError
-from dr_plugins.policy import AugmentParams, Policy, preset_names
+from dr_plugins.policies import preset_names
+from dr_plugins.policy import AugmentParams, Policy
 from dr_plugins.shards.records import RecordLayout, target_fields
 from dr_plugins.transforms import RandAugment, RandomHorizontalFlip, RandomResizedCrop, Resize
 from tests.tiny import photograph
