@@ -28,6 +28,8 @@ AnyImage = Image.Image | torch.Tensor
 Size = tuple[int, int]
 Params = Any
 
+_MOST = (1 << 16) - 1  # places in an image are stored as uint16
+
 
 class Transform(ABC):
     """A random image operation.
@@ -98,9 +100,11 @@ class ViewTransform(Transform):
 
 
 def check_count(name: str, value: int, least: int = 1) -> None:
-    """Raise `ValueError` unless a hyper-parameter is an integer of at least `least`."""
+    """Raise `ValueError` unless a hyper-parameter is an integer from `least` to 65,535."""
     if type(value) is not int or value < least:
         raise ValueError(f"{name} is {value!r}, expected an integer of at least {least}")
+    if value > _MOST:
+        raise ValueError(f"{name} is {value}, expected at most {_MOST}, the largest that is stored")
 
 
 def check_probability(value: float) -> None:

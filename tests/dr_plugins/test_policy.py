@@ -147,6 +147,8 @@ def test_a_file_of_its_own(tmp_path: Path) -> None:
         (b"preset: rrc\nrandom_erase: {p: 1.5}\n", r"random_erase: p is 1\.5"),
         (b"preset: rrc\nrand_augment: {magnitude: 31}\n", "magnitude is 31"),
         (b"random_resized_crop: {}\n", "random_resized_crop.*'size'"),
+        (b"random_resized_crop: {size: 65536}\n", "size is 65536, expected at most 65535"),
+        (b"random_crop: {size: 9, padding: 70000}\n", "padding is 70000, expected at most 65535"),
         (b"preset: rrc\nbackend: gpu\n", "backend is 'gpu'; expected one of"),
         (b"preset: rrc\nbackend: [pil]\n", "backend is"),
         (b"preset: rrc\nrandom_resized_crop: null\n", "does not fix the size.*add one of"),

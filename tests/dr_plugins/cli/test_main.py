@@ -57,6 +57,12 @@ def error_of(result: Result, code: int = 1) -> str:
 # --- reinforce ------------------------------------------------------------------------------------
 
 
+def test_views_too_large_to_be_stored(tmp_path: Path, photographs: Path) -> None:
+    result = reinforce(photographs, tmp_path / "set", "--policy", "randaug", "--size", 70_000)
+    assert "size is 70000, expected at most 65535" in error_of(result)
+    assert not (tmp_path / "set").exists()
+
+
 def test_reinforce(tmp_path: Path, photographs: Path) -> None:
     out = tmp_path / "set"
     result = reinforce(photographs, out)
