@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -59,10 +60,12 @@ class ReinforcedLoader:
         # A generator, so that this runs at the first batch: some trainers ask for the iterator
         # before they know where they resume.
         iteration = _current_iteration()
-        settings = self.dataset.shards.manifest.settings
+        # Its own: another iterator may be elsewhere, such as that of a second training.
+        dataset, batches = self.dataset.with_own_epoch(), copy.copy(self.batches)
+        settings = dataset.shards.manifest.settings
         loader = DataLoader(
-            self.dataset,
-            batch_sampler=self.batches,
+            dataset,
+            batch_sampler=batches,
             num_workers=self.num_workers,
             collate_fn=_Collate(settings.get("temperature", 1.0)),
             pin_memory=torch.cuda.is_available(),
@@ -70,7 +73,7 @@ class ReinforcedLoader:
         )
         while True:
             # One pass for each epoch: workers that load ahead stay within it.
-            self.dataset.set_epoch(self.batches.go_to(iteration))
+            dataset.set_epoch(batches.go_to(iteration))
             for batch in loader:
                 yield batch
                 iteration += 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Callable, Sequence
 from os import PathLike
@@ -253,6 +254,15 @@ class ReinforcedDataset(Dataset[Sample]):
 
     def _postprocessed(self, view: torch.Tensor) -> torch.Tensor:
         return view if self.postprocess is None else self.postprocess(view)
+
+    def with_own_epoch(self) -> ReinforcedDataset:
+        """Return the same dataset for another iteration, whose epoch is set apart from this one's.
+
+        Images and shard set are shared. `copy.copy` shares the epoch too.
+        """
+        twin = copy.copy(self)
+        twin._epoch = self._epoch.clone().share_memory_()
+        return twin
 
     @staticmethod
     def collate(samples: Sequence[Sample]) -> tuple[Images, SparseTargets]:

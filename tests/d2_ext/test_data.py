@@ -132,6 +132,24 @@ def test_an_iterator_asked_for_early_still_begins_where_training_does(
     assert_same([found], take(loader, 1, 4))
 
 
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_two_iterators_do_not_disturb_each_other(
+    num_workers: int, photographs: Path, shard_sets: Shards
+) -> None:
+    loader = build_reinforced_train_loader(
+        str(photographs), shard_sets(), total_batch_size=4, num_workers=num_workers
+    )
+    expected = take(loader, 8)
+    first, second, found, others = iter(loader), iter(loader), [], []
+    for iteration in range(4):
+        with EventStorage(iteration):
+            found.append(next(first))
+        with EventStorage(iteration + 4):
+            others.append(next(second))
+    assert_same(found, expected[:4])
+    assert_same(others, expected[4:])
+
+
 def test_processes_see_other_images(
     photographs: Path, shard_sets: Shards, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -316,6 +316,19 @@ def test_keys_may_be_given(photographs: Path, shard_sets: Sets) -> None:
 # --- images that do not fit the set ---------------------------------------------------------------
 
 
+def test_an_epoch_of_its_own(make: Callable[..., ReinforcedDataset]) -> None:
+    train = make(p=1.0)
+    train.set_epoch(2)
+    other = train.with_own_epoch()
+    assert other.epoch == 2
+    other.set_epoch(1)
+    assert (train.epoch, other.epoch) == (2, 1)
+    found = flat(other[0])
+    train.set_epoch(1)
+    assert flat(train[0]) == found
+    assert other.shards is train.shards
+
+
 @pytest.fixture
 def changed(tmp_path: Path) -> Path:
     """Photographs of which one has other pixels, at its old size."""
