@@ -33,7 +33,7 @@ class FeatureBackbone(nn.Module):
     """A timm network without its classifier, that answers with its intermediate features.
 
     It takes images of any size, as convolutional networks, Swin and ViT do; some others of timm do
-    not. Checkpoints are loaded whole or not at all: a network that would
+    not, which is an error then. Checkpoints are loaded whole or not at all: a network that would
     train from scratch, or keep stages frozen that nothing was loaded into, is an error.
 
     Args:
@@ -86,6 +86,8 @@ class FeatureBackbone(nn.Module):
         self.strides = [int(level["reduction"]) for level in chosen]
         # NHWC is how timm's Swin works inside.
         self._channels_last = str(getattr(self.features, "output_fmt", "NCHW")).endswith("NHWC")
+        own_size = kwargs.get("img_size") or self.convention.input_size
+        self._own_size = (own_size, own_size) if isinstance(own_size, int) else tuple(own_size)
         self.norm_eval = norm_eval
         self.frozen_stages = frozen_stages
         self._activations = activation_names(self.features)
@@ -113,6 +115,7 @@ class FeatureBackbone(nn.Module):
         Sides are rounded up.
 
         Raises:
+            BackboneError: The network does not take images of this size.
             CheckpointError: In training, if stages are frozen that nothing was loaded into.
         """
         if self.training and self.frozen_stages >= 0 and not self.is_loaded:
@@ -120,7 +123,11 @@ class FeatureBackbone(nn.Module):
                 f"frozen_stages={self.frozen_stages} freezes stages of {self.model} with random "
                 f"weights; load a checkpoint into the backbone, or set frozen_stages=-1"
             )
-        features = self.features(images)
+        try:
+            features = self.features(images)
+        except (AssertionError, IndexError, RuntimeError) as error:
+            self._explain(error, images)
+            raise
         if self._channels_last:
             features = [feature.permute(0, 3, 1, 2).contiguous() for feature in features]
         return tuple(features)
@@ -182,6 +189,28 @@ class FeatureBackbone(nn.Module):
         if any(key in state_dict for key in own):
             self.is_loaded = all(key in state_dict for key in own)
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def _explain(self, error: Exception, images: torch.Tensor) -> None:
+        """Say that it is the size of the images, if with those of its own the network works."""
+        if isinstance(error, torch.cuda.OutOfMemoryError) or images.ndim != 4:
+            return
+        size, own = tuple(images.shape[-2:]), self._own_size
+        if size == own:
+            return
+        mode = self.training
+        try:
+            with torch.no_grad():
+                self.eval().features(images.new_zeros(1, images.shape[1], *own))
+        except Exception:
+            return
+        finally:
+            self.train(mode)
+        raise BackboneError(
+            f"{self.model} does not take images of {size[0]}×{size[1]} pixels, but of "
+            f"{own[0]}×{own[1]} ({error or type(error).__name__}). Bring all images to one size "
+            f"and name it (img_size, which most such models of timm take), or choose a model that "
+            f"takes any: convolutional ones, ViT, Swin"
+        ) from error
 
     def _freeze(self, levels: Sequence[Mapping[str, Any]]) -> list[str]:
         """Stop the gradients of stem and stages, and return the names of their modules.

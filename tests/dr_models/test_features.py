@@ -288,3 +288,39 @@ def test_another_shape_than_the_checkpoints_is_refused(tmp_path: Path) -> None:
     _, path = saved("resnet18", tmp_path)
     with pytest.raises(CheckpointError, match=r"conv1.weight of resnet18 has shape .*in_chans"):
         FeatureBackbone("resnet18", in_chans=1).load(path)
+
+
+@pytest.mark.parametrize(
+    ("model", "own", "given"),
+    [
+        ("maxvit_tiny_rw_224", 224, (192, 256)),
+        ("beit_base_patch16_224", 224, (192, 256)),
+        ("mvitv2_tiny", 224, (192, 288)),
+        ("halonet26t", 256, (224, 224)),
+    ],
+)
+def test_networks_for_one_size_say_so(model: str, own: int, given: tuple[int, int]) -> None:
+    backbone = FeatureBackbone(model).train()
+    said = rf"{model} does not take images of {given[0]}×{given[1]} pixels, but of {own}×{own}"
+    with pytest.raises(BackboneError, match=said) as error:
+        backbone(torch.zeros(1, 3, *given))
+    assert "img_size" in str(error.value)
+    assert error.value.__cause__ is not None
+    assert backbone.features.training
+    assert len(backbone(torch.zeros(2, 3, own, own))) == len(backbone.channels)
+
+
+def test_the_size_that_was_named_is_taken() -> None:
+    backbone = FeatureBackbone("maxvit_tiny_rw_224", img_size=(128, 256)).eval()
+    with torch.inference_mode():
+        found = backbone(torch.zeros(1, 3, 128, 256))
+    assert [feature.shape[-2:] for feature in found] == [(32, 64), (16, 32), (8, 16), (4, 8)]
+    with pytest.raises(BackboneError, match="but of 128×256"):
+        backbone(torch.zeros(1, 3, 120, 256))
+
+
+def test_other_faults_stay_what_they_are() -> None:
+    with pytest.raises(RuntimeError, match="channels"):
+        FeatureBackbone("resnet18")(torch.zeros(1, 4, 64, 64))
+    with pytest.raises(RuntimeError, match=r"dtype|type"):
+        FeatureBackbone("resnet18")(torch.zeros(1, 3, 64, 64, dtype=torch.float64))
