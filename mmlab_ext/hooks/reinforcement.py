@@ -186,12 +186,13 @@ def _check_model(model: Any, dataset: ReinforcedDataset) -> None:
             f"{type(mixing).__name__}: it would mix views that the teacher answered unmixed. Leave "
             f"it out, or use a shard set whose policy mixes"
         )
-    classes = getattr(model, "num_classes", dataset.num_classes)
-    if classes != dataset.num_classes:
-        raise ConfigError(
-            f"model.num_classes is {classes}, but the shard set at {_KEY}.shards has "
-            f"{dataset.num_classes} classes; set model.num_classes={dataset.num_classes}"
-        )
+    for key, holder in (("model", model), ("model.head", getattr(model, "head", None))):
+        classes = getattr(holder, "num_classes", None)
+        if isinstance(classes, int) and classes != dataset.num_classes:
+            raise ConfigError(
+                f"{key}.num_classes is {classes}, but the shard set at {_KEY}.shards has "
+                f"{dataset.num_classes} classes; set {key}.num_classes={dataset.num_classes}"
+            )
     for module in model.modules():
         if isinstance(module, KDLoss) and module.temperature != dataset.temperature:
             raise ConfigError(

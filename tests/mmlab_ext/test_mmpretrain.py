@@ -59,3 +59,12 @@ def test_its_mixing_is_refused(
     config["model"]["train_cfg"] = {"augments": [{"type": "Mixup", "alpha": 0.2}]}
     with pytest.raises(ConfigError, match=r"model\.train_cfg\.augments.*Leave it out"):
         build_runner(config).train()
+
+
+def test_other_classes_are_refused(
+    photographs: Path, shard_sets: Callable[..., Path], build_runner: Callable[..., Any]
+) -> None:
+    config = config_of(photographs, shard_sets())
+    config["model"]["head"]["num_classes"] = 5
+    with pytest.raises(ConfigError, match=r"model\.head\.num_classes=3"):
+        build_runner(config).train()

@@ -250,6 +250,17 @@ def test_wrong_configs_are_one_error(
         build_runner(config, **change).train()
 
 
+def test_the_classes_of_a_head_are_compared(
+    photographs: Path, shard_sets: Sets, build_runner: Builder
+) -> None:
+    runner = build_runner(pretraining(photographs, shard_sets()))
+    # Where mmpretrain's classifiers have theirs.
+    runner.model.head = torch.nn.Linear(1, 5)
+    runner.model.head.num_classes = 5
+    with pytest.raises(ConfigError, match=r"model\.head\.num_classes is 5.*num_classes=3"):
+        runner.train()
+
+
 def test_a_hook_without_reinforced_data_is_refused(
     photographs: Path, shard_sets: Sets, build_runner: Builder
 ) -> None:
