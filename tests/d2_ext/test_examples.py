@@ -34,8 +34,8 @@ def read(name: str) -> Any:
 
 
 def test_all_are_found() -> None:
-    assert len(YAML) == 8
-    assert len(LAZY) == 4
+    assert len(YAML) == 6
+    assert len(LAZY) == 6
 
 
 @pytest.mark.parametrize("name", YAML)
@@ -58,10 +58,14 @@ def test_yacs_examples(name: str) -> None:
         assert (cfg.SOLVER.MAX_ITER, cfg.SOLVER.STEPS) == (270000, (210000, 250000))
 
 
-def test_vit_has_a_simple_pyramid() -> None:
-    assert isinstance(
-        build_model(read("mask_rcnn_vit_B_FPN_3x.yaml")).backbone, SimpleFeaturePyramid
-    )
+def check_optimizer(name: str, optimizer: torch.optim.Optimizer) -> None:
+    """Transformers are not trained with SGD."""
+    kinds = {"swin": (torch.optim.AdamW, 0.05), "vit": (torch.optim.AdamW, 0.1)}
+    expected = next((kinds[key] for key in kinds if key in name), (torch.optim.SGD, None))
+    assert type(optimizer) is expected[0]
+    if expected[1] is not None:
+        assert {group["weight_decay"] for group in optimizer.param_groups} == {0.0, expected[1]}
+        assert max(group["lr"] for group in optimizer.param_groups) == 1e-4
 
 
 @pytest.mark.parametrize("name", LAZY)
@@ -70,12 +74,16 @@ def test_lazy_examples(name: str) -> None:
     assert {"dataloader", "lr_multiplier", "model", "optimizer", "train"} <= set(cfg)
     model = instantiate(cfg.model)
     cfg.optimizer.params.model = model
-    instantiate(cfg.optimizer)
+    optimizer = instantiate(cfg.optimizer)
+    check_optimizer(name, optimizer)
     instantiate(cfg.lr_multiplier)
     if name.startswith("pretrain"):
         assert isinstance(model, ReinforcedClassifier)
         return
-    assert isinstance(model.backbone.bottom_up, TimmBackbone)
+    is_pyramid = isinstance(model.backbone, SimpleFeaturePyramid)
+    assert isinstance(model.backbone.net if is_pyramid else model.backbone.bottom_up, TimmBackbone)
+    assert is_pyramid == ("vit" in name)
+    CheckpointLocation.parse(cfg.train.init_checkpoint)
     mappers = (cfg.dataloader.train.mapper, cfg.dataloader.test.mapper)
     assert [mapper.image_format for mapper in mappers] == ["RGB", "RGB"]
     assert model.input_format == "RGB"
@@ -89,3 +97,26 @@ def test_large_scale_jitter_recipe() -> None:
     assert cfg.dataloader.train.mapper.augmentations[1].crop_size == [1024, 1024]
     assert cfg.train.max_iter == 184375
     assert round(cfg.lr_multiplier.warmup_length * cfg.train.max_iter) == 500
+
+
+def test_layers_of_the_vit_learn_at_their_own_rates() -> None:
+    pytest.importorskip("detectron2.modeling.backbone.vit", reason="Detectron2 0.6 has none")
+    cfg = LazyConfig.load(str(EXAMPLES / "mask_rcnn_vit_B_FPN_100ep_LSJ.py"))
+    model = cfg.optimizer.params.model = instantiate(cfg.model)
+    rates = {
+        id(parameter): group["lr"]
+        for group in instantiate(cfg.optimizer).param_groups
+        for parameter in group["params"]
+    }
+    network = model.backbone.net.network.features.model
+    expected = {
+        network.pos_embed: 13,
+        network.patch_embed.backbone[0].conv.weight: 13,
+        network.blocks[0].mlp.fc1.weight: 12,
+        network.blocks[11].mlp.fc1.weight: 1,
+        model.roi_heads.box_head.fc1.weight: 0,
+    }
+    for parameter, distance in expected.items():
+        assert rates[id(parameter)] == pytest.approx(1e-4 * 0.7**distance)
+    warmup = cfg.lr_multiplier.warmup_length * cfg.train.max_iter
+    assert (cfg.train.max_iter, round(warmup)) == (184375, 250)
