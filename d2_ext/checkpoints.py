@@ -123,10 +123,10 @@ def load_reinforced(model: nn.Module, address: str, trainer: Any = None) -> list
     for name, backbone in backbones.items():
         if isinstance(backbone, ResNet):
             read = load_backbone(location, to="detectron2")
-            check_inputs(model, read.convention, address, trainer)
+            check_inputs(model, read.convention, address, trainer, name)
             load_resnet(model, name, read, address)
         else:
-            read = _load_timm(model, backbone, location, address, trainer)
+            read = _load_timm(model, name, location, address, trainer)
         logger.info(
             "%s: %s was loaded into %s, all of whose tensors it holds",
             address,
@@ -152,14 +152,15 @@ def _find_backbones(model: nn.Module) -> dict[str, nn.Module]:
 
 def _load_timm(
     model: nn.Module,
-    backbone: nn.Module,
+    name: str,
     location: CheckpointLocation,
     address: str,
     trainer: Any,
 ) -> BackboneWeights:
-    name = backbone.network.model if isinstance(backbone, TimmBackbone) else backbone.name
-    read = load_backbone(location, to="timm", arch=str(name))
-    check_inputs(model, read.convention, address, trainer)
+    backbone = model.get_submodule(name)
+    arch = backbone.network.model if isinstance(backbone, TimmBackbone) else backbone.name
+    read = load_backbone(location, to="timm", arch=str(arch))
+    check_inputs(model, read.convention, address, trainer, name)
     if isinstance(backbone, TimmBackbone):
         backbone.network.load_state_dict(backbone.network.adapt(read.state), strict=True)
     else:

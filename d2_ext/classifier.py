@@ -16,6 +16,7 @@ from d2_ext.errors import ConfigError
 from d2_ext.norms import convert_norms
 from dr_plugins import KDLoss
 from dr_plugins.checkpoints import InputConvention, check_convention
+from dr_plugins.checkpoints.keys import is_counter
 from dr_plugins.errors import BackboneError, CheckpointError
 
 __all__ = ["ReinforcedClassifier"]
@@ -44,6 +45,7 @@ class ReinforcedClassifier(nn.Module):
     Attributes:
         model: The network.
         name: Of the network.
+        is_loaded: Whether a checkpoint of the whole network was loaded.
 
     Raises:
         ConfigError: `model` or `norm` is unknown.
@@ -74,7 +76,8 @@ class ReinforcedClassifier(nn.Module):
         **options: Any,
     ) -> None:
         super().__init__()
-        self.name, self.num_classes = model, num_classes
+        self.name, self.num_classes, self.norm = model, num_classes, norm
+        self.is_loaded = False
         self.model = _create(model, num_classes, **options)
         convert_norms(self.model, norm)
         if grad_checkpointing:
@@ -121,9 +124,11 @@ class ReinforcedClassifier(nn.Module):
             ``{"logits": [C]}`` for a list.
 
         Raises:
+            CheckpointError: In training, if normalisation is frozen and nothing was loaded.
             ConfigError: Classes or temperature are not those of the shard set.
         """
         if self.training:
+            self._refuse_frozen_noise()
             return self._losses(batch)
         if isinstance(batch, Mapping):
             return {"logits": self._logits(batch["images"])}
@@ -146,6 +151,23 @@ class ReinforcedClassifier(nn.Module):
                 f"shape. Set MODEL.TIMM.NAME and MODEL.TIMM.NUM_CLASSES to what it was trained as"
             )
         self.model.load_state_dict(state, strict=False)
+        self.is_loaded = True
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
+        # Called by every way of loading, whatever it does about missing keys.
+        own = [f"{prefix}model.{key}" for key in self.model.state_dict() if not is_counter(key)]
+        if any(key in state_dict for key in own):
+            self.is_loaded = all(key in state_dict for key in own)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def _refuse_frozen_noise(self) -> None:
+        if self.norm == "FrozenBN" and not self.is_loaded:
+            raise CheckpointError(
+                f"no weights were loaded into {self.name}, whose batch normalisation is frozen "
+                f"(MODEL.TIMM.NORM, lazy: norm, is 'FrozenBN'): it would not learn. To train from "
+                f"scratch set it to 'SyncBN' or ''; to go on from a checkpoint give MODEL.WEIGHTS "
+                f"(lazy: train.init_checkpoint) imagenet-plus://PATH"
+            )
 
     def _losses(self, batch: Mapping[str, Any]) -> dict[str, torch.Tensor]:
         targets = batch["targets"]

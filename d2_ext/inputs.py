@@ -19,18 +19,24 @@ _WRAPPED = ("dataset", "_dataset", "_map_func", "_obj")
 
 
 def check_inputs(
-    model: nn.Module, convention: InputConvention, address: str, trainer: Any = None
+    model: nn.Module,
+    convention: InputConvention,
+    address: str,
+    trainer: Any = None,
+    backbone: str = "",
 ) -> None:
     """Refuse a model that feeds its backbone other images than the checkpoint was trained on.
 
-    Mean and standard deviation are the model's; the order of channels is what the model, its
-    backbone, and the trainer's configuration and data loader say.
+    Mean and standard deviation are those of the meta architecture around the backbone; the order
+    of channels is what the model, its backbone, and the trainer's configuration and data loader
+    say.
 
     Args:
-        model: A meta architecture of Detectron2.
+        model: A meta architecture of Detectron2, or a module that holds one.
         convention: Of the checkpoint.
         address: Of the checkpoint, for messages.
         trainer: A trainer of Detectron2, if there is one.
+        backbone: Name of the backbone within the model.
 
     Raises:
         CheckpointError: They differ; the message has the values to set.
@@ -48,7 +54,7 @@ def check_inputs(
             address,
             type(model).__name__,
         )
-    mean, std = getattr(model, "pixel_mean", None), getattr(model, "pixel_std", None)
+    mean, std = _mean_and_std(model, backbone)
     if mean is None or std is None:
         logger.warning(
             "%s has no pixel_mean and pixel_std to check; %s was trained with %s",
@@ -63,6 +69,17 @@ def check_inputs(
         raise CheckpointError(
             f"{address}: {error}. The settings are {_settings(convention)}"
         ) from error
+
+
+def _mean_and_std(model: nn.Module, backbone: str) -> tuple[Any, Any]:
+    """Of the innermost module around the backbone that has them, which may itself be wrapped."""
+    names = backbone.split(".") if backbone else []
+    for depth in range(len(names), -1, -1):
+        module = model.get_submodule(".".join(names[:depth]))
+        mean, std = getattr(module, "pixel_mean", None), getattr(module, "pixel_std", None)
+        if mean is not None and std is not None:
+            return mean, std
+    return None, None
 
 
 def _settings(convention: InputConvention) -> str:

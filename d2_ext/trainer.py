@@ -9,6 +9,7 @@ from detectron2.engine import DefaultTrainer
 from d2_ext.data import build_reinforced_train_loader
 from d2_ext.evaluation import ClassificationEvaluator
 from d2_ext.evaluation_data import build_classification_test_loader
+from dr_plugins.errors import CheckpointError
 
 __all__ = ["ReinforcedTrainer"]
 
@@ -51,7 +52,18 @@ class ReinforcedTrainer(DefaultTrainer):
         return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Resume from what `state_dict` gave."""
+        """Resume from what `state_dict` gave.
+
+        Raises:
+            CheckpointError: The optimizer's state is not in it.
+        """
         super().load_state_dict(state_dict)
-        if _INNER not in super().state_dict():
-            self._trainer.load_state_dict(state_dict[_INNER])
+        if _INNER in super().state_dict():
+            return  # done
+        if _INNER not in state_dict:
+            raise CheckpointError(
+                "the checkpoint to resume from has no state of the optimizer: it was written by "
+                "another trainer of Detectron2 0.6. Name it in MODEL.WEIGHTS and train without "
+                "--resume, in a new OUTPUT_DIR"
+            )
+        self._trainer.load_state_dict(state_dict[_INNER])

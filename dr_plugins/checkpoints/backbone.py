@@ -17,8 +17,8 @@ from dr_plugins.checkpoints.detect import candidates, find_resnet, is_cvnets
 from dr_plugins.checkpoints.from_host import host_convention
 from dr_plugins.checkpoints.keys import State
 from dr_plugins.checkpoints.load import Checkpoint, load_checkpoint
-from dr_plugins.checkpoints.location import CheckpointLocation
-from dr_plugins.checkpoints.report import ConversionReport
+from dr_plugins.checkpoints.location import SCHEME, CheckpointLocation
+from dr_plugins.checkpoints.report import ConversionReport, shorten
 from dr_plugins.checkpoints.resnets import SHARED
 from dr_plugins.errors import CheckpointError
 
@@ -64,6 +64,7 @@ def load_backbone(
     if isinstance(location, str):
         location = CheckpointLocation.parse(location)
     checkpoint = load_checkpoint(location.file, location.averaged)
+    _refuse_whole_models(checkpoint.state, location)
     metadata: dict[str, str] = {}
     with contextlib.suppress(CheckpointError):
         metadata = read_metadata(location.file)
@@ -82,6 +83,18 @@ def load_backbone(
         weights = BackboneWeights(state, _convention(report, metadata, location), report)
     _check_arch(weights.report, arch, location)
     return weights
+
+
+def _refuse_whole_models(state: State, location: CheckpointLocation) -> None:
+    """A detector's checkpoint is for the detector, and hosts load their own themselves."""
+    parts = list(dict.fromkeys(key.partition(".")[0] for key in state))
+    if "backbone" in parts and len(parts) > 1:
+        raise CheckpointError(
+            f"{location.path} is the checkpoint of a whole model ({shorten(parts)}), such as a "
+            f"detector, and not of a classifier. To go on with that model, give the host the plain "
+            f"path, without {SCHEME} (Detectron2: MODEL.WEIGHTS, train.init_checkpoint; MMEngine: "
+            f"load_from); for a new one, name the classifier's checkpoint here"
+        )
 
 
 def _already_converted(

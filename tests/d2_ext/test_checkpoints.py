@@ -254,6 +254,41 @@ def test_the_mapper_of_the_training_data_is_looked_at(
                 checkpointer.load(f"imagenet-plus://{path}")
 
 
+class Holder(nn.Module):
+    """A model that holds a detector, as distillation, averaging and wrappers do."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+
+@pytest.mark.parametrize("options", [TIMM, NATIVE], ids=["timm", "native"])
+def test_a_detector_within_another_model_is_looked_at(
+    options: tuple[Any, ...], yacs: Callable[..., Any], saved: Callable[..., tuple[Any, Path]]
+) -> None:
+    network, path = saved("resnet18")
+    wrong = Holder(build_model(yacs(*options, "MODEL.PIXEL_STD", [1.0, 1.0, 1.0])))
+    with pytest.raises(CheckpointError, match=r"MODEL\.PIXEL_STD: \[58\.395"):
+        DetectionCheckpointer(wrong).load(f"imagenet-plus://{path}")
+    assert not is_filled(wrong.module, network)
+    right = Holder(build_model(yacs(*options)))
+    DetectionCheckpointer(right).load(f"imagenet-plus://{path}")
+    assert is_filled(right.module, network)
+
+
+@pytest.mark.parametrize("options", [TIMM, NATIVE], ids=["timm", "native"])
+def test_a_whole_detector_is_named_as_such(
+    options: tuple[Any, ...], yacs: Callable[..., Any], tmp_path: Path
+) -> None:
+    model = build_model(yacs(*options))
+    DetectionCheckpointer(model, str(tmp_path)).save("model_final")
+    path = tmp_path / "model_final.pth"
+    with pytest.raises(CheckpointError, match="without imagenet-plus://") as error:
+        DetectionCheckpointer(model).load(f"imagenet-plus://{path}")
+    assert "whole model (backbone, proposal_generator, roi_heads)" in str(error.value)
+    DetectionCheckpointer(model).load(str(path))
+
+
 def test_a_warning_where_nothing_tells(
     saved: Callable[..., tuple[Any, Path]],
     caplog: pytest.LogCaptureFixture,

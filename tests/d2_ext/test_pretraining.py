@@ -14,7 +14,7 @@ pytest.importorskip("timm")
 
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import get_cfg
-from detectron2.engine import AMPTrainer, DefaultPredictor
+from detectron2.engine import AMPTrainer, DefaultPredictor, DefaultTrainer, TrainerBase
 from detectron2.modeling import META_ARCH_REGISTRY, build_model
 
 from d2_ext import (
@@ -203,6 +203,37 @@ def test_models_that_do_not_fit_the_shard_set(
     with pytest.raises(ConfigError) as error:
         trainer.train()
     assert text in str(error.value)
+
+
+def test_frozen_normalisation_needs_weights(config: Callable[..., Any], tmp_path: Path) -> None:
+    options = ("MODEL.TIMM.NORM", "FrozenBN", "SOLVER.MAX_ITER", 1, "DATASETS.TEST", ())
+    with pytest.raises(CheckpointError, match=r"MODEL\.TIMM\.NORM.*'SyncBN'"):
+        build(config(*options)).train()
+    whole = ReinforcedClassifier("resnet18", num_classes=3)
+    DetectionCheckpointer(whole, str(tmp_path)).save("before")
+    for scheme in ("imagenet-plus://", ""):
+        trainer = build(config(*options))
+        trainer.checkpointer.load(f"{scheme}{tmp_path}/before.pth")
+        trainer.train()
+    part = {"model": {"model.fc.bias": torch.zeros(3)}}
+    torch.save(part, tmp_path / "part.pth")
+    trainer = build(config(*options))
+    trainer.checkpointer.load(str(tmp_path / "part.pth"))
+    with pytest.raises(CheckpointError, match="no weights were loaded"):
+        trainer.train()
+
+
+def test_a_trainers_state_without_optimizer_is_refused(
+    config: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As Detectron2 0.6 has it, which keeps the hooks' state and the iteration only.
+    monkeypatch.setattr(DefaultTrainer, "state_dict", TrainerBase.state_dict)
+    monkeypatch.setattr(DefaultTrainer, "load_state_dict", TrainerBase.load_state_dict)
+    trainer = build(config("SOLVER.MAX_ITER", 1))
+    foreign = DefaultTrainer.state_dict(trainer)
+    with pytest.raises(CheckpointError, match=r"no state of the optimizer.*--resume"):
+        trainer.load_state_dict(foreign)
+    trainer.load_state_dict(trainer.state_dict())
 
 
 def test_a_checkpoint_of_other_classes(
