@@ -25,14 +25,18 @@ from examples.quickstart.training import Recipe, Run, train
 TEACHER = "timm:fashion_resnet_teacher"
 POLICY = Path(__file__).with_name("policy.yaml")
 
+_COUNT, _CLASSES = click.IntRange(min=1), click.IntRange(1, 10)
+# Each of ten classes has as many, and an epoch a whole batch at least.
+_BATCHES = click.IntRange(Recipe.batch_size + 10 - Recipe.batch_size % 10, 60_000)
+
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 @click.option("--out", type=click.Path(path_type=Path), default="runs/quickstart", help="Results.")
-@click.option("--images", default=2000, help="Training images, of 60,000.")
-@click.option("--epochs", default=60, help="Epochs of each training.")
-@click.option("--seeds", default=2, help="Trainings of each kind.")
-@click.option("--samples", default=50, help="Reinforcements per image.")
-@click.option("--topk", default=5, help="Classes stored for each reinforcement.")
+@click.option("--images", type=_BATCHES, default=2000, help="Training images, of 60,000.")
+@click.option("--epochs", type=_COUNT, default=60, help="Epochs of each training.")
+@click.option("--seeds", type=_COUNT, default=2, help="Trainings of each kind.")
+@click.option("--samples", type=_COUNT, default=50, help="Reinforcements per image.")
+@click.option("--topk", type=_CLASSES, default=5, help="Classes stored for each reinforcement.")
 def main(out: Path, images: int, epochs: int, seeds: int, samples: int, topk: int) -> None:
     """Train the same student on Fashion-MNIST plain and reinforced, and compare.
 

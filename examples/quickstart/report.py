@@ -72,7 +72,7 @@ def draw_samples(
 ) -> None:
     """Draw images, stored views of them, and the teacher's three most probable classes."""
     replayer, names = Replayer(source, shards), shards.manifest.settings["class_names"]
-    rng = np.random.default_rng(0)
+    rng, columns = np.random.default_rng(0), min(columns, shards.manifest.samples)
     figure, axes = plt.subplots(
         rows, columns + 1, figsize=(2.1 * (columns + 1), 2.5 * rows), layout="constrained"
     )

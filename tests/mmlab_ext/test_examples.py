@@ -90,6 +90,11 @@ def test_the_papers_schedules() -> None:
     assert detector.optim_wrapper.optimizer.weight_decay == 4e-5
     assert detector.train_dataloader.batch_size * 8 == 64
     assert detector.param_scheduler[0].end == 500
+    assert detector.sync_bn == "torch"
+    resize = detector.train_dataloader.dataset.pipeline[2]
+    assert (resize.type, resize.keep_ratio) == ("RandomChoiceResize", True)
+    sides = {side for scale in resize.scales for side in scale}
+    assert (min(sides), max(sides)) == (512, 1280)
     segmentor = Config.fromfile(small.EXAMPLES / "deeplabv3_cvnets-r50-d8_50e_ade20k-512x512.py")
     assert segmentor.train_cfg.max_epochs == 50
     assert segmentor.train_dataloader.batch_size * 4 == 16
