@@ -158,8 +158,9 @@ def _load_timm(
     trainer: Any,
 ) -> BackboneWeights:
     backbone = model.get_submodule(name)
-    arch = backbone.network.model if isinstance(backbone, TimmBackbone) else backbone.name
-    read = load_backbone(location, to="timm", arch=str(arch))
+    network: Any = backbone.network if isinstance(backbone, TimmBackbone) else backbone
+    arch = network.model if isinstance(backbone, TimmBackbone) else network.name
+    read = load_backbone(location, to="timm", arch=arch, options=network.options)
     check_inputs(model, read.convention, address, trainer, name)
     if isinstance(backbone, TimmBackbone):
         backbone.network.load_state_dict(backbone.network.adapt(read.state), strict=True)

@@ -17,6 +17,7 @@ from d2_ext.norms import convert_norms
 from dr_plugins import KDLoss
 from dr_plugins.checkpoints import InputConvention, check_convention
 from dr_plugins.checkpoints.keys import is_counter
+from dr_plugins.checkpoints.record import check_options, decode_record, encode_record
 from dr_plugins.errors import BackboneError, CheckpointError
 
 __all__ = ["ReinforcedClassifier"]
@@ -28,8 +29,9 @@ _TOP = 255
 class ReinforcedClassifier(nn.Module):
     """A timm network with its classifier, trained by the KL divergence to stored answers.
 
-    Checkpoints hold the network under ``model.``: as ``imagenet-plus://OUTPUT_DIR/model_final.pth``
-    they are weights for the backbones of this package and for Detectron2's ResNets.
+    Checkpoints hold the network under ``model.``, and its name and options beside it: as
+    ``imagenet-plus://OUTPUT_DIR/model_final.pth`` they are weights for the backbones of this
+    package and for Detectron2's ResNets.
 
     Args:
         model: A model of timm, or one of `dr_models` (``cvnets_resnet50``).
@@ -45,6 +47,7 @@ class ReinforcedClassifier(nn.Module):
     Attributes:
         model: The network.
         name: Of the network.
+        options: The arguments for `timm.create_model`.
         is_loaded: Whether a checkpoint of the whole network was loaded.
 
     Raises:
@@ -77,7 +80,7 @@ class ReinforcedClassifier(nn.Module):
     ) -> None:
         super().__init__()
         self.name, self.num_classes, self.norm = model, num_classes, norm
-        self.is_loaded = False
+        self.options, self.is_loaded = options, False
         self.model = _create(model, num_classes, **options)
         convert_norms(self.model, norm)
         if grad_checkpointing:
@@ -152,6 +155,26 @@ class ReinforcedClassifier(nn.Module):
             )
         self.model.load_state_dict(state, strict=False)
         self.is_loaded = True
+
+    def get_extra_state(self) -> torch.Tensor:
+        """Name and options of the network, for checkpoints."""
+        return encode_record(self.name, self.options)
+
+    def set_extra_state(self, state: torch.Tensor) -> None:
+        """Compare name and options of the network with a checkpoint's.
+
+        Raises:
+            CheckpointError: They differ.
+        """
+        record = decode_record(state)
+        if record is None:
+            return
+        if record.arch.partition(".")[0] != self.name.partition(".")[0]:
+            raise CheckpointError(
+                f"the checkpoint holds {record.arch}, but MODEL.TIMM.NAME (lazy: model) is "
+                f"{self.name!r}; set it to what was trained, or use another checkpoint"
+            )
+        check_options(record, self.options, "the checkpoint")
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
         # Called by every way of loading, whatever it does about missing keys.

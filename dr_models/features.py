@@ -48,6 +48,8 @@ class FeatureBackbone(nn.Module):
         **kwargs: For `timm.create_model`, such as ``drop_path_rate`` and ``output_stride``.
 
     Attributes:
+        model: Its name.
+        options: The arguments for `timm.create_model`.
         channels: Of each feature.
         strides: Of each feature, in pixels of the image.
         convention: The images that timm feeds this model.
@@ -75,7 +77,7 @@ class FeatureBackbone(nn.Module):
         **kwargs: Any,
     ) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.options = model, kwargs
         options, levels = _describe(model, kwargs)
         self.out_indices = _choose(model, out_indices, levels)
         self.features = timm.create_model(
@@ -141,7 +143,7 @@ class FeatureBackbone(nn.Module):
         Raises:
             CheckpointError: See `load_backbone`; or a tensor of this backbone is not in it.
         """
-        weights = load_backbone(location, to="timm", arch=self.model)
+        weights = load_backbone(location, to="timm", arch=self.model, options=self.options)
         self.load_state_dict(self.adapt(weights.state), strict=True)
         return weights
 

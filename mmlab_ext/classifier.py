@@ -46,6 +46,7 @@ class TimmClassifier(BaseModel):
         model: The network.
         arch: Its name.
         num_classes: Of its answers.
+        options: The arguments for `timm.create_model`.
 
     Raises:
         ConfigError: Unknown model, or arguments that it does not take.
@@ -71,7 +72,7 @@ class TimmClassifier(BaseModel):
         settings = _preprocessor(data_preprocessor, network)
         super().__init__(settings, strict_pretrained(init_cfg))
         _check_inputs(self.data_preprocessor, network)
-        self.arch, self.num_classes = model, num_classes
+        self.arch, self.num_classes, self.options = model, num_classes, kwargs
         self.model = network
         # timm has initialised it; MMEngine would call timm's method of the same name once more.
         self.model.is_init = True

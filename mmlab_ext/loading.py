@@ -71,7 +71,7 @@ def load_into(
         weights = module.body.load(location)
         return _confirm(module.body, module.body.adapt(weights.state), weights)
     if isinstance(module, TimmClassifier):
-        weights = load_backbone(location, to="timm", arch=module.arch)
+        weights = load_backbone(location, to="timm", arch=module.arch, options=module.options)
         return _load(module.model, _of_classifier(module, weights.state, head), weights)
     arch = native_arch(module)
     if arch is None:

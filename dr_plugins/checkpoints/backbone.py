@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 from dr_plugins.checkpoints.convention import (
     InputConvention,
@@ -18,6 +19,7 @@ from dr_plugins.checkpoints.from_host import host_convention
 from dr_plugins.checkpoints.keys import State
 from dr_plugins.checkpoints.load import Checkpoint, load_checkpoint
 from dr_plugins.checkpoints.location import SCHEME, CheckpointLocation
+from dr_plugins.checkpoints.record import check_options
 from dr_plugins.checkpoints.report import ConversionReport, shorten
 from dr_plugins.checkpoints.resnets import SHARED
 from dr_plugins.errors import CheckpointError
@@ -41,7 +43,11 @@ class BackboneWeights(NamedTuple):
 
 
 def load_backbone(
-    location: CheckpointLocation | str, *, to: str, arch: str | None = None
+    location: CheckpointLocation | str,
+    *,
+    to: str,
+    arch: str | None = None,
+    options: Mapping[str, Any] | None = None,
 ) -> BackboneWeights:
     """Read a checkpoint in whatever layout, and convert it exactly into a host's.
 
@@ -50,11 +56,13 @@ def load_backbone(
         to: One of `TARGETS`.
         arch: The network of the host, as timm calls it (``resnet50``); None takes what the
             checkpoint holds.
+        options: What the host gives `timm.create_model` besides; None is not compared with what
+            the checkpoint says, but for hosts' own networks, which take none.
 
     Raises:
         CheckpointError: The file cannot be read; its architecture is another one than `arch` or
             cannot be told; keys are missing or left over; the host has no network that computes
-            the same.
+            the same, or builds it otherwise than it was trained.
 
     Example:
         >>> weights = load_backbone(                                         # doctest: +SKIP
@@ -82,6 +90,8 @@ def load_backbone(
         report.weights = checkpoint.weights
         weights = BackboneWeights(state, _convention(report, metadata, location), report)
     _check_arch(weights.report, arch, location)
+    if checkpoint.record is not None and (options is not None or to != "timm"):
+        check_options(checkpoint.record, options or {}, location.path)
     return weights
 
 

@@ -23,6 +23,7 @@ from dr_plugins.checkpoints.from_cvnets import from_cvnets
 from dr_plugins.checkpoints.from_host import from_host, host_convention
 from dr_plugins.checkpoints.keys import State
 from dr_plugins.checkpoints.load import load_checkpoint, strip_prefixes
+from dr_plugins.checkpoints.record import check_options
 from dr_plugins.checkpoints.report import ConversionReport, shorten
 from dr_plugins.errors import CheckpointError
 from dr_plugins.shards.container import file_digest
@@ -80,6 +81,9 @@ def convert(
         allow_partial=allow_partial,
     )
     report.weights = checkpoint.weights
+    if checkpoint.record is not None:
+        # A converted file does not say with which arguments its network is built.
+        check_options(checkpoint.record, {}, str(source))
     inputs = _convention(report, mean, std, source)
     origin = {"source": Path(source).name, "source_sha256": file_digest(Path(source))}
     _write(out, state, {**_metadata(report), **inputs.to_metadata(), **origin})

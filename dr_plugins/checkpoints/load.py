@@ -12,6 +12,7 @@ import safetensors.torch
 import torch
 from torch import serialization
 
+from dr_plugins.checkpoints.record import RECORD_KEY, NetworkRecord, decode_record
 from dr_plugins.errors import CheckpointError
 
 __all__ = ["Checkpoint", "load_checkpoint", "strip_prefixes"]
@@ -43,11 +44,13 @@ class Checkpoint(NamedTuple):
         state: By name, prefixes of wrappers removed.
         weights: Under which name of a training checkpoint they were; empty for a bare state dict.
         arch: What a training checkpoint says that it is, as timm's do; empty if it says nothing.
+        record: What a classifier of the Detectron2 extension says; None if there is nothing.
     """
 
     state: dict[str, torch.Tensor]
     weights: str
     arch: str = ""
+    record: NetworkRecord | None = None
 
 
 def load_checkpoint(path: str | Path, averaged: bool | None = None) -> Checkpoint:
@@ -76,8 +79,13 @@ def load_checkpoint(path: str | Path, averaged: bool | None = None) -> Checkpoin
             raise CheckpointError(
                 f"{path}: {key} is a sparse or quantized tensor; only dense ones can be converted"
             )
+    stripped = strip_prefixes(tensors)
+    record = decode_record(stripped[RECORD_KEY]) if RECORD_KEY in stripped else None
+    if record is not None:
+        del stripped[RECORD_KEY]
+        return Checkpoint(stripped, weights, record.arch, record)
     arch = content.get("arch") if weights else ""
-    return Checkpoint(strip_prefixes(tensors), weights, arch if isinstance(arch, str) else "")
+    return Checkpoint(stripped, weights, arch if isinstance(arch, str) else "")
 
 
 def strip_prefixes(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

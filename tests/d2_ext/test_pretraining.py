@@ -244,6 +244,73 @@ def test_a_checkpoint_of_other_classes(
         DetectionCheckpointer(build_model(config())).load(f"imagenet-plus://{path}")
 
 
+@pytest.fixture
+def other_activations(tmp_path: Path) -> Path:
+    """A classifier whose tensors look like those of a plain ResNet-18, saved by Detectron2."""
+    network = ReinforcedClassifier("resnet18", num_classes=3, act_layer="silu", drop_path_rate=0.1)
+    plain = ReinforcedClassifier("resnet18", num_classes=3)
+    shapes = [{k: v.shape for k, v in each.state_dict().items()} for each in (network, plain)]
+    assert shapes[0] == shapes[1]
+    DetectionCheckpointer(network, str(tmp_path)).save("other_activations")
+    return tmp_path / "other_activations.pth"
+
+
+@pytest.mark.parametrize("options", [TIMM, NATIVE], ids=["timm", "native"])
+def test_backbones_of_other_options_are_refused(
+    options: tuple[Any, ...], other_activations: Path, yacs: Callable[..., Any]
+) -> None:
+    with pytest.raises(CheckpointError, match=r"act_layer='silu'.*act_layer=None.*TIMM\.OPTIONS"):
+        DetectionCheckpointer(build_model(yacs(*options))).load(
+            f"imagenet-plus://{other_activations}"
+        )
+
+
+def test_backbones_of_the_same_options_are_loaded(
+    other_activations: Path, yacs: Callable[..., Any], config: Callable[..., Any]
+) -> None:
+    cfg = yacs(*TIMM)
+    cfg.MODEL.TIMM.OPTIONS.act_layer = "silu"
+    cfg.MODEL.TIMM.OPTIONS.drop_path_rate = 0.3
+    use_checkpoint(cfg, f"imagenet-plus://{other_activations}")
+    model = build_model(cfg)
+    DetectionCheckpointer(model).load(cfg.MODEL.WEIGHTS)
+    trained = torch.load(other_activations)["model"]["model.layer4.1.conv2.weight"]
+    assert torch.equal(model.backbone.bottom_up.network.features.layer4[1].conv2.weight, trained)
+
+
+def test_classifiers_compare_what_they_go_on_with(
+    other_activations: Path, config: Callable[..., Any], tmp_path: Path
+) -> None:
+    for scheme in ("imagenet-plus://", ""):
+        with pytest.raises(CheckpointError, match="act_layer='silu'"):
+            DetectionCheckpointer(build_model(config())).load(f"{scheme}{other_activations}")
+        cfg = config()
+        cfg.MODEL.TIMM.OPTIONS.act_layer = "silu"
+        same = build_model(cfg)
+        DetectionCheckpointer(same).load(f"{scheme}{other_activations}")
+        assert same.is_loaded
+    # Another network with the names and shapes of resnet50.
+    other = ReinforcedClassifier("resnetaa50", num_classes=3)
+    DetectionCheckpointer(other, str(tmp_path)).save("other")
+    for scheme in ("imagenet-plus://", ""):
+        model = build_model(config("MODEL.TIMM.NAME", "resnet50"))
+        with pytest.raises(CheckpointError, match="holds resnetaa50, but"):
+            DetectionCheckpointer(model).load(f"{scheme}{tmp_path}/other.pth")
+
+
+def test_checkpoints_without_name_and_options_are_loaded(
+    config: Callable[..., Any], tmp_path: Path
+) -> None:
+    network = ReinforcedClassifier("resnet18", num_classes=3)
+    state = network.state_dict()
+    del state["_extra_state"]
+    torch.save({"model": state}, tmp_path / "before.pth")
+    for scheme in ("imagenet-plus://", ""):
+        classifier = build_model(config())
+        DetectionCheckpointer(classifier).load(f"{scheme}{tmp_path}/before.pth")
+        assert torch.equal(classifier.model.fc.weight, network.model.fc.weight)
+
+
 def test_use_checkpoint_of_a_classifier(config: Callable[..., Any], tmp_path: Path) -> None:
     network = ReinforcedClassifier("cvnets_resnet18", num_classes=3)
     DetectionCheckpointer(network, str(tmp_path)).save("before")
