@@ -153,6 +153,12 @@ train.device = "cpu"
 train.max_iter = 2
 lr_multiplier.warmup_length = 0.5
 """
+VIT = """
+model.backbone.net.model = "cvnets_vit_tiny_patch16_224"
+model.backbone.net.norm = ""
+train.amp.enabled = False
+dataloader.train.mapper.augmentations = [dataloader.test.mapper.augmentations[0]]
+"""
 
 
 def test_lazyconfig_train_net(run: Run, checkpoint: Path, tmp_path: Path) -> None:
@@ -169,6 +175,27 @@ def test_lazyconfig_train_net(run: Run, checkpoint: Path, tmp_path: Path) -> Non
     wrong = run(tool, "--config-file", config, *options, "dataloader.train.mapper.image_format=BGR")
     assert wrong.returncode != 0
     assert "image_format of the training data's mapper is 'BGR'" in wrong.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "arch", "place"),
+    [
+        ("mask_rcnn_swin_T_FPN_3x.py", "swin_tiny", "bottom_up"),
+        ("mask_rcnn_vit_B_FPN_100ep_LSJ.py", "vit_tiny", "net"),
+    ],
+)
+def test_transformers(name: str, arch: str, place: str, run: Run, tmp_path: Path) -> None:
+    torch.save(cvnets_state(arch), tmp_path / "published.pt")
+    network = "" if arch == "swin_tiny" else VIT
+    config = tmp_path / "small.py"
+    text = LAZY.format(example=str(EXAMPLES / name))
+    config.write_text(text.replace('model.backbone.bottom_up.model = "cvnets_resnet18"', network))
+    address = f"imagenet-plus://{tmp_path}/published.pt?source=cvnets&arch={arch}"
+    options = (f"train.output_dir={tmp_path}/run", f"train.init_checkpoint='{address}'")
+    done = run(TOOLS / "lazyconfig_train_net.py", "--config-file", config, *options)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert f"{arch} was loaded into backbone.{place}" in done.stdout
+    assert "bbox/AP" in metrics(tmp_path / "run")[-1]
 
 
 def test_pretraining_and_resuming(run: Run, tmp_path: Path) -> None:
