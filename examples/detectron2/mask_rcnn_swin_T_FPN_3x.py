@@ -1,4 +1,4 @@
-"""Mask R-CNN with ml-dr's published Swin-T and AdamW, as Liu et al., 2021, train theirs."""
+"""Mask R-CNN with ml-dr's published Swin-T: AdamW of Liu et al., 2021, Detectron2's 3x schedule."""
 
 import torch
 from detectron2 import model_zoo
