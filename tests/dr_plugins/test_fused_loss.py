@@ -82,6 +82,15 @@ def test_kernels_compile_for_a_gpu(dtype: str, smooth: bool) -> None:
     code = compile_kernel(module._forward, types, {**constants, "with_entropy": True})
     assert ".target sm_90" in code
     assert ".target sm_90" in compile_kernel(module._backward, types, constants)
+    ones = {
+        **constants,
+        "slots": 1,
+        "k": 1,
+        "stride": 1,
+        "classes": 1,
+    }  # Triton takes 1 as constant
+    assert compile_kernel(module._forward, types, {**ones, "with_entropy": False})
+    assert compile_kernel(module._backward, types, {**ones, "grad_stride": 1})
 
 
 # --- on a GPU -------------------------------------------------------------------------------------
