@@ -7,13 +7,16 @@ over the classes, so that nothing cancels, however large the logits are.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, cast
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from dr_plugins.loss import full_precision, plain_rows
 from dr_plugins.targets import SparseTargets
 
 __all__ = ["fused_loss"]
@@ -30,70 +33,160 @@ def fused_loss(
 ) -> Tensor:
     """Loss of each row; see `dr_plugins.loss.KDLoss` for the formula.
 
+    `torch.compile` sees one operation of PyTorch, ``dr_plugins::fused_loss``. A second derivative
+    is that of PyTorch's operations, with their memory.
+
     Args:
-        logits: float32, bfloat16 or float16 ``[B, C]`` on a GPU.
+        logits: float32, bfloat16 or float16 ``[B, C]`` on a GPU, B >= 1.
         targets: Of B samples, on the same GPU.
-        temperature: T, > 0; 1 if there is a label weight.
+        temperature: T, > 0.
         label_weight: w, in [0, 1].
         with_entropy: Whether to add the entropy term, which makes a divergence of a cross-entropy.
 
     Returns:
-        float32 ``[B]``, differentiable once with respect to the logits.
-
-    Raises:
-        RuntimeError: In the backward pass, if it is differentiated twice.
+        float32 ``[B]``.
     """
-    assert temperature == 1 or label_weight == 0, "labels count at temperature 1"
+    ids, probs, labels = targets.ids.contiguous(), targets.probs.contiguous(), targets.labels
     weights = float(temperature), float(label_weight)  # of one type, for which Triton compiles once
-    options = (targets.densify == "smooth", *weights, with_entropy)
-    ids, probs = targets.ids.contiguous(), targets.probs.contiguous()
-    return _FusedLoss.apply(logits, ids, probs, targets.labels.contiguous(), options)
+    smooth = targets.densify == "smooth"
+    inputs = (logits, ids, probs, labels.contiguous(), smooth, *weights, with_entropy)
+    # Both do the same. The function takes half as long to call, but cannot be looked into.
+    rows = _operation(*inputs)[0] if torch.compiler.is_compiling() else _FusedLoss.apply(*inputs)
+    return cast(Tensor, rows)
+
+
+def _losses(
+    logits: Tensor,
+    ids: Tensor,
+    probs: Tensor,
+    labels: Tensor,
+    smooth: bool,
+    temperature: float,
+    label_weight: float,
+    with_entropy: bool,
+) -> tuple[Tensor, Tensor]:
+    """Losses [B], and what the gradient needs to know of each row's logits, [B, 3]."""
+    logits = _with_whole_rows(logits)
+    batch, classes = logits.shape
+    rows, stats = _like_losses(logits)
+    block = _block(classes)
+    with _on_device_of(logits):
+        _forward[(batch,)](
+            logits, logits.stride(0), ids, probs, labels, rows, stats,
+            classes, ids.shape[1], temperature, label_weight,
+            smooth=smooth, with_entropy=with_entropy, with_labels=label_weight > 0,
+            softened=temperature != 1,
+            slots=triton.next_power_of_2(ids.shape[1]), block=block, num_warps=_warps(block),
+        )  # fmt: skip
+    return rows, stats
+
+
+def _gradient(
+    grad_rows: Tensor,
+    stats: Tensor,
+    logits: Tensor,
+    ids: Tensor,
+    probs: Tensor,
+    labels: Tensor,
+    smooth: bool,
+    temperature: float,
+    label_weight: float,
+) -> Tensor:
+    logits = _with_whole_rows(logits)
+    batch, classes = logits.shape
+    grad = _like_logits(logits)
+    block = _block(classes)
+    with _on_device_of(logits):
+        _backward[(batch, triton.cdiv(classes, block))](
+            logits, logits.stride(0), ids, probs, labels, stats,
+            grad_rows, grad_rows.stride(0), grad,
+            classes, ids.shape[1], temperature, label_weight,
+            smooth=smooth, with_labels=label_weight > 0, softened=temperature != 1,
+            slots=triton.next_power_of_2(ids.shape[1]), block=block, num_warps=_warps(block),
+        )  # fmt: skip
+    return grad
+
+
+def _like_losses(logits: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+    batch = logits.shape[0]
+    return (
+        torch.empty(batch, dtype=torch.float32, device=logits.device),
+        torch.empty(batch, 3, dtype=torch.float32, device=logits.device),
+    )
+
+
+def _like_logits(logits: Tensor) -> Tensor:
+    return torch.empty(logits.shape, dtype=logits.dtype, device=logits.device)
+
+
+def _with_whole_rows(logits: Tensor) -> Tensor:
+    return logits if logits.stride(1) == 1 else logits.contiguous()
+
+
+def _on_device_of(logits: Tensor) -> AbstractContextManager[object]:
+    """Triton launches on the current device."""
+    if logits.is_cuda and logits.get_device() != torch.cuda.current_device():
+        return torch.cuda.device(logits.device)
+    return nullcontext()
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], stats: Tensor) -> None:
+    logits, ids, probs, labels, *ctx.options, _ = inputs
+    ctx.save_for_backward(stats, logits, ids, probs, labels)
+
+
+def _save_of_operation(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    ctx.set_materialize_grads(False)
+    ctx.mark_non_differentiable(output[1])
+    _save(ctx, inputs, output[1])
+
+
+def _backward_by(gradient: Callable[..., Tensor]) -> Callable[..., Any]:
+    def backward(ctx: Any, grad_rows: Tensor, *_: None) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():  # the gradient is going to be differentiated
+            result = _plain_gradient(grad_rows, *ctx.saved_tensors[1:], *ctx.options)
+        else:
+            result = gradient(grad_rows, *ctx.saved_tensors, *ctx.options)
+        return result, None, None, None, None, None, None, None
+
+    return backward
+
+
+def _plain_gradient(
+    grad_rows: Tensor,
+    logits: Tensor,
+    ids: Tensor,
+    probs: Tensor,
+    labels: Tensor,
+    smooth: bool,
+    temperature: float,
+    label_weight: float,
+) -> Tensor:
+    densify = "smooth" if smooth else "zeros"
+    targets = SparseTargets.unchecked(ids, probs, labels, logits.shape[1], densify)
+    with full_precision(logits.device.type):
+        rows = plain_rows(logits, targets, temperature, label_weight)
+    return torch.autograd.grad(rows, logits, grad_rows, create_graph=True)[0]
 
 
 class _FusedLoss(torch.autograd.Function):
+    # Not with `setup_context`, for which PyTorch inspects signatures at every call.
     @staticmethod
-    def forward(
-        ctx: Any, logits: Tensor, ids: Tensor, probs: Tensor, labels: Tensor, options: Any
-    ) -> Tensor:
-        logits = logits if logits.stride(1) == 1 else logits.contiguous()
-        batch, classes = logits.shape
-        smooth, temperature, label_weight, with_entropy = options
-        rows = torch.empty(batch, dtype=torch.float32, device=logits.device)
-        stats = torch.empty(batch, 2, dtype=torch.float32, device=logits.device)
-        block = _block(classes)
-        with torch.cuda.device_of(logits):  # Triton launches on the current device
-            _forward[(batch,)](
-                logits, logits.stride(0), ids, probs, labels, rows, stats,
-                classes, ids.shape[1], temperature, label_weight,
-                smooth=smooth, with_entropy=with_entropy, with_labels=label_weight > 0,
-                slots=triton.next_power_of_2(ids.shape[1]), block=block, num_warps=_warps(block),
-            )  # fmt: skip
-        ctx.save_for_backward(logits, ids, probs, labels, stats)
-        ctx.options = options
+    def forward(ctx: Any, *inputs: Any) -> Tensor:
+        rows, stats = _losses(*inputs)
+        _save(ctx, inputs, stats)
         return rows
 
-    @staticmethod
-    def backward(ctx: Any, grad_rows: Tensor) -> Any:
-        # `once_differentiable` would let a second derivative through as zero.
-        if torch.is_grad_enabled():
-            raise RuntimeError(
-                "the loss of SparseTargets is differentiated twice, and on a GPU its kernels only "
-                "know the first derivative: pass targets.dense(), or leave out create_graph=True"
-            )
-        logits, ids, probs, labels, stats = ctx.saved_tensors
-        batch, classes = logits.shape
-        smooth, temperature, label_weight, _ = ctx.options
-        grad = torch.empty(batch, classes, dtype=logits.dtype, device=logits.device)
-        block = _block(classes)
-        with torch.cuda.device_of(logits):
-            _backward[(batch, triton.cdiv(classes, block))](
-                logits, logits.stride(0), ids, probs, labels, stats,
-                grad_rows, grad_rows.stride(0), grad,
-                classes, ids.shape[1], temperature, label_weight,
-                smooth=smooth, with_labels=label_weight > 0,
-                slots=triton.next_power_of_2(ids.shape[1]), block=block, num_warps=_warps(block),
-            )  # fmt: skip
-        return grad, None, None, None, None
+    backward = staticmethod(_backward_by(_gradient))
+
+
+_operation = torch.library.custom_op("dr_plugins::fused_loss", _losses, mutates_args=())
+_operation.register_fake(_like_losses)
+_gradient_operation = torch.library.custom_op(
+    "dr_plugins::fused_loss_gradient", _gradient, mutates_args=()
+)
+_gradient_operation.register_fake(lambda grad_rows, stats, logits, *_: _like_logits(logits))
+_operation.register_autograd(_backward_by(_gradient_operation), setup_context=_save_of_operation)
 
 
 def _block(classes: int) -> int:
@@ -139,57 +232,64 @@ def _x_log_x(x):  # type: ignore[no-untyped-def]
 def _forward(  # type: ignore[no-untyped-def]
     logits, stride, ids, probs, labels, rows, stats, classes, k, temperature, label_weight,
     smooth: tl.constexpr, with_entropy: tl.constexpr, with_labels: tl.constexpr,
-    slots: tl.constexpr, block: tl.constexpr,
+    softened: tl.constexpr, slots: tl.constexpr, block: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     listed, is_listed, values, _, share, unlisted = _row_targets(
         ids, probs, row, classes, k, smooth, slots
     )
     line = logits + row * stride
-    # Maximum so far, sum of the exponentials below it, and how far the classes that are not listed
-    # lie below it, in all: `seen` classes.
-    top, mass, below, seen = -float("inf"), 0.0, 0.0, 0.0
+    scale = 1.0 / temperature
+    # Maximum so far, sum of the exponentials below it (softened, and as the labels take them), and
+    # how far the classes that are not listed lie below it, in all: `seen` classes.
+    top, mass, hard_mass, below, seen = -float("inf"), 0.0, 0.0, 0.0, 0.0
     for start in range(0, classes, block):
         column = start + tl.arange(0, block)
         inside = column < classes
-        z = tl.load(line + column, inside, -float("inf")).to(tl.float32) / temperature
+        z = tl.load(line + column, inside, -float("inf")).to(tl.float32)
         before, top = top, tl.maximum(top, tl.max(z, 0))
         base = tl.where(top == -float("inf"), 0.0, top)
         sunk = tl.where(before == -float("inf"), 0.0, before - base)
-        mass = mass * tl.exp(sunk) + tl.sum(tl.exp(z - base), 0)
+        z -= base
+        mass = mass * tl.exp(sunk * scale) + tl.sum(tl.exp(z * scale), 0)
+        if with_labels and softened:
+            hard_mass = hard_mass * tl.exp(sunk) + tl.sum(tl.exp(z), 0)
         if smooth:
             free = inside
             here = is_listed & (listed >= start) & (listed < start + block)
             if tl.sum(here.to(tl.int32), 0) > 0:
                 for slot in range(k):
-                    free = free & (column != tl.load(ids + row * k + slot))
-            below += seen * sunk + tl.sum(tl.where(free, z - base, 0.0), 0)
+                    free = free & (column != tl.load(ids + row * k + slot).to(tl.int32))
+            below += seen * sunk + tl.sum(tl.where(free, z, 0.0), 0)
             seen += tl.sum(free.to(tl.float32), 0)
     base = tl.where(top == -float("inf"), 0.0, top)
     log_mass = tl.log(mass)
 
-    z = tl.load(line + listed, is_listed, 0.0).to(tl.float32) / temperature
-    loss = tl.sum(tl.where(values > 0, values * (log_mass - (z - base)), 0.0), 0)
+    z = tl.load(line + listed, is_listed, 0.0).to(tl.float32) - base
+    loss = tl.sum(tl.where(values > 0, values * (log_mass - z * scale), 0.0), 0)
     if smooth:
-        loss += tl.where(share > 0, share * (unlisted * log_mass - below), 0.0)
+        loss += tl.where(share > 0, share * (unlisted * log_mass - below * scale), 0.0)
     if with_entropy:
         loss += tl.sum(_x_log_x(values), 0) + unlisted * _x_log_x(share)
     loss *= temperature * temperature
     if with_labels:
+        log_hard = tl.log(hard_mass) if softened else log_mass
         label = tl.load(labels + row)
-        z_label = tl.load(line + label, (label >= 0) & (label < classes), 0.0).to(tl.float32)
-        crossed = tl.where(label >= 0, log_mass - (z_label - base), 0.0)
+        z = tl.load(line + label, (label >= 0) & (label < classes), 0.0).to(tl.float32) - base
+        crossed = tl.where(label >= 0, log_hard - z, 0.0)
         loss = (1 - label_weight) * loss + label_weight * crossed
+        tl.store(stats + row * 3 + 2, log_hard)
     tl.store(rows + row, loss)
-    tl.store(stats + row * 2, base)
-    tl.store(stats + row * 2 + 1, log_mass)
+    tl.store(stats + row * 3, base)
+    tl.store(stats + row * 3 + 1, log_mass)
 
 
 @triton.jit
 def _backward(  # type: ignore[no-untyped-def]
     logits, stride, ids, probs, labels, stats, grad_rows, grad_stride, grad,
     classes, k, temperature, label_weight,
-    smooth: tl.constexpr, with_labels: tl.constexpr, slots: tl.constexpr, block: tl.constexpr,
+    smooth: tl.constexpr, with_labels: tl.constexpr, softened: tl.constexpr,
+    slots: tl.constexpr, block: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     start = tl.program_id(1) * block
@@ -198,20 +298,23 @@ def _backward(  # type: ignore[no-untyped-def]
     listed, is_listed, values, factor, share, unlisted = _row_targets(
         ids, probs, row, classes, k, smooth, slots
     )
-    z = tl.load(logits + row * stride + column, inside, 0.0).to(tl.float32) / temperature
-    base, log_mass = tl.load(stats + row * 2), tl.load(stats + row * 2 + 1)
-    softmax = tl.exp(z - base - log_mass)
+    z = tl.load(logits + row * stride + column, inside, 0.0).to(tl.float32)
+    z -= tl.load(stats + row * 3)
+    softmax = tl.exp(z * (1.0 / temperature) - tl.load(stats + row * 3 + 1))
     target = tl.zeros([block], tl.float32) + share
     here = is_listed & (listed >= start) & (listed < start + block)
     if tl.sum(here.to(tl.int32), 0) > 0:
         for slot in range(k):
             value = tl.load(probs + row * k + slot) * factor
-            target = tl.where(column == tl.load(ids + row * k + slot), value, target)
+            is_here = column == tl.load(ids + row * k + slot).to(tl.int32)
+            target = tl.where(is_here, value, target)
     total = tl.sum(values, 0) + unlisted * share
     outer = tl.load(grad_rows + row * grad_stride)
     result = outer * temperature * (softmax * total - target)
     if with_labels:
         label = tl.load(labels + row)
+        if softened:
+            softmax = tl.exp(z - tl.load(stats + row * 3 + 2))
         difference = softmax - tl.where(column == label, 1.0, 0.0)
         labelled = tl.where(label >= 0, outer * difference, 0.0)
         result = (1 - label_weight) * result + label_weight * labelled

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import functools
-import importlib
-import logging
 import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from functools import partial
-from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -21,9 +16,8 @@ __all__ = ["KDLoss", "cross_entropy"]
 
 # `nll_loss` skips rows with this label; any class number out of range, unlike -100, must raise.
 _NO_LABEL = -(2**31)
+_FUSED_DEVICES = ("cuda",)
 _FUSED_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-_TOLERANCE = 1e-4
-_logger = logging.getLogger(__name__)
 
 
 class KDLoss(nn.Module):
@@ -34,10 +28,9 @@ class KDLoss(nn.Module):
     rounding. With `label_weight` w the loss is (1 - w) * KL + w * CE(logits, label), at temperature
     1; rows whose label is -1 have no cross-entropy term.
 
-    On a GPU, two Triton kernels compute the loss of `SparseTargets` and its gradient (its first
-    derivative only), without any other tensor of the logits' size; where the loss is compiled,
-    `torch.compile` does. Before the kernels are used on a device, they are compared there with
-    PyTorch's operations.
+    On a GPU, two Triton kernels compute the loss of `SparseTargets` and its gradient, without any
+    other tensor of the logits' size; to `torch.compile` they are operations like PyTorch's own.
+    Before they are used on a device, they are compared there with PyTorch's operations.
 
     A class without target mass contributes nothing, whatever its logit. A logit of -inf on a class
     with target mass makes the loss of its row +inf ("smooth" gives mass to every class), while the
@@ -92,25 +85,12 @@ class KDLoss(nn.Module):
             TypeError: if a dtype is neither.
         """
         _check(logits, target)
-        with _full_precision(logits.device.type):
+        with full_precision(logits.device.type):
             return _reduce(self._rows(logits, target), self.reduction)
 
     def _rows(self, logits: Tensor, target: SparseTargets | Tensor) -> Tensor:
-        if isinstance(target, SparseTargets) and (self.temperature == 1 or self.label_weight == 0):
-            fused = _fused_for(logits)
-            if fused is not None:
-                return fused(logits, target, self.temperature, self.label_weight)
-        return self._plain_rows(logits, target)
-
-    def _plain_rows(self, logits: Tensor, target: SparseTargets | Tensor) -> Tensor:
-        log_probs = _log_softmax(logits, self.temperature)
-        rows = _kl_divergence(log_probs, target) * self.temperature**2
-        if self.label_weight == 0:
-            return rows
-        if self.temperature != 1:
-            log_probs = _log_softmax(logits)
-        labelled = _label_loss(log_probs, target)
-        return (1 - self.label_weight) * rows + self.label_weight * labelled
+        rows = _fused_for(logits) if isinstance(target, SparseTargets) else None
+        return (rows or plain_rows)(logits, target, self.temperature, self.label_weight)
 
     def extra_repr(self) -> str:
         """Arguments, for `repr`."""
@@ -166,57 +146,59 @@ def cross_entropy(
     if not isinstance(target, SparseTargets):
         raise TypeError(f"target is {type(target).__name__}, expected SparseTargets: swap them")
     _check(input, target)
-    with _full_precision(input.device.type):
+    with full_precision(input.device.type):
         fused = _fused_for(input)
         if fused is not None:
             return _reduce(fused(input, target, with_entropy=False), reduction)
         return _reduce(_sparse_terms(_log_softmax(input), target)[0], reduction)
 
 
-_FusedLoss = Callable[..., Tensor]
-
-
-def _fused_for(logits: Tensor) -> _FusedLoss | None:
+def _fused_for(logits: Tensor) -> Callable[..., Tensor] | None:
     """`dr_plugins.fused_loss.fused_loss` where it can take over."""
-    fits = logits.device.type == "cuda" and logits.dtype in _FUSED_DTYPES and len(logits) > 0
-    # What is compiled is fused by the compiler.
-    return _fused_on(logits.device) if fits and not torch.compiler.is_compiling() else None
+    # Not for tensors that only stand for others, as those of FakeTensorMode.
+    fits = logits.device.type in _FUSED_DEVICES and type(logits) in (Tensor, nn.Parameter)
+    if not fits or logits.dtype not in _FUSED_DTYPES or logits.shape[0] == 0:
+        return None
+    if not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active():
+        return None  # `torch.func` takes PyTorch's operations apart
+    # Imported where there is a GPU: they take Triton, and a second.
+    from dr_plugins.fused_loss_check import kernels_work
+
+    if not kernels_work(logits.device):
+        return None
+    from dr_plugins.fused_loss import fused_loss
+
+    return fused_loss
 
 
-@functools.cache
-def _fused_on(device: torch.device) -> _FusedLoss | None:
-    """The kernels, if they compile on a device and agree there with PyTorch's operations."""
-    try:
-        module = importlib.import_module("dr_plugins.fused_loss")
-        difference = _disagreement(module.fused_loss, device)
-        reason = f"it is off by {difference:.2g}" if difference > _TOLERANCE else None
-    except Exception as error:  # no Triton, no C compiler, a device that Triton does not know
-        reason = f"{type(error).__name__}: {error}".partition("\n")[0]
-    if reason is None:
-        return cast(_FusedLoss, module.fused_loss)
-    _logger.warning("KDLoss on %s without its Triton kernels, slower: %s", device, reason)
-    return None
+def plain_rows(
+    logits: Tensor,
+    target: SparseTargets | Tensor,
+    temperature: float = 1.0,
+    label_weight: float = 0.0,
+) -> Tensor:
+    """Loss of each row by PyTorch's operations; see `KDLoss` for the formula.
+
+    Args:
+        logits: floating point [B, C].
+        target: what `KDLoss` takes.
+        temperature: T, > 0.
+        label_weight: w, in [0, 1].
+
+    Returns:
+        float32 [B], or float64 if the logits are.
+    """
+    log_probs = _log_softmax(logits, temperature)
+    rows = _kl_divergence(log_probs, target) * temperature**2
+    if label_weight == 0:
+        return rows
+    if temperature != 1:
+        log_probs = _log_softmax(logits)
+    return (1 - label_weight) * rows + label_weight * _label_loss(log_probs, target)
 
 
-@torch.inference_mode(False)
-@torch.enable_grad()
-def _disagreement(fused: _FusedLoss, device: torch.device) -> float:
-    """Largest difference, of losses of about 10 and of their gradient."""
-    generator = torch.Generator().manual_seed(0)
-    logits = 3 * torch.randn(4, 5000, generator=generator)
-    ids = torch.stack([torch.randperm(5000, generator=generator)[:8] for _ in range(4)])
-    targets = SparseTargets(ids, torch.full((4, 8), 0.1), ids[:, 0], 5000).to(device)
-    both = []
-    for rows in (KDLoss(label_weight=0.3)._plain_rows, partial(fused, label_weight=0.3)):
-        leaf = logits.to(device, copy=True).requires_grad_()
-        losses = rows(leaf, targets)
-        losses.sum().backward()
-        both.append(torch.cat([losses.detach(), cast(Tensor, leaf.grad).flatten()]))
-    difference = float((both[0] - both[1]).abs().max())
-    return difference if difference == difference else math.inf
-
-
-def _full_precision(device_type: str) -> AbstractContextManager[object]:
+def full_precision(device_type: str) -> AbstractContextManager[object]:
+    """Context without autocast."""
     if torch.amp.is_autocast_available(device_type):
         return torch.autocast(device_type, enabled=False)
     return nullcontext()  # "meta", for one, has no autocast to disable

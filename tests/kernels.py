@@ -14,18 +14,23 @@ import pytest
 HOPPER = 90
 
 
-def run_interpreted(file: Path) -> str:
+def run_interpreted(file: Path, *options: str) -> str:
     """Run a file of tests in a process of its own, where Triton interprets kernels on the CPU.
 
     Triton's own functions are kernels too, and decorated for one way or the other when it is
     imported.
 
+    Args:
+        file: The file.
+        options: More options of pytest.
+
     Returns:
         The last line of the output, which counts the tests.
     """
     pytest.importorskip("triton")
+    quiet = ["-q", "-W", "ignore", "-p", "no:cacheprovider"]
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-W", "ignore", "-p", "no:cacheprovider", str(file)],
+        [sys.executable, "-m", "pytest", *quiet, *options, str(file)],
         env={**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,

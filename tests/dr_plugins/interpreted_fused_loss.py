@@ -8,7 +8,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from torch._subclasses.fake_tensor import FakeTensorMode
 
+from dr_plugins import fused_loss as fused_module
+from dr_plugins import fused_loss_check
 from dr_plugins import loss as plain
 from dr_plugins.fused_loss import fused_loss
 from dr_plugins.loss import KDLoss
@@ -61,29 +64,58 @@ def test_equals_oracle(
 
 
 @pytest.mark.parametrize("weight", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("temperature", [1.0, 2.5])
 @pytest.mark.parametrize("reduction", ["batchmean", "sum", "none"])
-def test_kd_loss_takes_the_kernels(fused: Any, weight: float, reduction: str) -> None:
+def test_kd_loss_takes_the_kernels(
+    fused: Any, weight: float, temperature: float, reduction: str
+) -> None:
     targets = random_targets(0, 6, 9, 3)
     assert -1 in targets.labels.tolist()
     logits = random_logits(0, 6, 9).float().requires_grad_()
-    criterion = KDLoss(1.0, weight, reduction)
-    found = criterion(logits, targets)
+    found = KDLoss(temperature, weight, reduction)(logits, targets)
     assert len(fused) == 1
-    expected = plain._reduce(criterion._plain_rows(logits, targets), reduction)
+    rows = plain.plain_rows(logits, targets, temperature, weight)
+    expected = plain._reduce(rows, reduction)
     torch.testing.assert_close(found, expected)
     outer = torch.ones_like(found)
     slopes = gradient_of(found, logits, outer), gradient_of(expected, logits, outer)
     torch.testing.assert_close(*slopes)
 
 
-def test_what_the_kernels_leave_to_pytorch(fused: Any) -> None:
-    targets, logits = random_targets(0, 6, 9, 3), random_logits(0, 6, 9).float()
-    KDLoss(2.0, 0.5)(logits, targets)
-    KDLoss()(logits, targets.dense())
-    KDLoss()(logits, torch.zeros(6, dtype=torch.int64))
-    assert not fused
-    KDLoss(2)(logits, targets)
-    assert len(fused) == 1
+# Two blocks; with the largest logit in the second one, what was summed up before is scaled.
+@pytest.mark.parametrize("largest", [17, 4500])
+@pytest.mark.parametrize("shift", [0.0, 1e4])
+def test_labels_count_at_temperature_one(largest: int, shift: float) -> None:
+    targets = random_targets(4, 6, 5000, 3)
+    logits = random_logits(4, 6, 5000)
+    logits[:, largest] = 40
+    logits = (logits + shift).float().requires_grad_()
+    dense = torch.from_numpy(oracle_dense(targets))
+    exact = logits.detach().double().requires_grad_()
+    rows = 6.25 * F.kl_div(F.log_softmax(exact / 2.5, 1), dense, reduction="none").sum(1)
+    labelled = F.cross_entropy(exact, targets.labels, ignore_index=-1, reduction="none")
+    expected = 0.7 * rows + 0.3 * labelled
+    losses = fused_loss(logits, targets, 2.5, 0.3)
+    torch.testing.assert_close(losses.double(), expected, rtol=1e-6, atol=1e-5)
+    outer = torch.linspace(-1, 1, 6)
+    slopes = gradient_of(losses, logits, outer), gradient_of(expected, exact, outer.double())
+    torch.testing.assert_close(
+        slopes[0].double(), slopes[1], rtol=1e-3 if shift else 1e-5, atol=1e-5
+    )
+
+
+def test_what_the_kernels_leave_to_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plain, "_FUSED_DEVICES", ("cpu",))
+    logits = torch.zeros(2, 3)
+    assert plain._fused_for(logits) is fused_loss
+    assert plain._fused_for(torch.nn.Parameter(logits)) is fused_loss
+    assert plain._fused_for(logits.double()) is None
+    assert plain._fused_for(logits[:0]) is None
+    with FakeTensorMode() as mode:
+        assert plain._fused_for(mode.from_tensor(logits)) is None
+    monkeypatch.setattr(plain, "_fused_for", None)  # is not asked
+    KDLoss()(logits, torch.full((2, 3), 1 / 3))
+    KDLoss()(logits, torch.zeros(2, dtype=torch.int64))
 
 
 @pytest.mark.parametrize("densify", DENSIFY)
@@ -127,7 +159,7 @@ def test_logits_that_are_not_finite(densify: str, blocks: int) -> None:
     targets = SparseTargets(ids, probs, num_classes=classes, densify=densify)
     found, expected = rows.clone().requires_grad_(), rows.clone().requires_grad_()
     losses = fused_loss(found, targets)
-    peers = KDLoss(reduction="none")._plain_rows(expected, targets)
+    peers = plain.plain_rows(expected, targets)
     torch.testing.assert_close(losses, peers, equal_nan=True)
     assert {str(x) for x in losses.tolist()} >= {"inf", "nan"}
     ones = torch.ones(9)
@@ -141,7 +173,7 @@ def test_rows_without_mass() -> None:
         targets = SparseTargets(ids, probs, num_classes=3, densify=densify)
         logits = torch.tensor([[1.0, 2.0, 3.0]] * 2, requires_grad=True)
         losses = fused_loss(logits, targets)
-        peers = KDLoss(reduction="none")._plain_rows(logits, targets)
+        peers = plain.plain_rows(logits, targets)
         torch.testing.assert_close(losses, peers)
         ones = torch.ones(2)
         slopes = gradient_of(losses, logits, ones), gradient_of(peers, logits, ones)
@@ -164,13 +196,85 @@ def test_strides(layout: str) -> None:
     np.testing.assert_allclose(gradient, slopes, rtol=1e-5, atol=1e-6)
 
 
-def test_differentiating_twice_is_an_error() -> None:
-    logits = random_logits(0, 2, 9).float().requires_grad_()
-    losses = fused_loss(logits, random_targets(0, 2, 9, 3))
-    with pytest.raises(RuntimeError, match=r"pass targets\.dense\(\)"):
-        torch.autograd.grad(losses.sum(), logits, create_graph=True)
+@pytest.mark.parametrize("densify", DENSIFY)
+def test_differentiating_twice(densify: str) -> None:
+    targets = random_targets(0, 3, 9, 3, densify)
+    logits = random_logits(0, 3, 9).float().requires_grad_()
+    outer, direction = torch.tensor([1.0, -2.0, 3.0], requires_grad=True), torch.randn(3, 9)
+
+    def derivatives(losses: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        (slope,) = torch.autograd.grad(losses, logits, outer, create_graph=True)
+        return slope, *torch.autograd.grad(slope, (logits, outer), direction)
+
+    found = derivatives(fused_loss(logits, targets, 2.0, 0.3))
+    expected = derivatives(plain.plain_rows(logits, targets, 2.0, 0.3))
+    torch.testing.assert_close(found, expected)
+
+
+# Compilation
+
+
+@pytest.fixture
+def on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets everything take the kernels on the CPU, after they were checked there."""
+    monkeypatch.setattr(plain, "_FUSED_DEVICES", ("cpu",))
+    fused_loss_check._kernels_work.cache_clear()
+    torch._dynamo.reset()
+
+
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("criterion", [KDLoss(2.0, 0.3), torch.nn.CrossEntropyLoss()])
+def test_compiles_to_the_kernels(on_the_cpu: None, backend: str, criterion: Any) -> None:
+    graphs = []
+
+    def recorded(graph: torch.fx.GraphModule, inputs: Any) -> Any:
+        graphs.append(graph)
+        return torch._dynamo.lookup_backend(backend)(graph, inputs)
+
+    compiled = torch.compile(criterion, fullgraph=True, backend=recorded)
+    for batch in (5, 3, 2):
+        targets = random_targets(batch, batch, 9, 3)
+        logits = random_logits(batch, batch, 9).float().requires_grad_()
+        found, expected = compiled(logits, targets), criterion(logits, targets)
+        torch.testing.assert_close(found, expected)
+        slopes = torch.autograd.grad(found, logits), torch.autograd.grad(expected, logits)
+        torch.testing.assert_close(*slopes)
+    assert len(graphs) == 2  # the second one for any batch
+    for graph in graphs:
+        assert torch.ops.dr_plugins.fused_loss.default in {
+            node.target for node in graph.graph.nodes
+        }
+        assert "log_softmax" not in graph.code
+
+
+def test_functional_gradient(on_the_cpu: None) -> None:
+    targets, logits = random_targets(0, 3, 9, 3), random_logits(0, 3, 9).float()
+    found = torch.func.grad(lambda x: KDLoss()(x, targets))(logits)
+    expected = torch.func.grad(lambda x: plain.plain_rows(x, targets).mean())(logits)
+    torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_operation_keeps_pytorchs_rules(dtype: torch.dtype) -> None:
+    targets = random_targets(0, 3, 9, 3)
+    logits = random_logits(0, 3, 18).to(dtype)[:, ::2].requires_grad_()
+    arguments = (targets.ids, targets.probs, targets.labels, True, 2.0, 0.3, True)
+    torch.library.opcheck(fused_module._operation, (logits, *arguments))
+
+
+def test_kernels_that_do_not_work_are_not_compiled(
+    on_the_cpu: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any, **__: Any) -> torch.Tensor:
+        raise RuntimeError("Failed to find C compiler")
+
+    monkeypatch.setattr(fused_module, "fused_loss", broken)
+    targets, logits = random_targets(0, 3, 9, 3), random_logits(0, 3, 9).float()
+    compiled = torch.compile(KDLoss(), fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(logits, targets), plain.plain_rows(logits, targets).mean())
+    fused_loss_check._kernels_work.cache_clear()
 
 
 def test_agreement_is_noticed() -> None:
     with torch.inference_mode():
-        assert plain._disagreement(fused_loss, torch.device("cpu")) < plain._TOLERANCE
+        assert fused_loss_check._disagreement(fused_loss, torch.device("cpu")) < 1e-5

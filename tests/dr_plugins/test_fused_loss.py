@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from dr_plugins import fused_loss_check
 from dr_plugins import loss as plain
 from dr_plugins.loss import KDLoss
 from dr_plugins.targets import SparseTargets
@@ -30,7 +31,7 @@ def broken(*_: Any, **__: Any) -> torch.Tensor:
 
 
 def off(logits: torch.Tensor, targets: SparseTargets, label_weight: float) -> torch.Tensor:
-    return KDLoss(label_weight=label_weight)._plain_rows(logits, targets) * 1.001
+    return plain.plain_rows(logits, targets, label_weight=label_weight) * 1.001
 
 
 def meaningless(logits: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
@@ -54,15 +55,16 @@ def test_kernels_that_do_not_work_are_not_used(
     real = pytest.importorskip("dr_plugins.fused_loss")
     monkeypatch.setattr(real, "fused_loss", function)
     with caplog.at_level(logging.WARNING), torch.inference_mode():
-        assert plain._fused_on.__wrapped__(torch.device("cpu")) is None
+        assert not fused_loss_check._kernels_work.__wrapped__(torch.device("cpu"))
     (record,) = caplog.records
     expected = f"KDLoss on cpu without its Triton kernels, slower: {message}"
     assert record.getMessage() == expected
 
 
-def test_in_the_interpreter() -> None:
-    counted = run_interpreted(Path(__file__).with_name("interpreted_fused_loss.py"))
-    assert re.match(r"\d+ passed in", counted)
+@pytest.mark.parametrize("marked", ["not slow", pytest.param("slow", marks=pytest.mark.slow)])
+def test_in_the_interpreter(marked: str) -> None:
+    counted = run_interpreted(Path(__file__).with_name("interpreted_fused_loss.py"), "-m", marked)
+    assert re.match(r"\d+ passed, \d+ deselected in", counted)
 
 
 TYPES = {
@@ -78,7 +80,13 @@ TYPES = {
 def test_kernels_compile_for_a_gpu(dtype: str, smooth: bool) -> None:
     module = pytest.importorskip("dr_plugins.fused_loss")
     types = {**TYPES, "logits": f"*{dtype}", "grad": f"*{dtype}"}
-    constants = {"smooth": smooth, "with_labels": smooth, "slots": 16, "block": 4096}
+    constants = {
+        "smooth": smooth,
+        "with_labels": smooth,
+        "softened": smooth,
+        "slots": 16,
+        "block": 4096,
+    }
     code = compile_kernel(module._forward, types, {**constants, "with_entropy": True})
     assert ".target sm_90" in code
     assert ".target sm_90" in compile_kernel(module._backward, types, constants)
@@ -99,29 +107,69 @@ def test_kernels_compile_for_a_gpu(dtype: str, smooth: bool) -> None:
 @needs_gpu
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("densify", DENSIFY)
-@pytest.mark.parametrize(("temperature", "weight"), [(1.0, 0.0), (2.5, 0.0), (1.0, 0.3)])
+@pytest.mark.parametrize(
+    ("temperature", "weight"), [(1.0, 0.0), (2.5, 0.0), (1.0, 0.3), (2.5, 0.3)]
+)
 def test_on_a_gpu(dtype: torch.dtype, densify: str, temperature: float, weight: float) -> None:
     for classes, k in ((10, 10), (1000, 10), (21841, 5)):
         targets = random_targets(classes, 64, classes, k, densify).to("cuda")
         logits = random_logits(classes, 64, classes).to("cuda", dtype).requires_grad_()
         assert plain._fused_for(logits) is not None
-        criterion = KDLoss(temperature, weight, "none")
-        found, expected = criterion(logits, targets), criterion._plain_rows(logits, targets)
+        found = KDLoss(temperature, weight, "none")(logits, targets)
+        expected = plain.plain_rows(logits, targets, temperature, weight)
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
         outer = torch.randn(64, device="cuda")
         slopes = gradient_of(found, logits, outer), gradient_of(expected, logits, outer)
         torch.testing.assert_close(*slopes)
 
 
+def peak_of(loss: Any, logits: torch.Tensor, targets: SparseTargets) -> float:
+    """Most memory of forward and backward, in the logits' sizes."""
+    for _ in range(2):
+        logits.grad = None
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        loss(logits, targets).backward()
+        peak = torch.cuda.max_memory_allocated() - before
+    return peak / (logits.numel() * logits.element_size())
+
+
 @needs_gpu
-def test_memory_on_a_gpu() -> None:
+@pytest.mark.parametrize("compiled", [False, True])
+def test_memory_on_a_gpu(compiled: bool) -> None:
+    torch._dynamo.reset()
+    loss = torch.compile(KDLoss(), fullgraph=True) if compiled else KDLoss()
     logits = torch.randn(256, 21841, device="cuda", requires_grad=True)
     targets = random_targets(0, 256, 21841, 10).to("cuda")
-    KDLoss()(logits, targets).backward()
-    logits.grad = None
-    torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated()
-    KDLoss()(logits, targets).backward()
-    assert torch.cuda.max_memory_allocated() - before < 1.1 * logits.numel() * 4
+    assert peak_of(loss, logits, targets) < 1.1
+
+
+@needs_gpu
+def test_autocast_on_a_gpu() -> None:
+    logits, targets = torch.randn(8, 100, device="cuda"), random_targets(0, 8, 100, 10).to("cuda")
     with torch.autocast("cuda", torch.bfloat16):
-        assert KDLoss()(logits.bfloat16(), targets).dtype == torch.float32
+        found = KDLoss()(logits.bfloat16(), targets)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, plain.plain_rows(logits.bfloat16(), targets).mean())
+
+
+@needs_gpu
+def test_a_cuda_graph_on_a_gpu() -> None:
+    logits = torch.randn(8, 100, device="cuda", requires_grad=True)
+    targets = random_targets(0, 8, 100, 10).to("cuda")
+    criterion = KDLoss()
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            torch.autograd.grad(criterion(logits, targets), logits)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        loss = criterion(logits, targets)
+        (slope,) = torch.autograd.grad(loss, logits)
+    with torch.no_grad():
+        logits.mul_(2)
+    graph.replay()
+    expected = criterion(logits, targets)
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(slope, torch.autograd.grad(expected, logits)[0])
