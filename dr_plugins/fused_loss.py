@@ -209,7 +209,7 @@ def _row_targets(  # type: ignore[no-untyped-def]
     slot = tl.arange(0, slots)
     listed = tl.load(ids + row * k + slot, slot < k, -1)
     is_listed = (listed >= 0) & (listed < classes)
-    values = tl.load(probs + row * k + slot, is_listed, 0.0)
+    values = tl.load(probs + row * k + slot, is_listed, 0.0).to(tl.float32)
     total = tl.sum(values, 0)
     unlisted = (classes - tl.sum(is_listed.to(tl.int32), 0)).to(tl.float32)
     factor, share = 1.0, 0.0
@@ -305,7 +305,7 @@ def _backward(  # type: ignore[no-untyped-def]
     here = is_listed & (listed >= start) & (listed < start + block)
     if tl.sum(here.to(tl.int32), 0) > 0:
         for slot in range(k):
-            value = tl.load(probs + row * k + slot) * factor
+            value = tl.load(probs + row * k + slot).to(tl.float32) * factor
             is_here = column == tl.load(ids + row * k + slot).to(tl.int32)
             target = tl.where(is_here, value, target)
     total = tl.sum(values, 0) + unlisted * share

@@ -144,6 +144,18 @@ def test_a_listed_logit_that_dwarfs_the_others() -> None:
     np.testing.assert_allclose(fused_loss(logits, targets), rows, rtol=1e-6)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_probabilities_of_any_type(dtype: torch.dtype) -> None:
+    targets = random_targets(3, 4, 20, 3).to(dtype)
+    found = random_logits(3, 4, 20).float().requires_grad_()
+    expected = found.detach().clone().requires_grad_()
+    losses = fused_loss(found, targets), plain.plain_rows(expected, targets)
+    torch.testing.assert_close(*losses)
+    ones = torch.ones(4)
+    slopes = gradient_of(losses[0], found, ones), gradient_of(losses[1], expected, ones)
+    torch.testing.assert_close(*slopes)
+
+
 @pytest.mark.parametrize("densify", DENSIFY)
 @pytest.mark.parametrize("blocks", [1, 2])
 def test_logits_that_are_not_finite(densify: str, blocks: int) -> None:

@@ -89,14 +89,12 @@ def test_kernels_compile_for_a_gpu(dtype: str, smooth: bool) -> None:
     }
     code = compile_kernel(module._forward, types, {**constants, "with_entropy": True})
     assert ".target sm_90" in code
-    assert ".target sm_90" in compile_kernel(module._backward, types, constants)
-    ones = {
-        **constants,
-        "slots": 1,
-        "k": 1,
-        "stride": 1,
-        "classes": 1,
-    }  # Triton takes 1 as constant
+    code = compile_kernel(module._backward, types, constants)
+    assert ".target sm_90" in code
+    # Rounded to the nearest; Triton's interpreter cuts bfloat16 off.
+    assert dtype == "fp32" or re.search(rf"cvt\.rn\.{dtype.replace('fp', 'f')}(x2)?\.f32", code)
+    # Arguments that are 1 are constants for Triton.
+    ones = {**constants, "slots": 1, "k": 1, "stride": 1, "classes": 1}
     assert compile_kernel(module._forward, types, {**ones, "with_entropy": False})
     assert compile_kernel(module._backward, types, {**ones, "grad_stride": 1})
 
