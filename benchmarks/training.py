@@ -28,7 +28,9 @@ from dr_plugins.policy import Policy
 
 __all__ = ["main"]
 
-IMAGES, SAMPLES, BATCH, STEPS = 2048, 8, 256, 24
+# Of each photograph there are several copies: an epoch shall be much longer than what the workers
+# have ready when it begins.
+PHOTOGRAPHS, COPIES, SAMPLES, BATCH, STEPS = 2048, 8, 4, 256, 24
 MODELS = ("resnet50", "vit_small_patch16_224")
 WORKERS = os.cpu_count() or 1
 HOLD = 1 / 1.01  # of the step time
@@ -42,13 +44,14 @@ def main(out: Path) -> None:
         return
     rows: list[Row | Limit] = []
     with tempfile.TemporaryDirectory() as folder:
-        root = make_photographs(Path(folder) / "train", IMAGES)
+        root = make_photographs(Path(folder) / "train", PHOTOGRAPHS)
+        _copy(root, COPIES)
         shards = make_set_of(Path(folder) / "set", root, _policy(), SAMPLES)
         for name in MODELS:
             rows += _rows(name, _our_loader(root, shards), _timm_loader(root))
     title = (
-        f"Training: batch {BATCH}, bfloat16, channels-last, {WORKERS} workers, randaug, "
-        f"{torch.cuda.get_device_name()}"
+        f"Training: {PHOTOGRAPHS * COPIES} images, batch {BATCH}, bfloat16, channels-last, "
+        f"{WORKERS} workers, randaug, {torch.cuda.get_device_name()}"
     )
     report(title, rows, out / "training.json")
 
@@ -115,6 +118,12 @@ class _Trainer:
         loss.backward()
         self._optimizer.step()
         self._optimizer.zero_grad()
+
+
+def _copy(root: Path, copies: int) -> None:
+    for path in list(root.rglob("*.JPEG")):
+        for number in range(1, copies):
+            os.link(path, path.with_name(f"{path.stem}_{number}.JPEG"))
 
 
 def _policy() -> Policy:
