@@ -180,10 +180,22 @@ class _FusedLoss(torch.autograd.Function):
     backward = staticmethod(_backward_by(_gradient))
 
 
-_operation = torch.library.custom_op("dr_plugins::fused_loss", _losses, mutates_args=())
+# Spelled out: PyTorch could not always infer schemas from postponed annotations.
+_TARGETS = "Tensor ids, Tensor probs, Tensor labels, bool smooth, float temperature"
+_operation = torch.library.custom_op(
+    "dr_plugins::fused_loss",
+    _losses,
+    mutates_args=(),
+    schema=f"(Tensor logits, {_TARGETS}, float label_weight, bool with_entropy)"
+    " -> (Tensor, Tensor)",
+)
 _operation.register_fake(_like_losses)
 _gradient_operation = torch.library.custom_op(
-    "dr_plugins::fused_loss_gradient", _gradient, mutates_args=()
+    "dr_plugins::fused_loss_gradient",
+    _gradient,
+    mutates_args=(),
+    schema=f"(Tensor grad_rows, Tensor stats, Tensor logits, {_TARGETS}, float label_weight)"
+    " -> Tensor",
 )
 _gradient_operation.register_fake(lambda grad_rows, stats, logits, *_: _like_logits(logits))
 _operation.register_autograd(_backward_by(_gradient_operation), setup_context=_save_of_operation)

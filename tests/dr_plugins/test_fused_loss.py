@@ -80,13 +80,8 @@ TYPES = {
 def test_kernels_compile_for_a_gpu(dtype: str, smooth: bool) -> None:
     module = pytest.importorskip("dr_plugins.fused_loss")
     types = {**TYPES, "logits": f"*{dtype}", "grad": f"*{dtype}"}
-    constants = {
-        "smooth": smooth,
-        "with_labels": smooth,
-        "softened": smooth,
-        "slots": 16,
-        "block": 4096,
-    }
+    flags = dict.fromkeys(("smooth", "with_labels", "softened"), smooth)
+    constants = {**flags, "slots": 16, "block": 4096}
     code = compile_kernel(module._forward, types, {**constants, "with_entropy": True})
     assert ".target sm_90" in code
     code = compile_kernel(module._backward, types, constants)
