@@ -70,6 +70,11 @@ class DeferredViews:
         """``[B, 3, H, W]``."""
         return torch.Size((len(self.params), *self.begun.shape[1:]))
 
+    @property
+    def device(self) -> torch.device:
+        """Where the pixels are now."""
+        return self.begun.device
+
     def __len__(self) -> int:
         return len(self.params)
 
@@ -97,13 +102,20 @@ class DeferredViews:
 
         Raises:
             DeviceMismatchError: The device computes other pixels than the CPU.
+            TypeError: Another dtype is asked for.
         """
-        check_device(self.policy, torch.device(device))
-        return _finish(self.policy, self.begun.to(device, non_blocking=non_blocking), self.params)
+        if not isinstance(non_blocking, bool):
+            raise TypeError(
+                f"non_blocking is {non_blocking!r}, expected a boolean: views are finished as "
+                f"uint8; convert what .to(device) returns"
+            )
+        begun = self.begun.to(device, non_blocking=non_blocking)
+        check_device(self.policy, begun.device)
+        return _finish(self.policy, begun, self.params)
 
-    def cuda(self, device: Any = "cuda", non_blocking: bool = False) -> Tensor:
+    def cuda(self, device: Any = None, non_blocking: bool = False) -> Tensor:
         """Move to a GPU, by default the current one; see `to`."""
-        return self.to(torch.device(device), non_blocking)
+        return self.to(torch.device("cuda" if device is None else device), non_blocking)
 
     def cpu(self) -> Tensor:
         """Finish on the CPU; see `to`."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import importlib
 import logging
 import math
@@ -27,11 +26,24 @@ def kernels_work(device: torch.device) -> bool:
 
     Tried once for each device of a process; logs a warning if not.
     """
-    return _kernels_work(device)
+    if device not in _found:
+        if _is_bad_moment(device):
+            return False
+        _found[device] = _try_kernels(device)
+    return _found[device]
 
 
-@functools.cache
-def _kernels_work(device: torch.device) -> bool:
+_found: dict[torch.device, bool] = {}
+
+
+def _is_bad_moment(device: torch.device) -> bool:
+    """Whether trying would fail, or do harm, for reasons that pass."""
+    if torch._C._are_functorch_transforms_active():
+        return True
+    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+
+
+def _try_kernels(device: torch.device) -> bool:
     try:
         fused_loss = importlib.import_module("dr_plugins.fused_loss").fused_loss
         difference = _disagreement(fused_loss, device)
@@ -48,9 +60,12 @@ def _kernels_work(device: torch.device) -> bool:
 def _disagreement(fused: Callable[..., Tensor], device: torch.device) -> float:
     """Largest difference, of losses of about 10 and of their gradient."""
     generator = torch.Generator().manual_seed(0)
-    logits = 3 * torch.randn(4, 5000, generator=generator)
-    ids = torch.stack([torch.randperm(5000, generator=generator)[:8] for _ in range(4)])
-    targets = SparseTargets(ids, torch.full((4, 8), 0.1), ids[:, 0], 5000).to(device)
+    # Whatever the defaults of the process are.
+    kind: dict[str, Any] = {"device": "cpu", "dtype": torch.float32}
+    logits = 3 * torch.randn(4, 5000, generator=generator, **kind)
+    order = torch.rand(4, 5000, generator=generator, **kind).argsort(1)
+    ids, probs = order[:, :8], torch.full((4, 8), 0.1, **kind)
+    targets = SparseTargets(ids, probs, ids[:, 0], 5000).to(device)
     both = []
     for rows in (plain_rows, fused):
         leaf = logits.to(device, copy=True).requires_grad_()

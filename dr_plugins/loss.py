@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 from dr_plugins.targets import SparseTargets
 
@@ -30,7 +31,8 @@ class KDLoss(nn.Module):
 
     On a GPU, two Triton kernels compute the loss of `SparseTargets` and its gradient, without any
     other tensor of the logits' size; to `torch.compile` they are operations like PyTorch's own.
-    Before they are used on a device, they are compared there with PyTorch's operations.
+    Before they are used on a device, they are compared there with PyTorch's operations. The logits
+    must not be changed in place between forward and backward.
 
     A class without target mass contributes nothing, whatever its logit. A logit of -inf on a class
     with target mass makes the loss of its row +inf ("smooth" gives mass to every class), while the
@@ -159,8 +161,8 @@ def _fused_for(logits: Tensor) -> Callable[..., Tensor] | None:
     fits = logits.device.type in _FUSED_DEVICES and type(logits) in (Tensor, nn.Parameter)
     if not fits or logits.dtype not in _FUSED_DTYPES or logits.shape[0] == 0:
         return None
-    if not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active():
-        return None  # `torch.func` takes PyTorch's operations apart
+    if not torch.compiler.is_compiling() and _is_taken_apart():
+        return None
     # Imported where there is a GPU: they take Triton, and a second.
     from dr_plugins.fused_loss_check import kernels_work
 
@@ -169,6 +171,11 @@ def _fused_for(logits: Tensor) -> Callable[..., Tensor] | None:
     from dr_plugins.fused_loss import fused_loss
 
     return fused_loss
+
+
+def _is_taken_apart() -> bool:
+    """Whether `torch.func` or forward-mode differentiation looks into each operation."""
+    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
 def plain_rows(

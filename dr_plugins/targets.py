@@ -198,9 +198,10 @@ class SparseTargets:
         """Move to the CPU."""
         return self.to("cpu")
 
-    def cuda(self, device: Any = "cuda", non_blocking: bool = False) -> SparseTargets:
+    def cuda(self, device: Any = None, non_blocking: bool = False) -> SparseTargets:
         """Move to a GPU, by default the current one."""
-        return self.to(torch.device(device), non_blocking=non_blocking)
+        target = torch.device("cuda" if device is None else device)
+        return self.to(target, non_blocking=non_blocking)
 
     def pin_memory(self) -> SparseTargets:
         """Copy to page-locked memory."""

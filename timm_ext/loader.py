@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import timm
 import torch
 from timm.data.loader import create_loader as timm_create_loader
 from torch.utils.data import Sampler
@@ -20,6 +21,8 @@ from timm_ext.messages import log_on_primary
 from timm_ext.refusals import check_loader_options
 
 __all__ = ["StudentView", "create_loader"]
+
+_SAFE_PREFETCHER = (1, 0, 31)
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,9 @@ def create_loader(dataset: Any, *args: Any, **kwargs: Any) -> Any:
     dataset.defer = _can_defer(dataset, options, size)
     dataset.postprocess = None if dataset.defer else StudentView(size, **normalise)
     ours = {"re_prob": 0.0, "collate_fn": dataset.collate}
+    # Pageable memory is copied only when the device is done with the step before, and finishing
+    # the views would have to wait for that.
+    ours["pin_memory"] = options["pin_memory"] or dataset.defer
     # timm up to 1.0.29 asks for persistent workers even without workers, which torch refuses.
     ours["persistent_workers"] = options["persistent_workers"] and options["num_workers"] > 0
     loader = timm_create_loader(**{**options, "dataset": dataset, **ours})
@@ -98,7 +104,13 @@ def create_loader(dataset: Any, *args: Any, **kwargs: Any) -> Any:
 
 
 def _can_defer(dataset: ReinforcedDataset, options: dict[str, Any], size: tuple[int, int]) -> bool:
-    """Whether the prefetcher shall finish the views: on a GPU, if they need no resizing."""
+    """Whether the prefetcher shall finish the views: on a GPU, if they need no resizing.
+
+    Older prefetchers let their stream write to memory that the training step still reads. With a
+    few large tensors for each batch that goes well; with the many small ones of this it might not.
+    """
+    if tuple(int(part) for part in timm.__version__.split(".")[:3]) < _SAFE_PREFETCHER:
+        return False
     on_gpu = options["use_prefetcher"] and torch.device(options["device"]).type == "cuda"
     return bool(on_gpu and size == dataset.shards.policy.view_size)
 

@@ -115,10 +115,10 @@ def _check_operation(op_index: int) -> None:
 @functools.lru_cache(maxsize=1024)
 def _magnitudes(name: str, num_levels: int, side: int) -> tuple[float, ...]:
     if name == "Posterize":
-        dropped = torch.arange(num_levels) / ((num_levels - 1) / _MOST_BITS_DROPPED)
+        dropped = torch.arange(num_levels, device="cpu") / ((num_levels - 1) / _MOST_BITS_DROPPED)
         return tuple((8 - dropped.round().int()).double().tolist())
     start, end = _range(name, side)
-    return tuple(torch.linspace(start, end, num_levels, dtype=torch.float32).tolist())
+    return tuple(torch.linspace(start, end, num_levels, dtype=torch.float32, device="cpu").tolist())
 
 
 def _range(name: str, side: int) -> tuple[float, float]:

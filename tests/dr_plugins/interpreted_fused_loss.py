@@ -230,7 +230,7 @@ def test_differentiating_twice(densify: str) -> None:
 def on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lets everything take the kernels on the CPU, after they were checked there."""
     monkeypatch.setattr(plain, "_FUSED_DEVICES", ("cpu",))
-    fused_loss_check._kernels_work.cache_clear()
+    fused_loss_check._found.clear()
     torch._dynamo.reset()
 
 
@@ -284,7 +284,7 @@ def test_kernels_that_do_not_work_are_not_compiled(
     targets, logits = random_targets(0, 3, 9, 3), random_logits(0, 3, 9).float()
     compiled = torch.compile(KDLoss(), fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(compiled(logits, targets), plain.plain_rows(logits, targets).mean())
-    fused_loss_check._kernels_work.cache_clear()
+    fused_loss_check._found.clear()
 
 
 def test_agreement_is_noticed() -> None:

@@ -92,6 +92,13 @@ def test_views_that_are_finished_later_cannot_be_postprocessed(make: Any) -> Non
         make("randaug", defer=True, postprocess=lambda view: view)
 
 
+def test_views_move_before_they_are_converted(make: Any) -> None:
+    ((views, _), *_) = batches(make("randaug", defer=True))
+    assert views.device == torch.device("cpu")
+    with pytest.raises(TypeError, match=r"convert what .to\(device\) returns"):
+        views.to("cpu", torch.float32)
+
+
 def test_a_device_that_computes_otherwise_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     policy, finish = small("randaug_mixing", 20), deferred._finish
 

@@ -42,7 +42,7 @@ def meaningless(logits: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
     ("function", "message"),
     [
         (broken, "RuntimeError: Failed to find C compiler"),
-        (off, "it is off by 0.011"),
+        (off, "it is off by 0.013"),
         (meaningless, "it is off by inf"),
     ],
 )
@@ -55,10 +55,43 @@ def test_kernels_that_do_not_work_are_not_used(
     real = pytest.importorskip("dr_plugins.fused_loss")
     monkeypatch.setattr(real, "fused_loss", function)
     with caplog.at_level(logging.WARNING), torch.inference_mode():
-        assert not fused_loss_check._kernels_work.__wrapped__(torch.device("cpu"))
+        assert not fused_loss_check._try_kernels(torch.device("cpu"))
     (record,) = caplog.records
     expected = f"KDLoss on cpu without its Triton kernels, slower: {message}"
     assert record.getMessage() == expected
+
+
+def test_a_bad_moment_decides_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    device, tried = torch.device("cpu"), []
+    monkeypatch.setattr(fused_loss_check, "_found", {})
+    monkeypatch.setattr(fused_loss_check, "_try_kernels", lambda d: tried.append(d) is None)
+
+    def loss(x: torch.Tensor) -> torch.Tensor:
+        assert not fused_loss_check.kernels_work(device)
+        return x.sum()
+
+    torch.func.grad(loss)(torch.ones(2))
+    assert not tried
+    for _ in range(2):
+        assert fused_loss_check.kernels_work(device)
+    assert tried == [device]
+
+
+@pytest.mark.parametrize("default", [torch.float64, torch.bfloat16])
+def test_the_check_does_not_depend_on_defaults(default: torch.dtype) -> None:
+    seen = []
+
+    def fused(logits: torch.Tensor, targets: SparseTargets, label_weight: float) -> torch.Tensor:
+        seen.append(logits.dtype)
+        return plain.plain_rows(logits, targets, label_weight=label_weight)
+
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(default)
+    try:
+        assert fused_loss_check._disagreement(fused, torch.device("cpu")) == 0
+    finally:
+        torch.set_default_dtype(before)
+    assert seen == [torch.float32]
 
 
 @pytest.mark.parametrize("marked", ["not slow", pytest.param("slow", marks=pytest.mark.slow)])

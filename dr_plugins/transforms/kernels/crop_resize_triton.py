@@ -19,7 +19,7 @@ def resample_triton(crops: Crops) -> Tensor:
     first, second = crops.first, crops.second
     count, (height, width) = len(crops.origins), crops.size
     result = torch.empty(count, 3, height, width, dtype=torch.uint8, device=crops.pixels.device)
-    grid = (count, triton.cdiv(height * width, _BLOCK))
+    grid = (triton.cdiv(height * width, _BLOCK), count)
     with torch.cuda.device_of(crops.pixels):  # Triton launches on the current device
         _resample[grid](
             crops.pixels, crops.origins, crops.turned,
@@ -37,8 +37,8 @@ def _resample(  # type: ignore[no-untyped-def]
     lengths_2, starts_2, weights_2, shifts_2, taps_2, steps_2, size_2, most_2,
     result, height, width, block: tl.constexpr,
 ):  # fmt: skip
-    crop = tl.program_id(0)
-    pixel = tl.program_id(1) * block + tl.arange(0, block)
+    crop = tl.program_id(1)
+    pixel = tl.program_id(0) * block + tl.arange(0, block)
     inside = pixel < height * width
     y, x = pixel // width, pixel % width
 

@@ -124,7 +124,9 @@ def _axis(
         starts[i, :size] = table.starts
         weights[i, :size, :count] = table.weights
     per_crop = np.array([lengths, [table.shift for table in tables], taps, steps], np.int32)
-    counts, shifts, taps_used, steps_taken = upload(per_crop, device)
+    # In memory each row begins at a multiple of 16 bytes, or Triton would compile for the others.
+    aligned = np.pad(per_crop, ((0, 0), (0, -len(tables) % 4)))
+    counts, shifts, taps_used, steps_taken = upload(aligned, device)[:, : len(tables)]
     return Axis(
         counts, upload(starts, device), upload(weights, device), shifts, taps_used, steps_taken
     )

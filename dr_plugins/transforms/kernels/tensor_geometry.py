@@ -168,15 +168,16 @@ def _resize_nearest(image: Tensor, size: tuple[int, int]) -> Tensor:
 def _transform(image: Tensor, matrix: affine.Matrix) -> Tensor:
     """Sample the nearest input pixel for every output pixel; black where there is none."""
     height, width = size(image)
-    source = _source if height * width > _CACHED_PIXELS else _cached_source
-    index, inside = source(matrix, height, width, image.device)
+    if height * width > _CACHED_PIXELS:
+        arrays = _source(matrix, height, width)
+        index, inside = (upload(array, image.device) for array in arrays)
+    else:
+        index, inside = _cached_source(matrix, height, width, image.device)
     planes = image.flatten(-2)
     return planes.gather(-1, index.expand(planes.shape)).mul_(inside).view(image.shape)
 
 
-def _source(
-    matrix: affine.Matrix, height: int, width: int, device: torch.device
-) -> tuple[Tensor, Tensor]:
+def _source(matrix: affine.Matrix, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
     """Return flat input positions (int64) and whether they are inside (uint8, 0 or 1).
 
     Both have ``[height * width]`` entries; positions outside are set to 0.
@@ -186,13 +187,16 @@ def _source(
     y = _fixed_point_axis(d, e, f, height, width)
     inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
     index = np.where(inside, y * width + x, 0)
-    return (
-        torch.from_numpy(index.ravel()).to(device),
-        torch.from_numpy(inside.ravel().view(np.uint8)).to(device),
-    )
+    return index.ravel(), inside.ravel().view(np.uint8)
 
 
-_cached_source = functools.lru_cache(maxsize=32)(_source)
+@functools.lru_cache(maxsize=128)  # more than any policy needs: nothing in use is dropped
+def _cached_source(
+    matrix: affine.Matrix, height: int, width: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    # Complete when it returns, whatever stream uses it later.
+    index, inside = (torch.from_numpy(array) for array in _source(matrix, height, width))
+    return index.to(device), inside.to(device)
 
 
 def _fixed_point_axis(
