@@ -1,7 +1,8 @@
 """Views whose last operations wait until they are where the student is.
 
-Decoding, cropping and resizing need a CPU. Flips, RandAugment, erasing and mixing are exact on
-every device and far cheaper on a GPU, for a whole batch at once: workers then have less to do.
+Workers decode, crop and resize, as whole images would be more to send than views. Flips,
+RandAugment, erasing and mixing give the same bits on every device; left to a GPU, for a whole batch
+at once, they take no worker's time.
 """
 
 from __future__ import annotations
