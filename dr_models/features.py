@@ -203,7 +203,7 @@ class FeatureBackbone(nn.Module):
         try:
             with torch.no_grad():
                 self.eval().features(images.new_zeros(1, images.shape[1], *own))
-        except Exception:
+        except Exception:  # then it is not the size, and the first error says more
             return
         finally:
             self.train(mode)

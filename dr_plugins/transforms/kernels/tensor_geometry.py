@@ -144,7 +144,7 @@ def _resize_anywhere(image: Tensor, size: tuple[int, int], interpolation: str) -
     # Antialiased resizing of uint8 exists on CPUs only.
     images = image.reshape(-1, *image.shape[-3:])
     boxes = np.tile([0, 0, *image.shape[-2:]], (len(images), 1))
-    return crop_resize(images, range(len(images)), boxes, size, interpolation)  # type: ignore[arg-type]
+    return crop_resize(images.unbind(), range(len(images)), boxes, size, interpolation)
 
 
 def _interpolation_batch(image: Tensor, size: tuple[int, int]) -> Tensor:
