@@ -14,24 +14,41 @@ from __future__ import annotations
 
 import io
 from os import PathLike
-from typing import IO
+from typing import IO, NamedTuple
 
 import numpy as np
 from PIL import Image
 
 from dr_plugins.errors import ImageReadError
-from dr_plugins.jpeg import decode_jpeg
+from dr_plugins.jpeg import Box, decode_jpeg, decode_jpeg_part
 
-__all__ = ["Picture", "open_image", "open_pixels", "size_of", "to_rgb"]
+__all__ = ["Part", "Picture", "open_image", "open_pixels", "size_of", "to_rgb"]
 
-Picture = Image.Image | np.ndarray
-"""An RGB image: Pillow's, or its pixels as uint8 ``[height, width, 3]``."""
+
+class Part(NamedTuple):
+    """The pixels of a part of an RGB image.
+
+    Attributes:
+        pixels: uint8 ``[box height, box width, 3]``.
+        box: Which part of the image they are.
+        size: (height, width) of the image.
+    """
+
+    pixels: np.ndarray
+    box: Box
+    size: tuple[int, int]
+
+
+Picture = Image.Image | np.ndarray | Part
+"""An RGB image: Pillow's, its pixels as uint8 ``[height, width, 3]``, or what is needed of them."""
 
 File = str | PathLike[str] | IO[bytes]
 
 
 def size_of(image: Picture) -> tuple[int, int]:
-    """(height, width) of an image in pixels."""
+    """(height, width) of an image in pixels; that of the whole image for a part."""
+    if isinstance(image, Part):
+        return image.size
     if isinstance(image, Image.Image):
         return image.height, image.width
     return image.shape[0], image.shape[1]
@@ -55,7 +72,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def open_pixels(file: File, key: str) -> np.ndarray:
+def open_pixels(file: File, key: str, box: Box | None = None) -> np.ndarray | Part:
     """Open and decode an image file into an array.
 
     The pixels are those of `open_image`; JPEG files may be decoded faster.
@@ -63,9 +80,11 @@ def open_pixels(file: File, key: str) -> np.ndarray:
     Args:
         file: See `open_image`.
         key: Likewise.
+        box: The part that is needed; None for the whole image.
 
     Returns:
-        RGB as uint8 ``[height, width, 3]``, the caller's own.
+        RGB as uint8 ``[height, width, 3]``, the caller's own; where only `box` is needed and that
+        is faster, a `Part`.
 
     Raises:
         ImageReadError: The file is missing, damaged or no image.
@@ -79,6 +98,9 @@ def open_pixels(file: File, key: str) -> np.ndarray:
     finally:
         if hasattr(file, "close"):
             file.close()
+    part = None if box is None else decode_jpeg_part(data, box)
+    if box is not None and part is not None:
+        return Part(part[0], box, part[1])
     pixels = decode_jpeg(data)
     # A copy, because Pillow's own memory is not for writing.
     return np.array(open_image(_Content(data, file), key)) if pixels is None else pixels

@@ -10,6 +10,7 @@ import torch
 from dr_plugins.deferred import BegunView
 from dr_plugins.errors import DatasetMismatchError, ImageChangedError, UnknownImageError
 from dr_plugins.images import Picture, size_of
+from dr_plugins.jpeg import Box
 from dr_plugins.policy import AugmentParams
 from dr_plugins.shards.reader import ShardSet
 from dr_plugins.shards.shard import FINGERPRINT_BYTES
@@ -43,16 +44,16 @@ class Replayer:
         self.source = source
         self.shards = shards
         self.policy = shards.policy
-        self._load = source.load_pixels if self.policy.backend == "tensor" else source.load
         self.rows = shards.keys.rows(source.keys)
         self._positions = self._invert() if self.policy.mixings else None
         self._check_classes()
 
-    def load(self, index: int, pil: bool = False) -> tuple[Picture, int]:
+    def load(self, index: int, box: Box | None = None, pil: bool = False) -> tuple[Picture, int]:
         """Load an image and make sure that it is the one that was reinforced.
 
         Args:
             index: Position in the source.
+            box: The part that is needed; None for the whole image.
             pil: Give a PIL image, whatever suits the policy.
 
         Returns:
@@ -63,7 +64,11 @@ class Replayer:
             ImageChangedError: Its size is not that of the reinforced image.
             DatasetMismatchError: Its label is not that of the reinforced image.
         """
-        image, label = self.source.load(index) if pil else self._load(index)
+        image: Picture
+        if pil or self.policy.backend == "pil":
+            image, label = self.source.load(index)
+        else:
+            image, label = self.source.load_pixels(index, box)
         facts, size = self.shards.image(int(self.rows[index])), size_of(image)
         if facts.size != size and any(facts.size):
             raise ImageChangedError(
@@ -97,14 +102,14 @@ class Replayer:
             ImageReadError: The image or its partner cannot be read.
             ImageChangedError: The image or its partner has changed.
         """
-        image, label = self.load(index)
+        image, label = self.load(index, self.policy.box(params.view))
         if params.partner is None:
             return self.policy.apply(image, params), label
         return self.policy.apply(image, params, self._partner(params)), -1
 
     def begin(self, index: int, params: AugmentParams) -> tuple[BegunView, int]:
         """Compute the part of a stored view that needs whole images; otherwise as `view`."""
-        image, label = self.load(index)
+        image, label = self.load(index, self.policy.box(params.view))
         view = self.policy.begin(image, params.view)
         if params.partner is None:
             return BegunView(self.policy, view, params), label
@@ -114,7 +119,8 @@ class Replayer:
     def _partner(self, params: AugmentParams) -> Picture:
         assert self._positions is not None
         assert params.partner is not None
-        return self.load(int(self._positions[params.partner]))[0]
+        box = self.policy.box(params.partner_view)
+        return self.load(int(self._positions[params.partner]), box)[0]
 
     def is_fingerprinted(self, index: int, sample: int) -> bool:
         """Whether `sample` is the one of the image's reinforcements whose view is on record."""

@@ -30,9 +30,12 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture(autouse=True)
 def _checked_again() -> Iterator[None]:
-    jpeg._is_exact.cache_clear()
+    checks = jpeg._is_exact, jpeg._parts_are_exact
+    for check in checks:
+        check.cache_clear()
     yield
-    jpeg._is_exact.cache_clear()
+    for check in checks:
+        check.cache_clear()
 
 
 def encoded(image: Image.Image, kind: str = "JPEG", **options: Any) -> bytes:
@@ -155,9 +158,14 @@ def test_without_simplejpeg(tmp_path: Path) -> None:
     command = (
         "import sys; sys.modules['simplejpeg'] = None\n"
         "from dr_plugins import images, jpeg\n"
-        "assert jpeg.decode_jpeg(open(sys.argv[1], 'rb').read()) is None\n"
+        "data = open(sys.argv[1], 'rb').read()\n"
+        "assert jpeg.decode_jpeg(data) is None\n"
+        "assert jpeg.decode_jpeg_part(data, (0, 0, 9, 20)) is None\n"
         "print(images.open_pixels(sys.argv[1], 'a').sum())"
     )
-    call = [sys.executable, "-c", command, str(tmp_path / "a.jpg")]
-    result = subprocess.run(call, capture_output=True, text=True, check=True)
-    assert int(result.stdout) == by_pillow(encoded(RGB)).sum()
+    assert int(run(command, tmp_path / "a.jpg").stdout) == by_pillow(encoded(RGB)).sum()
+
+
+def run(command: str, path: Path) -> subprocess.CompletedProcess[str]:
+    call = [sys.executable, "-c", command, str(path)]
+    return subprocess.run(call, capture_output=True, text=True, check=True)
