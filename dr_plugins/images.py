@@ -13,6 +13,7 @@ Every image becomes 8-bit RGB before it is augmented:
 from __future__ import annotations
 
 import io
+import os
 from os import PathLike
 from typing import IO, NamedTuple
 
@@ -22,7 +23,7 @@ from PIL import Image
 from dr_plugins.errors import ImageReadError
 from dr_plugins.jpeg import Box, decode_jpeg, decode_jpeg_part
 
-__all__ = ["Part", "Picture", "open_image", "open_pixels", "size_of", "to_rgb"]
+__all__ = ["Part", "Picture", "open_image", "open_part", "open_pixels", "size_of", "to_rgb"]
 
 
 class Part(NamedTuple):
@@ -72,7 +73,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def open_pixels(file: File, key: str, box: Box | None = None) -> np.ndarray | Part:
+def open_pixels(file: File, key: str) -> np.ndarray:
     """Open and decode an image file into an array.
 
     The pixels are those of `open_image`; JPEG files may be decoded faster.
@@ -80,38 +81,59 @@ def open_pixels(file: File, key: str, box: Box | None = None) -> np.ndarray | Pa
     Args:
         file: See `open_image`.
         key: Likewise.
-        box: The part that is needed; None for the whole image.
 
     Returns:
-        RGB as uint8 ``[height, width, 3]``, the caller's own; where only `box` is needed and that
-        is faster, a `Part`.
+        RGB as uint8 ``[height, width, 3]``, the caller's own.
 
     Raises:
         ImageReadError: The file is missing, damaged or no image.
     """
     try:
-        if isinstance(file, str | PathLike):
-            file = open(file, "rb", buffering=0)  # noqa: SIM115  closed below
-        data = file.read()
+        data = _read(file)
     except OSError as error:
         raise _unreadable(key, error) from error
-    finally:
-        if hasattr(file, "close"):
-            file.close()
-    part = None if box is None else decode_jpeg_part(data, box)
-    if box is not None and part is not None:
-        return Part(part[0], box, part[1])
     pixels = decode_jpeg(data)
     # A copy, because Pillow's own memory is not for writing.
     return np.array(open_image(_Content(data, file), key)) if pixels is None else pixels
 
 
+def open_part(file: File, box: Box) -> Part | None:
+    """Open an image file and decode a part of it, with the pixels of `open_image`.
+
+    Args:
+        file: See `open_image`.
+        box: The part.
+
+    Returns:
+        None where the whole image must be opened, which also tells what is wrong with it.
+    """
+    try:
+        decoded = decode_jpeg_part(_read(file), box)
+    except OSError:
+        return None
+    return None if decoded is None else Part(decoded[0], box, decoded[1])
+
+
+def _read(file: File) -> bytes:
+    try:
+        if isinstance(file, str | PathLike):
+            file = open(file, "rb", buffering=0)  # noqa: SIM115  closed below
+        return file.read()
+    finally:
+        if hasattr(file, "close"):
+            file.close()
+
+
 class _Content(io.BytesIO):
     """A file that was read already; Pillow's messages show it by its name."""
 
-    def __init__(self, data: bytes, file: IO[bytes]) -> None:
+    def __init__(self, data: bytes, file: File) -> None:
         super().__init__(data)
-        self._name = getattr(file, "name", file)
+        self._name: object
+        if isinstance(file, str | PathLike):
+            self._name = os.fspath(file)
+        else:
+            self._name = getattr(file, "name", file)
 
     def __repr__(self) -> str:
         return repr(self._name)

@@ -28,7 +28,7 @@ try:
 except ImportError:
     simplejpeg = None
 
-__all__ = ["Box", "decode_jpeg", "decode_jpeg_part"]
+__all__ = ["Box", "decode_jpeg", "decode_jpeg_part", "decodes_parts"]
 
 _logger = logging.getLogger(__name__)
 
@@ -73,7 +73,7 @@ def decode_jpeg_part(data: bytes, box: Box) -> tuple[np.ndarray, tuple[int, int]
         Pillow, for parts that are narrow or leave the image, and where nvImageCodec is missing or
         differs.
     """
-    if not data.startswith(_START) or not data.endswith(_END) or not _parts_are_exact():
+    if not data.startswith(_START) or not data.endswith(_END) or not decodes_parts():
         return None
     size, (top, left, height, width) = _size(data), box
     if size is None or top + height > size[0] or left + width > size[1] or width < _LEAST_WIDTH:
@@ -170,8 +170,8 @@ def _is_exact() -> bool:
 
 
 @functools.cache
-def _parts_are_exact() -> bool:
-    """Whether nvImageCodec gives Pillow's pixels on this machine."""
+def decodes_parts() -> bool:
+    """Whether nvImageCodec is installed and gives Pillow's pixels on this machine."""
     if simplejpeg is None or _nvimgcodec() is None:
         return False
 

@@ -64,11 +64,7 @@ class Replayer:
             ImageChangedError: Its size is not that of the reinforced image.
             DatasetMismatchError: Its label is not that of the reinforced image.
         """
-        image: Picture
-        if pil or self.policy.backend == "pil":
-            image, label = self.source.load(index)
-        else:
-            image, label = self.source.load_pixels(index, box)
+        image, label = self._load(index, box) if not pil else self.source.load(index)
         facts, size = self.shards.image(int(self.rows[index])), size_of(image)
         if facts.size != size and any(facts.size):
             raise ImageChangedError(
@@ -87,6 +83,13 @@ class Replayer:
                 f"was reinforced: the classes are numbered differently. Use the same class order."
             )
         return image, label
+
+    def _load(self, index: int, box: Box | None) -> tuple[Picture, int]:
+        part = None if box is None else self.source.load_part(index, box)
+        if part is not None:
+            return part
+        as_pixels = self.policy.backend == "tensor"
+        return self.source.load_pixels(index) if as_pixels else self.source.load(index)
 
     def view(self, index: int, params: AugmentParams) -> tuple[torch.Tensor, int]:
         """Compute a stored view.

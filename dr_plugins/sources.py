@@ -6,11 +6,10 @@ the position of an image says nothing. Its path relative to the root does.
 
 from __future__ import annotations
 
-import functools
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path, PurePath
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -19,11 +18,12 @@ from torchvision import datasets
 from torchvision.datasets.folder import default_loader
 
 from dr_plugins.errors import DatasetMismatchError, ImageReadError
-from dr_plugins.images import Part, open_image, open_pixels, to_rgb
-from dr_plugins.jpeg import Box
+from dr_plugins.images import Part, open_image, open_part, open_pixels, to_rgb
+from dr_plugins.jpeg import Box, decodes_parts
 
 __all__ = ["ImageSource", "image_keys", "open_source"]
 
+_T = TypeVar("_T", Image.Image, np.ndarray)
 _TORCHVISION_SCHEME = "torchvision:"
 _ARRAY_DATASETS = (datasets.CIFAR10, datasets.MNIST, datasets.USPS)  # and those derived from them
 
@@ -85,25 +85,41 @@ class ImageSource:
         """
         return self._load(index, open_image, to_rgb)
 
-    def load_pixels(self, index: int, box: Box | None = None) -> tuple[np.ndarray | Part, int]:
+    def load_pixels(self, index: int) -> tuple[np.ndarray, int]:
         """Load the pixels of one image, in the fastest way that gives those of `load`.
 
         Args:
             index: Position in the dataset.
-            box: The part that is needed; None for the whole image.
 
         Returns:
-            RGB as uint8 ``[height, width, 3]``, or only that `Part` of it where this is faster;
-            and the label, -1 if unknown.
+            RGB as uint8 ``[height, width, 3]``, and the label, -1 if unknown.
 
         Raises:
             ImageReadError: Naming the key; no other image takes its place.
             DatasetMismatchError: The dataset gives something else than PIL images.
         """
-        read = functools.partial(open_pixels, box=box)
-        return self._load(index, read, lambda image: np.array(to_rgb(image)))
+        return self._load(index, open_pixels, lambda image: np.array(to_rgb(image)))
 
-    def _load(self, index: int, read: Callable[..., Any], convert: Callable[..., Any]) -> Any:
+    def load_part(self, index: int, box: Box) -> tuple[Part, int] | None:
+        """Load the part of one image that is needed, where that is faster than to load it whole.
+
+        Args:
+            index: Position in the dataset.
+            box: The part.
+
+        Returns:
+            The part, with the pixels of `load`, and the label, -1 if unknown; else None.
+        """
+        if not decodes_parts():
+            return None
+        try:
+            file, label = _file(self.dataset, index)
+        except (OSError, ValueError):  # `load` will tell
+            return None
+        part = None if file is None else open_part(file, box)
+        return None if part is None else (part, label)
+
+    def _load(self, index: int, read: Callable[..., _T], convert: Callable[..., _T]) -> Any:
         key = self.keys[index]
         try:
             file, label = _file(self.dataset, index)

@@ -30,7 +30,7 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture(autouse=True)
 def _checked_again() -> Iterator[None]:
-    checks = jpeg._is_exact, jpeg._parts_are_exact
+    checks = jpeg._is_exact, jpeg.decodes_parts
     for check in checks:
         check.cache_clear()
     yield

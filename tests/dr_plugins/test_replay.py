@@ -127,12 +127,13 @@ def test_partners_are_found_by_key(photographs: Path, shard_sets: Sets) -> None:
     assert mixed > 30
 
 
+@pytest.mark.parametrize("backend", ["pil", "tensor"])
 @pytest.mark.parametrize("name", ["rrc", "randaug_mixing", "cifar"])
 def test_only_the_part_that_a_view_needs_is_decoded(
-    photographs: Path, shard_sets: Sets, name: str, monkeypatch: pytest.MonkeyPatch
+    photographs: Path, shard_sets: Sets, name: str, backend: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The views are those of whole images; a policy that crops otherwise loads whole images."""
-    replay = replayer(photographs, shard_sets(name, "tensor"))
+    replay = replayer(photographs, shard_sets(name, backend))
     records = [records_of(replay, index) for index in range(12)]
     boxes: list[Any] = []
 
@@ -150,8 +151,9 @@ def test_only_the_part_that_a_view_needs_is_decoded(
         assert all(map(torch.equal, finished, begun))
         return finished
 
-    monkeypatch.setattr("dr_plugins.images.decode_jpeg_part", lambda data, box: None)
+    monkeypatch.setattr("dr_plugins.sources.decodes_parts", lambda: False)
     whole = views()
+    monkeypatch.setattr("dr_plugins.sources.decodes_parts", lambda: True)
     monkeypatch.setattr("dr_plugins.images.decode_jpeg_part", decode)
     assert all(map(torch.equal, views(), whole))
     partners = sum(params.partner is not None for of_one in records for params in of_one)
@@ -166,6 +168,7 @@ def test_a_part_of_an_image_of_another_size_is_an_error(
     def decode(data: bytes, box: Any) -> Any:
         return np.zeros((*box[2:], 3), np.uint8), (500, 500)
 
+    monkeypatch.setattr("dr_plugins.sources.decodes_parts", lambda: True)
     monkeypatch.setattr("dr_plugins.images.decode_jpeg_part", decode)
     with pytest.raises(ImageChangedError, match="is 500x500 pixels, but"):
         replay.view(0, records_of(replay, 0)[0])

@@ -57,6 +57,33 @@ def test_keys_of_a_folder(photographs: Path, ending: str) -> None:
     assert label == 1
 
 
+@pytest.mark.parametrize("kind", [ImageFolder, timm_dataset])
+def test_parts_are_those_of_the_whole_image(
+    photographs: Path, kind: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("nvidia.nvimgcodec")
+    source = ImageSource(Subset(kind(str(photographs)), list(range(11, -1, -1))))
+    for index in range(len(source)):
+        image, label = source.load(index)
+        part = source.load_part(index, (3, 5, 20, 30))
+        assert part is not None
+        assert part[1] == label
+        assert part[0].size == (image.height, image.width)
+        assert part[0].box == (3, 5, 20, 30)
+        assert np.array_equal(part[0].pixels, pixels(image)[3:23, 5:35])
+    monkeypatch.setattr("dr_plugins.sources.decodes_parts", lambda: False)
+    assert source.load_part(0, (3, 5, 20, 30)) is None
+
+
+def test_what_is_no_jpeg_file_has_no_parts(tmp_path: Path, photographs: Path) -> None:
+    (tmp_path / "n01").mkdir()
+    photograph(0, 40, 50).save(tmp_path / "n01" / "a.png")
+    png, own_loader = ImageFolder(str(tmp_path)), ImageFolder(str(photographs), loader=Image.open)
+    for images in (png, own_loader, datasets.FakeData(2)):
+        source = ImageSource(images, keys=[str(i) for i in range(len(images))])
+        assert source.load_part(0, (3, 5, 20, 30)) is None
+
+
 def test_keys_of_a_folder_named_by_a_relative_path(
     photographs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
