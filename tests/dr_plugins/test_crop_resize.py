@@ -283,9 +283,8 @@ def test_the_triton_kernel_compiles_for_a_gpu(weights: str) -> None:
     module = pytest.importorskip("dr_plugins.transforms.kernels.crop_resize_triton")
     types = {"pixels": "*u8", "origins": "*i64", "turned": "*i1", "result": "*u8"}
     for axis in (1, 2):
-        arrays = ("lengths", "starts", "shifts", "taps", "steps")
-        types |= {f"{name}_{axis}": "*i32" for name in arrays}
-        types |= {f"weights_{axis}": weights, f"size_{axis}": "i32", f"most_{axis}": "i32"}
+        arrays = ("lengths", "steps", "taps", "shifts", "starts_at", "weights_at", "starts")
+        types |= {f"{name}_{axis}": "*i32" for name in arrays} | {f"weights_{axis}": weights}
     types |= dict.fromkeys(("height", "width"), "i32")
     assert ".target sm_90" in compile_kernel(module._resample, types, {"block": 256})
 

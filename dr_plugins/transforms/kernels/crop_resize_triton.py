@@ -16,16 +16,13 @@ _BLOCK = 256  # pixels of the result
 
 def resample_triton(crops: Crops) -> Tensor:
     """Resize crops; see `crop_resize`."""
-    first, second = crops.first, crops.second
     count, (height, width) = len(crops.origins), crops.size
     result = torch.empty(count, 3, height, width, dtype=torch.uint8, device=crops.pixels.device)
     grid = (triton.cdiv(height * width, _BLOCK), count)
     with torch.cuda.device_of(crops.pixels):  # Triton launches on the current device
         _resample[grid](
             crops.pixels, crops.origins, crops.turned,
-            *first, first.weights.shape[1], first.weights.shape[2],
-            *second, second.weights.shape[1], second.weights.shape[2],
-            result, height, width, block=_BLOCK,
+            *crops.first, *crops.second, result, height, width, block=_BLOCK,
         )  # fmt: skip
     return result
 
@@ -33,8 +30,8 @@ def resample_triton(crops: Crops) -> Tensor:
 @triton.jit
 def _resample(  # type: ignore[no-untyped-def]
     pixels, origins, turned,
-    lengths_1, starts_1, weights_1, shifts_1, taps_1, steps_1, size_1, most_1,
-    lengths_2, starts_2, weights_2, shifts_2, taps_2, steps_2, size_2, most_2,
+    lengths_1, steps_1, taps_1, shifts_1, starts_at_1, weights_at_1, starts_1, weights_1,
+    lengths_2, steps_2, taps_2, shifts_2, starts_at_2, weights_at_2, starts_2, weights_2,
     result, height, width, block: tl.constexpr,
 ):  # fmt: skip
     crop = tl.program_id(1)
@@ -43,10 +40,12 @@ def _resample(  # type: ignore[no-untyped-def]
     y, x = pixel // width, pixel % width
 
     is_turned = tl.load(turned + crop)
-    index_1 = crop.to(tl.int64) * size_1 + tl.where(is_turned, y, x)
-    index_2 = crop.to(tl.int64) * size_2 + tl.where(is_turned, x, y)
-    start_1 = tl.load(starts_1 + index_1, inside, 0)
-    start_2 = tl.load(starts_2 + index_2, inside, 0)
+    place_1, place_2 = tl.where(is_turned, y, x), tl.where(is_turned, x, y)
+    start_1 = tl.load(starts_1 + tl.load(starts_at_1 + crop) + place_1, inside, 0)
+    start_2 = tl.load(starts_2 + tl.load(starts_at_2 + crop) + place_2, inside, 0)
+    count_1, count_2 = tl.load(taps_1 + crop), tl.load(taps_2 + crop)
+    row_1 = weights_1 + tl.load(weights_at_1 + crop) + place_1 * count_1
+    row_2 = weights_2 + tl.load(weights_at_2 + crop) + place_2 * count_2
     last_1, last_2 = tl.load(lengths_1 + crop) - 1, tl.load(lengths_2 + crop) - 1
     step_1, step_2 = tl.load(steps_1 + crop), tl.load(steps_2 + crop)
     shift_1, shift_2 = tl.load(shifts_1 + crop), tl.load(shifts_2 + crop)
@@ -55,14 +54,14 @@ def _resample(  # type: ignore[no-untyped-def]
 
     red = tl.full([block], half_2, tl.int32)
     green, blue = red, red
-    for j in range(tl.load(taps_2 + crop)):
-        weight_2 = tl.load(weights_2 + index_2 * most_2 + j, inside, 0).to(tl.int32)
+    for j in range(count_2):
+        weight_2 = tl.load(row_2 + j, inside, 0).to(tl.int32)
         line = corner + tl.minimum(start_2 + j, last_2).to(tl.int64) * step_2
         r = tl.full([block], half_1, tl.int32)
         g, b = r, r
         # A line that several pixels of the result need is computed for each: it is in cache.
-        for i in range(tl.load(taps_1 + crop)):
-            weight_1 = tl.load(weights_1 + index_1 * most_1 + i, inside, 0).to(tl.int32)
+        for i in range(count_1):
+            weight_1 = tl.load(row_1 + i, inside, 0).to(tl.int32)
             source = line + tl.minimum(start_1 + i, last_1).to(tl.int64) * step_1
             r += weight_1 * tl.load(source, inside, 0).to(tl.int32)
             g += weight_1 * tl.load(source + 1, inside, 0).to(tl.int32)

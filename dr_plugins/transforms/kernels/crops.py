@@ -23,21 +23,28 @@ _WEIGHTS = {"tensor": np.int16, "pil": np.int32}
 class Axis(NamedTuple):
     """How one axis of each crop is resampled, on the device; see `resampling.Taps`.
 
+    Crops of the same length share a table. Tables lie one after the other, each with as many
+    weights as it needs: a single large image makes nothing larger for the others.
+
     Attributes:
         lengths: int32 ``[B]``, pixels of the crop.
-        starts: int32 ``[B, size]``, the largest size of a crop.
-        weights: int16 or int32 ``[B, size, taps]``, most taps of a crop.
-        shifts: int32 ``[B]``.
-        taps: int32 ``[B]``, how many weights of each crop are in use.
         steps: int32 ``[B]``, from one position on the axis to the next in the pixels.
+        taps: int32 ``[B]``, weights of each position.
+        shifts: int32 ``[B]``.
+        starts_at: int32 ``[B]``, where in `starts` the crop's table begins.
+        weights_at: int32 ``[B]``, where in `weights` it begins.
+        starts: int32 ``[n]``.
+        weights: int16 or int32 ``[m]``, those of one position after those of the other.
     """
 
     lengths: Tensor
+    steps: Tensor
+    taps: Tensor
+    shifts: Tensor
+    starts_at: Tensor
+    weights_at: Tensor
     starts: Tensor
     weights: Tensor
-    shifts: Tensor
-    taps: Tensor
-    steps: Tensor
 
 
 class Crops(NamedTuple):
@@ -85,11 +92,7 @@ def make_crops(
         )
     flat = [image.permute(1, 2, 0).reshape(-1) for image in images]
     make_axis = functools.partial(
-        _axis,
-        room=max(size) if turned.any() else 0,
-        interpolation=interpolation,
-        backend=backend,
-        device=device,
+        _axis, interpolation=interpolation, backend=backend, device=device
     )
     second = make_axis(lengths[:, 0], targets[:, 0], steps[:, 0])
     first = make_axis(lengths[:, 1], targets[:, 1], steps[:, 1])
@@ -107,67 +110,92 @@ def _axis(
     lengths: np.ndarray,
     sizes: np.ndarray,
     steps: np.ndarray,
-    room: int,
     interpolation: str,
     backend: str,
     device: torch.device,
 ) -> Axis:
-    tables = [
-        resampling_taps(length, size, interpolation, backend)
-        for length, size in zip(lengths.tolist(), sizes.tolist(), strict=True)
-    ]
-    taps = [table.weights.shape[1] for table in tables]
-    room = max(room, int(sizes.max()))
-    starts = np.zeros((len(tables), room), np.int32)
-    weights = np.zeros((len(tables), room, max(taps)), _WEIGHTS[backend])
-    for i, (table, size, count) in enumerate(zip(tables, sizes.tolist(), taps, strict=True)):
-        starts[i, :size] = table.starts
-        weights[i, :size, :count] = table.weights
-    per_crop = np.array([lengths, [table.shift for table in tables], taps, steps], np.int32)
+    pairs, table_of = np.unique(np.stack([lengths, sizes], 1), axis=0, return_inverse=True)
+    tables = [resampling_taps(*pair, interpolation, backend) for pair in pairs.tolist()]
+    weights = [table.weights.ravel() for table in tables]
+    per_table = np.array(
+        [
+            [table.weights.shape[1] for table in tables],
+            [table.shift for table in tables],
+            np.cumsum([0, *(table.starts.size for table in tables[:-1])]),
+            np.cumsum([0, *(values.size for values in weights[:-1])]),
+        ]
+    )
+    per_crop = np.stack([lengths, steps, *per_table[:, table_of.ravel()]]).astype(np.int32)
     # In memory each row begins at a multiple of 16 bytes, or Triton would compile for the others.
-    aligned = np.pad(per_crop, ((0, 0), (0, -len(tables) % 4)))
-    counts, shifts, taps_used, steps_taken = upload(aligned, device)[:, : len(tables)]
-    return Axis(
-        counts, upload(starts, device), upload(weights, device), shifts, taps_used, steps_taken
+    aligned = np.pad(per_crop, ((0, 0), (0, -len(lengths) % 4)))
+    starts = np.concatenate([table.starts for table in tables])
+    return Axis._make(
+        [
+            *upload(aligned, device)[:, : len(lengths)].unbind(),
+            upload(starts, device),
+            upload(np.concatenate(weights).astype(_WEIGHTS[backend]), device),
+        ]
     )
 
 
 def resample_plain(crops: Crops) -> Tensor:
     """Resize crops by PyTorch's own operations; see `crop_resize`."""
-    most_lines = int(crops.second.lengths.max())
-    each = max(_CHUNK // (most_lines * crops.first.starts.shape[1] * 3), 1)
-    count = len(crops.origins)
-    chunks = [_resample_some(crops, slice(i, i + each), most_lines) for i in range(0, count, each)]
-    return torch.cat(chunks)
+    height, width = crops.size
+    device = crops.pixels.device
+    result = torch.empty(len(crops.origins), 3, height, width, dtype=torch.uint8, device=device)
+    for turned in (False, True):
+        some = (crops.turned == turned).nonzero().flatten()
+        if not len(some):
+            continue
+        sizes = (height, width) if turned else (width, height)
+        most_lines = int(crops.second.lengths[some].max())
+        for chunk in some.split(max(_CHUNK // (most_lines * sizes[0] * 3), 1)):
+            resampled = _resample_some(crops, chunk, sizes, most_lines)
+            result[chunk] = (
+                resampled.permute(0, 3, 2, 1) if turned else resampled.permute(0, 3, 1, 2)
+            )
+    return result
 
 
-def _resample_some(crops: Crops, some: slice, most_lines: int) -> Tensor:
-    first, second = (Axis(*(x[some] for x in axis)) for axis in (crops.first, crops.second))
-    channels = torch.arange(3, device=crops.pixels.device)
-    lines = torch.arange(most_lines, device=crops.pixels.device).minimum(
-        second.lengths[:, None] - 1
+def _resample_some(crops: Crops, some: Tensor, sizes: tuple[int, int], most_lines: int) -> Tensor:
+    """Resample the axes to `sizes`, first and second: uint8 ``[b, second, first, 3]``."""
+    first, second = (
+        _Tables(axis, some, size)
+        for axis, size in zip((crops.first, crops.second), sizes, strict=True)
     )
-    lines = crops.origins[some, None] + lines * second.steps[:, None]
+    channels = torch.arange(3, device=some.device)
+    lines = torch.arange(most_lines, device=some.device).minimum(second.last)
+    lines = crops.origins[some, None] + lines * second.steps
 
-    def in_line(positions: Tensor) -> Tensor:  # [B, first size] -> [B, lines, first size, 3]
-        along = positions.long() * first.steps[:, None]  # a large image has more than 2**31 values
+    def in_line(positions: Tensor) -> Tensor:  # [b, first size] -> [b, lines, first size, 3]
+        along = positions.long() * first.steps  # a large image has more than 2**31 values
         return crops.pixels[lines[:, :, None, None] + along[:, None, :, None] + channels]
 
-    between = _weighted_sum(in_line, first, 1)
-    crop = torch.arange(len(between), device=between.device)[:, None]
-    result = _weighted_sum(lambda positions: between[crop, positions], second, 2)
-    height, width = crops.size
-    if first.starts.shape == second.starts.shape:  # otherwise nothing is turned
-        result = torch.where(crops.turned[some, None, None, None], result.transpose(1, 2), result)
-    return result[:, :height, :width].permute(0, 3, 1, 2).contiguous()
+    between = first.weighted_sum(in_line, 1)
+    crop = torch.arange(len(some), device=some.device)[:, None]
+    return second.weighted_sum(lambda positions: between[crop, positions], 2)
 
 
-def _weighted_sum(pixels_at: Callable[[Tensor], Tensor], axis: Axis, dim: int) -> Tensor:
-    """Resample one axis; `dim` is where the weights ``[B, size]`` lack the other axis."""
-    shifts = axis.shifts[:, None, None, None]
-    total: Tensor | int = 1 << (shifts - 1)
-    for tap in range(axis.weights.shape[2]):
-        positions = (axis.starts + tap).minimum(axis.lengths[:, None] - 1)
-        weights = axis.weights[:, :, tap].int().unsqueeze(dim).unsqueeze(-1)
-        total = total + weights * pixels_at(positions)
-    return (total >> shifts).clamp(0, 255).to(torch.uint8)
+class _Tables:
+    """The tables of some crops, for one axis of `size` pixels; per-crop values are ``[b, 1]``."""
+
+    def __init__(self, axis: Axis, some: Tensor, size: int) -> None:
+        position = torch.arange(size, device=some.device)
+        lengths, self.steps, self.taps, self.shifts, starts_at, weights_at = (
+            values[some, None] for values in axis[:6]
+        )
+        self.last = lengths - 1
+        self._starts = axis.starts[starts_at + position]
+        self._rows = weights_at + position * self.taps
+        self._weights = axis.weights
+
+    def weighted_sum(self, pixels_at: Callable[[Tensor], Tensor], dim: int) -> Tensor:
+        """Resample the axis; `dim` is where the weights ``[b, size]`` lack the other axis."""
+        shifts = self.shifts[:, :, None, None]
+        total: Tensor | int = 1 << (shifts - 1)
+        for tap in range(int(self.taps.max())):
+            positions = (self._starts + tap).minimum(self.last)
+            weights = self._weights[(self._rows + tap).clamp(max=len(self._weights) - 1)].int()
+            weights = weights.where(tap < self.taps, 0).unsqueeze(dim).unsqueeze(-1)
+            total = total + weights * pixels_at(positions)
+        return (total >> shifts).clamp(0, 255).to(torch.uint8)
