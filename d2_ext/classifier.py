@@ -118,9 +118,9 @@ class ReinforcedClassifier(nn.Module):
         """Loss in training, logits otherwise.
 
         Args:
-            batch: From `build_reinforced_train_loader`; or, for inference, a mapping with
-                ``images``, uint8 ``[B, 3, H, W]``, or Detectron2's list of one mapping for each
-                image, with ``image`` of ``[3, H, W]`` from 0 to 255.
+            batch: From `build_reinforced_train_loader`, deferred or not; or, for inference, a
+                mapping with ``images``, uint8 ``[B, 3, H, W]``, or Detectron2's list of one mapping
+                for each image, with ``image`` of ``[3, H, W]`` from 0 to 255.
 
         Returns:
             In training ``{"loss_kd": scalar}``; else ``{"logits": [B, C]}``, or a list of

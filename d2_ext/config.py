@@ -105,6 +105,8 @@ def _reinforced() -> CfgNode:
     node.CHECK = "error"
     # Side in pixels that the student sees; 0 takes that of the stored views.
     node.SIZE = 0
+    # Leave flips, RandAugment, erasing and mixing to the device of the model: of use for a GPU.
+    node.DEFER = False
     # Part of the resized shorter side that the centre crop for evaluation keeps.
     node.CROP_PCT = 0.875
     # That of the stored answers.

@@ -36,8 +36,8 @@ class ReinforcedLoader:
         num_workers: Processes that load images.
 
     Yields:
-        ``images``, uint8 ``[B, 3, H, W]``; ``targets``, `SparseTargets` of B; ``temperature``, that
-        of the stored answers.
+        ``images``, uint8 ``[B, 3, H, W]`` or `DeferredViews`; ``targets``, `SparseTargets` of B;
+        ``temperature``, that of the stored answers.
 
     Example:
         >>> loader = ReinforcedLoader(dataset, EpochBatches(len(dataset), 256))  # doctest: +SKIP
@@ -99,6 +99,7 @@ def _train_loader_from_config(cfg: Any, **kwargs: Any) -> dict[str, Any]:
         "seed": node.SEED,
         "check": node.CHECK,
         "size": node.SIZE or None,
+        "defer": node.DEFER,
         "num_workers": cfg.DATALOADER.NUM_WORKERS,
     }
     return {**options, **kwargs}
@@ -115,6 +116,7 @@ def build_reinforced_train_loader(
     seed: int = 0,
     check: str = "error",
     size: int | None = None,
+    defer: bool = False,
     num_workers: int = 0,
 ) -> ReinforcedLoader:
     """Build the training loader of a `ReinforcedClassifier`, from arguments or from a yacs config.
@@ -129,16 +131,26 @@ def build_reinforced_train_loader(
         seed: Of the choice of reinforcements and of the order of images.
         check: See `ReinforcedDataset`.
         size: Side in pixels that the student sees; None takes that of the stored views.
+        defer: Leave flips, RandAugment, erasing and mixing to the device of the model: ``images``
+            are `dr_plugins.deferred.DeferredViews` then, whose ``to(device)`` gives the images.
         num_workers: Processes that load images, for each process that trains.
 
     Raises:
-        ConfigError: A key is missing, or the batch size does not fit.
+        ConfigError: A key is missing, the batch size does not fit, or views are to be resized and
+            deferred.
         ReinforcementError: Images and shard set do not belong together; see `ReinforcedDataset`.
 
     Example:
         >>> loader = build_reinforced_train_loader(                         # doctest: +SKIP
         ...     "imagenet/train", "imagenet-plus", total_batch_size=1024, num_workers=8)
     """
+    shards = shards if isinstance(shards, ShardSet) else ShardSet(shards)
+    is_resized = size is not None and shards.policy.view_size != (size, size)
+    if defer and is_resized:
+        raise ConfigError(
+            f"REINFORCED.DEFER (defer) leaves views unfinished, which cannot be resized to "
+            f"REINFORCED.SIZE (size) {size}: they are {shards.policy.view_size}. Set one of the two"
+        )
     dataset = ReinforcedDataset(
         open_source(images) if isinstance(images, str) else images,
         shards,
@@ -146,7 +158,8 @@ def build_reinforced_train_loader(
         densify=densify,
         seed=seed,
         check=check,
-        postprocess=None if size is None else _Resize(size),
+        postprocess=_Resize(size) if size is not None and is_resized else None,
+        defer=defer,
     )
     batches = EpochBatches(
         len(dataset),
@@ -183,6 +196,4 @@ class _Resize:
         self.size = [size, size]
 
     def __call__(self, view: torch.Tensor) -> torch.Tensor:
-        if list(view.shape[-2:]) == self.size:
-            return view
         return transforms.resize(view, self.size, antialias=True)

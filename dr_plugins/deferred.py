@@ -66,6 +66,14 @@ class DeferredViews:
         self.begun = begun
         self.params = params
 
+    @classmethod
+    def cat(cls, batches: Sequence[DeferredViews]) -> DeferredViews:
+        """Make one batch of several, at least one, of one policy and one size."""
+        views = [batch.begun[: len(batch)] for batch in batches]
+        partners = [batch.begun[len(batch) :] for batch in batches]
+        params = [one for batch in batches for one in batch.params]
+        return cls(batches[0].policy, torch.cat([*views, *partners]), params)
+
     @property
     def shape(self) -> torch.Size:
         """``[B, 3, H, W]``."""

@@ -48,6 +48,8 @@ def _try_kernels(device: torch.device) -> bool:
         fused_loss = importlib.import_module("dr_plugins.fused_loss").fused_loss
         difference = _disagreement(fused_loss, device)
         reason = f"it is off by {difference:.2g}" if difference > _TOLERANCE else None
+    except torch.OutOfMemoryError:  # tells nothing about the kernels, and passes
+        raise
     except Exception as error:  # no Triton, no C compiler, a device that Triton does not know
         reason = f"{type(error).__name__}: {error}".partition("\n")[0]
     if reason is not None:

@@ -11,6 +11,8 @@ from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
 from dr_plugins import ReinforcedDataset as CoreReinforcedDataset
+from dr_plugins import ShardSet
+from dr_plugins.deferred import BegunView, join
 from dr_plugins.errors import FormatError
 from mmlab_ext.errors import ConfigError
 from mmlab_ext.images import KEY, open_images
@@ -37,6 +39,8 @@ class ReinforcedDataset(Dataset[Item]):
         seed: Of the choice of reinforcements, at least 0.
         check: When a view is not what the teacher saw: ``error``, ``warn`` or ``off``.
         size: (height, width) in pixels that views are resized to; None keeps the stored size.
+        defer: Leave flips, RandAugment, erasing and mixing to the device of the model: ``inputs``
+            are `dr_plugins.deferred.DeferredViews` then, which `TimmDataPreprocessor` takes.
         gt_score: Add the dense target to each sample, for mmpretrain's heads.
         class_map: File with one class folder per line, in label order, where the folder holds only
             some of the classes.
@@ -46,7 +50,8 @@ class ReinforcedDataset(Dataset[Item]):
         reinforced: The `dr_plugins.ReinforcedDataset`.
 
     Raises:
-        ConfigError: A pipeline, or a shard set that is not there.
+        ConfigError: A pipeline, a shard set that is not there, or another `size` together with
+            `defer`.
         ReinforcementError: Images and shard set do not belong together.
 
     Example:
@@ -66,6 +71,7 @@ class ReinforcedDataset(Dataset[Item]):
         seed: int = 0,
         check: str = "error",
         size: int | Sequence[int] | None = None,
+        defer: bool = False,
         gt_score: bool = False,
         class_map: str | None = None,
         pipeline: Sequence[Any] = (),
@@ -73,14 +79,20 @@ class ReinforcedDataset(Dataset[Item]):
         _refuse_pipeline(pipeline)
         source = open_images(images, class_map)
         options: dict[str, Any] = {"p": p, "densify": densify, "seed": seed, "check": check}
-        if size is not None:
-            options["postprocess"] = v2.Resize(_pair(size), antialias=True)
         try:
-            self.reinforced = CoreReinforcedDataset(source, shards, **options)
+            shard_set = ShardSet(shards)
         except FormatError as error:
             raise ConfigError(
                 f"{KEY}.shards: {error} (make a shard set with `dr-plugins reinforce`)"
             ) from error
+        if size is not None and tuple(_pair(size)) != shard_set.policy.view_size:
+            if defer:
+                raise ConfigError(
+                    f"{KEY}.defer leaves views unfinished, which cannot be resized to size={size}: "
+                    f"they are {shard_set.policy.view_size}. Set one of the two"
+                )
+            options["postprocess"] = v2.Resize(_pair(size), antialias=True)
+        self.reinforced = CoreReinforcedDataset(source, shard_set, defer=defer, **options)
         self.gt_score = gt_score
         # In shared memory, as the epoch itself.
         self._is_told = torch.zeros((), dtype=torch.uint8).share_memory_()
@@ -128,8 +140,8 @@ class ReinforcedDataset(Dataset[Item]):
             indices: Positions in the dataset.
 
         Returns:
-            For each ``inputs``, uint8 ``[3, H, W]`` RGB, and ``data_samples``, a
-            `ClassificationSample`.
+            For each ``inputs``, uint8 ``[3, H, W]`` RGB or `DeferredViews` of one view, and
+            ``data_samples``, a `ClassificationSample`.
 
         Raises:
             ConfigError: Nobody has set an epoch: each image would have one view for ever.
@@ -155,7 +167,8 @@ class ReinforcedDataset(Dataset[Item]):
             )
             if self.gt_score:
                 sample.gt_score = targets.dense()
-            items.append({"inputs": view, "data_samples": sample})
+            inputs = join([view]) if isinstance(view, BegunView) else view
+            items.append({"inputs": inputs, "data_samples": sample})
         return items
 
     def __repr__(self) -> str:

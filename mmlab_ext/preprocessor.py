@@ -10,6 +10,7 @@ from mmengine.model import BaseDataPreprocessor
 from mmengine.registry import MODELS
 
 from dr_plugins import SparseTargets
+from dr_plugins.deferred import DeferredViews
 from mmlab_ext.errors import ConfigError
 
 __all__ = ["TimmDataPreprocessor"]
@@ -68,8 +69,8 @@ class TimmDataPreprocessor(BaseDataPreprocessor):
         """Prepare a batch.
 
         Args:
-            data: ``inputs``, uint8 ``[B, 3, H, W]`` or a list of ``[3, H, W]``, RGB; and
-                ``data_samples`` where there are labels.
+            data: ``inputs``, uint8 ``[B, 3, H, W]`` or a list of ``[3, H, W]`` or of
+                `DeferredViews`, RGB; and ``data_samples`` where there are labels.
             training: Make targets.
 
         Returns:
@@ -105,7 +106,9 @@ class TimmDataPreprocessor(BaseDataPreprocessor):
         return targets.to(self.device, non_blocking=self._non_blocking)
 
 
-def _stack(images: Sequence[torch.Tensor]) -> torch.Tensor:
+def _stack(images: Sequence[Any]) -> torch.Tensor | DeferredViews:
+    if isinstance(images[0], DeferredViews):
+        return DeferredViews.cat(images)
     sizes = {tuple(image.shape) for image in images}
     if len(sizes) != 1:
         raise ConfigError(

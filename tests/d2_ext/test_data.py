@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 
 from d2_ext import (
     ConfigError,
+    ReinforcedClassifier,
     ReinforcedLoader,
     add_dr_plugins_config,
     build_classification_test_loader,
@@ -112,6 +113,35 @@ def test_batches_are_those_of_the_dataset(
     assert_same(found, expected)
     assert found[0]["images"].dtype == torch.uint8
     assert found[0]["temperature"] == 1.0
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_unfinished_views_become_those_of_the_workers(
+    num_workers: int, photographs: Path, shard_sets: Shards
+) -> None:
+    options = {"total_batch_size": 5, "size": 24, "num_workers": num_workers}
+    late, early = (
+        take(
+            build_reinforced_train_loader(
+                str(photographs), shard_sets("randaug_mixing"), defer=defer, **options
+            ),
+            4,
+        )
+        for defer in (True, False)
+    )
+    classifier = ReinforcedClassifier("test_resnet", num_classes=3)
+    for batch, expected in zip(late, early, strict=True):
+        assert torch.equal(batch["images"].to(classifier.device), expected["images"])
+        # Equal pixels may lie otherwise in memory, and are then added up in another order.
+        found = classifier(batch)["loss_kd"]
+        torch.testing.assert_close(found, classifier(expected)["loss_kd"])
+
+
+def test_unfinished_views_are_not_resized(photographs: Path, shard_sets: Shards) -> None:
+    with pytest.raises(ConfigError, match=r"REINFORCED\.DEFER.* 32: they are \(24, 24\)"):
+        build_reinforced_train_loader(
+            str(photographs), shard_sets(), total_batch_size=4, size=32, defer=True
+        )
 
 
 @pytest.mark.parametrize("start", [1, 2, 5])

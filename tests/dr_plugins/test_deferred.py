@@ -55,6 +55,7 @@ def test_what_is_finished_later_is_what_workers_finish(make: Any, name: str, bac
         before = deferred_views.begun.clone()
         assert torch.equal(deferred_views.to("cpu"), views)
         assert torch.equal(deferred_views.cpu(), views)
+        assert torch.equal(DeferredViews.cat([deferred_views] * 2).cpu(), torch.cat([views] * 2))
         assert torch.equal(deferred_views.begun, before)
         assert torch.equal(late_targets.ids, targets.ids)
         assert torch.equal(late_targets.probs, targets.probs)

@@ -240,6 +240,12 @@ def test_an_unreadable_image_is_named_and_not_replaced(shard_sets: Sets, tmp_pat
         dataset[5]
 
 
+def test_unfinished_views_are_not_resized(photographs: Path, shard_sets: Sets) -> None:
+    options = {"images": str(photographs), "shards": str(shard_sets())}
+    with pytest.raises(ConfigError, match=r"defer leaves views unfinished.* size=32: .*\(24, 24\)"):
+        build(DATASETS, "ReinforcedDataset", **options, size=32, defer=True)
+
+
 def test_images_that_are_not_there(shard_sets: Sets, tmp_path: Path) -> None:
     with pytest.raises(DatasetMismatchError, match="nowhere"):
         build(

@@ -15,6 +15,7 @@ from torchvision.datasets import ImageFolder
 
 import dr_plugins
 from dr_plugins.checkpoints import load_backbone
+from dr_plugins.deferred import DeferredViews
 from mmlab_ext import ConfigError
 from tests.mmlab_ext.configs import MODEL, pretraining
 
@@ -83,6 +84,34 @@ def test_each_epoch_gets_the_views_and_answers_of_the_core(
     flags = [s.reinforced for _, batch in recorder.batches for s in batch["data_samples"]]
     assert len(flags) == 36
     assert 0 < flags.count(False) < 18
+
+
+@pytest.mark.parametrize("name", ["randaug", "randaug_mixing"])
+def test_views_that_the_model_finishes_train_it_alike(
+    photographs: Path, shard_sets: Sets, build_runner: Builder, name: str
+) -> None:
+    pixels, losses = [], []
+    for defer in (False, True):
+        config = pretraining(photographs, shard_sets(name), epochs=2)
+        config["train_dataloader"]["dataset"].update(defer=defer, size=24)
+        config["randomness"] = {"seed": 0}
+        runner = build_runner(config)
+        recorder = record(runner)
+        runner.train()
+        inputs = [batch["inputs"] for _, batch in recorder.batches]
+        assert {type(view) for views in inputs for view in views} == {
+            DeferredViews if defer else torch.Tensor
+        }
+        pixels.append(
+            [v.cpu() for v in map(DeferredViews.cat, inputs)]
+            if defer
+            else list(map(torch.stack, inputs))
+        )
+        losses.append(recorder.losses)
+    assert len(pixels[0]) == 6
+    assert all(map(torch.equal, *pixels))
+    # Equal pixels may lie otherwise in memory, and are then added up in another order.
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
 
 
 def test_the_loss_is_the_divergence_to_the_stored_answers(

@@ -78,6 +78,8 @@ def _is_usable(device: torch.device) -> bool:
         found = importlib.import_module(_TRITON).resample_triton(crops)
         exact = torch.equal(found, resample_plain(crops))
         reason = "it gives other pixels than PyTorch's operations"
+    except torch.OutOfMemoryError:  # tells nothing about the kernel, and passes
+        raise
     except Exception as error:  # no Triton, no C compiler, a device that it does not know
         exact, reason = False, str(error).partition("\n")[0]
     if not exact:
