@@ -25,6 +25,7 @@ __all__ = ["ImageSource", "image_keys", "open_source"]
 
 _T = TypeVar("_T", Image.Image, np.ndarray)
 _TORCHVISION_SCHEME = "torchvision:"
+_OWN_LOADERS = (None, default_loader)
 _ARRAY_DATASETS = (datasets.CIFAR10, datasets.MNIST, datasets.USPS)  # and those derived from them
 
 
@@ -250,7 +251,8 @@ def _refuse_transform(dataset: Any) -> None:
 
 def _is_loaded_by(dataset: Any, module: str) -> bool:
     """Whether a library's own code loads the items, so that going around it changes nothing."""
-    return getattr(type(dataset).__getitem__, "__module__", None) == module
+    own = f"{getattr(type(dataset).__getitem__, '__module__', None)}."
+    return own.startswith(f"{module}.") and getattr(dataset, "loader", None) in _OWN_LOADERS
 
 
 def _file(dataset: Any, index: int) -> tuple[Any, int]:
@@ -264,9 +266,12 @@ def _file(dataset: Any, index: int) -> tuple[Any, int]:
     if _is_loaded_by(dataset, "timm.data.dataset") and hasattr(dataset, "reader"):
         file, label, *_ = dataset.reader[index]
         return file, _label(dataset, label)
-    if _is_loaded_by(dataset, "torchvision.datasets.folder") and dataset.loader is default_loader:
+    if _is_loaded_by(dataset, "torchvision.datasets.folder"):
         path, label = dataset.samples[index]
         return path, _label(dataset, label)
+    if _is_loaded_by(dataset, "torchvision.datasets") and hasattr(dataset, "_image_files"):
+        # Flowers102, Food101 and their kind
+        return dataset._image_files[index], _label(dataset, dataset._labels[index])
     return None, -1
 
 

@@ -232,6 +232,12 @@ def test_flowers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert [source.load(i)[1] for i in (0, 1)] == [101, 7]
     with Image.open(folder / "jpg" / "image_00002.jpg") as expected:
         assert np.array_equal(pixels(source.load(1)[0]), np.asarray(expected))
+    monkeypatch.setattr("dr_plugins.sources.decodes_parts", lambda: True)
+    monkeypatch.setattr("dr_plugins.sources.open_part", lambda file, box: (file, box))
+    assert source.load_part(1, (1, 2, 3, 4)) == (
+        (folder / "jpg" / "image_00002.jpg", (1, 2, 3, 4)),
+        7,
+    )
     # Another split of the same folder has other keys, not other names for these.
     assert image_keys(datasets.Flowers102(str(tmp_path), "val")) == [
         "image_00001.jpg",
