@@ -7,6 +7,7 @@ import resource
 import shutil
 import signal
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -406,6 +407,9 @@ def test_a_failing_disk_keeps_finished_shards(
     out = tmp_path / "set"
 
     def fill_the_disk() -> None:  # no file of this process may grow beyond 1,000 bytes
+        deadline = time.monotonic() + 60
+        while not (out / "shard-00000.safetensors").exists() and time.monotonic() < deadline:
+            time.sleep(0.01)  # it may still be written behind the teacher's back
         resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
 
     _, message = in_child(lambda: generate(out, photographs, teacher=Counting(4, fill_the_disk)))
