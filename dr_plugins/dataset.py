@@ -49,6 +49,7 @@ class ReinforcedDataset(Dataset[Sample]):
         transform: From a PIL image to a tensor, for plain images; by default a random resized crop
             and a flip to the size of the stored views, followed by `postprocess`.
         postprocess: Applied to replayed views, uint8 ``[3, H, W]``; to resize or normalise them.
+            With `transform`, both must give the same dtype and range of values.
         keys: Keys of the images, where they cannot be derived; see `image_keys`.
         check: What to do when a replayed view is not what the teacher saw (one view of each image
             is on record and comes up once in S epochs): ``"error"``, ``"warn"`` or ``"off"``.
@@ -239,7 +240,8 @@ class ReinforcedDataset(Dataset[Sample]):
         return BegunView(self.shards.policy, view, None) if self.defer else view, label
 
     def _plain_view(self, index: int, epoch: int, key_hash: int) -> tuple[torch.Tensor, int]:
-        image, label = self._replayer.load(index, pil=self.transform is not None)
+        as_pixels = self.transform is None and self._plain_policy.takes_pixels
+        image, label = self._replayer.load(index, as_pixels=as_pixels)
         if label < 0:
             raise DatasetMismatchError(
                 f"image {self.source.keys[index]!r} has no label, so it cannot be used plain; "
@@ -268,10 +270,14 @@ class ReinforcedDataset(Dataset[Sample]):
     def collate(samples: Sequence[Sample]) -> tuple[Images, SparseTargets]:
         """Join samples to a batch: images ``[B, 3, H, W]`` and one `SparseTargets`.
 
-        Pass it to DataLoader as ``collate_fn``.
+        Pass it to DataLoader as ``collate_fn``; without, torch complains that "default_collate:
+        batch must contain tensors".
 
         Returns:
             The images, a tensor or with `defer` `DeferredViews`; and the targets.
+
+        Raises:
+            TypeError: `transform` and `postprocess` give images of different dtypes.
         """
         images, targets = zip(*samples, strict=True)
         joined = join(images, _stack) if isinstance(images[0], BegunView) else _stack(images)
@@ -286,6 +292,13 @@ class ReinforcedDataset(Dataset[Sample]):
 
 
 def _stack(views: Sequence[torch.Tensor]) -> torch.Tensor:
+    dtypes = {view.dtype for view in views}
+    if len(dtypes) > 1:  # stacking would convert those that are uint8 as they are, 0 to 255
+        raise TypeError(
+            f"the images of a batch have different dtypes: {', '.join(map(str, dtypes))}. "
+            f"`transform` makes plain images and `postprocess` stored views; let both give the "
+            f"same dtype and range, such as uint8 from 0 to 255 and no `postprocess`."
+        )
     # Decoded pixels lie channels-last; stacked as they lie, they are copied many times faster. A
     # few plain images that lie otherwise shall not slow down the rest.
     lying = sum(view.ndim == 3 and view.stride(0) == 1 for view in views)

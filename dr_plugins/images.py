@@ -23,7 +23,7 @@ from PIL import Image
 from dr_plugins.errors import ImageReadError
 from dr_plugins.jpeg import Box, decode_jpeg, decode_jpeg_part
 
-__all__ = ["Part", "Picture", "open_image", "open_part", "open_pixels", "size_of", "to_rgb"]
+__all__ = ["Part", "Picture", "open_image", "open_picture", "size_of", "to_rgb"]
 
 
 class Part(NamedTuple):
@@ -73,45 +73,38 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def open_pixels(file: File, key: str) -> np.ndarray:
-    """Open and decode an image file into an array.
-
-    The pixels are those of `open_image`; JPEG files may be decoded faster.
+def open_picture(
+    file: File, key: str, box: Box | None = None, *, as_pixels: bool = True
+) -> Picture:
+    """Open an image file in the fastest way that gives the pixels of `open_image`.
 
     Args:
         file: See `open_image`.
         key: Likewise.
+        box: The part that is needed, which must not be empty; None for the whole image.
+        as_pixels: Give the whole image as an array, not as a PIL image.
 
     Returns:
-        RGB as uint8 ``[height, width, 3]``, the caller's own.
+        The `Part`, where one can be decoded for itself; else the whole image, RGB, the array
+        uint8 ``[height, width, 3]``. Pixels are the caller's own.
 
     Raises:
-        ImageReadError: The file is missing, damaged or no image.
+        ImageReadError: The file is missing, damaged or no image. Damage outside of a part goes
+            unnoticed.
     """
     try:
         data = _read(file)
-    except OSError as error:
+    except Exception as error:  # archives, too, have errors of their own
         raise _unreadable(key, error) from error
-    pixels = decode_jpeg(data)
+    part = None if box is None else decode_jpeg_part(data, box)
+    if box is not None and part is not None:
+        return Part(part[0], box, part[1])
+    pixels = decode_jpeg(data) if as_pixels else None
+    if pixels is not None:
+        return pixels
+    image = open_image(_Content(data, file), key)
     # A copy, because Pillow's own memory is not for writing.
-    return np.array(open_image(_Content(data, file), key)) if pixels is None else pixels
-
-
-def open_part(file: File, box: Box) -> Part | None:
-    """Open an image file and decode a part of it, with the pixels of `open_image`.
-
-    Args:
-        file: See `open_image`.
-        box: The part.
-
-    Returns:
-        None where the whole image must be opened, which also tells what is wrong with it.
-    """
-    try:
-        decoded = decode_jpeg_part(_read(file), box)
-    except OSError:
-        return None
-    return None if decoded is None else Part(decoded[0], box, decoded[1])
+    return np.array(image) if as_pixels else image
 
 
 def _read(file: File) -> bytes:

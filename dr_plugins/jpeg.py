@@ -39,7 +39,13 @@ _START, _END = b"\xff\xd8\xff", b"\xff\xd9"
 # Others, such as CMYK and RGB without conversion, are rare and have conventions of their own.
 _COLORSPACES = ("YCbCr", "Gray")
 # libjpeg-turbo interpolates the colours of a single column otherwise than in a whole image.
-_LEAST_WIDTH = 16
+_LEAST_WIDTH = 2
+# The headers of baseline and extended frames, whose blocks are decoded each for itself. Those of a
+# progressive file with scans missing are smoothed with their neighbours, otherwise in a part.
+_SEQUENTIAL = (0xC0, 0xC1)
+# What may come before: Huffman and quantisation tables, restart interval, applications, comment.
+_SEGMENTS = (0xC4, 0xDB, 0xDD, *range(0xE0, 0xF0), 0xFE)
+_import_lock = threading.Lock()
 
 
 def decode_jpeg(data: bytes) -> np.ndarray | None:
@@ -53,7 +59,7 @@ def decode_jpeg(data: bytes) -> np.ndarray | None:
         rare kinds of JPEG, very large or damaged files, and everything where simplejpeg is missing
         or differs.
     """
-    if not data.startswith(_START) or not _is_exact():
+    if not data.startswith(_START) or not _decodes_whole():
         return None
     return _decode(data)
 
@@ -70,15 +76,15 @@ def decode_jpeg_part(data: bytes, box: Box) -> tuple[np.ndarray, tuple[int, int]
     Returns:
         The part's pixels, RGB as uint8 ``[box height, box width, 3]``, and (height, width) of the
         image. None where the whole should be decoded instead: for all that `decode_jpeg` leaves to
-        Pillow, for parts that are narrow or leave the image, and where nvImageCodec is missing or
-        differs.
+        Pillow, for progressive files, for parts that are one pixel wide or leave the image, and
+        where nvImageCodec is missing or differs.
     """
     if not data.startswith(_START) or not data.endswith(_END) or not decodes_parts():
         return None
     size, (top, left, height, width) = _size(data), box
     if size is None or top + height > size[0] or left + width > size[1] or width < _LEAST_WIDTH:
         return None
-    pixels = _decode_part(data, box)
+    pixels = _decode_part(data, box) if _is_sequential(data) else None
     return None if pixels is None else (pixels, size)
 
 
@@ -93,11 +99,10 @@ def _decode(data: bytes) -> np.ndarray | None:
 
 
 def _decode_part(data: bytes, box: Box) -> np.ndarray | None:
-    decoder = _nvimgcodec()
+    decoder = _part_decoder()
     assert decoder is not None
-    top, left, height, width = box
     try:
-        return decoder.decode(data, (top, left, top + height, left + width))
+        return decoder.decode(data, box)
     except RuntimeError:
         return None
 
@@ -106,12 +111,23 @@ def _size(data: bytes) -> tuple[int, int] | None:
     """(height, width); None for what Pillow should judge."""
     try:
         height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data)
-    except ValueError:
+    except (KeyError, ValueError):  # the first for rare subsamplings
         return None
     limit = Image.MAX_IMAGE_PIXELS
     if colorspace not in _COLORSPACES or (limit is not None and height * width > limit):
         return None
     return height, width
+
+
+def _is_sequential(data: bytes) -> bool:
+    """Whether the frame is baseline or extended; False also for what is hard to tell."""
+    at = len(_START) - 1
+    while data[at : at + 1] == b"\xff" and at + 4 <= len(data):
+        marker = data[at + 1]
+        if marker not in _SEGMENTS:
+            return marker in _SEQUENTIAL
+        at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+    return False
 
 
 class _PartDecoder(threading.local):
@@ -126,18 +142,20 @@ class _PartDecoder(threading.local):
         )
         self._params = nvimgcodec.DecodeParams(apply_exif_orientation=False)
 
-    def decode(self, data: bytes, region: Box) -> np.ndarray | None:
-        """Decode the pixels from (top, left) to (bottom, right); `RuntimeError` if that fails."""
-        stream = self._nvimgcodec.CodeStream(data)
-        part = stream.get_sub_code_stream(region=self._nvimgcodec.Region(*region))
+    def decode(self, data: bytes, box: Box) -> np.ndarray | None:
+        """Decode a part; `RuntimeError` if that fails."""
+        top, left, height, width = box
+        region = self._nvimgcodec.Region(top, left, top + height, left + width)
+        part = self._nvimgcodec.CodeStream(data).get_sub_code_stream(region=region)
         decoded = self._decoder.decode(part, params=self._params)
-        return None if decoded is None else np.asarray(decoded)
+        # np.asarray would ask for `__array_interface__`, which leaks 32 bytes each time.
+        return None if decoded is None else decoded.__array__()
 
 
 @functools.cache
-def _nvimgcodec() -> _PartDecoder | None:
+def _part_decoder() -> _PartDecoder | None:
     try:
-        with _silent():
+        with _import_lock, _silent():
             from nvidia import nvimgcodec  # type: ignore[import-untyped]
         return _PartDecoder(nvimgcodec)
     except (ImportError, AttributeError):  # missing, or too old
@@ -150,8 +168,12 @@ def _silent() -> Iterator[None]:
 
     nvImageCodec tells there that the GPU's decoders, which nobody asked for, are not installed.
     """
-    sys.stderr.flush()
-    kept = os.dup(2)
+    try:
+        sys.stderr.flush()
+        kept = os.dup(2)
+    except (AttributeError, OSError, ValueError):  # there is none, or it is closed
+        yield
+        return
     try:
         with open(os.devnull, "wb") as nowhere:
             os.dup2(nowhere.fileno(), 2)
@@ -162,7 +184,7 @@ def _silent() -> Iterator[None]:
 
 
 @functools.cache
-def _is_exact() -> bool:
+def _decodes_whole() -> bool:
     """Whether simplejpeg gives Pillow's pixels on this machine."""
     if simplejpeg is None:
         return False
@@ -172,7 +194,7 @@ def _is_exact() -> bool:
 @functools.cache
 def decodes_parts() -> bool:
     """Whether nvImageCodec is installed and gives Pillow's pixels on this machine."""
-    if simplejpeg is None or _nvimgcodec() is None:
+    if simplejpeg is None or _part_decoder() is None:
         return False
 
     def decode(data: bytes) -> np.ndarray | None:

@@ -42,7 +42,7 @@ from dr_plugins.transforms.base import Size
 from dr_plugins.transforms.kernels import pil, tensor
 from dr_plugins.transforms.kernels.pillow_order import pillow_order
 
-__all__ = ["BACKENDS", "AugmentParams", "Policy"]
+__all__ = ["BACKENDS", "NO_PARTNER", "AugmentParams", "Policy"]
 
 BACKENDS = {"pil": pil, "tensor": tensor}
 _VIEW: tuple[type[Transform], ...] = (
@@ -56,7 +56,8 @@ _VIEW: tuple[type[Transform], ...] = (
 )
 _MIXING: tuple[type[Mixing], ...] = (Mixup, CutMix)
 _SIZED: tuple[type[Transform], ...] = (CenterCrop, RandomCrop, RandomResizedCrop)
-_NO_PARTNER = (1 << 32) - 1
+NO_PARTNER = (1 << 32) - 1
+"""What a record's field ``partner`` holds where no other image is mixed in."""
 
 
 class AugmentParams(NamedTuple):
@@ -225,7 +226,7 @@ class Policy:
         if self.mixings:
             if params.partner is None:
                 unmixed = [m.unmixed for m in self.mixings]
-                params = AugmentParams(params.view, _NO_PARTNER, self.blank_view(), unmixed)
+                params = AugmentParams(params.view, NO_PARTNER, self.blank_view(), unmixed)
             values += [params.partner, *params.partner_view, *params.mixing]
         try:
             for field, value in zip(self.fields, values, strict=True):
@@ -248,7 +249,7 @@ class Policy:
             return [AugmentParams(row) for row in rows]
         return [
             AugmentParams(row[:count])
-            if row[count] == _NO_PARTNER
+            if row[count] == NO_PARTNER
             else AugmentParams(
                 row[:count], row[count], row[count + 1 : 2 * count + 1], row[2 * count + 1 :]
             )
@@ -259,7 +260,7 @@ class Policy:
         """Return which records, of any shape, mix in another image: booleans of that shape."""
         if not self.mixings:
             return np.zeros(records.shape, bool)
-        return records["partner"] != _NO_PARTNER
+        return records["partner"] != NO_PARTNER
 
     def apply(
         self, image: Picture, params: AugmentParams, partner: Picture | None = None
@@ -376,6 +377,11 @@ class Policy:
         for mixing, column in zip(self.mixings, zip(*params, strict=True), strict=True):
             views = mixing.apply_batch(views, partners, np.asarray(column))
         return views
+
+    @property
+    def takes_pixels(self) -> bool:
+        """Whether `apply` is faster with an image's pixels than with a PIL image."""
+        return self.backend == "tensor"
 
     @property
     def has_batches(self) -> bool:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +15,7 @@ from dr_plugins.images import Picture, size_of
 from dr_plugins.jpeg import Box
 from dr_plugins.policy import AugmentParams
 from dr_plugins.shards.reader import ShardSet
-from dr_plugins.shards.shard import FINGERPRINT_BYTES
+from dr_plugins.shards.shard import FINGERPRINT_BYTES, fingerprinted_sample
 from dr_plugins.sources import ImageSource
 
 __all__ = ["Replayer", "fingerprint"]
@@ -48,23 +50,25 @@ class Replayer:
         self._positions = self._invert() if self.policy.mixings else None
         self._check_classes()
 
-    def load(self, index: int, box: Box | None = None, pil: bool = False) -> tuple[Picture, int]:
+    def load(
+        self, index: int, box: Box | None = None, *, as_pixels: bool = False
+    ) -> tuple[Picture, int]:
         """Load an image and make sure that it is the one that was reinforced.
 
         Args:
             index: Position in the source.
             box: The part that is needed; None for the whole image.
-            pil: Give a PIL image, whatever suits the policy.
+            as_pixels: Give the whole image as an array, not as a PIL image.
 
         Returns:
-            RGB image in the form that the policy takes fastest, and its label.
+            What `ImageSource.load_picture` gives: RGB image and label.
 
         Raises:
             ImageReadError: The image cannot be read.
             ImageChangedError: Its size is not that of the reinforced image.
             DatasetMismatchError: Its label is not that of the reinforced image.
         """
-        image, label = self._load(index, box) if not pil else self.source.load(index)
+        image, label = self.source.load_picture(index, box, as_pixels=as_pixels)
         facts, size = self.shards.image(int(self.rows[index])), size_of(image)
         if facts.size != size and any(facts.size):
             raise ImageChangedError(
@@ -84,13 +88,6 @@ class Replayer:
             )
         return image, label
 
-    def _load(self, index: int, box: Box | None) -> tuple[Picture, int]:
-        part = None if box is None else self.source.load_part(index, box)
-        if part is not None:
-            return part
-        as_pixels = self.policy.backend == "tensor"
-        return self.source.load_pixels(index) if as_pixels else self.source.load(index)
-
     def view(self, index: int, params: AugmentParams) -> tuple[torch.Tensor, int]:
         """Compute a stored view.
 
@@ -105,29 +102,53 @@ class Replayer:
             ImageReadError: The image or its partner cannot be read.
             ImageChangedError: The image or its partner has changed.
         """
-        image, label = self.load(index, self.policy.box(params.view))
-        if params.partner is None:
-            return self.policy.apply(image, params), label
-        return self.policy.apply(image, params, self._partner(params)), -1
+        image, partner, label = self._pictures(index, params)
+        return self.policy.apply(image, params, partner), label
 
     def begin(self, index: int, params: AugmentParams) -> tuple[BegunView, int]:
         """Compute the part of a stored view that needs whole images; otherwise as `view`."""
-        image, label = self.load(index, self.policy.box(params.view))
+        image, other, label = self._pictures(index, params)
         view = self.policy.begin(image, params.view)
-        if params.partner is None:
-            return BegunView(self.policy, view, params), label
-        partner = self.policy.begin(self._partner(params), params.partner_view)
-        return BegunView(self.policy, view, params, partner), -1
+        partner = None if other is None else self.policy.begin(other, params.partner_view)
+        return BegunView(self.policy, view, params, partner), label
 
-    def _partner(self, params: AugmentParams) -> Picture:
+    def _pictures(
+        self, index: int, params: AugmentParams, whole: bool = False
+    ) -> tuple[Picture, Picture | None, int]:
+        """Load what a view is made of: the image, its partner if it has one, and the label."""
+
+        def load(position: int, view: Sequence[Any]) -> tuple[Picture, int]:
+            box = None if whole else self.policy.box(view)
+            return self.load(position, box, as_pixels=self.policy.takes_pixels)
+
+        image, label = load(index, params.view)
+        if params.partner is None:
+            return image, None, label
         assert self._positions is not None
-        assert params.partner is not None
-        box = self.policy.box(params.partner_view)
-        return self.load(int(self._positions[params.partner]), box)[0]
+        partner, _ = load(int(self._positions[params.partner]), params.partner_view)
+        return image, partner, -1
 
     def is_fingerprinted(self, index: int, sample: int) -> bool:
         """Whether `sample` is the one of the image's reinforcements whose view is on record."""
-        return sample == int(self.rows[index]) % self.shards.manifest.samples
+        return sample == fingerprinted_sample(int(self.rows[index]), self.shards.manifest.samples)
+
+    def compare(self, index: int) -> bool:
+        """Replay the image's fingerprinted view from whole images and check it.
+
+        Returns:
+            Whether there was a fingerprint to compare with.
+
+        Raises:
+            ImageReadError: The image or its partner cannot be read.
+            ImageChangedError: The image or its partner has changed.
+            FormatError: The record is damaged.
+        """
+        row, samples = int(self.rows[index]), self.shards.manifest.samples
+        record = self.shards.read(np.array([row]), np.array([fingerprinted_sample(row, samples)]))
+        (params,) = self.policy.decode(record)
+        image, partner, _ = self._pictures(index, params, whole=True)
+        self.check(index, self.policy.apply(image, params, partner))
+        return self.shards.image(row).fingerprint is not None
 
     def check(self, index: int, view: torch.Tensor) -> None:
         """Compare the view of the image's fingerprinted sample with what the teacher saw.

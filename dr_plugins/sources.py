@@ -7,9 +7,10 @@ the position of an image says nothing. Its path relative to the root does.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+import tarfile
+from collections.abc import Sequence
 from pathlib import Path, PurePath
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -18,14 +19,15 @@ from torchvision import datasets
 from torchvision.datasets.folder import default_loader
 
 from dr_plugins.errors import DatasetMismatchError, ImageReadError
-from dr_plugins.images import Part, open_image, open_part, open_pixels, to_rgb
-from dr_plugins.jpeg import Box, decodes_parts
+from dr_plugins.images import Picture, open_picture, to_rgb
+from dr_plugins.jpeg import Box
 
 __all__ = ["ImageSource", "image_keys", "open_source"]
 
-_T = TypeVar("_T", Image.Image, np.ndarray)
 _TORCHVISION_SCHEME = "torchvision:"
 _OWN_LOADERS = (None, default_loader)
+# What datasets raise for damaged files and archives; all else is a mistake in their code.
+_READ_ERRORS = (OSError, ValueError, SyntaxError, AttributeError, EOFError, tarfile.TarError)
 _ARRAY_DATASETS = (datasets.CIFAR10, datasets.MNIST, datasets.USPS)  # and those derived from them
 
 
@@ -84,52 +86,37 @@ class ImageSource:
             ImageReadError: Naming the key; no other image takes its place.
             DatasetMismatchError: The dataset gives something else than PIL images.
         """
-        return self._load(index, open_image, to_rgb)
+        image, label = self.load_picture(index, as_pixels=False)
+        assert isinstance(image, Image.Image)
+        return image, label
 
-    def load_pixels(self, index: int) -> tuple[np.ndarray, int]:
-        """Load the pixels of one image, in the fastest way that gives those of `load`.
+    def load_picture(
+        self, index: int, box: Box | None = None, *, as_pixels: bool = True
+    ) -> tuple[Picture, int]:
+        """Load one image in the fastest way that gives the pixels of `load`.
 
         Args:
             index: Position in the dataset.
+            box: The part that is needed; None for the whole image.
+            as_pixels: Give the whole image as an array, not as a PIL image.
 
         Returns:
-            RGB as uint8 ``[height, width, 3]``, and the label, -1 if unknown.
+            What `open_picture` gives, and the label, -1 if unknown.
 
         Raises:
             ImageReadError: Naming the key; no other image takes its place.
             DatasetMismatchError: The dataset gives something else than PIL images.
         """
-        return self._load(index, open_pixels, lambda image: np.array(to_rgb(image)))
-
-    def load_part(self, index: int, box: Box) -> tuple[Part, int] | None:
-        """Load the part of one image that is needed, where that is faster than to load it whole.
-
-        Args:
-            index: Position in the dataset.
-            box: The part.
-
-        Returns:
-            The part, with the pixels of `load`, and the label, -1 if unknown; else None.
-        """
-        if not decodes_parts():
-            return None
-        try:
-            file, label = _file(self.dataset, index)
-        except (OSError, ValueError):  # `load` will tell
-            return None
-        part = None if file is None else open_part(file, box)
-        return None if part is None else (part, label)
-
-    def _load(self, index: int, read: Callable[..., _T], convert: Callable[..., _T]) -> Any:
         key = self.keys[index]
         try:
             file, label = _file(self.dataset, index)
             if file is not None:
-                return read(file, key), label
+                return open_picture(file, key, box, as_pixels=as_pixels), label
             image, label = self.dataset[index]
             if isinstance(image, Image.Image):
-                return convert(image), -1 if label is None else int(label)
-        except (OSError, ValueError, SyntaxError, AttributeError) as error:
+                image = to_rgb(image)
+                return np.array(image) if as_pixels else image, -1 if label is None else int(label)
+        except _READ_ERRORS as error:
             raise ImageReadError(f"cannot read image {key!r}: {error}") from error
         raise DatasetMismatchError(
             f"the dataset gives a {type(image).__name__} for image {key!r}; a PIL image was "

@@ -8,7 +8,7 @@ from os import PathLike
 import numpy as np
 from tqdm.auto import tqdm
 
-from dr_plugins.errors import FormatError, ReinforcementError
+from dr_plugins.errors import FormatError, ImageChangedError, ReinforcementError
 from dr_plugins.replay import Replayer
 from dr_plugins.shards.container import file_digest
 from dr_plugins.shards.manifest import FileEntry
@@ -110,14 +110,12 @@ def _verify_keys(shards: ShardSet, source: ImageSource, report: VerifyReport) ->
 def _verify_views(replayer: Replayer, count: int, report: VerifyReport, progress: bool) -> None:
     total = len(replayer.source)
     indices = np.unique(np.linspace(0, total - 1, min(count, total)).round().astype(int))
-    samples = replayer.shards.manifest.samples
     for index in tqdm(indices.tolist(), desc="replay", unit=" images", disable=not progress):
-        row = replayer.rows[index]
         try:
-            record = replayer.shards.read(np.array([row]), np.array([row % samples]))
-            view, _ = replayer.view(index, replayer.policy.decode(record)[0])
-            report.replayed += replayer.shards.image(int(row)).fingerprint is not None
-            replayer.check(index, view)
+            report.replayed += replayer.compare(index)
+        except ImageChangedError as error:  # found by comparing
+            report.replayed += 1
+            report.problems.append(str(error))
         except ReinforcementError as error:
             report.problems.append(str(error))
     if not report.replayed and not report.problems:

@@ -18,6 +18,7 @@ from dr_plugins.images import Picture, size_of
 from dr_plugins.policy import AugmentParams, Policy
 from dr_plugins.shards.key_index import KeyIndex
 from dr_plugins.shards.records import RecordLayout
+from dr_plugins.shards.shard import fingerprinted_sample
 from dr_plugins.sources import ImageSource
 
 __all__ = ["ImagePart", "ViewBatch", "ViewBatches", "ViewPlan"]
@@ -194,7 +195,8 @@ class ViewBatches(Dataset["ViewBatch | ReinforcementError"]):
         self, row: int, offset: int, start: int, params: Sequence[AugmentParams]
     ) -> ImagePart:
         image, label = self._load(row)
-        stop, fingerprinted = start + len(params), start + row % self._plan.samples - offset
+        stop = start + len(params)
+        fingerprinted = start - offset + fingerprinted_sample(row, self._plan.samples)
         return ImagePart(
             row,
             label,
@@ -239,10 +241,8 @@ class ViewBatches(Dataset["ViewBatch | ReinforcementError"]):
         return self._cached_load(row)
 
     def _load_uncached(self, row: int) -> tuple[Picture, int]:
-        source = self._source
-        as_pixels = self._sends_pictures or self._policy.backend == "tensor"
-        load = source.load_pixels if as_pixels else source.load
-        return load(int(self._positions[row]))
+        as_pixels = self._sends_pictures or self._policy.takes_pixels
+        return self._source.load_picture(int(self._positions[row]), as_pixels=as_pixels)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_cached_load": None}

@@ -11,11 +11,11 @@ import numpy as np
 from dr_plugins.mldr.errors import ArchiveError
 from dr_plugins.transforms import RandAugment, Resize
 from dr_plugins.transforms.base import Size
+from dr_plugins.transforms.rand_augment import NEGATIVE
 from dr_plugins.transforms.rand_augment_ops import OPERATIONS, SIGNED, magnitude
 
 __all__ = ["convert", "convert_mixing", "number_array"]
 
-_NEGATIVE = 0x80
 _LARGEST = (1 << 16) - 1
 _NUMBERS = {name: number for number, name in enumerate(OPERATIONS)}
 
@@ -118,7 +118,7 @@ def _codes(transform: RandAugment, size: Size) -> dict[tuple[int | str, float], 
     for number, name in enumerate(OPERATIONS):
         strength = magnitude(number, transform.magnitude, transform.num_magnitude_bins, size)
         if number in SIGNED and strength:
-            codes[number, -strength] = codes[name, -strength] = number | _NEGATIVE
+            codes[number, -strength] = codes[name, -strength] = number | NEGATIVE
         codes[number, strength] = codes[name, strength] = number
     return codes
 

@@ -10,14 +10,13 @@ import numpy as np
 from dr_plugins.mldr.columns import convert, convert_mixing, number_array
 from dr_plugins.mldr.errors import AlignmentError, ArchiveError
 from dr_plugins.mldr.layouts import Columns, read_columns
-from dr_plugins.policy import Policy
+from dr_plugins.policy import NO_PARTNER, Policy
 from dr_plugins.shards.records import RecordLayout
 from dr_plugins.transforms import CenterCrop, RandomCrop, RandomResizedCrop, Resize
 from dr_plugins.transforms.base import Size
 
-__all__ = ["NO_PARTNER", "Decoder", "check_fit"]
+__all__ = ["Decoder", "check_fit"]
 
-NO_PARTNER = (1 << 32) - 1
 _ROUNDING = 1e-3  # by which a softmax may exceed 1
 
 

@@ -13,9 +13,14 @@ from dr_plugins.shards.key_index import KeyIndex
 from dr_plugins.shards.manifest import FileEntry
 from dr_plugins.shards.records import RecordLayout
 
-__all__ = ["FINGERPRINT_BYTES", "Shard", "shard_name"]
+__all__ = ["FINGERPRINT_BYTES", "Shard", "fingerprinted_sample", "shard_name"]
 
 FINGERPRINT_BYTES = 8
+
+
+def fingerprinted_sample(row: int, samples: int) -> int:
+    """Return which of the `samples` reinforcements of the image of a row has a fingerprint."""
+    return row % samples
 
 
 @dataclass

@@ -9,28 +9,22 @@ import torch
 __all__ = ["normalize"]
 
 
-def normalize(
-    images: torch.Tensor,
-    mean: Sequence[float],
-    std: Sequence[float],
-    dtype: torch.dtype = torch.float32,
-) -> torch.Tensor:
+def normalize(images: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
     """Return ``(images / 255 - mean) / std``.
 
     Args:
         images: uint8 ``[..., C, H, W]``, values 0 to 255.
         mean: One value per channel, in units of full scale (0 to 1).
         std: One positive value per channel, in the same units.
-        dtype: Floating-point type of the result.
 
     Returns:
-        Tensor of `dtype`, the shape of `images`.
+        float32, the shape of `images`.
 
     Example:
         >>> normalize(torch.full((1, 2, 2), 255, dtype=torch.uint8), [0.5], [0.5]).unique().item()
         1.0
     """
     shape = (-1, 1, 1)
-    centre = torch.tensor(mean, dtype=dtype, device=images.device).view(shape)
-    scale = torch.tensor(std, dtype=dtype, device=images.device).view(shape)
-    return images.to(dtype).div_(255).sub_(centre).div_(scale)
+    centre = torch.tensor(mean, dtype=torch.float32, device=images.device).view(shape)
+    scale = torch.tensor(std, dtype=torch.float32, device=images.device).view(shape)
+    return images.float().div_(255).sub_(centre).div_(scale)

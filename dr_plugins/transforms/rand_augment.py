@@ -21,9 +21,10 @@ from dr_plugins.transforms.kernels import kernels_for
 from dr_plugins.transforms.kernels.batch import upload
 from dr_plugins.transforms.rand_augment_ops import OPERATIONS, SIGNED, apply_operation, magnitude
 
-__all__ = ["RandAugment"]
+__all__ = ["NEGATIVE", "RandAugment"]
 
-_NEGATIVE = 0x80
+NEGATIVE = 0x80
+"""Added to an operation's number in a record where its magnitude is negative."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ class RandAugment(ViewTransform):
         operations = rng.integers(0, len(OPERATIONS), self.num_ops).tolist()
         signs = rng.integers(0, 2, self.num_ops).tolist()
         return tuple(
-            op | (_NEGATIVE if sign and op in SIGNED else 0)
+            op | (NEGATIVE if sign and op in SIGNED else 0)
             for op, sign in zip(operations, signs, strict=True)
         )
 
@@ -99,6 +100,6 @@ class RandAugment(ViewTransform):
         return torch.empty_like(images).index_copy_(0, index, grouped)
 
     def _apply_one(self, image: AnyImage, code: int) -> AnyImage:
-        operation, size = code & ~_NEGATIVE, kernels_for(image).size(image)
+        operation, size = code & ~NEGATIVE, kernels_for(image).size(image)
         strength = magnitude(operation, self.magnitude, self.num_magnitude_bins, size)
-        return apply_operation(image, operation, -strength if code & _NEGATIVE else strength)
+        return apply_operation(image, operation, -strength if code & NEGATIVE else strength)

@@ -100,7 +100,7 @@ class ReinforcementHook(Hook):
             count = min(self.replay, total)
             for index in np.unique(np.linspace(0, total - 1, count).round().astype(int)).tolist():
                 try:
-                    compared += _compare(replayer, index)
+                    compared += replayer.compare(index)
                 except ImageChangedError as error:
                     if core.check == "error":
                         raise
@@ -110,15 +110,6 @@ class ReinforcementHook(Hook):
         runner.logger.info(
             f"ReinforcementHook: {dataset!r}; {compared} images compared with what the teacher saw"
         )
-
-
-def _compare(replayer: Replayer, index: int) -> bool:
-    """Replay the view of an image that is on record; False if there is none."""
-    row, shards = int(replayer.rows[index]), replayer.shards
-    record = shards.read(np.array([row]), np.array([row % shards.manifest.samples]))
-    view, _ = replayer.view(index, shards.policy.decode(record)[0])
-    replayer.check(index, view)
-    return shards.image(row).fingerprint is not None
 
 
 def _dataset(runner: Any) -> ReinforcedDataset:

@@ -270,6 +270,20 @@ def test_a_transform_from_torchvision(make: Any) -> None:
     assert len(targets) == 12
 
 
+@pytest.mark.parametrize("defer", [False, True])
+def test_floats_and_stored_views_are_not_mixed(make: Any, defer: bool) -> None:
+    train = make(p=0.5, transform=lambda image: F.to_tensor(image.resize((24, 24))), defer=defer)
+    loader = DataLoader(train, 12, collate_fn=train.collate)
+    with pytest.raises(TypeError, match=r"different dtypes: .*`transform` makes plain images and"):
+        next(iter(loader))
+
+
+def test_torchs_own_collate_is_refused_as_the_guide_says(make: Any) -> None:
+    message = r"default_collate: batch must contain tensors.*found <class 'dr_plugins\.targets\.Sp"
+    with pytest.raises(TypeError, match=message):
+        next(iter(DataLoader(make(p=0.5), 12)))
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -20,7 +20,7 @@ simplejpeg = pytest.importorskip("simplejpeg")
 
 from dr_plugins import jpeg  # noqa: E402
 from dr_plugins.errors import ImageReadError  # noqa: E402
-from dr_plugins.images import open_image, open_pixels  # noqa: E402
+from dr_plugins.images import open_image, open_picture  # noqa: E402
 from tests.tiny import photograph  # noqa: E402
 
 pytestmark = pytest.mark.skipif(
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture(autouse=True)
 def _checked_again() -> Iterator[None]:
-    checks = jpeg._is_exact, jpeg.decodes_parts
+    checks = jpeg._decodes_whole, jpeg.decodes_parts
     for check in checks:
         check.cache_clear()
     yield
@@ -83,7 +83,7 @@ def test_photographs_too(tmp_path: Path) -> None:
     found = jpeg.decode_jpeg(data)
     assert found is not None
     assert np.array_equal(found, by_pillow(data))
-    pixels = open_pixels(tmp_path / "a.jpg", "a.jpg")
+    pixels = open_picture(tmp_path / "a.jpg", "a.jpg")
     assert np.array_equal(pixels, found)
     pixels[:] = 0  # the caller's own
 
@@ -108,7 +108,15 @@ def test_metadata_changes_no_pixel() -> None:
 )
 def test_the_rest_is_left_to_pillow(data: bytes) -> None:
     assert jpeg.decode_jpeg(data) is None
-    assert np.array_equal(open_pixels(io.BytesIO(data), "key"), by_pillow(data))
+    assert np.array_equal(open_picture(io.BytesIO(data), "key"), by_pillow(data))
+
+
+def test_rare_subsamplings_are_left_to_pillow() -> None:
+    data = encoded(RGB, subsampling=0)
+    frame = data.index(b"\xff\xc0") + 11
+    assert data[frame] == 0x11
+    assert jpeg.decode_jpeg(data) is not None
+    assert jpeg.decode_jpeg(data[:frame] + b"\x14" + data[frame + 1 :]) is None
 
 
 @pytest.mark.parametrize("data", [encoded(RGB)[:-40], encoded(RGB)[:30], b""])
@@ -117,7 +125,7 @@ def test_damaged_files_have_pillows_message(data: bytes, tmp_path: Path) -> None
     path.write_bytes(data)
     assert jpeg.decode_jpeg(data) is None
     messages = []
-    for read in (open_image, open_pixels):
+    for read in (open_image, open_picture):
         with pytest.raises(ImageReadError, match=r"cannot read image 'key': .*Restore") as caught:
             read(path, "key")
         messages.append(str(caught.value))
@@ -161,7 +169,7 @@ def test_without_simplejpeg(tmp_path: Path) -> None:
         "data = open(sys.argv[1], 'rb').read()\n"
         "assert jpeg.decode_jpeg(data) is None\n"
         "assert jpeg.decode_jpeg_part(data, (0, 0, 9, 20)) is None\n"
-        "print(images.open_pixels(sys.argv[1], 'a').sum())"
+        "print(images.open_picture(sys.argv[1], 'a').sum())"
     )
     assert int(run(command, tmp_path / "a.jpg").stdout) == by_pillow(encoded(RGB)).sum()
 

@@ -151,9 +151,8 @@ def test_only_the_part_that_a_view_needs_is_decoded(
         assert all(map(torch.equal, finished, begun))
         return finished
 
-    monkeypatch.setattr("dr_plugins.sources.decodes_parts", lambda: False)
+    monkeypatch.setattr("dr_plugins.images.decode_jpeg_part", lambda data, box: None)
     whole = views()
-    monkeypatch.setattr("dr_plugins.sources.decodes_parts", lambda: True)
     monkeypatch.setattr("dr_plugins.images.decode_jpeg_part", decode)
     assert all(map(torch.equal, views(), whole))
     partners = sum(params.partner is not None for of_one in records for params in of_one)
@@ -168,7 +167,6 @@ def test_a_part_of_an_image_of_another_size_is_an_error(
     def decode(data: bytes, box: Any) -> Any:
         return np.zeros((*box[2:], 3), np.uint8), (500, 500)
 
-    monkeypatch.setattr("dr_plugins.sources.decodes_parts", lambda: True)
     monkeypatch.setattr("dr_plugins.images.decode_jpeg_part", decode)
     with pytest.raises(ImageChangedError, match="is 500x500 pixels, but"):
         replay.view(0, records_of(replay, 0)[0])

@@ -58,21 +58,25 @@ def test_keys_of_a_folder(photographs: Path, ending: str) -> None:
 
 
 @pytest.mark.parametrize("kind", [ImageFolder, timm_dataset])
-def test_parts_are_those_of_the_whole_image(
+def test_pictures_of_all_forms_are_those_of_the_whole_image(
     photographs: Path, kind: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("nvidia.nvimgcodec")
+    def decode(data: bytes, box: Any) -> Any:
+        assert data.startswith(b"\xff\xd8")
+        return f"part {box}", (40, 50)
+
     source = ImageSource(Subset(kind(str(photographs)), list(range(11, -1, -1))))
     for index in range(len(source)):
         image, label = source.load(index)
-        part = source.load_part(index, (3, 5, 20, 30))
-        assert part is not None
-        assert part[1] == label
-        assert part[0].size == (image.height, image.width)
-        assert part[0].box == (3, 5, 20, 30)
-        assert np.array_equal(part[0].pixels, pixels(image)[3:23, 5:35])
-    monkeypatch.setattr("dr_plugins.sources.decodes_parts", lambda: False)
-    assert source.load_part(0, (3, 5, 20, 30)) is None
+        array, other_label = source.load_picture(index)
+        assert isinstance(array, np.ndarray)
+        assert np.array_equal(array, pixels(image))
+        assert label == other_label
+        assert isinstance(source.load_picture(index, as_pixels=False)[0], Image.Image)
+        with monkeypatch.context() as patch:
+            patch.setattr("dr_plugins.images.decode_jpeg_part", decode)
+            part = source.load_picture(index, (3, 5, 20, 30))
+        assert part == (("part (3, 5, 20, 30)", (3, 5, 20, 30), (40, 50)), label)
 
 
 def test_what_is_no_jpeg_file_has_no_parts(tmp_path: Path, photographs: Path) -> None:
@@ -81,7 +85,11 @@ def test_what_is_no_jpeg_file_has_no_parts(tmp_path: Path, photographs: Path) ->
     png, own_loader = ImageFolder(str(tmp_path)), ImageFolder(str(photographs), loader=Image.open)
     for images in (png, own_loader, datasets.FakeData(2)):
         source = ImageSource(images, keys=[str(i) for i in range(len(images))])
-        assert source.load_part(0, (3, 5, 20, 30)) is None
+        whole = source.load(0)[0]
+        for as_pixels, form in ((True, np.ndarray), (False, Image.Image)):
+            image, _ = source.load_picture(0, (3, 5, 20, 30), as_pixels=as_pixels)
+            assert isinstance(image, form)
+            assert np.array_equal(np.asarray(image), pixels(whole))
 
 
 def test_keys_of_a_folder_named_by_a_relative_path(
@@ -232,12 +240,6 @@ def test_flowers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert [source.load(i)[1] for i in (0, 1)] == [101, 7]
     with Image.open(folder / "jpg" / "image_00002.jpg") as expected:
         assert np.array_equal(pixels(source.load(1)[0]), np.asarray(expected))
-    monkeypatch.setattr("dr_plugins.sources.decodes_parts", lambda: True)
-    monkeypatch.setattr("dr_plugins.sources.open_part", lambda file, box: (file, box))
-    assert source.load_part(1, (1, 2, 3, 4)) == (
-        (folder / "jpg" / "image_00002.jpg", (1, 2, 3, 4)),
-        7,
-    )
     # Another split of the same folder has other keys, not other names for these.
     assert image_keys(datasets.Flowers102(str(tmp_path), "val")) == [
         "image_00001.jpg",
