@@ -9,17 +9,15 @@ import torch
 from detectron2.config import configurable
 from detectron2.data.samplers import InferenceSampler
 from torch.utils.data import DataLoader, Dataset
-from torchvision import datasets
 from torchvision.transforms.v2 import functional as transforms
 
 from d2_ext.config import reinforced_node
+from d2_ext.errors import ConfigError
 from dr_plugins import ImageSource, ShardSet
 from dr_plugins.errors import DatasetMismatchError
 from dr_plugins.sources import open_source
 
 __all__ = ["build_classification_test_loader"]
-
-_TORCHVISION = "torchvision:"
 
 
 def _test_loader_from_config(cfg: Any, images: Any, **kwargs: Any) -> dict[str, Any]:
@@ -62,6 +60,7 @@ def build_classification_test_loader(
         process has its part of the images.
 
     Raises:
+        ConfigError: `crop_pct` is out of range.
         DatasetMismatchError: No images are there, or they have other classes than the shard set.
 
     Example:
@@ -83,6 +82,8 @@ class _TestImages(Dataset[Mapping[str, Any]]):
     """Images and labels as tensors."""
 
     def __init__(self, source: ImageSource, size: int, crop_pct: float) -> None:
+        if not 0 < crop_pct <= 1:
+            raise ConfigError(f"CROP_PCT is {crop_pct}; expected above 0 and up to 1")
         self.source, self.size, self.resized = source, size, int(size / crop_pct)
 
     def __len__(self) -> int:
@@ -100,14 +101,7 @@ def _open_test_source(images: Any) -> ImageSource:
         return images
     if not isinstance(images, str):
         return ImageSource(images)
-    if not images.startswith(_TORCHVISION):
-        return open_source(images)
-    _, name, root = images.split(":", 2)
-    kind = getattr(datasets, name)
-    try:
-        return ImageSource(kind(root, train=False))
-    except TypeError:  # the other half of torchvision's datasets name their split
-        return ImageSource(kind(root, split="test"))
+    return open_source(images, train=False)
 
 
 def _check_classes(source: ImageSource, shards: str | ShardSet) -> None:

@@ -107,7 +107,8 @@ class ReinforcedDataset(Dataset[Sample]):
         self._plain_policy = Policy.load("rrc", size=policy.view_size[0], backend=policy.backend)
         # In shared memory, so that running workers see the epoch that the main process sets.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
-        self._served = (0, 0)  # epoch, and images served in it by this process
+        # Epoch, and images served in it by all workers, also by those that are gone.
+        self._served = torch.zeros(2, dtype=torch.int64).share_memory_()
 
     @property
     def source(self) -> ImageSource:
@@ -206,9 +207,10 @@ class ReinforcedDataset(Dataset[Sample]):
         return np.array([randomness.hash_key(keys.encoded(r)) for r in rows.tolist()], np.uint64)
 
     def _count(self, epoch: int, served: int) -> None:
-        """Notice in each process whether its epochs ever end."""
-        before = self._served[1] if self._served[0] == epoch else 0
-        self._served = (epoch, before + served)
+        """Notice whether epochs ever end."""
+        last, count = self._served.tolist()
+        before = count if last == epoch else 0
+        self._served.copy_(torch.tensor([epoch, before + served]))
         if before <= _FORGOTTEN * len(self) < before + served:
             warnings.warn(
                 f"{before + served} of {len(self)} images were served in epoch {epoch}: each gets "
@@ -264,6 +266,7 @@ class ReinforcedDataset(Dataset[Sample]):
         """
         twin = copy.copy(self)
         twin._epoch = self._epoch.clone().share_memory_()
+        twin._served = self._served.clone().share_memory_()
         return twin
 
     @staticmethod
@@ -286,6 +289,7 @@ class ReinforcedDataset(Dataset[Sample]):
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._epoch.share_memory_()  # a copy has workers of its own
+        self._served.share_memory_()
 
     def __repr__(self) -> str:
         return f"ReinforcedDataset({self.source!r}, {self.shards!r}, p={self.p})"

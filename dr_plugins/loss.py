@@ -16,6 +16,7 @@ from dr_plugins.targets import SparseTargets
 __all__ = ["KDLoss", "cross_entropy"]
 
 # `nll_loss` skips rows with this label; any class number out of range, unlike -100, must raise.
+_ROUNDING = 0.02  # of rows of half-precision probabilities
 _NO_LABEL = -(2**31)
 _FUSED_DEVICES = ("cuda",)
 _FUSED_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -296,6 +297,22 @@ def _check_probs(logits: Tensor, target: SparseTargets | Tensor) -> None:
             f"the model has {logits.shape[1]} classes, the targets {target.shape[1]}: "
             "build the model with as many classes as the targets (timm: --num-classes)"
         )
+    if isinstance(target, Tensor) and _is_readable(target):
+        _check_range(target)
+
+
+def _check_range(probs: Tensor) -> None:
+    if bool((probs < 0).any() | (probs.float().sum(1) > 1 + _ROUNDING).any()):
+        raise ValueError(
+            "target holds no probabilities: one is negative, or a row sums to more than 1; apply "
+            "softmax to a teacher's logits"
+        )
+
+
+def _is_readable(target: Tensor) -> bool:
+    """Whether values can be looked at; on a GPU that would wait for it."""
+    is_plain = target.device.type == "cpu" and not torch.compiler.is_compiling()
+    return is_plain and type(target) in (Tensor, nn.Parameter) and not _is_taken_apart()
 
 
 def _check_labels(logits: Tensor, labels: Tensor) -> None:

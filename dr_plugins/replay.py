@@ -185,5 +185,7 @@ class Replayer:
         raise DatasetMismatchError(
             f"the dataset has {len(names)} classes, the shard set {len(stored)}"
             + (f"; the first that differ are {differing[0]}" if differing else "")
-            + ". Use the dataset that was reinforced, with its classes in the same order."
+            + ". Use the dataset that was reinforced, with its classes in the same order. Where "
+            "only the order differs, give that of the set with a class map: --class-map (timm, "
+            "`dr-plugins verify`), class_map (MMEngine), dr_plugins.sources.open_source (Python)."
         )

@@ -6,6 +6,7 @@ the position of an image says nothing. Its path relative to the root does.
 
 from __future__ import annotations
 
+import inspect
 import os
 import tarfile
 from collections.abc import Sequence
@@ -158,14 +159,17 @@ def image_keys(dataset: Any) -> list[str]:
     )
 
 
-def open_source(spec: str, class_map: str | os.PathLike[str] | None = None) -> ImageSource:
-    """Open the training images that a command-line argument names.
+def open_source(
+    spec: str, class_map: str | os.PathLike[str] | None = None, train: bool = True
+) -> ImageSource:
+    """Open the images that a command-line argument names.
 
     Args:
-        spec: A directory with one folder for each class, or ``torchvision:NAME:ROOT`` for the
-            training split of a torchvision dataset.
+        spec: A directory with one folder for each class, or ``torchvision:NAME:ROOT`` for a
+            torchvision dataset.
         class_map: UTF-8 text file with one class folder name per line, in label order; needed when
             the directory holds only some of the classes.
+        train: Take a torchvision dataset's training split; else the one to test on.
 
     Raises:
         DatasetMismatchError: There is no such dataset or directory, or it holds no images.
@@ -173,7 +177,7 @@ def open_source(spec: str, class_map: str | os.PathLike[str] | None = None) -> I
     try:
         if spec.startswith(_TORCHVISION_SCHEME):
             _, name, root = spec.split(":", 2)
-            return ImageSource(_torchvision(name, root))
+            return ImageSource(_torchvision(name, root, train))
         if class_map is None:
             return ImageSource(datasets.ImageFolder(spec))
         lines = Path(class_map).read_text(encoding="utf-8").splitlines()
@@ -181,7 +185,8 @@ def open_source(spec: str, class_map: str | os.PathLike[str] | None = None) -> I
     except (OSError, RuntimeError, ValueError, AttributeError, TypeError) as error:
         raise DatasetMismatchError(
             f"cannot open images {spec!r}: {error}. Expected a directory with one folder for each "
-            f"class, or torchvision:NAME:ROOT (such as torchvision:CIFAR100:data)."
+            f"class, or torchvision:NAME:ROOT (such as torchvision:CIFAR100:data), whose files are "
+            f"downloaded already: torchvision.datasets.NAME(ROOT, download=True)."
         ) from error
 
 
@@ -204,12 +209,17 @@ class _MappedFolder(datasets.ImageFolder):
         return present, {name: index[name] for name in present}
 
 
-def _torchvision(name: str, root: str) -> Any:
+def _torchvision(name: str, root: str, train: bool) -> Any:
     kind = getattr(datasets, name)
-    try:
-        return kind(root, train=True)
-    except TypeError:  # the other half of torchvision's datasets name their split
+    parameters = inspect.signature(kind).parameters
+    if "train" in parameters:
+        return kind(root, train=train)
+    if train:
         return kind(root, split="train")
+    try:
+        return kind(root, split="test")
+    except ValueError:  # ImageNet and others call it val
+        return kind(root, split="val")
 
 
 def _relative(path: str, root: str | os.PathLike[str]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from mmengine.registry import DATASETS
@@ -126,6 +126,13 @@ class ReinforcedDataset(Dataset[Item]):
     def full_init(self) -> None:
         """Do nothing; wrappers of MMEngine call it before the hook can refuse them."""
 
+    def get_cat_ids(self, index: int) -> NoReturn:
+        """Refuse MMEngine's ClassBalancedDataset, which asks before the hook can refuse it."""
+        raise ConfigError(
+            f"{KEY}.type is ClassBalancedDataset, which repeats images without the knowledge of "
+            f"ReinforcedDataset; use ReinforcedDataset itself"
+        )
+
     def __len__(self) -> int:
         return len(self.reinforced)
 
@@ -214,7 +221,7 @@ class ImageFolder(Dataset[Item]):
                 f"val_dataloader.dataset has crop_pct {crop_pct} and interpolation "
                 f"{interpolation!r}; expected above 0 and up to 1, and bilinear or bicubic"
             )
-        self.source = open_images(root, class_map)
+        self.source = open_images(root, class_map, train=False)
         height, width = _pair(size)
         # As timm: the shorter side to size / crop_pct, rounded down.
         shorter = int(min(height, width) / crop_pct)

@@ -16,26 +16,27 @@ from dr_plugins.images import open_image
 from dr_plugins.sources import open_source
 from mmlab_ext.errors import ConfigError
 
-__all__ = ["KEY", "open_images"]
+__all__ = ["KEY", "decodes_to_bgr", "open_images"]
 
 KEY = "train_dataloader.dataset"
 _LOADING = "LoadImageFromFile"
 
 
-def open_images(images: Any, class_map: str | None = None) -> ImageSource:
+def open_images(images: Any, class_map: str | None = None, train: bool = True) -> ImageSource:
     """Open what the config names.
 
     Args:
         images: A folder with one folder for each class, ``torchvision:NAME:ROOT``, the config of a
             dataset of OpenMMLab's kind, or a map-style dataset of (PIL image, label).
         class_map: See `open_source`.
+        train: Likewise.
 
     Raises:
         ConfigError: A dataset with transforms that would augment a second time.
         DatasetMismatchError: There is no such folder or dataset.
     """
     if isinstance(images, str | os.PathLike):
-        return open_source(os.fspath(images), class_map)
+        return open_source(os.fspath(images), class_map, train)
     if class_map is not None:
         raise ConfigError(f"{KEY}.class_map is for a folder of images; leave it out")
     dataset = DATASETS.build(dict(images)) if isinstance(images, Mapping) else images
@@ -45,6 +46,12 @@ def open_images(images: Any, class_map: str | None = None) -> ImageSource:
     if isinstance(dataset, BaseDataset):
         return ImageSource(_Listed(dataset), _keys(dataset))
     return ImageSource(dataset)
+
+
+def decodes_to_bgr(dataset: Any) -> bool:
+    """Whether a dataset's pipeline decodes images in OpenMMLab's way, and does not convert them."""
+    steps = getattr(getattr(dataset, "pipeline", None), "transforms", ())
+    return any(type(step).__name__ == _LOADING for step in steps)
 
 
 class _Listed:

@@ -68,7 +68,7 @@ class KDLoss(CoreKDLoss):
         for name, value in kwargs.items():
             if value is not None:
                 raise ValueError(f"KDLoss got {name}={value!r}; leave it out")
-        loss = super().forward(logits, target)
+        loss = super().forward(logits, target.to(logits.device))
         if avg_factor is not None:
             if self.reduction != "batchmean":
                 raise ValueError(

@@ -65,8 +65,7 @@ class TopKAccuracy(BaseMetric):
         """Note for each sample at which rank its label is."""
         for sample in data_samples:
             scores, label = _scores(sample)
-            order = scores.argsort(descending=True, stable=True)
-            self.results.append(int((order == label).nonzero()[0, 0]))
+            self.results.append(_rank(scores, label))
 
     def compute_metrics(self, results: list[int]) -> dict[str, float]:
         """Return ``top1`` and the others, in percent."""
@@ -121,3 +120,16 @@ class ExpectedCalibrationError(BaseMetric):
         confidence = torch.tensor([[value] for value, _ in results])
         labels = torch.tensor([0 if right else 1 for _, right in results])
         return {"ece": expected_calibration_error(confidence, labels, self.bins)}
+
+
+def _rank(scores: torch.Tensor, label: int) -> int:
+    """How many classes come before the label's; of those that are equal, half of them do."""
+    if not 0 <= label < len(scores):
+        raise ConfigError(
+            f"val_dataloader.dataset has label {label}, but the model has {len(scores)} classes; "
+            f"validate on labelled images of the model's classes"
+        )
+    if scores.isnan().any():  # never right
+        return len(scores)
+    equal = int((scores == scores[label]).sum()) - 1
+    return int((scores > scores[label]).sum()) + (equal + 1) // 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -97,6 +98,11 @@ def create_loader(dataset: Any, *args: Any, **kwargs: Any) -> Any:
     # timm up to 1.0.29 asks for persistent workers even without workers, which torch refuses.
     ours["persistent_workers"] = options["persistent_workers"] and options["num_workers"] > 0
     loader = timm_create_loader(**{**options, "dataset": dataset, **ours})
+    if len(loader) == 0:
+        raise UnsupportedOptionError(
+            f"--batch-size {options['batch_size']} is more than the {len(dataset)} images of each "
+            f"epoch, and incomplete batches are left out: nothing would be trained. Make it smaller"
+        )
     if options["distributed"]:
         batches = getattr(loader, "loader", loader).batch_sampler
         batches.sampler = _EpochSampler(dataset, batches.sampler)
@@ -109,7 +115,7 @@ def _can_defer(dataset: ReinforcedDataset, options: dict[str, Any], size: tuple[
     Older prefetchers let their stream write to memory that the training step still reads. With a
     few large tensors for each batch that goes well; with the many small ones of this it might not.
     """
-    if tuple(int(part) for part in timm.__version__.split(".")[:3]) < _SAFE_PREFETCHER:
+    if tuple(int(part) for part in re.findall(r"\d+", timm.__version__)[:3]) < _SAFE_PREFETCHER:
         return False
     on_gpu = options["use_prefetcher"] and torch.device(options["device"]).type == "cuda"
     return bool(on_gpu and size == dataset.shards.policy.view_size)

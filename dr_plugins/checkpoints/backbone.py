@@ -41,6 +41,9 @@ class BackboneWeights(NamedTuple):
     convention: InputConvention
     report: ConversionReport
 
+    def __repr__(self) -> str:
+        return f"BackboneWeights({self.report.arch}, {len(self.state)} tensors, {self.convention})"
+
 
 def load_backbone(
     location: CheckpointLocation | str,
@@ -155,8 +158,9 @@ def _architecture(checkpoint: Checkpoint, location: CheckpointLocation, arch: st
     name = name or checkpoint.arch or arch or ""
     if not name:
         raise CheckpointError(
-            f"the architecture of {location.path} cannot be told from its tensors; name it "
-            f"(arch=NAME, as timm or torchvision calls it)"
+            f"the architecture of {location.path} cannot be told from its tensors "
+            f"({shorten(sorted(state))}); name it (arch=NAME, as timm or torchvision calls it), "
+            f"and save a part of a larger model without its prefix"
         )
     return f"{layout}:{name}"
 

@@ -44,7 +44,7 @@ class InputConvention:
 
     Attributes:
         mean: Of the three channels, for images from 0 to 1.
-        std: Likewise; above 0.
+        std: Likewise; above 0, up to 1.
         input_size: Height and width in pixels.
         interpolation: ``bilinear`` or ``bicubic``, as timm names them.
         crop_pct: Part of the resized shorter side that the centre crop keeps, above 0, up to 1.
@@ -61,10 +61,11 @@ class InputConvention:
     crop_pct: float = 0.875
 
     def __post_init__(self) -> None:
-        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
+        values = (*self.mean, *self.std)
+        if len(self.mean) != 3 or len(self.std) != 3 or max(values) > 1 or min(self.std) <= 0:
             raise CheckpointError(
                 f"mean {self.mean} and std {self.std}: expected three numbers each, for red, green "
-                f"and blue between 0 and 1, with std above 0"
+                f"and blue between 0 and 1, for images from 0 to 1, with std above 0"
             )
 
     def for_range(self, top: float) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -136,7 +136,7 @@ def convert_state_dict(
 
 
 def _check_complete(report: ConversionReport, allow_partial: bool) -> None:
-    if allow_partial or not (report.missing or report.unexpected):
+    if not (report.missing or report.unexpected) or (allow_partial and report.matched):
         return
     raise CheckpointError(
         f"the checkpoint is not a whole {report.arch}: {len(report.matched)} keys match, "
@@ -144,7 +144,17 @@ def _check_complete(report: ConversionReport, allow_partial: bool) -> None:
         + (f" ({shorten(report.missing)})" if report.missing else "")
         + f", {len(report.unexpected)} are unexpected"
         + (f" ({shorten(report.unexpected)})" if report.unexpected else "")
-        + ". Name the architecture that it has, or allow a partial conversion"
+        + _advice(report)
+    )
+
+
+def _advice(report: ConversionReport) -> str:
+    prefixes = {key.partition(".")[0] for key in report.unexpected}
+    if not report.matched and len(prefixes) == 1:
+        return f". All keys begin with {prefixes.pop() + '.'!r}; save the state dict of that part"
+    return (
+        ". Name the architecture that it has (`dr-plugins convert-checkpoint` can also convert a "
+        "part: --allow-partial)"
     )
 
 

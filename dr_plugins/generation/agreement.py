@@ -99,6 +99,7 @@ def check_agreement(share: float | None, num_classes: int, minimum: float | None
         raise DatasetMismatchError(
             f"the teacher's top class is the image's label in {share:.2%} of sampled views, "
             f"expected at least {least:.2%} with {num_classes} classes: teacher and dataset seem "
-            f"to number their classes differently. Give the teacher's order with a class map; if "
-            f"the teacher is meant to disagree, set the minimum agreement to 0"
+            f"to number their classes differently. Give the teacher's order with a class map "
+            f"(--class-map FILE); if the teacher is meant to disagree, set the minimum agreement "
+            f"to 0 (--min-agreement 0)"
         )

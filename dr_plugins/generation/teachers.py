@@ -75,9 +75,9 @@ class Ensemble(nn.Module):
 
         Raises:
             TeacherError: The teachers disagree about the number of classes, or answer with
-                something else than finite logits.
+                something else than finite logits, such as probabilities.
         """
-        probs = self._mean(views, self.teachers)
+        probs = self._mean(views, self.teachers, check=True)
         check_finite(bool(torch.isfinite(probs).all()))
         return probs
 
@@ -103,12 +103,16 @@ class Ensemble(nn.Module):
         return answer
 
     @torch.inference_mode()
-    def _mean(self, views: torch.Tensor, teachers: Iterable[Any]) -> torch.Tensor:
+    def _mean(
+        self, views: torch.Tensor, teachers: Iterable[Any], check: bool = False
+    ) -> torch.Tensor:
         total: torch.Tensor | None = None
         for teacher in teachers:
             with self._precision(views.device.type):
                 logits = teacher(views)
             _check_logits(logits, len(views))
+            if check:
+                _refuse_probabilities(logits)
             probs = torch.softmax(logits.float() / self.temperature, dim=-1)
             if total is not None and probs.shape != total.shape:
                 raise TeacherError(
@@ -148,6 +152,16 @@ def _check_logits(logits: Any, views: int) -> None:
         )
 
 
+def _refuse_probabilities(logits: torch.Tensor) -> None:
+    """Refuse what looks like softmax's output, of which softmax makes nearly equal answers."""
+    rows = logits.float()
+    if rows.shape[1] > 1 and bool((rows >= 0).all() & ((rows.sum(1) - 1).abs() < 1e-2).all()):
+        raise TeacherError(
+            "the teacher's answers are probabilities (none is negative, each row sums to 1), and "
+            "softmax would be applied a second time; return logits, or the probabilities' logarithm"
+        )
+
+
 def load_teacher(spec: str) -> nn.Module:
     """Build the teacher that a specification names.
 
@@ -168,9 +182,10 @@ def load_teacher(spec: str) -> nn.Module:
     try:
         loader = getattr(importlib.import_module(module), function)
     except ImportError as error:
+        advice = f". Install it with `pip install dr-plugins[{scheme}]`."
         raise TeacherError(
-            f"teacher {spec!r} needs the {scheme} extension: {error}. "
-            f"Install it with `pip install dr-plugins[{scheme}]`."
+            f"teacher {spec!r} needs the {scheme} extension: {error}"
+            + (advice if "pip install" not in str(error) else "")
         ) from error
     teacher: nn.Module = loader(rest)
     return teacher

@@ -18,6 +18,7 @@ from dr_plugins.checkpoints import (
 from dr_plugins.errors import ReinforcementError
 from mmlab_ext.classifier import TimmClassifier
 from mmlab_ext.errors import ConfigError
+from mmlab_ext.images import decodes_to_bgr
 from mmlab_ext.loading import load_into
 from mmlab_ext.messages import describe
 from mmlab_ext.preprocessor import TimmDataPreprocessor
@@ -87,6 +88,7 @@ class ReinforcedBackboneHook(Hook):
             weights = load_into(backbone, self.location)
             if self.check_inputs:
                 _check_inputs(model, weights.convention)
+                _check_channels(model, runner.train_dataloader.dataset)
         except ReinforcementError as error:
             raise type(error)(f"{_NAME}.checkpoint: {error}") from error
         runner.logger.info(f"ReinforcedBackboneHook: {_describe(weights, self.checkpoint)}")
@@ -141,6 +143,14 @@ def _check_inputs(model: Any, convention: InputConvention) -> None:
         bgr=not converts,
         host=host,
     )
+
+
+def _check_channels(model: Any, dataset: Any) -> None:
+    if isinstance(model.data_preprocessor, TimmDataPreprocessor) and decodes_to_bgr(dataset):
+        raise ConfigError(
+            "train_dataloader.dataset.pipeline decodes to BGR, which TimmDataPreprocessor takes "
+            "for RGB; use dict(type='ImageFolder', root=...), whose root may be this config"
+        )
 
 
 def _gives_rgb(preprocessor: Any) -> bool:

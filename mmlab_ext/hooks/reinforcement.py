@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from mmengine import dist
-from mmengine.dataset import InfiniteSampler
+from mmengine.dataset import InfiniteSampler, pseudo_collate
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
@@ -18,6 +18,8 @@ from dr_plugins.errors import ImageChangedError
 from dr_plugins.replay import Replayer
 from mmlab_ext.datasets import ReinforcedDataset
 from mmlab_ext.errors import ConfigError
+from mmlab_ext.images import decodes_to_bgr
+from mmlab_ext.preprocessor import TimmDataPreprocessor
 
 __all__ = ["ReinforcementHook"]
 
@@ -63,6 +65,7 @@ class ReinforcementHook(Hook):
         dataset = _dataset(runner)
         _check_loop(runner)
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        _check_preprocessor(runner, model.data_preprocessor, dataset)
         _check_model(model, dataset)
         _check_validation(runner, dataset)
         self._check_images(runner, dataset)
@@ -134,6 +137,12 @@ def _dataset(runner: Any) -> ReinforcedDataset:
 
 
 def _check_loop(runner: Any) -> None:
+    if len(runner.train_dataloader) == 0:
+        raise ConfigError(
+            f"train_dataloader.batch_size is {runner.train_dataloader.batch_size}, more than the "
+            f"images of an epoch, and drop_last leaves incomplete batches out: nothing would be "
+            f"trained. Make it smaller"
+        )
     # An iteration-based loop goes on to the next epoch unnoticed, in the middle of its prefetching.
     if not isinstance(runner.train_loop, EpochBasedTrainLoop):
         raise ConfigError(
@@ -157,7 +166,14 @@ def _check_validation(runner: Any, train: ReinforcedDataset) -> None:
             f"{key}.type is ReinforcedDataset, whose views are augmented; use "
             f"dict(type='ImageFolder', root=...)"
         )
-    names, expected = (list(each.metainfo.get("classes", ())) for each in (dataset, train))
+    if decodes_to_bgr(dataset):
+        raise ConfigError(
+            f"{key}.pipeline decodes to BGR, but training images are RGB; use "
+            f"dict(type='ImageFolder', root=...), whose root may be this dataset's config"
+        )
+    names, expected = (
+        list(getattr(each, "metainfo", {}).get("classes") or ()) for each in (dataset, train)
+    )
     if names and expected and names != expected:
         pairs = zip(names, expected, strict=False)
         differing = [pair for pair in pairs if pair[0] != pair[1]]
@@ -166,6 +182,31 @@ def _check_validation(runner: Any, train: ReinforcedDataset) -> None:
             + (f"; the first that differ are {differing[0]}" if differing else "")
             + f": labels would be shifted. Set {key}.class_map to a file with the names of all "
             f"classes in order, or validate on images of the same classes"
+        )
+
+
+def _check_preprocessor(runner: Any, preprocessor: Any, dataset: ReinforcedDataset) -> None:
+    key, is_own = "model.data_preprocessor", isinstance(preprocessor, TimmDataPreprocessor)
+    collate = getattr(runner.train_dataloader.collate_fn, "func", None)
+    if dataset.reinforced.defer and not (is_own and collate is pseudo_collate):
+        raise ConfigError(
+            f"{_KEY}.defer is True, for which {key}.type must be TimmDataPreprocessor and "
+            f"train_dataloader.collate_fn dict(type='pseudo_collate'); set these, or leave it out"
+        )
+    if is_own:
+        return
+    # The second and third are MMEngine's name, and that of MMSegmentation 1.2.
+    for name in ("to_rgb", "_channel_conversion", "channel_conversion"):
+        if getattr(preprocessor, name, False):
+            raise ConfigError(
+                f"{key} swaps channels (to_rgb, bgr_to_rgb or rgb_to_bgr), but reinforced images "
+                f"are RGB already; leave that out"
+            )
+    if not dataset.gt_score:
+        raise ConfigError(
+            f"{key}.type is {type(preprocessor).__name__}, which hands on labels, not stored "
+            f"answers; set {_KEY}.gt_score=True for MMPretrain's heads, or use "
+            f"TimmDataPreprocessor"
         )
 
 
