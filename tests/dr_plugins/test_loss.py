@@ -511,3 +511,17 @@ def test_distributed_data_parallel_passes_targets_through(tmp_path: Path) -> Non
     torch.testing.assert_close(loss, expected)
     assert task.head.weight.grad is not None
     assert task.head.weight.grad.any()
+
+
+@pytest.mark.parametrize(
+    "target", [torch.tensor([[-0.1, 1.1]]), torch.tensor([[0.9, 0.8]]), torch.tensor([[3.0, -2.0]])]
+)
+def test_what_are_no_probabilities_is_refused(target: torch.Tensor) -> None:
+    with pytest.raises(ValueError, match=r"holds no probabilities.*apply softmax"):
+        KDLoss()(torch.zeros(1, 2), target)
+
+
+def test_probabilities_of_half_precision_are_probabilities() -> None:
+    probs = torch.randn(64, 1000).softmax(1)
+    for dtype in (torch.float16, torch.bfloat16):
+        assert KDLoss()(torch.zeros(64, 1000), probs.to(dtype)) > 0

@@ -116,6 +116,30 @@ def test_metrics_refuse_what_cannot_be(kind: str, options: dict[str, Any]) -> No
         build(METRICS, kind, **options)
 
 
+@pytest.mark.parametrize(
+    ("scores", "label", "top1"),
+    [
+        ([0.2, 0.5, 0.3], 1, 100.0),
+        ([0.2, 0.5, 0.3], 2, 0.0),
+        ([float("nan")] * 3, 0, 0.0),
+        ([0.1, float("nan"), 0.0], 0, 0.0),
+        ([0.5, 0.5, 0.0], 0, 0.0),
+        ([1 / 3] * 3, 0, 0.0),
+    ],
+)
+def test_no_answer_is_no_right_answer(scores: list[float], label: int, top1: float) -> None:
+    metric = build(METRICS, "TopKAccuracy", topk=1)
+    metric.process(None, [{"gt_label": torch.tensor([label]), "pred_score": torch.tensor(scores)}])
+    assert metric.compute_metrics(metric.results) == {"top1": top1}
+
+
+@pytest.mark.parametrize("label", [-1, 3])
+def test_labels_of_no_class_are_refused(label: int) -> None:
+    sample = {"gt_label": torch.tensor([label]), "pred_score": torch.rand(3)}
+    with pytest.raises(ConfigError, match=f"has label {label}, but the model has 3 classes"):
+        build(METRICS, "TopKAccuracy").process(None, [sample])
+
+
 def test_metrics_name_what_is_missing() -> None:
     with pytest.raises(ConfigError, match=r"samples hold \['gt_label'\]"):
         build(METRICS, "TopKAccuracy").process(None, [{"gt_label": torch.tensor([1])}])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -264,6 +265,28 @@ def test_a_missing_shard_set_is_named(
         ({"train_dataloader.num_batch_per_epoch": 2}, r"num_batch_per_epoch is set.*leave it out"),
         ({"model.depth": 3}, r"timm cannot create test_resnet .*depth"),
         ({"custom_hooks": [{"type": "ReinforcementHook", "replay": -1}]}, r"replay is -1"),
+        (
+            {"train_dataloader.batch_size": 13, "train_dataloader.drop_last": True},
+            r"train_dataloader\.batch_size is 13, more than the images",
+        ),
+        (
+            {
+                "train_dataloader.dataset.defer": True,
+                "train_dataloader.collate_fn": {"type": "default_collate"},
+            },
+            r"dataset\.defer is True, for which .* dict\(type='pseudo_collate'\)",
+        ),
+        (
+            {
+                "train_dataloader.dataset": {
+                    "_delete_": True,
+                    "type": "ClassBalancedDataset",
+                    "dataset": "the former",
+                    "oversample_thr": 0.1,
+                }
+            },
+            r"train_dataloader\.dataset\.type is ClassBalancedDataset",
+        ),
     ],
 )
 def test_wrong_configs_are_one_error(
@@ -275,8 +298,60 @@ def test_wrong_configs_are_one_error(
 ) -> None:
     config = pretraining(photographs, shard_sets())
     config.pop("param_scheduler")
+    wrapper = change.get("train_dataloader.dataset")
+    if wrapper is not None:
+        wrapper["dataset"] = config["train_dataloader"]["dataset"]
     with pytest.raises(ConfigError, match=message):
         build_runner(config, **change).train()
+
+
+@pytest.mark.parametrize("name", ["to_rgb", "_channel_conversion", "channel_conversion"])
+def test_a_preprocessor_that_swaps_channels_is_refused(
+    photographs: Path, shard_sets: Sets, build_runner: Builder, name: str
+) -> None:
+    runner = build_runner(pretraining(photographs, shard_sets(), gt_score=True))
+    runner.model.data_preprocessor = torch.nn.Identity()  # in place of one of MMPretrain's
+    setattr(runner.model.data_preprocessor, name, True)
+    with pytest.raises(ConfigError, match=r"swaps channels .* RGB already"):
+        runner.train()
+
+
+def test_a_preprocessor_that_hands_on_labels_only_is_refused(
+    photographs: Path, shard_sets: Sets, build_runner: Builder
+) -> None:
+    runner = build_runner(pretraining(photographs, shard_sets()))
+    runner.model.data_preprocessor = torch.nn.Identity()
+    with pytest.raises(ConfigError, match=r"type is Identity, .*gt_score=True for MMPretrain"):
+        runner.train()
+
+
+def test_validation_decoded_to_bgr_is_refused(
+    photographs: Path, shard_sets: Sets, build_runner: Builder
+) -> None:
+    class LoadImageFromFile:
+        pass
+
+    runner = build_runner(pretraining(photographs, shard_sets()))
+    dataset = runner.val_loop.dataloader.dataset
+    dataset.pipeline = SimpleNamespace(transforms=[LoadImageFromFile()])
+    message = r"val_dataloader\.dataset\.pipeline decodes to BGR.*ImageFolder"
+    with pytest.raises(ConfigError, match=message):
+        runner.train()
+
+
+def test_a_validation_dataset_needs_no_metainfo(
+    photographs: Path, shard_sets: Sets, build_runner: Builder
+) -> None:
+    runner = build_runner(pretraining(photographs, shard_sets()))
+    dataset = runner.val_loop.dataloader.dataset
+    runner.val_loop.dataloader.dataset.__class__ = type(
+        "Plain", (type(dataset),), {"metainfo": property(_no_metainfo)}
+    )
+    runner.train()
+
+
+def _no_metainfo(self: Any) -> None:
+    raise AttributeError("metainfo")
 
 
 def test_the_classes_of_a_head_are_compared(

@@ -316,3 +316,16 @@ def test_other_datasets_are_timms_business(data_dir: Path) -> None:
     images, labels = next(iter(loader))
     assert images.shape == (4, 3, 32, 32)
     assert labels.dtype == torch.int64
+
+
+def test_an_epoch_without_a_batch_is_refused(make: Make) -> None:
+    with pytest.raises(UnsupportedOptionError, match=r"--batch-size 13 is more than the 12 images"):
+        load(make(), batch_size=13)
+
+
+@pytest.mark.parametrize("version", ["1.1.0rc1", "1.0.31.dev0", "2.0"])
+def test_versions_before_a_release(
+    make: Make, monkeypatch: pytest.MonkeyPatch, version: str
+) -> None:
+    monkeypatch.setattr("timm.__version__", version)
+    assert len(load(make()))

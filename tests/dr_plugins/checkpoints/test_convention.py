@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import safetensors.torch
@@ -101,3 +102,12 @@ def test_files_without_a_convention(tmp_path: Path) -> None:
 def test_impossible_values() -> None:
     with pytest.raises(CheckpointError, match="std above 0"):
         InputConvention(std=(1.0, 0.0, 1.0))
+
+
+@pytest.mark.parametrize(
+    ("mean", "std"),
+    [((123.0, 116.0, 103.0), (0.2, 0.2, 0.2)), ((0.5, 0.5, 0.5), (58.0, 57.0, 57.0))],
+)
+def test_values_for_images_up_to_255_are_refused(mean: Any, std: Any) -> None:
+    with pytest.raises(CheckpointError, match="for images from 0 to 1"):
+        InputConvention(mean=mean, std=std)

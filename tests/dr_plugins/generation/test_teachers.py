@@ -182,3 +182,26 @@ def test_the_digest_sees_every_weight_and_buffer() -> None:
     seen.add(weights_digest(same.to(torch.bfloat16)))
     seen.add(weights_digest(nn.Sequential(network)))
     assert len(seen) == 5
+
+
+class Answers(torch.nn.Module):
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+
+    def forward(self, views: torch.Tensor) -> torch.Tensor:
+        logits = torch.linspace(-3, 3, len(views) * 5).view(-1, 5)
+        kinds = {"logits": logits, "probs": logits.softmax(1), "log_probs": logits.log_softmax(1)}
+        return {**kinds, "half": logits.softmax(1).bfloat16(), "positive": logits + 4}[self.kind]
+
+
+@pytest.mark.parametrize("kind", ["probs", "half"])
+def test_probabilities_are_not_taken_for_logits(kind: str) -> None:
+    with pytest.raises(TeacherError, match=r"answers are probabilities .*return logits"):
+        Ensemble([Answers(kind)])(torch.zeros(3, 3, 8, 8, dtype=torch.uint8))
+
+
+@pytest.mark.parametrize("kind", ["logits", "log_probs", "positive"])
+def test_all_other_numbers_are_logits(kind: str) -> None:
+    probs = Ensemble([Answers(kind)])(torch.zeros(3, 3, 8, 8, dtype=torch.uint8))
+    torch.testing.assert_close(probs, torch.linspace(-3, 3, 15).view(3, 5).softmax(1))
