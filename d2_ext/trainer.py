@@ -23,11 +23,20 @@ class ReinforcedTrainer(DefaultTrainer):
     ``DATASETS.TRAIN`` and ``DATASETS.TEST`` name folders of images, the node ``REINFORCED`` the
     rest. LazyConfig files need no trainer of their own: they name the loaders.
 
+    Raises:
+        ReinforcementError: Images, shard set and configuration do not belong together.
+
     Example:
         >>> trainer = ReinforcedTrainer(cfg)                                # doctest: +SKIP
         >>> trainer.resume_or_load(resume=True)                             # doctest: +SKIP
         >>> trainer.train()                                                 # doctest: +SKIP
     """
+
+    def __init__(self, cfg: Any) -> None:
+        # Images that cannot be evaluated on are told before training, not after the first part.
+        for name in cfg.DATASETS.TEST:
+            self.build_test_loader(cfg, name)
+        super().__init__(cfg)
 
     @classmethod
     def build_train_loader(cls, cfg: Any) -> Any:

@@ -267,3 +267,15 @@ def test_evaluation_images_of_other_classes(shard_sets: Shards, tmp_path: Path) 
     with pytest.raises(DatasetMismatchError, match="n04"):
         build_classification_test_loader(str(folder), shards=str(shard_sets()))
     build_classification_test_loader(open_source(str(folder)))
+
+
+def test_evaluation_images_that_are_not_there(tmp_path: Path) -> None:
+    for name in ("torchvision:NoSuch:data", f"torchvision:CIFAR10:{tmp_path}", "torchvision:odd"):
+        with pytest.raises(DatasetMismatchError, match=f"cannot open images '{name}'"):
+            build_classification_test_loader(name)
+
+
+@pytest.mark.parametrize("crop_pct", [0.0, 1.2])
+def test_a_crop_larger_than_the_image(photographs: Path, crop_pct: float) -> None:
+    with pytest.raises(ConfigError, match=f"CROP_PCT is {crop_pct}"):
+        build_classification_test_loader(str(photographs), crop_pct=crop_pct)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from d2_ext import (
     use_checkpoint,
 )
 from dr_plugins import KDLoss, SparseTargets
-from dr_plugins.errors import CheckpointError
+from dr_plugins.errors import CheckpointError, DatasetMismatchError
 from tests.d2_ext.coloured import SIZE, make_coloured, make_coloured_set
 from tests.d2_ext.conftest import MEAN, NATIVE, STD, TIMM
 
@@ -340,3 +341,11 @@ def test_precision_of_the_loss_under_autocast() -> None:
         loss = model({"images": images, "targets": targets})["loss_kd"]
     assert loss.dtype == torch.float32
     assert isinstance(model.loss, KDLoss)
+
+
+def test_images_to_evaluate_on_are_checked_before_training(
+    config: Callable[..., Any], validation: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(sorted(validation.iterdir())[1], tmp_path / "val" / "another")
+    with pytest.raises(DatasetMismatchError, match="another"):
+        build(config("DATASETS.TEST", (str(tmp_path / "val"),)))

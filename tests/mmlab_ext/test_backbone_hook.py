@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,7 +17,8 @@ from torch import nn
 
 import mmlab_ext  # noqa: F401  registers
 from dr_plugins.errors import BackboneError, CheckpointError
-from mmlab_ext import ConfigError
+from mmlab_ext import ConfigError, TimmDataPreprocessor
+from mmlab_ext.hooks.backbone import _check_channels
 
 pytest.importorskip("mmdet", reason="MMDetection is not installed")
 import mmdet.models  # noqa: F401  registers its ResNet
@@ -338,3 +340,16 @@ def test_a_wrapped_model_gets_its_backbone(
         torch.distributed.destroy_process_group()
     assert type(runner.model).__name__ == "MMDistributedDataParallel"
     assert_equal(seen.state, without_head(state))
+
+
+def test_images_decoded_to_bgr_are_not_for_a_preprocessor_that_keeps_channels() -> None:
+    class LoadImageFromFile:
+        pass
+
+    dataset = SimpleNamespace(pipeline=SimpleNamespace(transforms=[LoadImageFromFile()]))
+    ours = TimmDataPreprocessor(mean=[0.0] * 3, std=[1.0] * 3)
+    timm_like, other = (SimpleNamespace(data_preprocessor=each) for each in (ours, None))
+    with pytest.raises(ConfigError, match="BGR, which TimmDataPreprocessor takes for RGB"):
+        _check_channels(timm_like, dataset)
+    _check_channels(other, dataset)
+    _check_channels(timm_like, SimpleNamespace())

@@ -12,7 +12,9 @@ import torch
 import torchvision
 from safetensors.torch import save_file
 
-from dr_plugins.checkpoints import CheckpointLocation, convert, load_backbone
+from dr_plugins.checkpoints import CheckpointLocation, InputConvention, convert, load_backbone
+from dr_plugins.checkpoints.backbone import BackboneWeights
+from dr_plugins.checkpoints.report import ConversionReport
 from dr_plugins.errors import CheckpointError
 from tests.dr_plugins.checkpoints.networks import cvnets_state
 
@@ -200,3 +202,10 @@ def test_a_network_that_only_looks_like_a_resnet_is_what_it_is_called(
     with pytest.raises(CheckpointError, match="resnetaa50 cannot be converted to detectron2"):
         load_backbone(named, to="detectron2", arch="resnet50")
     assert load_backbone(write(state), to="timm", arch="resnetaa50").report.arch == "resnetaa50"
+
+
+def test_weights_describe_themselves_in_a_line() -> None:
+    report = ConversionReport("timm:resnet18", "timm", "timm", "resnet18")
+    weights = BackboneWeights({"a": torch.zeros(1000)}, InputConvention(), report)
+    assert repr(weights).startswith("BackboneWeights(timm:resnet18, 1 tensors, InputConvention(")
+    assert "\n" not in repr(weights)

@@ -76,6 +76,16 @@ def test_a_partial_checkpoint_only_when_asked_for(tiny: dict[str, torch.Tensor])
     assert len(converted) == len(tiny) - 12
 
 
+@pytest.mark.parametrize("allow_partial", [True, False])
+def test_a_prefix_is_named_and_nothing_is_no_part(allow_partial: bool) -> None:
+    timm = pytest.importorskip("timm")
+    state = timm.create_model("test_resnet").state_dict()
+    prefixed = {f"backbone.{key}": value for key, value in state.items()}
+    message = r"0 keys match, .*All keys begin with 'backbone\.'; save the state dict of that part"
+    with pytest.raises(CheckpointError, match=message):
+        convert_state_dict(prefixed, "timm:test_resnet", allow_partial=allow_partial)
+
+
 def test_another_architecture_is_named(tiny: dict[str, torch.Tensor]) -> None:
     assert candidates(tiny) == [TINY]
     with pytest.raises(CheckpointError, match=r"is that of mobilenetv1_0\.25, not of resnet_50"):

@@ -417,3 +417,10 @@ def test_the_console_script_is_killed_and_resumes(tmp_path: Path, photographs: P
         mine, theirs = ShardSet(out).records(number), ShardSet(expected).records(number)
         assert mine.tobytes() == theirs.tobytes()
     assert [entry["images"] for entry in told["shards"]] == [5, 5, 2]
+
+
+def test_the_package_runs_as_the_command_does() -> None:
+    call = [sys.executable, "-m", "dr_plugins", "--help"]
+    result = subprocess.run(call, capture_output=True, text=True, check=True)
+    assert result.stdout.startswith("Usage: dr-plugins ")
+    assert "reinforce" in result.stdout
