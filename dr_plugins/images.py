@@ -7,49 +7,69 @@ Every image becomes 8-bit RGB before it is augmented:
 * 16-bit grey keeps its high byte (Pillow alone would clip it to white); 32-bit integer and float
   grey is clipped to 0..255;
 * EXIF orientation is ignored, as torchvision's and timm's datasets do;
-* of an animation, the first frame is used.
+* of an animation, the first frame is used;
+* a file that is cut off or damaged is an error, whatever the rest of the process asked Pillow for.
 """
 
 from __future__ import annotations
 
 import io
 import os
+import threading
 from os import PathLike
-from typing import IO, NamedTuple
+from typing import IO
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageFile
 
 from dr_plugins.errors import ImageReadError
-from dr_plugins.jpeg import Box, decode_jpeg, decode_jpeg_part
+from dr_plugins.jpeg import decode_jpeg
 
-__all__ = ["Part", "Picture", "open_image", "open_picture", "size_of", "to_rgb"]
+__all__ = ["Picture", "open_image", "open_picture", "size_of", "strict_decoding", "to_rgb"]
 
-
-class Part(NamedTuple):
-    """The pixels of a part of an RGB image.
-
-    Attributes:
-        pixels: uint8 ``[box height, box width, 3]``.
-        box: Which part of the image they are.
-        size: (height, width) of the image.
-    """
-
-    pixels: np.ndarray
-    box: Box
-    size: tuple[int, int]
-
-
-Picture = Image.Image | np.ndarray | Part
-"""An RGB image: Pillow's, its pixels as uint8 ``[height, width, 3]``, or what is needed of them."""
+Picture = Image.Image | np.ndarray
+"""An RGB image: Pillow's, or its pixels as uint8 ``[height, width, 3]``."""
 
 File = str | PathLike[str] | IO[bytes]
 
 
+class _StrictDecoding:
+    """Makes Pillow refuse damaged files, whatever ``ImageFile.LOAD_TRUNCATED_IMAGES`` says.
+
+    Pillow would fill what is missing with grey. The switch belongs to the whole process: it is off
+    while any thread is inside, and the last one to leave puts it back.
+    """
+
+    def __init__(self) -> None:
+        self._lock, self._inside, self._before = threading.Lock(), 0, False
+        os.register_at_fork(after_in_child=self._forget_other_threads)
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._inside:
+                self._before = ImageFile.LOAD_TRUNCATED_IMAGES
+            self._inside += 1
+            ImageFile.LOAD_TRUNCATED_IMAGES = False
+
+    def __exit__(self, *error: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                ImageFile.LOAD_TRUNCATED_IMAGES = self._before
+
+    def _forget_other_threads(self) -> None:
+        """A forked process has one thread, and inherits what the others were doing."""
+        if self._inside:
+            ImageFile.LOAD_TRUNCATED_IMAGES = self._before
+        self._lock, self._inside = threading.Lock(), 0
+
+
+strict_decoding = _StrictDecoding()
+"""Context in which Pillow decodes a file completely or raises an error."""
+
+
 def size_of(image: Picture) -> tuple[int, int]:
-    """(height, width) of an image in pixels; that of the whole image for a part."""
-    if isinstance(image, Part):
-        return image.size
+    """(height, width) of an image in pixels."""
     if isinstance(image, Image.Image):
         return image.height, image.width
     return image.shape[0], image.shape[1]
@@ -73,38 +93,29 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def open_picture(
-    file: File, key: str, box: Box | None = None, *, as_pixels: bool = True
-) -> Picture:
+def open_picture(file: File, key: str, *, as_pixels: bool = True) -> Picture:
     """Open an image file in the fastest way that gives the pixels of `open_image`.
 
     Args:
         file: See `open_image`.
         key: Likewise.
-        box: The part that is needed, which must not be empty; None for the whole image.
-        as_pixels: Give the whole image as an array, not as a PIL image.
+        as_pixels: Give an array, not a PIL image.
 
     Returns:
-        The `Part`, where one can be decoded for itself; else the whole image, RGB, the array
-        uint8 ``[height, width, 3]``. Pixels are the caller's own.
+        RGB, the array uint8 ``[height, width, 3]``. Pixels are the caller's own.
 
     Raises:
-        ImageReadError: The file is missing, damaged or no image. Damage outside of a part goes
-            unnoticed.
+        ImageReadError: The file is missing, damaged or no image.
     """
+    if not as_pixels:
+        return open_image(file, key)
     try:
         data = _read(file)
     except Exception as error:  # archives, too, have errors of their own
         raise _unreadable(key, error) from error
-    part = None if box is None else decode_jpeg_part(data, box)
-    if box is not None and part is not None:
-        return Part(part[0], box, part[1])
-    pixels = decode_jpeg(data) if as_pixels else None
-    if pixels is not None:
-        return pixels
-    image = open_image(_Content(data, file), key)
+    pixels = decode_jpeg(data)
     # A copy, because Pillow's own memory is not for writing.
-    return np.array(image) if as_pixels else image
+    return np.array(open_image(_Content(data, file), key)) if pixels is None else pixels
 
 
 def _read(file: File) -> bytes:
@@ -146,7 +157,7 @@ def open_image(file: File, key: str) -> Image.Image:
         ImageReadError: The file is missing, damaged or no image.
     """
     try:
-        with Image.open(file) as image:
+        with strict_decoding, Image.open(file) as image:
             return to_rgb(image)
     except Exception as error:  # on damaged files, Pillow's decoders raise errors of many types
         raise _unreadable(key, error) from error

@@ -18,8 +18,7 @@ import numpy as np
 import torch
 
 from dr_plugins.errors import PolicyError
-from dr_plugins.images import Part, Picture
-from dr_plugins.jpeg import Box
+from dr_plugins.images import Picture
 from dr_plugins.policies import read_policy
 from dr_plugins.shards.records import Field
 from dr_plugins.transforms import (
@@ -269,8 +268,7 @@ class Policy:
 
         Args:
             image: RGB, a PIL image or its pixels as uint8 ``[height, width, 3]``; the backend
-                ``"pil"`` is faster with the first, ``"tensor"`` with the second. A `Part` will do
-                if it is that of `box`.
+                ``"pil"`` is faster with the first, ``"tensor"`` with the second.
             params: From `sample` or `decode`.
             partner: Likewise, of row ``params.partner``; needed if that is not None.
 
@@ -285,17 +283,6 @@ class Policy:
         for mixing, values in zip(self.mixings, params.mixing, strict=True):
             view = mixing.apply(view, other, values)
         return view
-
-    def box(self, params: Sequence[Any]) -> Box | None:
-        """Return the part of an image that a view is made of; None for the whole image.
-
-        Args:
-            params: `AugmentParams.view`, or `AugmentParams.partner_view`.
-        """
-        if not isinstance(self.transforms[0], RandomResizedCrop):
-            return None
-        top, left, height, width = params[0]
-        return top, left, height, width
 
     def begin(self, image: Picture, params: Sequence[Any]) -> torch.Tensor:
         """Compute what needs the whole image: resizing and cropping.
@@ -397,10 +384,6 @@ class Policy:
         self, transforms: Sequence[Transform], image: Picture, params: Sequence[Any]
     ) -> torch.Tensor:
         kernels = BACKENDS[self.backend]
-        if isinstance(image, Part):
-            assert image.box == self.box(params), "another view needs another part"
-            params = [(0, 0, *image.box[2:]), *params[1:]]
-            image = image.pixels
         view: AnyImage = kernels.from_image(image)
         values = iter(params)
         for transform in transforms:

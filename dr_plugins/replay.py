@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -12,7 +10,6 @@ import torch
 from dr_plugins.deferred import BegunView
 from dr_plugins.errors import DatasetMismatchError, ImageChangedError, UnknownImageError
 from dr_plugins.images import Picture, size_of
-from dr_plugins.jpeg import Box
 from dr_plugins.policy import AugmentParams
 from dr_plugins.shards.reader import ShardSet
 from dr_plugins.shards.shard import FINGERPRINT_BYTES, fingerprinted_sample
@@ -50,15 +47,12 @@ class Replayer:
         self._positions = self._invert() if self.policy.mixings else None
         self._check_classes()
 
-    def load(
-        self, index: int, box: Box | None = None, *, as_pixels: bool = False
-    ) -> tuple[Picture, int]:
+    def load(self, index: int, *, as_pixels: bool = False) -> tuple[Picture, int]:
         """Load an image and make sure that it is the one that was reinforced.
 
         Args:
             index: Position in the source.
-            box: The part that is needed; None for the whole image.
-            as_pixels: Give the whole image as an array, not as a PIL image.
+            as_pixels: Give an array, not a PIL image.
 
         Returns:
             What `ImageSource.load_picture` gives: RGB image and label.
@@ -68,7 +62,7 @@ class Replayer:
             ImageChangedError: Its size is not that of the reinforced image.
             DatasetMismatchError: Its label is not that of the reinforced image.
         """
-        image, label = self.source.load_picture(index, box, as_pixels=as_pixels)
+        image, label = self.source.load_picture(index, as_pixels=as_pixels)
         facts, size = self.shards.image(int(self.rows[index])), size_of(image)
         if facts.size != size and any(facts.size):
             raise ImageChangedError(
@@ -112,20 +106,14 @@ class Replayer:
         partner = None if other is None else self.policy.begin(other, params.partner_view)
         return BegunView(self.policy, view, params, partner), label
 
-    def _pictures(
-        self, index: int, params: AugmentParams, whole: bool = False
-    ) -> tuple[Picture, Picture | None, int]:
+    def _pictures(self, index: int, params: AugmentParams) -> tuple[Picture, Picture | None, int]:
         """Load what a view is made of: the image, its partner if it has one, and the label."""
-
-        def load(position: int, view: Sequence[Any]) -> tuple[Picture, int]:
-            box = None if whole else self.policy.box(view)
-            return self.load(position, box, as_pixels=self.policy.takes_pixels)
-
-        image, label = load(index, params.view)
+        as_pixels = self.policy.takes_pixels
+        image, label = self.load(index, as_pixels=as_pixels)
         if params.partner is None:
             return image, None, label
         assert self._positions is not None
-        partner, _ = load(int(self._positions[params.partner]), params.partner_view)
+        partner, _ = self.load(int(self._positions[params.partner]), as_pixels=as_pixels)
         return image, partner, -1
 
     def is_fingerprinted(self, index: int, sample: int) -> bool:
@@ -133,7 +121,7 @@ class Replayer:
         return sample == fingerprinted_sample(int(self.rows[index]), self.shards.manifest.samples)
 
     def compare(self, index: int) -> bool:
-        """Replay the image's fingerprinted view from whole images and check it.
+        """Replay the image's fingerprinted view and check it.
 
         Returns:
             Whether there was a fingerprint to compare with.
@@ -146,8 +134,7 @@ class Replayer:
         row, samples = int(self.rows[index]), self.shards.manifest.samples
         record = self.shards.read(np.array([row]), np.array([fingerprinted_sample(row, samples)]))
         (params,) = self.policy.decode(record)
-        image, partner, _ = self._pictures(index, params, whole=True)
-        self.check(index, self.policy.apply(image, params, partner))
+        self.check(index, self.view(index, params)[0])
         return self.shards.image(row).fingerprint is not None
 
     def check(self, index: int, view: torch.Tensor) -> None:

@@ -20,8 +20,7 @@ from torchvision import datasets
 from torchvision.datasets.folder import default_loader
 
 from dr_plugins.errors import DatasetMismatchError, ImageReadError
-from dr_plugins.images import Picture, open_picture, to_rgb
-from dr_plugins.jpeg import Box
+from dr_plugins.images import Picture, open_picture, strict_decoding, to_rgb
 
 __all__ = ["ImageSource", "image_keys", "open_source"]
 
@@ -91,15 +90,12 @@ class ImageSource:
         assert isinstance(image, Image.Image)
         return image, label
 
-    def load_picture(
-        self, index: int, box: Box | None = None, *, as_pixels: bool = True
-    ) -> tuple[Picture, int]:
+    def load_picture(self, index: int, *, as_pixels: bool = True) -> tuple[Picture, int]:
         """Load one image in the fastest way that gives the pixels of `load`.
 
         Args:
             index: Position in the dataset.
-            box: The part that is needed; None for the whole image.
-            as_pixels: Give the whole image as an array, not as a PIL image.
+            as_pixels: Give an array, not a PIL image.
 
         Returns:
             What `open_picture` gives, and the label, -1 if unknown.
@@ -112,10 +108,11 @@ class ImageSource:
         try:
             file, label = _file(self.dataset, index)
             if file is not None:
-                return open_picture(file, key, box, as_pixels=as_pixels), label
-            image, label = self.dataset[index]
+                return open_picture(file, key, as_pixels=as_pixels), label
+            with strict_decoding:
+                image, label = self.dataset[index]
+                image = to_rgb(image) if isinstance(image, Image.Image) else image
             if isinstance(image, Image.Image):
-                image = to_rgb(image)
                 return np.array(image) if as_pixels else image, -1 if label is None else int(label)
         except _READ_ERRORS as error:
             raise ImageReadError(f"cannot read image {key!r}: {error}") from error

@@ -18,7 +18,7 @@ from torchvision import datasets
 
 from dr_plugins import ImageSource, ReinforcedDataset, ShardSet
 from dr_plugins.errors import DatasetMismatchError
-from dr_plugins.images import to_rgb
+from dr_plugins.images import strict_decoding, to_rgb
 from timm_ext.errors import DatasetNameError, UnsupportedOptionError
 from timm_ext.messages import log_on_primary
 from timm_ext.names import DatasetName, find_shards, parse_name
@@ -209,6 +209,7 @@ class _RgbImages(Dataset[tuple[Any, int]]):
         return len(self.images)
 
     def __getitem__(self, index: int) -> tuple[Any, int]:
-        image, label = self.images[index]
-        rgb = to_rgb(image)
+        with strict_decoding:
+            image, label = self.images[index]
+            rgb = to_rgb(image)
         return (rgb if self.transform is None else self.transform(rgb)), label

@@ -1,18 +1,20 @@
 from __future__ import annotations
 
 import io
+import multiprocessing
 import random
 import warnings
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageFile
 
 from dr_plugins.errors import ImageReadError
-from dr_plugins.images import open_image, to_rgb
+from dr_plugins.images import open_image, open_picture, strict_decoding, to_rgb
 from tests.tiny import photograph
 
 RNG = np.random.default_rng(0)
@@ -207,12 +209,56 @@ def test_a_truncated_jpeg_is_whole_or_refused(options: dict[str, object]) -> Non
     assert refused > 40
 
 
-@pytest.mark.parametrize("kind", ["PNG", "GIF", "BMP", "WEBP", "TIFF"])
-def test_truncated_files_of_other_kinds(kind: str) -> None:
+KINDS = ["JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("lenient", [False, True])
+def test_truncated_files(kind: str, lenient: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", lenient)
     data = encoded(photograph(4, 20, 24), kind)
     for share in (0.02, 0.3, 0.6, 0.9):
         with pytest.raises(ImageReadError, match=r"'n01/a\.jpg'"):
             opened(data[: int(share * len(data))])
+        with pytest.raises(ImageReadError, match=r"'n01/a\.jpg'"):
+            open_picture(io.BytesIO(data[: int(share * len(data))]), "n01/a.jpg")
+    assert ImageFile.LOAD_TRUNCATED_IMAGES is lenient
+    assert opened(data).shape == (20, 24, 3)
+
+
+def test_damage_is_refused_where_pillow_was_asked_to_fill_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    data = bytearray(encoded(Image.fromarray(RGB), "PNG"))
+    data[len(data) // 2] ^= 255
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+    with pytest.raises(ImageReadError):
+        opened(bytes(data))
+
+
+def test_threads_do_not_unlock_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The switch stays off until the last thread has left, and is put back then."""
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+    with ThreadPoolExecutor(1) as other:
+        with strict_decoding:
+            other.submit(strict_decoding.__enter__).result()
+        assert not ImageFile.LOAD_TRUNCATED_IMAGES
+        other.submit(strict_decoding.__exit__).result()
+    assert ImageFile.LOAD_TRUNCATED_IMAGES
+
+
+def test_a_forked_process_is_not_bound_by_threads_that_it_lacks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+    fork = multiprocessing.get_context("fork")
+    with strict_decoding, ProcessPoolExecutor(1, mp_context=fork) as child:
+        assert child.submit(_switch_after_decoding).result(timeout=60)
+
+
+def _switch_after_decoding() -> bool:
+    opened(encoded(Image.fromarray(RGB), "PNG"))
+    return ImageFile.LOAD_TRUNCATED_IMAGES
 
 
 def _kinds() -> list[str]:

@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from dr_plugins.errors import PolicyError
-from dr_plugins.images import Part
 from dr_plugins.policies import preset_names
 from dr_plugins.policy import AugmentParams, Policy
 from dr_plugins.shards.records import RecordLayout, target_fields
@@ -37,33 +36,6 @@ def plain(params: AugmentParams) -> tuple[Any, ...]:
 
 def blank_records(policy: Policy, count: int = 1) -> np.ndarray:
     return np.zeros(count, RecordLayout((*policy.fields, *target_fields(1, 10))).dtype)
-
-
-# --- parts ----------------------------------------------------------------------------------------
-
-
-def test_a_view_is_made_of_its_part_alone() -> None:
-    policy = small("randaug", backend="tensor")
-    image = np.asarray(photograph(0, 50, 60))
-    rng = np.random.default_rng(0)
-    for _ in range(20):
-        params, other = policy.sample(rng, (50, 60)), policy.sample(rng, (50, 60))
-        box = policy.box(params.view)
-        assert box == tuple(params.view[0])
-        top, left, height, width = box
-        part = Part(image[top : top + height, left : left + width].copy(), box, (50, 60))
-        assert torch.equal(policy.apply(part, params), policy.apply(image.copy(), params))
-        with pytest.raises(AssertionError, match="another part"):
-            policy.apply(part, other)
-
-
-@pytest.mark.parametrize(
-    "first",
-    [{"resize": {"size": 32}}, {"center_crop": {"size": 40}}, {"random_crop": {"size": 30}}],
-)
-def test_what_comes_before_the_crop_needs_the_whole_image(first: dict[str, Any]) -> None:
-    policy = small("rrc", **first)
-    assert policy.box(policy.sample(np.random.default_rng(0), (50, 60)).view) is None
 
 
 # --- presets --------------------------------------------------------------------------------------

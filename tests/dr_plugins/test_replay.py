@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -129,47 +128,14 @@ def test_partners_are_found_by_key(photographs: Path, shard_sets: Sets) -> None:
 
 @pytest.mark.parametrize("backend", ["pil", "tensor"])
 @pytest.mark.parametrize("name", ["rrc", "randaug_mixing", "cifar"])
-def test_only_the_part_that_a_view_needs_is_decoded(
-    photographs: Path, shard_sets: Sets, name: str, backend: str, monkeypatch: pytest.MonkeyPatch
+def test_views_that_are_begun_and_finished_are_the_same(
+    photographs: Path, shard_sets: Sets, name: str, backend: str
 ) -> None:
-    """The views are those of whole images; a policy that crops otherwise loads whole images."""
     replay = replayer(photographs, shard_sets(name, backend))
-    records = [records_of(replay, index) for index in range(12)]
-    boxes: list[Any] = []
-
-    def decode(data: bytes, box: Any) -> Any:
-        boxes.append(box)
-        with Image.open(io.BytesIO(data)) as image:
-            pixels = np.array(image)
-        top, left, height, width = box
-        return pixels[top : top + height, left : left + width].copy(), pixels.shape[:2]
-
-    def views() -> list[torch.Tensor]:
-        pairs = [(i, params) for i in range(12) for params in records[i]]
-        finished = [replay.view(i, params)[0] for i, params in pairs]
-        begun = [join([replay.begin(i, params)[0]]).to("cpu")[0] for i, params in pairs]
-        assert all(map(torch.equal, finished, begun))
-        return finished
-
-    monkeypatch.setattr("dr_plugins.images.decode_jpeg_part", lambda data, box: None)
-    whole = views()
-    monkeypatch.setattr("dr_plugins.images.decode_jpeg_part", decode)
-    assert all(map(torch.equal, views(), whole))
-    partners = sum(params.partner is not None for of_one in records for params in of_one)
-    assert len(boxes) == (0 if name == "cifar" else 2 * (12 * 6 + partners))
-
-
-def test_a_part_of_an_image_of_another_size_is_an_error(
-    own: Path, shard_sets: Sets, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    replay = replayer(own, shard_sets("rrc", "tensor"))
-
-    def decode(data: bytes, box: Any) -> Any:
-        return np.zeros((*box[2:], 3), np.uint8), (500, 500)
-
-    monkeypatch.setattr("dr_plugins.images.decode_jpeg_part", decode)
-    with pytest.raises(ImageChangedError, match="is 500x500 pixels, but"):
-        replay.view(0, records_of(replay, 0)[0])
+    for index in range(12):
+        for params in records_of(replay, index):
+            begun = join([replay.begin(index, params)[0]])
+            assert torch.equal(begun.to("cpu")[0], replay.view(index, params)[0])
 
 
 def test_a_missing_partner_is_named(photographs: Path, shard_sets: Sets) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageFile
 from torch.utils.data import ConcatDataset, Subset
 from torchvision import datasets, transforms
 from torchvision.datasets import ImageFolder, cifar, flowers102
@@ -58,13 +58,7 @@ def test_keys_of_a_folder(photographs: Path, ending: str) -> None:
 
 
 @pytest.mark.parametrize("kind", [ImageFolder, timm_dataset])
-def test_pictures_of_all_forms_are_those_of_the_whole_image(
-    photographs: Path, kind: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def decode(data: bytes, box: Any) -> Any:
-        assert data.startswith(b"\xff\xd8")
-        return f"part {box}", (40, 50)
-
+def test_arrays_and_images_have_the_same_pixels(photographs: Path, kind: Any) -> None:
     source = ImageSource(Subset(kind(str(photographs)), list(range(11, -1, -1))))
     for index in range(len(source)):
         image, label = source.load(index)
@@ -73,13 +67,9 @@ def test_pictures_of_all_forms_are_those_of_the_whole_image(
         assert np.array_equal(array, pixels(image))
         assert label == other_label
         assert isinstance(source.load_picture(index, as_pixels=False)[0], Image.Image)
-        with monkeypatch.context() as patch:
-            patch.setattr("dr_plugins.images.decode_jpeg_part", decode)
-            part = source.load_picture(index, (3, 5, 20, 30))
-        assert part == (("part (3, 5, 20, 30)", (3, 5, 20, 30), (40, 50)), label)
 
 
-def test_what_is_no_jpeg_file_has_no_parts(tmp_path: Path, photographs: Path) -> None:
+def test_the_same_for_what_is_no_jpeg_file(tmp_path: Path, photographs: Path) -> None:
     (tmp_path / "n01").mkdir()
     photograph(0, 40, 50).save(tmp_path / "n01" / "a.png")
     png, own_loader = ImageFolder(str(tmp_path)), ImageFolder(str(photographs), loader=Image.open)
@@ -87,9 +77,29 @@ def test_what_is_no_jpeg_file_has_no_parts(tmp_path: Path, photographs: Path) ->
         source = ImageSource(images, keys=[str(i) for i in range(len(images))])
         whole = source.load(0)[0]
         for as_pixels, form in ((True, np.ndarray), (False, Image.Image)):
-            image, _ = source.load_picture(0, (3, 5, 20, 30), as_pixels=as_pixels)
+            image, _ = source.load_picture(0, as_pixels=as_pixels)
             assert isinstance(image, form)
             assert np.array_equal(np.asarray(image), pixels(whole))
+
+
+def _open_and_convert(path: str) -> Image.Image:
+    with Image.open(path) as image:
+        return image.convert("RGB")
+
+
+@pytest.mark.parametrize("loader", [Image.open, _open_and_convert])
+@pytest.mark.parametrize("as_pixels", [False, True])
+def test_half_a_file_is_refused_whoever_decodes_it(
+    tmp_path: Path, photographs: Path, loader: Any, as_pixels: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+    (tmp_path / "n01").mkdir()
+    data = (photographs / KEYS[0]).read_bytes()
+    (tmp_path / "n01" / "half.jpg").write_bytes(data[: len(data) // 2])
+    source = ImageSource(ImageFolder(str(tmp_path), loader=loader))
+    with pytest.raises(ImageReadError, match=r"n01/half\.jpg"):
+        source.load_picture(0, as_pixels=as_pixels)
+    assert ImageFile.LOAD_TRUNCATED_IMAGES
 
 
 def test_keys_of_a_folder_named_by_a_relative_path(

@@ -165,19 +165,6 @@ def test_an_unreadable_image_is_found_by_replaying(
     assert f"cannot read image 'n01/{path.name}'" in problem
 
 
-def test_whole_images_are_replayed(
-    shard_sets: Callable[..., Path], photographs: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A part would hide damage elsewhere."""
-
-    def decode(data: bytes, box: object) -> None:
-        raise AssertionError
-
-    monkeypatch.setattr("dr_plugins.images.decode_jpeg_part", decode)
-    report = verify(shard_sets("mixing"), folder(photographs), replay=12)
-    assert (report.replayed, report.problems) == (12, [])
-
-
 def test_other_classes_are_found(own: Path, photographs: Path) -> None:
     dataset = ImageFolder(str(photographs))
     dataset.classes = ["a", "b", "c"]
