@@ -102,7 +102,7 @@ def _decode_and_load(policy: Policy, members: list[bytes]) -> tuple[float, float
     def decode() -> None:
         for data in members:
             content = load_member(data)
-            layout.seal(decoder.decode(content, content[0]), b"n01440764/n01440764_10026.JPEG")
+            layout.seal(decoder.decode(content, content[0]), b"n01440764/n01440764_10026.JPEG", 0)
 
     def load() -> None:
         for data in members:

@@ -89,22 +89,26 @@ class Staging:
         records = np.ascontiguousarray(rows[:, head:]).view(self.layout.dtype)
         return sizes, records
 
-    def done(self, shard: int, keys: list[bytes], parts: list[slice]) -> np.ndarray:
+    def done(
+        self, shard: int, keys: list[bytes], parts: list[slice], start: int
+    ) -> np.ndarray:
         """Return which parts of which images are complete: bool ``[images, parts]``.
 
         Args:
             shard: Number of the shard.
             keys: UTF-8 key of each of its images.
             parts: Reinforcements that each archive contributes.
+            start: `set_checksum` of the set.
         """
         done = np.zeros((len(keys), len(parts)), bool)
         if not self.path(shard).exists():
             return done
-        _, records = self.load(shard, len(keys))
-        raw = records.view(np.uint8).reshape(*records.shape, self.layout.itemsize)
+        _, stored = self.load(shard, len(keys))
+        raw = stored.view(np.uint8).reshape(*stored.shape, self.layout.itemsize)
         for position, key in enumerate(keys):
             for number, part in enumerate(parts):
-                done[position, number] = all(is_whole(r.data, key) for r in raw[position, part])
+                records = raw[position, part]
+                done[position, number] = all(is_whole(r.data, key, start) for r in records)
         return done
 
 

@@ -18,6 +18,7 @@ from dr_plugins.mldr.members import load_member
 from dr_plugins.mldr.staging import Staging
 from dr_plugins.shards.manifest import FileEntry
 from dr_plugins.shards.reader import map_shard
+from dr_plugins.shards.records import set_checksum
 from dr_plugins.shards.shard import FINGERPRINT_BYTES, Shard, shard_name
 
 __all__ = ["Task", "Vote", "Worker"]
@@ -109,7 +110,7 @@ class Worker:
         if self.rows is not None:
             mixed = records["partner"] != NO_PARTNER
             records["partner"][mixed] = self.rows[records["partner"][mixed]]
-        decoder.layout.seal(records, task.key)
+        decoder.layout.seal(records, task.key, set_checksum(self.set_id))
         first = self.parts[task.part].start
         self.staging.store(task.shard, task.position, first, records, size)
         return Vote(task.part, task.shard, agreement(records, task.label))
@@ -147,7 +148,7 @@ class Worker:
             The shard, which parts of which of its images are complete (bool ``[images, parts]``),
             and their votes.
         """
-        done = self.staging.done(shard, keys, list(self.parts))
+        done = self.staging.done(shard, keys, list(self.parts), set_checksum(self.set_id))
         _, records = self.staging.load(shard, len(keys))
         return shard, done, self._votes(shard, records, labels, done)
 

@@ -22,7 +22,7 @@ from dr_plugins.shards.manifest import (
     settings_digest,
 )
 from dr_plugins.shards.reader import map_shard
-from dr_plugins.shards.records import RecordLayout
+from dr_plugins.shards.records import RecordLayout, set_checksum
 from dr_plugins.shards.shard import Shard, shard_name
 
 __all__ = ["OutputDirectory", "locked"]
@@ -200,9 +200,10 @@ class OutputDirectory:
             )
 
     def _check_records(self, path: Path, shard: Shard) -> None:
+        start = set_checksum(self._set_id)
         for position, records in enumerate(shard.records):
             key = self._keys.encoded(shard.first_row + position)
-            if self._layout.damaged(records, [key] * len(records)) is not None:
+            if self._layout.damaged(records, [key] * len(records), start) is not None:
                 raise FormatError(f"{path}: a record of image {key.decode()!r} is damaged")
 
 

@@ -17,7 +17,7 @@ from dr_plugins.policy import Policy
 from dr_plugins.shards.container import map_tensors
 from dr_plugins.shards.key_index import KeyIndex
 from dr_plugins.shards.manifest import Manifest
-from dr_plugins.shards.records import RecordLayout, is_whole
+from dr_plugins.shards.records import RecordLayout, is_whole, set_checksum
 from dr_plugins.shards.shard import FINGERPRINT_BYTES, Shard
 
 __all__ = ["ImageFacts", "ShardSet", "map_shard"]
@@ -72,7 +72,8 @@ def map_shard(
     if metadata != origin:
         raise FormatError(
             f"{path} is damaged, or belongs to another shard set or another place in it: it says "
-            f"{metadata}, expected {origin}. Copy the whole directory again."
+            f"{metadata}, expected {origin}. If the set was replaced while in use, start again; "
+            f"otherwise copy the whole directory again."
         )
     return shard
 
@@ -87,7 +88,7 @@ class ShardSet:
 
     Nothing but the manifest is opened until it is needed; each worker process opens its own maps.
     Records come back as numpy structured arrays whose fields are listed in ``manifest.layout``.
-    Every record is checked against its checksum and its image's key when it is read.
+    Every record is checked when it is read: its checksum covers the set's id and its image's key.
 
     Args:
         directory: The shard set.
@@ -109,6 +110,7 @@ class ShardSet:
         self._starts = list(itertools.accumulate(counts, initial=0))
         self._samples, self._size = self.manifest.samples, self.manifest.layout.itemsize
         self._dtype = self.manifest.layout.dtype
+        self._checksum = set_checksum(self.manifest.set_id)
         self._open: dict[int, _OpenShard] = {}
 
     @cached_property
@@ -213,11 +215,12 @@ class ShardSet:
         offset = (position * self._samples + sample) * self._size
         shard = self._open.get(number) or self._shard(number)
         record = shard.raw[offset : offset + self._size]
-        if not is_whole(record, self.keys.encoded(row)):
+        if not is_whole(record, self.keys.encoded(row), self._checksum):
             raise FormatError(
                 f"{self.directory / self.manifest.shards[number].file}: a record of image "
-                f"{self.keys[row]!r} is damaged, or belongs to another image. Copy the shard and "
-                f"the index again; `dr-plugins verify` lists every damaged file."
+                f"{self.keys[row]!r} is damaged, or belongs to another image or shard set. If the "
+                f"set was replaced while in use, start again; otherwise copy the shard and the "
+                f"index again. `dr-plugins verify` lists every damaged file."
             )
         return record
 

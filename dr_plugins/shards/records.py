@@ -14,7 +14,7 @@ import numpy as np
 
 from dr_plugins.errors import FormatError
 
-__all__ = ["Field", "RecordLayout", "is_whole", "target_fields"]
+__all__ = ["Field", "RecordLayout", "is_whole", "set_checksum", "target_fields"]
 
 _DTYPES = frozenset({"<u1", "<u2", "<u4", "<f2", "<f4", "<f8"})
 _CHECKSUM = "crc32"
@@ -97,31 +97,33 @@ class RecordLayout:
         """Bytes of one record."""
         return self.dtype.itemsize
 
-    def seal(self, records: np.ndarray, key: bytes) -> None:
+    def seal(self, records: np.ndarray, key: bytes, start: int) -> None:
         """Write the checksum of each record, in place.
 
         Args:
             records: Array of `dtype`, shape ``[n]``, contiguous.
             key: UTF-8 key of the image that all of them belong to.
+            start: `set_checksum` of their set.
         """
         rows = records.view(np.uint8).reshape(len(records), self.itemsize)
         payload = np.ascontiguousarray(rows[:, :-4])
-        seed = zlib.crc32(key)
-        records[_CHECKSUM] = [zlib.crc32(row, seed) for row in payload]
+        image = zlib.crc32(key, start)
+        records[_CHECKSUM] = [zlib.crc32(row, image) for row in payload]
 
-    def damaged(self, records: np.ndarray, keys: Sequence[bytes]) -> int | None:
+    def damaged(self, records: np.ndarray, keys: Sequence[bytes], start: int) -> int | None:
         """Return the position of the first record that fails its checksum, None if all are whole.
 
-        The checksum covers the image's key: a record that is intact but belongs to another image
-        fails as well.
+        The checksum covers the set's id and the image's key: a record that is intact but belongs
+        to another set or image fails as well.
 
         Args:
             records: Array of `dtype`, shape ``[n]``, contiguous.
             keys: UTF-8 key of the image that each record should belong to, length ``n``.
+            start: `set_checksum` of the set that they should belong to.
         """
         rows = records.view(np.uint8).reshape(len(records), self.itemsize)
         for position, (row, key) in enumerate(zip(rows, keys, strict=True)):
-            if not is_whole(row, key):
+            if not is_whole(row, key, start):
                 return position
         return None
 
@@ -167,11 +169,17 @@ class RecordLayout:
         return f"RecordLayout({self.itemsize} bytes: {', '.join(self.dtype.names or ())})"
 
 
-def is_whole(record: Any, key: bytes) -> bool:
-    """Whether a record, checksum included, is intact and belongs to the image with this key.
+def set_checksum(set_id: str) -> int:
+    """Return what all record checksums of a set start from: the CRC-32 of its `Manifest.set_id`."""
+    return zlib.crc32(set_id.encode())
+
+
+def is_whole(record: Any, key: bytes, start: int) -> bool:
+    """Whether a record, checksum included, is intact and belongs to this image of this set.
 
     Args:
         record: All bytes of the record (any bytes-like object).
         key: UTF-8 key of the image.
+        start: `set_checksum` of the set.
     """
-    return zlib.crc32(record, zlib.crc32(key)) == _RESIDUE
+    return zlib.crc32(record, zlib.crc32(key, start)) == _RESIDUE

@@ -11,7 +11,7 @@ import numpy as np
 from dr_plugins.shards.container import write_tensors
 from dr_plugins.shards.key_index import KeyIndex
 from dr_plugins.shards.manifest import FileEntry
-from dr_plugins.shards.records import RecordLayout
+from dr_plugins.shards.records import RecordLayout, set_checksum
 
 __all__ = ["FINGERPRINT_BYTES", "Shard", "fingerprinted_sample", "shard_name"]
 
@@ -54,7 +54,7 @@ class Shard:
         )
 
     def write(self, path: Path, layout: RecordLayout, keys: KeyIndex, set_id: str) -> FileEntry:
-        """Seal every record with its image's key and write the shard, atomically.
+        """Seal every record for its set and image, and write the shard, atomically.
 
         Args:
             path: The shard's file.
@@ -65,8 +65,9 @@ class Shard:
         Raises:
             OutputError: The file cannot be written.
         """
+        start = set_checksum(set_id)
         for position, records in enumerate(self.records):
-            layout.seal(records, keys.encoded(self.first_row + position))
+            layout.seal(records, keys.encoded(self.first_row + position), start)
         return self.save(path, layout, set_id)
 
     def save(self, path: Path, layout: RecordLayout, set_id: str) -> FileEntry:

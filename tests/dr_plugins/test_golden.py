@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import struct
 import zlib
@@ -97,6 +98,7 @@ def test_a_record_unpacks_as_the_specification_says(
 ) -> None:
     shards = ShardSet(HERE / name)
     assert struct_.size == shards.manifest.layout.itemsize
+    set_id = json.loads((HERE / name / "manifest.json").read_text("utf-8"))["set_id"]
     for row, key in enumerate(KEYS):
         tensors = load_file(HERE / name / f"shard-{row // 2:05d}.safetensors")
         raw = tensors["records"]
@@ -104,7 +106,7 @@ def test_a_record_unpacks_as_the_specification_says(
         for sample in range(samples):
             data = raw[row % 2, sample].tobytes()
             *values, crc = struct_.unpack(data)
-            assert crc == zlib.crc32(data[:-4], zlib.crc32(key.encode()))
+            assert crc == zlib.crc32(data[:-4], zlib.crc32((set_id + key).encode()))
             read = shards[row, sample].item()
             flat = [x for v in read for x in (v.tolist() if isinstance(v, np.ndarray) else [v])]
             assert [*values, crc] == flat

@@ -311,6 +311,26 @@ def test_a_shard_of_another_set_is_refused(own: Path, tmp_path: Path) -> None:
         ShardSet(own)[2, 0]
 
 
+@pytest.mark.parametrize("in_place", [True, False])
+def test_a_set_replaced_while_in_use_is_noticed(own: Path, tmp_path: Path, in_place: bool) -> None:
+    shards = ShardSet(own)
+    before = shards[0, 0].tobytes()
+    for file in other_seed(tmp_path / "other").glob("[!.]*"):
+        if in_place:  # under the map, as `rsync --inplace` does
+            with open(own / file.name, "r+b") as mapped_file:
+                mapped_file.write(file.read_bytes())
+        else:
+            os.replace(file, own / file.name)
+    if in_place:
+        with pytest.raises(FormatError, match=r"shard-00000\.safetensors"):
+            shards[0, 0]
+    else:
+        assert shards[0, 0].tobytes() == before
+    with pytest.raises(FormatError, match=r"shard-00001\.safetensors"):
+        shards[2, 0]  # opened only now
+    ShardSet(own)[0, 0], ShardSet(own)[2, 0]
+
+
 def equal_shards(out: Path) -> Path:
     policy = Policy.load("randaug_mixing", size=24)
     return write_set(

@@ -4,10 +4,12 @@ import zlib
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from dr_plugins.errors import FormatError
 from dr_plugins.policy import Policy
-from dr_plugins.shards.records import Field, RecordLayout, target_fields
+from dr_plugins.shards.records import Field, RecordLayout, set_checksum, target_fields
 
 PUBLISHED_BYTES = {"rrc": 65, "mixing": 90, "randaug": 73, "randaug_mixing": 104}
 
@@ -31,9 +33,9 @@ def test_bytes_of_a_record_are_pinned() -> None:
     )
     records = np.zeros(1, layout.dtype)
     records[0] = ((1, 2, 300, 65535), 1, (999, 7), (0.5, 0.25), 0)
-    layout.seal(records, b"a/b.jpg")
+    layout.seal(records, b"a/b.jpg", set_checksum("0123456789abcdef"))
     body = bytes.fromhex("01000200 2c01ffff 01 e7030700 00380034")
-    crc = zlib.crc32(body, zlib.crc32(b"a/b.jpg"))
+    crc = zlib.crc32(body, zlib.crc32(b"0123456789abcdefa/b.jpg"))
     assert records.tobytes() == body + crc.to_bytes(4, "little")
 
 
@@ -54,17 +56,37 @@ def test_any_flipped_bit_is_noticed(position: int) -> None:
     layout = RecordLayout([Field("crop", "<u2", (4,)), Field("flip", "<u1"), *target_fields(1, 9)])
     assert layout.itemsize == 17
     records = np.zeros(3, layout.dtype)
-    layout.seal(records, b"key")
-    assert layout.damaged(records, [b"key"] * 3) is None
+    layout.seal(records, b"key", 7)
+    assert layout.damaged(records, [b"key"] * 3, 7) is None
     records.view(np.uint8).reshape(3, -1)[1, position] ^= 4
-    assert layout.damaged(records, [b"key"] * 3) == 1
+    assert layout.damaged(records, [b"key"] * 3, 7) == 1
 
 
 def test_a_record_of_another_image_is_noticed() -> None:
     layout = layout_of("rrc")
     records = np.zeros(2, layout.dtype)
-    layout.seal(records, b"n01/a.jpg")
-    assert layout.damaged(records, [b"n01/a.jpg", b"n01/b.jpg"]) == 1
+    layout.seal(records, b"n01/a.jpg", 7)
+    assert layout.damaged(records, [b"n01/a.jpg", b"n01/b.jpg"], 7) == 1
+
+
+def test_a_record_of_another_set_is_noticed() -> None:
+    layout = layout_of("rrc")
+    records = np.zeros(2, layout.dtype)
+    layout.seal(records, b"n01/a.jpg", set_checksum("0123456789abcdef"))
+    other = set_checksum("0123456789abcdee")
+    assert layout.damaged(records, [b"n01/a.jpg"] * 2, other) == 0
+
+
+@given(data=st.data())
+def test_a_record_moves_to_another_set_by_an_exclusive_or(data: st.DataObject) -> None:
+    layout = layout_of("rrc")
+    body = data.draw(st.binary(min_size=layout.itemsize, max_size=layout.itemsize))
+    records = np.frombuffer(body + bytes(layout.itemsize), layout.dtype).copy()
+    layout.seal(records, b"n01/a.jpg", set_checksum("one"))
+    moved = records.copy()
+    layout.seal(moved, b"n01/a.jpg", set_checksum("another"))
+    difference = records["crc32"] ^ moved["crc32"]
+    assert difference[0] == difference[1], "the same number for every record of an image"
 
 
 @pytest.mark.parametrize("policy", ["rrc", "mixing", "randaug", "randaug_mixing", "cifar"])
