@@ -89,9 +89,7 @@ class Staging:
         records = np.ascontiguousarray(rows[:, head:]).view(self.layout.dtype)
         return sizes, records
 
-    def done(
-        self, shard: int, keys: list[bytes], parts: list[slice], start: int
-    ) -> np.ndarray:
+    def done(self, shard: int, keys: list[bytes], parts: list[slice], start: int) -> np.ndarray:
         """Return which parts of which images are complete: bool ``[images, parts]``.
 
         Args:
