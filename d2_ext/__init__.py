@@ -19,10 +19,10 @@ except ImportError as error:
 
 from d2_ext.backbones import (
     TimmBackbone,
-    build_retinanet_timm_fpn_backbone,
-    build_timm_backbone,
-    build_timm_fpn_backbone,
-    build_timm_simple_fpn_backbone,
+    build_dr_retinanet_timm_fpn_backbone,
+    build_dr_timm_backbone,
+    build_dr_timm_fpn_backbone,
+    build_dr_timm_simple_fpn_backbone,
 )
 from d2_ext.checkpoints import load_reinforced, register_checkpoints
 from d2_ext.classifier import ReinforcedClassifier
@@ -45,11 +45,11 @@ __all__ = [
     "TimmBackbone",
     "add_dr_plugins_config",
     "build_classification_test_loader",
+    "build_dr_retinanet_timm_fpn_backbone",
+    "build_dr_timm_backbone",
+    "build_dr_timm_fpn_backbone",
+    "build_dr_timm_simple_fpn_backbone",
     "build_reinforced_train_loader",
-    "build_retinanet_timm_fpn_backbone",
-    "build_timm_backbone",
-    "build_timm_fpn_backbone",
-    "build_timm_simple_fpn_backbone",
     "load_reinforced",
     "register_checkpoints",
     "setup_environment",

@@ -23,17 +23,17 @@ if TYPE_CHECKING:  # timm is an optional extra: imported when a network is built
 __all__ = [
     "SINGLE_SCALE",
     "TimmBackbone",
-    "build_retinanet_timm_fpn_backbone",
-    "build_timm_backbone",
-    "build_timm_fpn_backbone",
-    "build_timm_simple_fpn_backbone",
+    "build_dr_retinanet_timm_fpn_backbone",
+    "build_dr_timm_backbone",
+    "build_dr_timm_fpn_backbone",
+    "build_dr_timm_simple_fpn_backbone",
 ]
 
 SINGLE_SCALE = "last_feat"
 """What Detectron2 calls the feature of a network that has only one, such as a ViT."""
 
 _WEIGHTS = "give MODEL.WEIGHTS (lazy: train.init_checkpoint) as imagenet-plus://PATH"
-_FEATURES = "give MODEL.TIMM.OUT_FEATURES (lazy: out_features)"
+_FEATURES = "give MODEL.DR_TIMM.OUT_FEATURES (lazy: out_features)"
 _FREEZING = "give MODEL.BACKBONE.FREEZE_AT (lazy: freeze_at)"
 _RESERVED = {
     "pretrained": _WEIGHTS,
@@ -41,7 +41,7 @@ _RESERVED = {
     "features_only": "a backbone always has features only",
     "out_indices": _FEATURES,
     "frozen_stages": _FREEZING,
-    "norm_eval": "give MODEL.TIMM.NORM (lazy: norm) as 'FrozenBN'",
+    "norm_eval": "give MODEL.DR_TIMM.NORM (lazy: norm) as 'FrozenBN'",
 }
 
 
@@ -148,7 +148,7 @@ class TimmBackbone(Backbone):
         if self.freeze_at > 0 or self.norm == "FrozenBN":
             raise CheckpointError(
                 f"no weights were loaded into {self.network.model}, of which layers are frozen "
-                f"(MODEL.BACKBONE.FREEZE_AT is {self.freeze_at}, MODEL.TIMM.NORM is "
+                f"(MODEL.BACKBONE.FREEZE_AT is {self.freeze_at}, MODEL.DR_TIMM.NORM is "
                 f"{self.norm!r}). Give a checkpoint, MODEL.WEIGHTS (lazy: train.init_checkpoint) "
                 f"imagenet-plus://PATH; to train from scratch, set FREEZE_AT to 0 and NORM to "
                 f"'SyncBN' or ''"
@@ -156,8 +156,8 @@ class TimmBackbone(Backbone):
 
 
 @BACKBONE_REGISTRY.register()
-def build_timm_backbone(cfg: Any, input_shape: ShapeSpec) -> TimmBackbone:
-    """Build the network of ``MODEL.TIMM`` with the features of ``MODEL.TIMM.OUT_FEATURES``.
+def build_dr_timm_backbone(cfg: Any, input_shape: ShapeSpec) -> TimmBackbone:
+    """Build the network of ``MODEL.DR_TIMM`` with the features of ``MODEL.DR_TIMM.OUT_FEATURES``.
 
     Raises:
         ConfigError: See `TimmBackbone`; or `add_dr_plugins_config` was not called.
@@ -166,8 +166,8 @@ def build_timm_backbone(cfg: Any, input_shape: ShapeSpec) -> TimmBackbone:
 
 
 @BACKBONE_REGISTRY.register()
-def build_timm_fpn_backbone(cfg: Any, input_shape: ShapeSpec) -> FPN:
-    """Build the network of ``MODEL.TIMM`` and a feature pyramid of ``MODEL.FPN`` on it.
+def build_dr_timm_fpn_backbone(cfg: Any, input_shape: ShapeSpec) -> FPN:
+    """Build the network of ``MODEL.DR_TIMM`` and a feature pyramid of ``MODEL.FPN`` on it.
 
     Its features are p2 to p6, as those of Detectron2's ``build_resnet_fpn_backbone``.
 
@@ -178,11 +178,11 @@ def build_timm_fpn_backbone(cfg: Any, input_shape: ShapeSpec) -> FPN:
 
 
 @BACKBONE_REGISTRY.register()
-def build_retinanet_timm_fpn_backbone(cfg: Any, input_shape: ShapeSpec) -> FPN:
-    """Build what `build_timm_fpn_backbone` does, with the levels that RetinaNet has: p3 to p7.
+def build_dr_retinanet_timm_fpn_backbone(cfg: Any, input_shape: ShapeSpec) -> FPN:
+    """Build what `build_dr_timm_fpn_backbone` does, with the levels that RetinaNet has: p3 to p7.
 
     Raises:
-        ConfigError: See `build_timm_fpn_backbone`.
+        ConfigError: See `build_dr_timm_fpn_backbone`.
     """
 
     def top(bottom_up: TimmBackbone) -> nn.Module:
@@ -194,8 +194,8 @@ def build_retinanet_timm_fpn_backbone(cfg: Any, input_shape: ShapeSpec) -> FPN:
 
 
 @BACKBONE_REGISTRY.register()
-def build_timm_simple_fpn_backbone(cfg: Any, input_shape: ShapeSpec) -> SimpleFeaturePyramid:
-    """Build a network of one scale (ViT) of ``MODEL.TIMM`` and ViTDet's simple feature pyramid.
+def build_dr_timm_simple_fpn_backbone(cfg: Any, input_shape: ShapeSpec) -> SimpleFeaturePyramid:
+    """Build a network of one scale (ViT) of ``MODEL.DR_TIMM`` and ViTDet's simple feature pyramid.
 
     Raises:
         ConfigError: See `TimmBackbone`; or the network is a pyramid already.
@@ -210,8 +210,8 @@ def _from_config(cfg: Any, input_shape: ShapeSpec, features: Sequence[str]) -> T
     node = timm_node(cfg)
     if input_shape.channels != 3:
         raise ConfigError(
-            f"MODEL.PIXEL_MEAN has {input_shape.channels} numbers; the networks of MODEL.TIMM take "
-            f"RGB images, so 3 were expected"
+            f"MODEL.PIXEL_MEAN has {input_shape.channels} numbers; the networks of MODEL.DR_TIMM "
+            f"take RGB images, so 3 were expected"
         )
     backbone = TimmBackbone(
         node.NAME,
@@ -231,7 +231,7 @@ def _fpn(cfg: Any, input_shape: ShapeSpec, top: Any) -> FPN:
     if list(names) == [SINGLE_SCALE]:
         raise ConfigError(
             f"{node.NAME} has features of one scale only; set MODEL.BACKBONE.NAME to "
-            f"'build_timm_simple_fpn_backbone'"
+            f"'build_dr_timm_simple_fpn_backbone'"
         )
     if not neck.IN_FEATURES:
         raise ConfigError(
@@ -263,7 +263,8 @@ def _feature_names(model: str, options: dict[str, Any]) -> dict[str, int]:
             network = _feature_backbone()(model, **options)
     except BackboneError as error:
         raise ConfigError(
-            f"MODEL.TIMM.NAME (lazy: model) is {model!r}, MODEL.TIMM.OPTIONS {options}: {error}"
+            f"MODEL.DR_TIMM.NAME (lazy: model) is {model!r}, MODEL.DR_TIMM.OPTIONS {options}: "
+            f"{error}"
         ) from error
     if len(network.out_indices) == 1:
         return {SINGLE_SCALE: network.out_indices[0]}
@@ -273,7 +274,9 @@ def _feature_names(model: str, options: dict[str, Any]) -> dict[str, int]:
 def _check_options(options: dict[str, Any]) -> None:
     for name, remedy in _RESERVED.items():
         if name in options:
-            raise ConfigError(f"MODEL.TIMM.OPTIONS.{name} (lazy: {name}) is not for here: {remedy}")
+            raise ConfigError(
+                f"MODEL.DR_TIMM.OPTIONS.{name} (lazy: {name}) is not for here: {remedy}"
+            )
 
 
 def _check_features(
@@ -282,6 +285,6 @@ def _check_features(
     unknown = [name for name in chosen if name not in names]
     if unknown:
         raise ConfigError(
-            f"{key or 'MODEL.TIMM.OUT_FEATURES (lazy: out_features)'} names {unknown[0]!r}; "
+            f"{key or 'MODEL.DR_TIMM.OUT_FEATURES (lazy: out_features)'} names {unknown[0]!r}; "
             f"{model} has {', '.join(names)}"
         )

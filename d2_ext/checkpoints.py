@@ -116,8 +116,8 @@ def load_reinforced(model: nn.Module, address: str, trainer: Any = None) -> list
         found = type(getattr(model, "backbone", model)).__name__
         raise CheckpointError(
             f"{address} has no place in {type(model).__name__}: its backbone is a {found}. Set "
-            f"MODEL.BACKBONE.NAME to 'build_timm_fpn_backbone' (lazy: d2_ext.TimmBackbone), or to "
-            f"Detectron2's 'build_resnet_fpn_backbone'"
+            f"MODEL.BACKBONE.NAME to 'build_dr_timm_fpn_backbone' (lazy: d2_ext.TimmBackbone), or "
+            f"to Detectron2's 'build_resnet_fpn_backbone'"
         )
     weights = []
     for name, backbone in backbones.items():

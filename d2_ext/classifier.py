@@ -151,7 +151,8 @@ class ReinforcedClassifier(nn.Module):
             raise CheckpointError(
                 f"{address} does not fit {self.name} with {self.num_classes} classes: "
                 f"{min(wrong)} and {len(wrong) - 1} others are missing, left over or of another "
-                f"shape. Set MODEL.TIMM.NAME and MODEL.TIMM.NUM_CLASSES to what it was trained as"
+                f"shape. Set MODEL.DR_TIMM.NAME and MODEL.DR_TIMM.NUM_CLASSES to what it was "
+                f"trained as"
             )
         self.model.load_state_dict(state, strict=False)
         self.is_loaded = True
@@ -171,7 +172,7 @@ class ReinforcedClassifier(nn.Module):
             return
         if record.arch.partition(".")[0] != self.name.partition(".")[0]:
             raise CheckpointError(
-                f"the checkpoint holds {record.arch}, but MODEL.TIMM.NAME (lazy: model) is "
+                f"the checkpoint holds {record.arch}, but MODEL.DR_TIMM.NAME (lazy: model) is "
                 f"{self.name!r}; set it to what was trained, or use another checkpoint"
             )
         check_options(record, self.options, "the checkpoint")
@@ -187,8 +188,8 @@ class ReinforcedClassifier(nn.Module):
         if self.norm == "FrozenBN" and not self.is_loaded:
             raise CheckpointError(
                 f"no weights were loaded into {self.name}, whose batch normalisation is frozen "
-                f"(MODEL.TIMM.NORM, lazy: norm, is 'FrozenBN'): it would not learn. To train from "
-                f"scratch set it to 'SyncBN' or ''; to go on from a checkpoint give MODEL.WEIGHTS "
+                f"(MODEL.DR_TIMM.NORM, lazy: norm, is 'FrozenBN'): it would not learn. To train "
+                f"from scratch set it to 'SyncBN' or ''; to go on from a checkpoint give MODEL.WEIGHTS "
                 f"(lazy: train.init_checkpoint) imagenet-plus://PATH"
             )
 
@@ -196,8 +197,8 @@ class ReinforcedClassifier(nn.Module):
         targets = batch["targets"]
         if targets.num_classes != self.num_classes:
             raise ConfigError(
-                f"MODEL.TIMM.NUM_CLASSES (lazy: model.num_classes) is {self.num_classes}, but the "
-                f"shard set has {targets.num_classes} classes: set it to that"
+                f"MODEL.DR_TIMM.NUM_CLASSES (lazy: model.num_classes) is {self.num_classes}, but "
+                f"the shard set has {targets.num_classes} classes: set it to that"
             )
         if batch.get("temperature", self.loss.temperature) != self.loss.temperature:
             raise ConfigError(
@@ -221,7 +222,7 @@ def _create(model: str, num_classes: int, **options: Any) -> Any:
     try:
         return create_classifier(model, num_classes, **options)
     except BackboneError as error:
-        raise ConfigError(f"MODEL.TIMM.NAME (lazy: model) is {model!r}: {error}") from error
+        raise ConfigError(f"MODEL.DR_TIMM.NAME (lazy: model) is {model!r}: {error}") from error
 
 
 def _feed(

@@ -12,46 +12,37 @@ __all__ = ["add_dr_plugins_config", "reinforced_node", "timm_node", "timm_option
 
 
 def add_dr_plugins_config(cfg: Any) -> None:
-    """Add ``MODEL.TIMM`` and ``REINFORCED``; a second call changes nothing.
+    """Add ``MODEL.DR_TIMM`` and ``REINFORCED``; a second call changes nothing.
 
     Args:
         cfg: A `CfgNode` of `detectron2.config.get_cfg`.
-
-    Raises:
-        ConfigError: Another project has keys of its own there.
 
     Example:
         >>> from detectron2.config import get_cfg
         >>> cfg = get_cfg()
         >>> add_dr_plugins_config(cfg)
-        >>> cfg.MODEL.TIMM.NAME, cfg.REINFORCED.P
+        >>> cfg.MODEL.DR_TIMM.NAME, cfg.REINFORCED.P
         ('resnet50', 0.99)
     """
-    if "TIMM" not in cfg.MODEL:
-        cfg.MODEL.TIMM = _timm()
-    lacking = _timm().keys() - cfg.MODEL.TIMM.keys()
-    if lacking:
-        raise ConfigError(
-            f"MODEL.TIMM has keys of another project, and not {', '.join(sorted(lacking))}; "
-            f"backbones of that project and of this one cannot be in the same configuration"
-        )
+    if "DR_TIMM" not in cfg.MODEL:
+        cfg.MODEL.DR_TIMM = _timm()
     if "REINFORCED" not in cfg:
         cfg.REINFORCED = _reinforced()
 
 
 def timm_node(cfg: Any) -> Any:
-    """``cfg.MODEL.TIMM``.
+    """``cfg.MODEL.DR_TIMM``.
 
     Raises:
         ConfigError: It is not there.
     """
-    if "TIMM" not in cfg.MODEL:
-        raise _missing("MODEL.TIMM")
-    return cfg.MODEL.TIMM
+    if "DR_TIMM" not in cfg.MODEL:
+        raise _missing("MODEL.DR_TIMM")
+    return cfg.MODEL.DR_TIMM
 
 
 def timm_options(node: Any) -> dict[str, Any]:
-    """``MODEL.TIMM.OPTIONS`` as arguments for `timm.create_model`."""
+    """``MODEL.DR_TIMM.OPTIONS`` as arguments for `timm.create_model`."""
     return {key: value for key, value in node.OPTIONS.items() if value is not None}
 
 

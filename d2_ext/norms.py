@@ -12,7 +12,7 @@ from d2_ext.errors import ConfigError
 __all__ = ["NORMS", "convert_norms"]
 
 NORMS = ("", "BN", "FrozenBN", "SyncBN")
-"""What ``MODEL.TIMM.NORM`` may be."""
+"""What ``MODEL.DR_TIMM.NORM`` may be."""
 
 
 def convert_norms(network: nn.Module, norm: str) -> None:
@@ -30,7 +30,7 @@ def convert_norms(network: nn.Module, norm: str) -> None:
     """
     if norm not in NORMS:
         raise ConfigError(
-            f"MODEL.TIMM.NORM (lazy: norm) is {norm!r}; expected one of "
+            f"MODEL.DR_TIMM.NORM (lazy: norm) is {norm!r}; expected one of "
             f"{', '.join(map(repr, NORMS))}"
         )
     from timm.layers import convert_sync_batchnorm, freeze_batch_norm_2d

@@ -42,7 +42,7 @@ def use_checkpoint(cfg: Any, address: str) -> InputConvention:
     """
     if isinstance(cfg, CfgNode):
         is_timm = "timm" in cfg.MODEL.BACKBONE.NAME or cfg.MODEL.META_ARCHITECTURE == _CLASSIFIER
-        name = cfg.MODEL.TIMM.NAME if is_timm else None
+        name = cfg.MODEL.DR_TIMM.NAME if is_timm else None
         convention = _read(address, name)
         mean, std = convention.for_range(_TOP)
         cfg.MODEL.WEIGHTS, cfg.INPUT.FORMAT = address, "RGB"

@@ -47,7 +47,7 @@ class SimpleFeaturePyramid(Backbone):
             raise ConfigError(
                 f"a simple feature pyramid is made from one feature, but the backbone gives "
                 f"{', '.join(shapes)}; choose one, or set MODEL.BACKBONE.NAME to "
-                f"'build_timm_fpn_backbone'"
+                f"'build_dr_timm_fpn_backbone'"
             )
         ((self.in_feature, shape),) = shapes.items()
         if shape.stride < 4 or shape.stride & (shape.stride - 1):

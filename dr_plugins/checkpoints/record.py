@@ -88,7 +88,7 @@ def check_options(record: NetworkRecord, options: Mapping[str, Any], path: str) 
                 f"{path} holds {record.arch} trained with {name}={trained.get(name)!r}, but the "
                 f"network here has {name}={own.get(name)!r}: all tensors fit, and the features "
                 f"would be wrong. Build a timm network with the same arguments (Detectron2: "
-                f"MODEL.TIMM.OPTIONS, lazy: TimmBackbone(...); MMEngine: TimmFeatures)"
+                f"MODEL.DR_TIMM.OPTIONS, lazy: TimmBackbone(...); MMEngine: TimmFeatures)"
             )
 
 

@@ -118,5 +118,5 @@ SMALL = [
     *("SOLVER.MAX_ITER", 2, "SOLVER.STEPS", (), "MODEL.RESNETS.STRIDE_IN_1X1", False),
 ]
 
-TIMM = ("MODEL.BACKBONE.NAME", "build_timm_fpn_backbone", "MODEL.TIMM.NAME", "resnet18")
+TIMM = ("MODEL.BACKBONE.NAME", "build_dr_timm_fpn_backbone", "MODEL.DR_TIMM.NAME", "resnet18")
 NATIVE = ("MODEL.RESNETS.DEPTH", 18, "MODEL.RESNETS.RES2_OUT_CHANNELS", 64)

@@ -21,10 +21,10 @@ from dr_plugins.errors import CheckpointError
 from tests.d2_ext.conftest import random_network
 
 BUILDERS = (
-    "build_timm_backbone",
-    "build_timm_fpn_backbone",
-    "build_retinanet_timm_fpn_backbone",
-    "build_timm_simple_fpn_backbone",
+    "build_dr_timm_backbone",
+    "build_dr_timm_fpn_backbone",
+    "build_dr_retinanet_timm_fpn_backbone",
+    "build_dr_timm_simple_fpn_backbone",
 )
 PYRAMIDS = {
     "resnet50d": [256, 512, 1024, 2048],
@@ -41,8 +41,10 @@ def config(*options: Any) -> Any:
     cfg.MODEL.BACKBONE.FREEZE_AT = 0
     keys, values = options[::2], options[1::2]
     for key, value in zip(keys, values, strict=True):
-        if key.startswith("MODEL.TIMM.OPTIONS."):  # which files may add, and command lines may not
-            cfg.MODEL.TIMM.OPTIONS[key.rpartition(".")[2]] = value
+        if key.startswith(
+            "MODEL.DR_TIMM.OPTIONS."
+        ):  # which files may add, and command lines may not
+            cfg.MODEL.DR_TIMM.OPTIONS[key.rpartition(".")[2]] = value
         else:
             cfg.merge_from_list([key, value])
     return cfg
@@ -171,7 +173,7 @@ def test_gradient_checkpointing_computes_again_and_changes_no_gradient() -> None
 
 
 @pytest.mark.parametrize(
-    "builder", ["build_timm_fpn_backbone", "build_retinanet_timm_fpn_backbone"]
+    "builder", ["build_dr_timm_fpn_backbone", "build_dr_retinanet_timm_fpn_backbone"]
 )
 def test_pyramid_networks_from_yacs(builder: str) -> None:
     levels = ["p2", "p3", "p4", "p5", "p6"]
@@ -180,7 +182,7 @@ def test_pyramid_networks_from_yacs(builder: str) -> None:
         levels = ["p3", "p4", "p5", "p6", "p7"]
         options = ["MODEL.FPN.IN_FEATURES", ["res3", "res4", "res5"]]
     model = build_backbone(
-        config("MODEL.BACKBONE.NAME", builder, "MODEL.TIMM.NAME", "resnet18", *options)
+        config("MODEL.BACKBONE.NAME", builder, "MODEL.DR_TIMM.NAME", "resnet18", *options)
     ).eval()
     assert list(model.output_shape()) == levels
     assert model.size_divisibility == 32
@@ -195,9 +197,9 @@ def test_pyramid_networks_from_yacs(builder: str) -> None:
 def test_simple_pyramid_of_a_vit_from_yacs() -> None:
     model = build_backbone(
         config(
-            *("MODEL.BACKBONE.NAME", "build_timm_simple_fpn_backbone"),
-            *("MODEL.TIMM.NAME", "vit_tiny_patch16_224", "MODEL.FPN.OUT_CHANNELS", 48),
-            *("MODEL.TIMM.OPTIONS.drop_path_rate", 0.1),
+            *("MODEL.BACKBONE.NAME", "build_dr_timm_simple_fpn_backbone"),
+            *("MODEL.DR_TIMM.NAME", "vit_tiny_patch16_224", "MODEL.FPN.OUT_CHANNELS", 48),
+            *("MODEL.DR_TIMM.OPTIONS.drop_path_rate", 0.1),
         )
     ).eval()
     assert {name: shape.channels for name, shape in model.output_shape().items()} == dict.fromkeys(
@@ -254,19 +256,23 @@ def test_lazy_form() -> None:
 @pytest.mark.parametrize(
     ("options", "kind", "names"),
     [
-        (("MODEL.TIMM.NAME", "resnet5O"), ConfigError, ("MODEL.TIMM.NAME", "resnet5O", "resnet50")),
-        (("MODEL.TIMM.NORM", "GN"), ConfigError, ("MODEL.TIMM.NORM", "GN", "SyncBN")),
-        (("MODEL.TIMM.OUT_FEATURES", ["res6"]), ConfigError, ("OUT_FEATURES", "res6", "res5")),
+        (
+            ("MODEL.DR_TIMM.NAME", "resnet5O"),
+            ConfigError,
+            ("MODEL.DR_TIMM.NAME", "resnet5O", "resnet50"),
+        ),
+        (("MODEL.DR_TIMM.NORM", "GN"), ConfigError, ("MODEL.DR_TIMM.NORM", "GN", "SyncBN")),
+        (("MODEL.DR_TIMM.OUT_FEATURES", ["res6"]), ConfigError, ("OUT_FEATURES", "res6", "res5")),
         (("MODEL.PIXEL_MEAN", [0.0]), ConfigError, ("MODEL.PIXEL_MEAN", "3 were expected")),
-        (("MODEL.TIMM.OPTIONS.no_such", 1), ConfigError, ("MODEL.TIMM.OPTIONS", "no_such")),
+        (("MODEL.DR_TIMM.OPTIONS.no_such", 1), ConfigError, ("MODEL.DR_TIMM.OPTIONS", "no_such")),
         (("MODEL.BACKBONE.FREEZE_AT", 9), ConfigError, ("MODEL.BACKBONE.FREEZE_AT", "9")),
-        (("MODEL.TIMM.OPTIONS.pretrained", True), ConfigError, ("pretrained", "MODEL.WEIGHTS")),
-        (("MODEL.TIMM.OPTIONS.out_indices", (1,)), ConfigError, ("OUT_FEATURES",)),
+        (("MODEL.DR_TIMM.OPTIONS.pretrained", True), ConfigError, ("pretrained", "MODEL.WEIGHTS")),
+        (("MODEL.DR_TIMM.OPTIONS.out_indices", (1,)), ConfigError, ("OUT_FEATURES",)),
     ],
 )
 def test_wrong_settings(options: tuple[Any, ...], kind: type[Exception], names: Any) -> None:
     cfg = config(
-        "MODEL.BACKBONE.NAME", "build_timm_backbone", "MODEL.TIMM.NAME", "resnet18", *options
+        "MODEL.BACKBONE.NAME", "build_dr_timm_backbone", "MODEL.DR_TIMM.NAME", "resnet18", *options
     )
     with pytest.raises(kind) as error:
         build_backbone(cfg)
@@ -276,22 +282,22 @@ def test_wrong_settings(options: tuple[Any, ...], kind: type[Exception], names: 
 @pytest.mark.parametrize(
     ("builder", "options", "names"),
     [
-        ("build_timm_fpn_backbone", (), ("MODEL.FPN.IN_FEATURES", "is empty", "res2")),
+        ("build_dr_timm_fpn_backbone", (), ("MODEL.FPN.IN_FEATURES", "is empty", "res2")),
         (
-            "build_timm_fpn_backbone",
+            "build_dr_timm_fpn_backbone",
             ("MODEL.FPN.IN_FEATURES", ["p2"]),
             ("MODEL.FPN.IN_FEATURES", "p2"),
         ),
         (
-            "build_timm_fpn_backbone",
-            ("MODEL.TIMM.NAME", "vit_tiny_patch16_224"),
-            ("one scale", "build_timm_simple_fpn_backbone"),
+            "build_dr_timm_fpn_backbone",
+            ("MODEL.DR_TIMM.NAME", "vit_tiny_patch16_224"),
+            ("one scale", "build_dr_timm_simple_fpn_backbone"),
         ),
-        ("build_timm_simple_fpn_backbone", (), ("res2", "build_timm_fpn_backbone")),
+        ("build_dr_timm_simple_fpn_backbone", (), ("res2", "build_dr_timm_fpn_backbone")),
     ],
 )
 def test_wrong_necks(builder: str, options: tuple[Any, ...], names: tuple[str, ...]) -> None:
-    cfg = config("MODEL.BACKBONE.NAME", builder, "MODEL.TIMM.NAME", "resnet18", *options)
+    cfg = config("MODEL.BACKBONE.NAME", builder, "MODEL.DR_TIMM.NAME", "resnet18", *options)
     with pytest.raises(ConfigError) as error:
         build_backbone(cfg)
     assert all(name in str(error.value) for name in names)
@@ -299,7 +305,7 @@ def test_wrong_necks(builder: str, options: tuple[Any, ...], names: tuple[str, .
 
 def test_keys_that_were_not_added() -> None:
     cfg = get_cfg()
-    cfg.MODEL.BACKBONE.NAME = "build_timm_backbone"
+    cfg.MODEL.BACKBONE.NAME = "build_dr_timm_backbone"
     with pytest.raises(ConfigError, match="add_dr_plugins_config"):
         build_backbone(cfg)
 

@@ -116,7 +116,7 @@ def test_other_files_load_as_ever(yacs: Callable[..., Any], tmp_path: Path) -> N
 
 def test_models_without_such_a_backbone_are_refused(saved: Callable[..., Any]) -> None:
     _, path = saved("resnet18")
-    with pytest.raises(CheckpointError, match="build_timm_fpn_backbone"):
+    with pytest.raises(CheckpointError, match="build_dr_timm_fpn_backbone"):
         DetectionCheckpointer(nn.Linear(1, 1)).load(f"imagenet-plus://{path}")
 
 

@@ -55,7 +55,7 @@ def config(images: Path, shards: Path, validation: Path, tmp_path: Path) -> Call
         cfg.merge_from_list(
             [
                 *("MODEL.META_ARCHITECTURE", "ReinforcedClassifier", "MODEL.DEVICE", "cpu"),
-                *("MODEL.TIMM.NAME", "resnet18", "MODEL.TIMM.NUM_CLASSES", 3),
+                *("MODEL.DR_TIMM.NAME", "resnet18", "MODEL.DR_TIMM.NUM_CLASSES", 3),
                 *("MODEL.PIXEL_MEAN", MEAN, "MODEL.PIXEL_STD", STD, "INPUT.FORMAT", "RGB"),
                 *("DATASETS.TRAIN", (str(images),), "DATASETS.TEST", (str(validation),)),
                 *("REINFORCED.SHARDS", str(shards), "DATALOADER.NUM_WORKERS", 0),
@@ -175,8 +175,8 @@ def test_images_from_0_to_1_where_the_network_has_them() -> None:
 
 WRONG = [
     (("INPUT.FORMAT", "BGR"), ConfigError, "INPUT.FORMAT is 'BGR'"),
-    (("MODEL.TIMM.NAME", "resnet5O"), ConfigError, "MODEL.TIMM.NAME"),
-    (("MODEL.TIMM.NORM", "GN"), ConfigError, "MODEL.TIMM.NORM"),
+    (("MODEL.DR_TIMM.NAME", "resnet5O"), ConfigError, "MODEL.DR_TIMM.NAME"),
+    (("MODEL.DR_TIMM.NORM", "GN"), ConfigError, "MODEL.DR_TIMM.NORM"),
     (("MODEL.PIXEL_STD", [1.0, 1.0, 1.0]), CheckpointError, "MODEL.PIXEL_STD"),
 ]
 
@@ -193,7 +193,7 @@ def test_wrong_models(
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        (("MODEL.TIMM.NUM_CLASSES", 5), "MODEL.TIMM.NUM_CLASSES"),
+        (("MODEL.DR_TIMM.NUM_CLASSES", 5), "MODEL.DR_TIMM.NUM_CLASSES"),
         (("REINFORCED.TEMPERATURE", 2.0), "REINFORCED.TEMPERATURE"),
     ],
 )
@@ -207,7 +207,7 @@ def test_models_that_do_not_fit_the_shard_set(
 
 
 def test_frozen_normalisation_needs_weights(config: Callable[..., Any], tmp_path: Path) -> None:
-    options = ("MODEL.TIMM.NORM", "FrozenBN", "SOLVER.MAX_ITER", 1, "DATASETS.TEST", ())
+    options = ("MODEL.DR_TIMM.NORM", "FrozenBN", "SOLVER.MAX_ITER", 1, "DATASETS.TEST", ())
     with pytest.raises(CheckpointError, match=r"MODEL\.TIMM\.NORM.*'SyncBN'"):
         build(config(*options)).train()
     whole = ReinforcedClassifier("resnet18", num_classes=3)
@@ -270,8 +270,8 @@ def test_backbones_of_the_same_options_are_loaded(
     other_activations: Path, yacs: Callable[..., Any], config: Callable[..., Any]
 ) -> None:
     cfg = yacs(*TIMM)
-    cfg.MODEL.TIMM.OPTIONS.act_layer = "silu"
-    cfg.MODEL.TIMM.OPTIONS.drop_path_rate = 0.3
+    cfg.MODEL.DR_TIMM.OPTIONS.act_layer = "silu"
+    cfg.MODEL.DR_TIMM.OPTIONS.drop_path_rate = 0.3
     use_checkpoint(cfg, f"imagenet-plus://{other_activations}")
     model = build_model(cfg)
     DetectionCheckpointer(model).load(cfg.MODEL.WEIGHTS)
@@ -286,7 +286,7 @@ def test_classifiers_compare_what_they_go_on_with(
         with pytest.raises(CheckpointError, match="act_layer='silu'"):
             DetectionCheckpointer(build_model(config())).load(f"{scheme}{other_activations}")
         cfg = config()
-        cfg.MODEL.TIMM.OPTIONS.act_layer = "silu"
+        cfg.MODEL.DR_TIMM.OPTIONS.act_layer = "silu"
         same = build_model(cfg)
         DetectionCheckpointer(same).load(f"{scheme}{other_activations}")
         assert same.is_loaded
@@ -294,7 +294,7 @@ def test_classifiers_compare_what_they_go_on_with(
     other = ReinforcedClassifier("resnetaa50", num_classes=3)
     DetectionCheckpointer(other, str(tmp_path)).save("other")
     for scheme in ("imagenet-plus://", ""):
-        model = build_model(config("MODEL.TIMM.NAME", "resnet50"))
+        model = build_model(config("MODEL.DR_TIMM.NAME", "resnet50"))
         with pytest.raises(CheckpointError, match="holds resnetaa50, but"):
             DetectionCheckpointer(model).load(f"{scheme}{tmp_path}/other.pth")
 
@@ -315,7 +315,7 @@ def test_checkpoints_without_name_and_options_are_loaded(
 def test_use_checkpoint_of_a_classifier(config: Callable[..., Any], tmp_path: Path) -> None:
     network = ReinforcedClassifier("cvnets_resnet18", num_classes=3)
     DetectionCheckpointer(network, str(tmp_path)).save("before")
-    cfg = config("MODEL.TIMM.NAME", "cvnets_resnet18")
+    cfg = config("MODEL.DR_TIMM.NAME", "cvnets_resnet18")
     use_checkpoint(cfg, f"imagenet-plus://{tmp_path}/before.pth")
     assert (cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD) == ([0.0] * 3, [255.0] * 3)
     classifier = build_model(cfg)

@@ -22,7 +22,7 @@ from dr_plugins.errors import CheckpointError
 from tests.d2_ext.conftest import TIMM
 from tests.dr_plugins.checkpoints.networks import cvnets_state
 
-SIMPLE = ("MODEL.BACKBONE.NAME", "build_timm_simple_fpn_backbone")
+SIMPLE = ("MODEL.BACKBONE.NAME", "build_dr_timm_simple_fpn_backbone")
 ZERO_TO_ONE = ("MODEL.PIXEL_MEAN", [0.0] * 3, "MODEL.PIXEL_STD", [255.0] * 3)
 NO_FREEZING = ("MODEL.BACKBONE.FREEZE_AT", 0)
 PUBLISHED = {
@@ -51,7 +51,7 @@ def test_features_are_those_of_the_published_network(
     name, options = PUBLISHED[arch]
     torch.save(published(arch), tmp_path / "best.pt")
     address = f"imagenet-plus://{tmp_path}/best.pt?source=cvnets&arch={arch}"
-    cfg = yacs(*options, *ZERO_TO_ONE, *NO_FREEZING, "MODEL.TIMM.NAME", name)
+    cfg = yacs(*options, *ZERO_TO_ONE, *NO_FREEZING, "MODEL.DR_TIMM.NAME", name)
     model = build_model(cfg).eval()
     DetectionCheckpointer(model).load(address)
     network = timm.create_model(name).eval()
@@ -63,6 +63,6 @@ def test_features_are_those_of_the_published_network(
         plain = {"norm": False} if arch == "vit_tiny" else {}
         expected = network.forward_intermediates(images, intermediates_only=True, **plain)[-1]
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
-    other = yacs(*options, *NO_FREEZING, "MODEL.TIMM.NAME", name)
+    other = yacs(*options, *NO_FREEZING, "MODEL.DR_TIMM.NAME", name)
     with pytest.raises(CheckpointError, match=r"MODEL\.PIXEL_MEAN: \[0\.0"):
         DetectionCheckpointer(build_model(other)).load(address)

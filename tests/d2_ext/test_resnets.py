@@ -80,7 +80,7 @@ def test_cvnets_resnets_belong_into_the_timm_backbone(
     network = timm.create_model("cvnets_resnet50").eval()
     network.load_state_dict(load_backbone(address, to="timm").state)
     zero_to_one = ("MODEL.PIXEL_MEAN", [0.0] * 3, "MODEL.PIXEL_STD", [255.0] * 3)
-    timm_50 = (*TIMM, "MODEL.TIMM.NAME", "cvnets_resnet50")
+    timm_50 = (*TIMM, "MODEL.DR_TIMM.NAME", "cvnets_resnet50")
     model = build_model(yacs(*timm_50, *zero_to_one)).eval()
     load_reinforced(model, address)
     images = torch.rand(1, 3, 64, 64)

@@ -76,7 +76,7 @@ def test_train_and_evaluate(
     d2_ext.add_dr_plugins_config(cfg)
     deeplab.add_deeplab_config(cfg)
     cfg.merge_from_file(str(EXAMPLES / "deeplab_v3_plus_cvnets_R_50.yaml"))
-    cfg.MODEL.TIMM.NAME = "resnet18"
+    cfg.MODEL.DR_TIMM.NAME = "resnet18"
     d2_ext.use_checkpoint(cfg, f"imagenet-plus://{path}")
     cfg.merge_from_list(
         [

@@ -82,7 +82,7 @@ def metrics(folder: Path) -> list[dict[str, float]]:
 def test_train_net(run: Run, checkpoint: Path, tmp_path: Path) -> None:
     address = f"imagenet-plus://{checkpoint}?source=cvnets&arch=resnet18"
     config = ("--config-file", EXAMPLES / "mask_rcnn_cvnets_R_50_FPN_1x.yaml")
-    options = small(tmp_path, address, "MODEL.TIMM.NAME", "cvnets_resnet18")
+    options = small(tmp_path, address, "MODEL.DR_TIMM.NAME", "cvnets_resnet18")
     done = run(TOOLS / "train_net.py", *config, *options)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "resnet_18 was loaded into backbone.bottom_up" in done.stdout
@@ -98,11 +98,11 @@ def test_train_net(run: Run, checkpoint: Path, tmp_path: Path) -> None:
         ("?source=cvnets&arch=resnet18", (), "holds cvnets_resnet18"),
         (
             "?source=cvnets&arch=resnet18",
-            ("MODEL.TIMM.NAME", "cvnets_resnet18", "INPUT.FORMAT", "BGR"),
+            ("MODEL.DR_TIMM.NAME", "cvnets_resnet18", "INPUT.FORMAT", "BGR"),
             "INPUT.FORMAT: RGB",
         ),
-        ("?arch", ("MODEL.TIMM.NAME", "cvnets_resnet18"), "is not understood"),
-        (None, ("MODEL.TIMM.NAME", "cvnets_resnet18"), "write imagenet-plus://"),
+        ("?arch", ("MODEL.DR_TIMM.NAME", "cvnets_resnet18"), "is not understood"),
+        (None, ("MODEL.DR_TIMM.NAME", "cvnets_resnet18"), "write imagenet-plus://"),
     ],
 )
 def test_train_net_stops_before_it_trains_from_scratch(
@@ -225,7 +225,7 @@ def test_yacs_pretraining(run: Run, tmp_path: Path) -> None:
     done = run(
         EXAMPLES / "pretrain_net.py",
         *("--config-file", EXAMPLES / "pretrain_R_50.yaml", "MODEL.DEVICE", "cpu"),
-        *("MODEL.TIMM.NAME", "resnet18", "MODEL.TIMM.NUM_CLASSES", 3, "SOLVER.MAX_ITER", 2),
+        *("MODEL.DR_TIMM.NAME", "resnet18", "MODEL.DR_TIMM.NUM_CLASSES", 3, "SOLVER.MAX_ITER", 2),
         *("DATASETS.TRAIN", f"('{images}',)", "DATASETS.TEST", f"('{images}',)"),
         *("REINFORCED.SHARDS", shards, "SOLVER.IMS_PER_BATCH", 6, "SOLVER.AMP.ENABLED", False),
         *("DATALOADER.NUM_WORKERS", 0, "OUTPUT_DIR", tmp_path / "run"),
