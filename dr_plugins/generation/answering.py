@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from dr_plugins.errors import TeacherError
 from dr_plugins.generation.feeding import ReadyViews
 from dr_plugins.generation.teachers import Ensemble, check_finite
 from dr_plugins.generation.views import ViewBatch
@@ -50,21 +51,41 @@ class Asker:
 
     Args:
         teacher: On its device.
+        num_classes: How many classes it answers with.
         topk: How many classes of each answer are kept.
         batch_size: Most views in a batch.
     """
 
-    def __init__(self, teacher: Ensemble, topk: int, batch_size: int) -> None:
+    def __init__(self, teacher: Ensemble, num_classes: int, topk: int, batch_size: int) -> None:
         self._answer = teacher.answerer(batch_size)
-        self._topk = topk
+        self._num_classes, self._topk = num_classes, topk
+
+    def probs(self, views: torch.Tensor) -> torch.Tensor:
+        """Return the probabilities of all classes, float32 ``[B, C]``, without waiting for them.
+
+        Raises:
+            TeacherError: It answers with another number of classes.
+        """
+        probs = self._answer(views)
+        if probs.shape[1] != self._num_classes:
+            raise TeacherError(
+                f"the teacher answered a batch of {len(views)} views with {probs.shape[1]} "
+                f"classes, but with {self._num_classes} before; it must always give logits "
+                f"[B, {self._num_classes}]"
+            )
+        return probs
 
     def __call__(self, batch: ViewBatch, ready: ReadyViews) -> Answer:
-        """Start to ask about one batch."""
+        """Start to ask about one batch.
+
+        Raises:
+            TeacherError: The answer has another number of classes.
+        """
         views = ready.take()
         chosen = [part.fingerprinted for part in batch.parts if part.fingerprinted is not None]
         # Before the teacher gets the views, which it might change.
         fingerprinted = views.index_select(0, upload(np.array(chosen, np.int64), views.device))
-        probs = self._answer(views)
+        probs = self.probs(views)
         top = probs.topk(self._topk, dim=1)
         on_cuda = views.device.type == "cuda"  # elsewhere nothing tells when a copy is complete
         kept = (top.values, top.indices, fingerprinted, torch.isfinite(probs).all())

@@ -26,6 +26,7 @@ from dr_plugins.generation.answering import Answer, Asker
 from dr_plugins.generation.background import Background
 from dr_plugins.generation.feeding import Feeder
 from dr_plugins.generation.filling import ShardFiller
+from dr_plugins.generation.resuming import asked_again, check_answers, check_views
 from dr_plugins.generation.teachers import Ensemble, weights_digest
 from dr_plugins.generation.views import ViewBatch, ViewBatches, ViewPlan
 from dr_plugins.policy import Policy
@@ -113,7 +114,9 @@ def reinforce(
     Raises:
         DatasetMismatchError: Teacher and images disagree about the classes, or there are no images.
         ImageReadError: An image cannot be read; finished shards are kept.
-        SettingsMismatchError: `out` holds a set with other settings.
+        SettingsMismatchError: `out` holds a set with other settings, or shards of another teacher.
+        ImageChangedError: An image has changed since its finished shard was made.
+        TeacherError: The teacher's answers are not logits ``[B, C]``, or not the same each time.
         LockedError: Another generator writes to `out`.
         OutputError: A file cannot be written; finished shards are kept.
         DeviceMismatchError: The device makes other views than the CPU.
@@ -154,30 +157,44 @@ def reinforce(
             share = measure_agreement(source, teacher, settings.policy, device)
             check_agreement(share, num_classes, min_agreement)
         plan = ViewPlan(len(keys), settings.samples, settings.shard_images, settings.batch_size)
-        pending = [n for n in range(plan.shards) if not _keep(output, plan, n)]
+        pending = [n for n in range(plan.shards) if not output.keep(n, *_place(plan, n))]
         whole = views_on == "workers" if views_on else device.type != "cuda"
-        batches = ViewBatches(
-            source, keys, plan, pending, settings.policy, layout, settings.seed, whole
-        )
-        pinned = device.type == "cuda"
-        loader = DataLoader(batches, batch_size=None, num_workers=workers, pin_memory=pinned)
+
+        def make(shards: Sequence[int]) -> ViewBatches:
+            return ViewBatches(
+                source, keys, plan, shards, settings.policy, layout, settings.seed, whole
+            )
+
+        feed = Feeder(settings.policy, layout, device)
+        ask = Asker(teacher, num_classes, settings.topk, settings.batch_size)
+        finished = sorted(set(range(plan.shards)) - set(pending))
+        if pending and finished:
+            again = make(asked_again(finished))
+            for batch in _batches(again.first_of_each()):
+                shard = output.stored(batch.shard, *_place(plan, batch.shard))
+                views = feed(batch).take()
+                check_views(batch, shard, layout, keys, views)
+                check_answers(batch, shard, ask, views, identity["precision"], Path(out))
         filler = ShardFiller(output, plan, layout, keys, num_classes)
         with _bar(plan, pending, progress) as bar:
-            _fill(filler, _batches(loader), teacher, settings, device, bar)
+            _fill(filler, _batches(_loader(make(pending), workers, device)), feed, ask, device, bar)
         return output.finish()
+
+
+def _loader(batches: ViewBatches, workers: int, device: torch.device) -> DataLoader[Any]:
+    pinned = device.type == "cuda"
+    return DataLoader(batches, batch_size=None, num_workers=workers, pin_memory=pinned)
 
 
 def _fill(
     filler: ShardFiller,
     batches: Iterable[ViewBatch],
-    teacher: Ensemble,
-    settings: GenerationSettings,
+    feed: Feeder,
+    ask: Asker,
     device: torch.device,
     bar: Any,
 ) -> None:
     """Answer all batches; making views, asking and storing go on at the same time on CUDA."""
-    feed = Feeder(settings.policy, filler.layout, device)
-    ask = Asker(teacher, settings.topk, settings.batch_size)
 
     def store(answer: Answer) -> None:
         bar.update(filler.add(answer))
@@ -239,9 +256,10 @@ def _worker_error(error: Exception) -> WorkerError:
     )
 
 
-def _keep(output: OutputDirectory, plan: ViewPlan, number: int) -> bool:
+def _place(plan: ViewPlan, number: int) -> tuple[tuple[int, int], int]:
+    """The shape of a shard, (images, S), and the row of its first image."""
     rows = plan.rows(number)
-    return output.keep(number, (len(rows), plan.samples), rows.start)
+    return (len(rows), plan.samples), rows.start
 
 
 def _count_classes(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -159,6 +159,10 @@ class ViewBatches(Dataset["ViewBatch | ReinforcementError"]):
             return self._make(shard, self._plan.batch(shard, number))
         except ReinforcementError as error:
             return error
+
+    def first_of_each(self) -> Iterator[ViewBatch | ReinforcementError]:
+        """Yield the first batch of each shard."""
+        return (self[position * self._batches_each] for position in range(len(self._shards)))
 
     def _make(self, shard: int, numbers: range) -> ViewBatch:
         samples, first_row = self._plan.samples, self._plan.rows(shard).start

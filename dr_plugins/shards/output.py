@@ -104,15 +104,23 @@ class OutputDirectory:
         if not path.exists():
             return False
         try:
-            shard = map_shard(
-                path, layout=self._layout, shape=shape, first_row=first_row, set_id=self._set_id
-            )
-            self._check_records(path, shard)
+            self._check_records(path, self.stored(number, shape, first_row))
         except FormatError as error:
             _logger.warning("making a shard again: %s", error)
             return False
         self._entries[number] = FileEntry(path.name, file_digest(path), shape[0])
         return True
+
+    def stored(self, number: int, shape: tuple[int, int], first_row: int) -> Shard:
+        """Map a finished shard; the arguments are those of `keep`.
+
+        Raises:
+            FormatError: It is missing, damaged, or belongs elsewhere.
+        """
+        path = self.directory / shard_name(number)
+        return map_shard(
+            path, layout=self._layout, shape=shape, first_row=first_row, set_id=self._set_id
+        )
 
     def add(self, number: int, shard: Shard) -> None:
         """Write a finished shard.

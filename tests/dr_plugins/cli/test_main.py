@@ -415,7 +415,8 @@ def test_the_console_script_is_killed_and_resumes(tmp_path: Path, photographs: P
     )
     for number in range(3):
         mine, theirs = ShardSet(out).records(number), ShardSet(expected).records(number)
-        assert mine.tobytes() == theirs.tobytes()
+        for name in mine.dtype.names[:-1]:  # the checksums cover what the sets were made with
+            np.testing.assert_array_equal(mine[name], theirs[name])
     assert [entry["images"] for entry in told["shards"]] == [5, 5, 2]
 
 
