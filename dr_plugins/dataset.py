@@ -22,6 +22,7 @@ from dr_plugins.replay import Replayer
 from dr_plugins.shards.reader import ShardSet
 from dr_plugins.sources import ImageSource
 from dr_plugins.targets import SparseTargets
+from dr_plugins.workers import naming_shared_memory, report_lost_batches
 
 __all__ = ["ReinforcedDataset"]
 
@@ -157,6 +158,7 @@ class ReinforcedDataset(Dataset[Sample]):
             ImageChangedError: An image is not the one that was reinforced.
             FormatError: A record or a shard is damaged.
         """
+        report_lost_batches()
         epoch, rows = self.epoch, self._replayer.rows[np.asarray(indices, np.int64)]
         self._count(epoch, len(rows))
         count, hashes = len(rows), self._hashes(rows)
@@ -281,10 +283,12 @@ class ReinforcedDataset(Dataset[Sample]):
 
         Raises:
             TypeError: `transform` and `postprocess` give images of different dtypes.
+            WorkerError: A worker finds no room for the batch in shared memory.
         """
         images, targets = zip(*samples, strict=True)
-        joined = join(images, _stack) if isinstance(images[0], BegunView) else _stack(images)
-        return joined, SparseTargets.stack(targets)
+        with naming_shared_memory():
+            joined = join(images, _stack) if isinstance(images[0], BegunView) else _stack(images)
+            return joined, SparseTargets.stack(targets)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)

@@ -82,7 +82,7 @@ class OutputError(ReinforcementError):
 
 
 class WorkerError(ReinforcementError):
-    """A worker process died without an error of its own."""
+    """A worker process died, or cannot hand over a batch."""
 
 
 class LockedError(OutputError):

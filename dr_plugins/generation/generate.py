@@ -35,6 +35,7 @@ from dr_plugins.shards.manifest import Manifest
 from dr_plugins.shards.output import OutputDirectory, locked
 from dr_plugins.shards.records import RecordLayout, target_fields
 from dr_plugins.sources import ImageSource
+from dr_plugins.workers import check_room
 
 __all__ = ["GenerationSettings", "reinforce"]
 
@@ -120,6 +121,7 @@ def reinforce(
         LockedError: Another generator writes to `out`.
         OutputError: A file cannot be written; finished shards are kept.
         DeviceMismatchError: The device makes other views than the CPU.
+        WorkerError: A worker died, or shared memory is too small for the workers' batches.
         ValueError: `views_on` is none of the two.
 
     Example:
@@ -182,6 +184,7 @@ def reinforce(
 
 
 def _loader(batches: ViewBatches, workers: int, device: torch.device) -> DataLoader[Any]:
+    check_room(workers, len(batches), batches.batch_bytes)
     pinned = device.type == "cuda"
     return DataLoader(batches, batch_size=None, num_workers=workers, pin_memory=pinned)
 

@@ -20,6 +20,7 @@ from dr_plugins.shards.key_index import KeyIndex
 from dr_plugins.shards.records import RecordLayout
 from dr_plugins.shards.shard import fingerprinted_sample
 from dr_plugins.sources import ImageSource
+from dr_plugins.workers import report_lost_batches
 
 __all__ = ["ImagePart", "ViewBatch", "ViewBatches", "ViewPlan"]
 
@@ -153,12 +154,21 @@ class ViewBatches(Dataset["ViewBatch | ReinforcementError"]):
 
     def __getitem__(self, index: int) -> ViewBatch | ReinforcementError:
         """Return batch `index`, or the error that stands in its way."""
+        report_lost_batches()
         position, number = divmod(index, self._batches_each)
         shard = self._shards[position]
         try:
             return self._make(shard, self._plan.batch(shard, number))
         except ReinforcementError as error:
             return error
+
+    @property
+    def batch_bytes(self) -> int:
+        """Bytes of a batch that has finished views; 0 where it has pictures of unknown sizes."""
+        if self._sends_pictures:
+            return 0
+        height, width = self._policy.view_size
+        return self._plan.batch_size * (3 * height * width + self._layout.itemsize)
 
     def first_of_each(self) -> Iterator[ViewBatch | ReinforcementError]:
         """Yield the first batch of each shard."""
