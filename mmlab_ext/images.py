@@ -16,7 +16,7 @@ from dr_plugins.images import open_image
 from dr_plugins.sources import open_source
 from mmlab_ext.errors import ConfigError
 
-__all__ = ["KEY", "decodes_to_bgr", "open_images"]
+__all__ = ["KEY", "open_images"]
 
 KEY = "train_dataloader.dataset"
 _LOADING = "LoadImageFromFile"
@@ -46,12 +46,6 @@ def open_images(images: Any, class_map: str | None = None, train: bool = True) -
     if isinstance(dataset, BaseDataset):
         return ImageSource(_Listed(dataset), _keys(dataset))
     return ImageSource(dataset)
-
-
-def decodes_to_bgr(dataset: Any) -> bool:
-    """Whether a dataset's pipeline decodes images in OpenMMLab's way, and does not convert them."""
-    steps = getattr(getattr(dataset, "pipeline", None), "transforms", ())
-    return any(type(step).__name__ == _LOADING for step in steps)
 
 
 class _Listed:

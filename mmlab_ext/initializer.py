@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from mmengine.logging import print_log
@@ -27,11 +28,27 @@ class Pretrained(PretrainedInit):
         checkpoint: See `CheckpointLocation.parse`; any other text is MMEngine's.
         prefix: Not for ours.
         map_location: Not for ours.
+        new_keys: For ours alone; see `load_into`.
 
     Raises:
         CheckpointError: When a module is initialised with what does not fit it.
         BackboneError: When it is a module that checkpoints cannot be converted to.
     """
+
+    def __init__(
+        self,
+        checkpoint: str,
+        prefix: str | None = None,
+        map_location: Any = "cpu",
+        new_keys: Sequence[str] = (),
+    ) -> None:
+        super().__init__(checkpoint, prefix, map_location)
+        self.new_keys = [new_keys] if isinstance(new_keys, str) else list(new_keys)
+        if self.new_keys and not checkpoint.startswith(SCHEME):
+            raise CheckpointError(
+                f"init_cfg: new_keys={self.new_keys} is for {SCHEME} checkpoints, and this is "
+                f"{checkpoint}; write {SCHEME}{checkpoint}"
+            )
 
     def __call__(self, module: nn.Module) -> None:
         """Load the checkpoint into a module."""
@@ -45,10 +62,10 @@ class Pretrained(PretrainedInit):
                 f"found out"
             )
         try:
-            weights = load_into(module, self.checkpoint, head=True)
+            loaded = load_into(module, self.checkpoint, head=True, new_keys=self.new_keys)
         except (CheckpointError, BackboneError) as error:
             raise type(error)(f"{key}: {error}") from error
-        print_log(f"{key}: {describe(weights, self.checkpoint)}", logger="current")
+        print_log(f"{key}: {describe(loaded, self.checkpoint)}", logger="current")
         if hasattr(module, "_params_init_info"):
             update_init_info(module, init_info=self._get_init_info())
 

@@ -2,77 +2,157 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+import contextlib
+from collections.abc import Iterable, Mapping, Sequence
+from fnmatch import fnmatchcase
+from typing import NamedTuple
 
 import torch
 from torch import nn
 
-from dr_plugins.checkpoints import BackboneWeights, CheckpointLocation, load_backbone
+from dr_plugins.checkpoints import (
+    BackboneWeights,
+    CheckpointLocation,
+    InputConvention,
+    load_backbone,
+    read_metadata,
+)
 from dr_plugins.checkpoints.keys import is_counter
+from dr_plugins.checkpoints.resnets import check_layers
 from dr_plugins.errors import BackboneError, CheckpointError
 from mmlab_ext.classifier import TimmClassifier
 from mmlab_ext.features import TimmFeatures
+from mmlab_ext.resnets import check_style, is_shared_head, native_arch
 
-__all__ = ["load_into", "native_arch"]
+__all__ = ["Loaded", "load_into", "load_parts"]
 
-# Whose modules, apart from names, compute what timm's and torchvision's do.
-_HOSTS = ("mmdet", "mmseg")
-_NATIVE = {"ResNet": "resnet{}", "ResNetV1d": "resnet{}d"}
+State = Mapping[str, torch.Tensor]
+
+# Options of timm's ResNets that leave the function of a stage as it is.
+_FREE = {"drop_path_rate", "output_stride"}
 
 
-def native_arch(module: nn.Module) -> str | None:
-    """What timm calls a ResNet of MMDetection or MMSegmentation; None for any other module.
+class Loaded(NamedTuple):
+    """What a module was given.
 
-    Raises:
-        BackboneError: It is a variant that no checkpoint of another library fits.
+    Attributes:
+        weights: What the checkpoint holds, in the host's names.
+        keys: Tensors of the module that were loaded and compared.
+        new: Tensors of the module that are not from the checkpoint, as was asked for.
     """
-    kind: Any = type(module)
-    name = _NATIVE.get(kind.__name__)
-    if name is None or kind.__module__.partition(".")[0] not in _HOSTS:
-        return None
-    network: Any = module
-    if network.style != "pytorch":
-        raise BackboneError(
-            f"style is {network.style!r}, which strides in the first convolution of a block; set "
-            f"style='pytorch'"
-        )
-    conv = (network.conv_cfg or {}).get("type", "Conv2d")
-    if conv not in ("Conv", "Conv2d"):
-        raise BackboneError(
-            f"conv_cfg.type is {conv!r}, which computes something else; leave it out"
-        )
-    if (network.deep_stem, network.avg_down) != ((kind.__name__ == "ResNetV1d"),) * 2:
-        raise BackboneError(
-            f"deep_stem={network.deep_stem} and avg_down={network.avg_down} make a network that is "
-            f"neither ResNet nor ResNetV1d; leave them out"
-        )
-    return name.format(network.depth)
+
+    weights: BackboneWeights
+    keys: list[str]
+    new: list[str]
+
+    @property
+    def convention(self) -> InputConvention:
+        """The images that the network was trained on."""
+        return self.weights.convention
 
 
 def load_into(
-    module: nn.Module, location: CheckpointLocation | str, *, head: bool = False
-) -> BackboneWeights:
+    module: nn.Module,
+    location: CheckpointLocation | str,
+    *,
+    head: bool = False,
+    new_keys: Sequence[str] = (),
+) -> Loaded:
     """Load a checkpoint into a backbone or a classifier, and make sure that it is there.
 
     Args:
-        module: `TimmFeatures`, `TimmClassifier`, or a ResNet of MMDetection or MMSegmentation.
+        module: `TimmFeatures`, `TimmClassifier`, a ResNet of MMDetection or MMSegmentation, or
+            MMDetection's `ResLayer`.
         location: The checkpoint.
         head: Of a classifier, load the last layer too.
+        new_keys: Names of tensors of the module, with wildcards (``*.conv_offset.*``), that may
+            be missing in the checkpoint and keep their values.
 
     Returns:
-        What was read.
+        What was loaded.
 
     Raises:
         CheckpointError: The checkpoint does not fit.
-        BackboneError: Another kind of module.
+        BackboneError: Another kind of module, or one that computes something else.
     """
+    return load_parts({"": module}, location, head=head, new_keys=new_keys)[""]
+
+
+def load_parts(
+    parts: Mapping[str, nn.Module],
+    location: CheckpointLocation | str,
+    *,
+    head: bool = False,
+    new_keys: Sequence[str] = (),
+) -> dict[str, Loaded]:
+    """Load a checkpoint into a backbone and the stages of it that stand elsewhere in a model.
+
+    Args:
+        parts: By their names in the model: the backbone (or what else `load_into` takes), then any
+            number of MMDetection's `ResLayer`.
+        location: See `load_into`.
+        head: Likewise.
+        new_keys: Likewise, of names in the model.
+
+    Raises:
+        CheckpointError: See `load_into`.
+        BackboneError: Likewise.
+    """
+    if isinstance(location, str):
+        location = CheckpointLocation.parse(location)
+    (name, module), *stages = parts.items()
     if isinstance(module, TimmFeatures):
         weights = module.body.load(location)
-        return _confirm(module.body, module.body.adapt(weights.state), weights)
-    if isinstance(module, TimmClassifier):
-        weights = load_backbone(location, to="timm", arch=module.arch, options=module.options)
-        return _load(module.model, _of_classifier(module, weights.state, head), weights)
+        first = _confirm(module.body, module.body.adapt(weights.state), weights)
+    elif isinstance(module, TimmClassifier):
+        first = _load_classifier(module, location, head)
+    elif is_shared_head(module):
+        first = _load_stage(module, _weights_of_stage(location), _Names(name, new_keys))
+    else:
+        first = _load_resnet(module, location, _Names(name, new_keys))
+    loaded = {name: first}
+    for key, stage in stages:
+        options = module.body.options if isinstance(module, TimmFeatures) else ()
+        loaded[key] = _load_stage(stage, first.weights, _Names(key, new_keys), options)
+    _check_new_keys(new_keys, [key for each in loaded.values() for key in each.new])
+    return loaded
+
+
+class _Names(NamedTuple):
+    """What the tensors of a module are called in its model, and which of them may be new."""
+
+    prefix: str
+    new_keys: Sequence[str]
+
+    def allow(self, key: str) -> bool:
+        name = f"{self.prefix}.{key}" if self.prefix else key
+        return any(fnmatchcase(name, pattern) for pattern in self.new_keys)
+
+
+def _check_new_keys(patterns: Sequence[str], new: Sequence[str]) -> None:
+    """Refuse patterns that allow for nothing, such as misspelled ones."""
+    for pattern in patterns:
+        if not any(fnmatchcase(key, pattern) for key in new):
+            raise CheckpointError(
+                f"new_keys has {pattern!r}, which fits no tensor that the checkpoint lacks"
+                + (f" (it lacks {', '.join(new[:3])})" if new else "")
+                + "; leave it out, or write the names as the model's state_dict() does"
+            )
+
+
+def _load_stage(
+    module: nn.Module, weights: BackboneWeights, names: _Names, options: Iterable[str] = ()
+) -> Loaded:
+    """Load the stage that a C4 model of MMDetection has behind its RoIs."""
+    check_style(module)
+    depth = weights.report.model.partition(".")[0].removeprefix("cvnets_").removeprefix("resnet")
+    # timm's variants of ResNets share names with plain ones, and compute something else.
+    is_plain = (depth.isdigit() and _FREE.issuperset(options)) or weights.report.to == "mmengine"
+    check_layers(module, weights.state)
+    return _load(module, weights.state if is_plain else {}, weights, names)
+
+
+def _load_resnet(module: nn.Module, location: CheckpointLocation, names: _Names) -> Loaded:
     arch = native_arch(module)
     if arch is None:
         raise BackboneError(
@@ -82,64 +162,74 @@ def load_into(
             f"dict(type='TimmFeatures', model=NAME), with timm's name of the checkpoint's network"
         )
     weights = load_backbone(location, to="mmengine", arch=arch)
-    return _load(module, _of_stages(module, weights.state), weights)
+    check_layers(module, weights.state)
+    return _load(module, weights.state, weights, names)
 
 
-def _of_stages(module: Any, state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Without the last stages, where the backbone was built without them."""
-    later = tuple(f"layer{stage}." for stage in range(module.num_stages + 1, 5))
-    return {key: value for key, value in state.items() if not (later and key.startswith(later))}
+def _weights_of_stage(location: CheckpointLocation) -> BackboneWeights:
+    """The network of a stage, which does not show of which network it is."""
+    layout = None
+    with contextlib.suppress(CheckpointError):
+        layout = read_metadata(location.file).get("layout")
+    return load_backbone(location, to="mmengine" if layout == "mmengine" else "timm")
 
 
-def _of_classifier(
-    module: TimmClassifier, state: Mapping[str, torch.Tensor], head: bool
-) -> dict[str, torch.Tensor]:
+def _load_classifier(module: TimmClassifier, location: CheckpointLocation, head: bool) -> Loaded:
     from dr_models.networks import classifier_names
 
-    prefixes = tuple(f"{name}." for name in classifier_names(module.model))
-    kept = {key: value for key, value in state.items() if head or not key.startswith(prefixes)}
-    own: dict[str, torch.Tensor] = module.model.state_dict()
-    for key, value in own.items():
-        if not key.startswith(prefixes):
-            continue
-        if not head:
-            kept[key] = value
-        elif key not in kept or kept[key].shape != value.shape:
-            found = f"has {len(kept[key])}" if key in kept else "comes without a classifier"
+    weights = load_backbone(location, to="timm", arch=module.arch, options=module.options)
+    last = _Names("", [f"{name}.*" for name in classifier_names(module.model)])
+    if not head:
+        kept = {key: value for key, value in weights.state.items() if not last.allow(key)}
+        return _load(module.model, kept, weights, last)
+    for key in filter(last.allow, module.model.state_dict()):
+        found = weights.state.get(key)
+        if found is None or len(found) != module.num_classes:
+            got = "comes without a classifier" if found is None else f"has {len(found)}"
             raise CheckpointError(
-                f"the checkpoint {found}, but model.num_classes is {module.num_classes}; to leave "
-                f"out the last layer use custom_hooks=[dict(type='ReinforcedBackboneHook', ...)]"
+                f"the checkpoint {got}, but model.num_classes is {module.num_classes}; to leave "
+                f"out the last layer use default_hooks=dict(backbone="
+                f"dict(type='ReinforcedBackboneHook', ...))"
             )
-    return kept
+    return _load(module.model, weights.state, weights, _Names("", ()))
 
 
-def _load(
-    module: nn.Module, state: Mapping[str, torch.Tensor], weights: BackboneWeights
-) -> BackboneWeights:
+def _load(module: nn.Module, state: State, weights: BackboneWeights, names: _Names) -> Loaded:
     own = module.state_dict()
-    problems = [f"{key} is not in the checkpoint" for key in own if key not in state]
-    problems = [text for text in problems if not is_counter(text.partition(" ")[0])]
-    problems += [f"{key} is not in the model" for key in state if key not in own]
+    kept = {key: value for key, value in state.items() if _has_place(module, key)}
+    missing = [key for key in own if key not in kept and not is_counter(key)]
+    new = [key for key in missing if names.allow(key)]
+    problems = [f"{key} is not in the checkpoint" for key in missing if key not in new]
+    problems += [f"{key} is not in the model" for key in kept if key not in own]
     problems += [
         f"{key} has shape {list(value.shape)} in the checkpoint, {list(own[key].shape)} in the "
         f"model"
-        for key, value in state.items()
+        for key, value in kept.items()
         if key in own and own[key].shape != value.shape
     ]
     if problems:
         raise CheckpointError(
             f"{len(problems)} tensors do not fit: {'; '.join(problems[:3])}. Configure the "
-            f"{type(module).__name__} as the network that was trained"
+            f"{type(module).__name__} as the network that was trained; tensors that are meant to "
+            f"be new, such as those of deformable convolutions, are named by new_keys"
         )
-    module.load_state_dict(state, strict=True)
-    return _confirm(module, state, weights)
+    module.load_state_dict({**{key: own[key] for key in new}, **kept}, strict=True)
+    loaded = _confirm(module, kept, weights)
+    prefix = f"{names.prefix}." if names.prefix else ""
+    return loaded._replace(new=[f"{prefix}{key}" for key in new])
 
 
-def _confirm(
-    module: nn.Module, state: Mapping[str, torch.Tensor], weights: BackboneWeights
-) -> BackboneWeights:
+def _has_place(module: nn.Module, key: str) -> bool:
+    """Whether a tensor belongs to this module, and not to a stage that stands elsewhere."""
+    part = key.partition(".")[0]
+    return hasattr(module, part) or not (part.startswith("layer") or is_shared_head(module))
+
+
+def _confirm(module: nn.Module, state: State, weights: BackboneWeights) -> Loaded:
     """Compare every tensor of the module with the checkpoint's."""
-    for key, value in module.state_dict().items():
-        if key in state and not torch.equal(value, state[key].to(value)):
+    own = module.state_dict()
+    keys = [key for key in own if key in state]
+    for key in keys:
+        if not torch.equal(own[key], state[key].to(own[key])):
             raise CheckpointError(f"{key} was not loaded: the model still holds other values")
-    return weights
+    return Loaded(weights, keys, [])

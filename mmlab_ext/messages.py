@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from dr_plugins.checkpoints import BackboneWeights
+from mmlab_ext.loading import Loaded
 
 __all__ = ["describe"]
 
 
-def describe(weights: BackboneWeights, checkpoint: str) -> str:
+def describe(loaded: Loaded, checkpoint: str) -> str:
     """One line: what was loaded, from which layout, and what the network expects."""
-    report, (mean, std) = weights.report, weights.convention.for_range(255)
-    dropped = f", {len(report.dropped)} of the classifier left out" if report.dropped else ""
+    report, (mean, std) = loaded.weights.report, loaded.convention.for_range(255)
+    left = len(loaded.weights.state) + len(report.dropped) - len(loaded.keys)
+    unused = f", {left} of the checkpoint's have no place here" if left else ""
+    new = f", {len(loaded.new)} new ones keep their values" if loaded.new else ""
     return (
-        f"{report.arch} from {checkpoint} ({report.layout} layout): {len(weights.state)} tensors "
-        f"loaded and compared{dropped}; it expects RGB with mean={_round(mean)} and "
+        f"{report.arch} from {checkpoint} ({report.layout} layout): {len(loaded.keys)} tensors "
+        f"loaded and compared{unused}{new}; it expects RGB with mean={_round(mean)} and "
         f"std={_round(std)}"
     )
 

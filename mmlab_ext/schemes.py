@@ -24,7 +24,7 @@ def refuse_to_load_loosely(filename: str, map_location: Any = None) -> NoReturn:
     """
     raise CheckpointError(
         f"{filename} would be loaded by MMEngine, which only warns where nothing fits. In a config "
-        f"use custom_hooks=[dict(type='ReinforcedBackboneHook', checkpoint=...)] or "
+        f"use default_hooks=dict(backbone=dict(type='ReinforcedBackboneHook', checkpoint=...)) or "
         f"init_cfg=dict(type='Pretrained', checkpoint=...) of the backbone, not load_from; in a "
         f"program mmlab_ext.load_into(model.backbone, checkpoint)"
     )

@@ -6,12 +6,17 @@ differ: all of these stride in the 3×3 convolution of a bottleneck and use an e
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Container
 
-from dr_plugins.errors import CheckpointError
+from torch import nn
 
-__all__ = ["HOST_RESNETS", "SHARED", "backbone_renamer"]
+from dr_plugins.errors import BackboneError, CheckpointError
+
+__all__ = ["HOST_RESNETS", "SHARED", "backbone_renamer", "check_layers"]
+
+_EPS = 1e-5
 
 _PLAIN = {f"resnet{depth}" for depth in (18, 34, 50, 101, 152)}
 # Not 18 and 34: there OpenMMLab projects in the first stage as well, and timm does not.
@@ -96,3 +101,42 @@ def backbone_renamer(arch: str, to: str) -> tuple[str, dict[str, object], Rename
             f"(--to timm), and use the timm backbone of the {to} extension"
         )
     return HOST_RESNETS[to][arch]
+
+
+def check_layers(network: nn.Module, loaded: Container[str]) -> None:
+    """Refuse layers that hold a plain ResNet's tensors and compute something else with them.
+
+    A state dict shows neither the eps of a normalisation nor how a convolution pads.
+
+    Args:
+        network: A host's ResNet, or a stage of one.
+        loaded: Names of the tensors that come from a checkpoint; only their layers are compared.
+
+    Raises:
+        BackboneError: A layer differs.
+
+    Example:
+        >>> check_layers(nn.Sequential(nn.BatchNorm2d(3, eps=1e-3)), ["0.running_var"])
+        Traceback (most recent call last):
+        dr_plugins.errors.BackboneError: 0 normalises with eps 0.001, but the network was trained \
+with 1e-05: all tensors fit, and the features would be wrong. Set the eps to 1e-05
+    """
+    for name, layer in network.named_modules():
+        normalises = f"{name}.running_var" in loaded
+        eps = getattr(layer, "eps", _EPS)
+        if normalises and not math.isclose(eps, _EPS):
+            raise BackboneError(
+                f"{name} normalises with eps {eps:g}, but the network was trained with {_EPS:g}: "
+                f"all tensors fit, and the features would be wrong. Set the eps to {_EPS:g}"
+            )
+        if normalises and isinstance(layer, nn.modules.instancenorm._InstanceNorm):
+            raise BackboneError(
+                f"{name} is {type(layer).__name__}, but the network was trained with batch "
+                f"normalisation: all tensors fit, and the features would be wrong"
+            )
+        padding = getattr(layer, "padding_mode", "zeros")
+        if f"{name}.weight" in loaded and padding != "zeros":
+            raise BackboneError(
+                f"{name} pads with {padding!r}, but the network was trained with 'zeros'; leave "
+                f"padding_mode out"
+            )

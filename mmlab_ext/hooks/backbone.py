@@ -2,57 +2,63 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from torch import nn
 
-from dr_plugins.checkpoints import (
-    BackboneWeights,
-    CheckpointLocation,
-    InputConvention,
-    check_convention,
-)
+from dr_plugins.checkpoints import CheckpointLocation, InputConvention, check_convention
 from dr_plugins.errors import ReinforcementError
 from mmlab_ext.classifier import TimmClassifier
 from mmlab_ext.errors import ConfigError
-from mmlab_ext.images import decodes_to_bgr
-from mmlab_ext.loading import load_into
+from mmlab_ext.features import TimmFeatures
+from mmlab_ext.hooks.inputs import InputsHook, bare_model, bare_preprocessor
+from mmlab_ext.loading import load_parts
 from mmlab_ext.messages import describe
+from mmlab_ext.pipelines import decodes_to_bgr
 from mmlab_ext.preprocessor import TimmDataPreprocessor
+from mmlab_ext.resnets import is_native, is_shared_head
 
 __all__ = ["ReinforcedBackboneHook"]
 
-_NAME = "custom_hooks: ReinforcedBackboneHook"
+_NAME = "ReinforcedBackboneHook"
 
 
 @HOOKS.register_module()
-class ReinforcedBackboneHook(Hook):
+class ReinforcedBackboneHook(InputsHook):
     """Loads a checkpoint into ``model.backbone`` before training, whole or not at all.
 
     Sets nothing else: neither mean and std, which are compared, nor what is frozen. It loads after
     every ``init_cfg`` and before the first step, and not when a run is resumed. Of a
-    `TimmClassifier` it loads all but the last layer.
+    `TimmClassifier` it loads all but the last layer. The stage that C4 models of MMDetection have
+    in ``roi_head.shared_head`` is loaded with the backbone.
 
     Args:
         checkpoint: A path, or ``imagenet-plus://PATH`` with options.
         source: Whose layout: ``auto``, ``cvnets``, ``timm`` or ``torchvision``.
         arch: The network, where the checkpoint does not tell; see `CheckpointLocation`.
-        check_inputs: Compare the model's data preprocessor with what the network was trained on;
-            switch it off where the pipeline normalises.
+        check_inputs: Compare the model's data preprocessor with what the network was trained on,
+            and refuse images that the pipeline has normalised; switch it off where that is meant.
+        module: Where the backbone is in the model, such as ``student.backbone``.
+        new_keys: Names of the model's tensors, with wildcards (``*.conv_offset.*``), that may be
+            missing in the checkpoint and keep their values: those of deformable convolutions and
+            of ``plugins``.
 
     Raises:
-        ConfigError: Before training: the config contradicts itself.
+        ConfigError: Before training: the config contradicts itself, or images are normalised
+            twice.
         CheckpointError: Before training: the checkpoint does not fit.
 
     Example:
-        A config of MMDetection or MMSegmentation::
+        A config of MMDetection or MMSegmentation. In ``default_hooks``, unlike ``custom_hooks``,
+        the base config's hooks stay::
 
             custom_imports = dict(imports=["mmlab_ext"])
             model = dict(backbone=dict(init_cfg=None))
-            custom_hooks = [dict(type="ReinforcedBackboneHook", checkpoint="resnet50.safetensors")]
+            default_hooks = dict(
+                backbone=dict(type="ReinforcedBackboneHook", checkpoint="resnet50.safetensors")
+            )
     """
 
     priority = "VERY_HIGH"
@@ -63,6 +69,8 @@ class ReinforcedBackboneHook(Hook):
         source: str = "auto",
         arch: str | None = None,
         check_inputs: bool = True,
+        module: str = "backbone",
+        new_keys: Sequence[str] = (),
     ) -> None:
         try:
             self.location = CheckpointLocation.parse(checkpoint, source=source, arch=arch)
@@ -70,6 +78,8 @@ class ReinforcedBackboneHook(Hook):
             raise ConfigError(f"{_NAME}: {error}") from error
         self.checkpoint = checkpoint
         self.check_inputs = check_inputs
+        self.module = module
+        self.new_keys = [new_keys] if isinstance(new_keys, str) else list(new_keys)
         self._loaded_by_runner = False
 
     def after_load_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
@@ -79,19 +89,29 @@ class ReinforcedBackboneHook(Hook):
     # Not before_run: that is before the model's own init_cfg.
     def before_train(self, runner: Any) -> None:
         """Load the backbone."""
+        super().before_train(runner)
         if self._loaded_by_runner:
             self._leave(runner)
             return
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        backbone = self._find(model)
+        model = bare_model(runner)
+        name, backbone = self._find(model)
         try:
-            weights = load_into(backbone, self.location)
+            parts = _parts(model, name, backbone)
+            loaded = load_parts(parts, self.location, new_keys=self.new_keys)
             if self.check_inputs:
-                _check_inputs(model, weights.convention)
+                _check_inputs(model, loaded[name].convention)
                 _check_channels(model, runner.train_dataloader.dataset)
         except ReinforcementError as error:
             raise type(error)(f"{_NAME}.checkpoint: {error}") from error
-        runner.logger.info(f"ReinforcedBackboneHook: {_describe(weights, self.checkpoint)}")
+        for key, each in loaded.items():
+            runner.logger.info(f"{_NAME}: model.{key} is {describe(each, self.checkpoint)}")
+        others = [key for key, _ in _backbones(model) if key not in loaded]
+        if others:
+            runner.logger.warning(
+                f"{_NAME}: nothing was loaded into model.{', model.'.join(others)}; name it in "
+                f"the `module` of another {_NAME}, or give it an init_cfg, unless something else "
+                f"loads it"
+            )
 
     def _leave(self, runner: Any) -> None:
         if not runner._resume:
@@ -99,31 +119,48 @@ class ReinforcedBackboneHook(Hook):
                 f"load_from gives weights for the whole model, and {_NAME} for its backbone; "
                 f"remove one of the two"
             )
-        runner.logger.info("ReinforcedBackboneHook: training is resumed, nothing was loaded")
+        runner.logger.info(f"{_NAME}: training is resumed, nothing was loaded")
 
-    def _find(self, model: nn.Module) -> nn.Module:
+    def _find(self, model: nn.Module) -> tuple[str, nn.Module]:
         if isinstance(model, TimmClassifier):
-            return model
-        backbone = getattr(model, "backbone", None)
-        if not isinstance(backbone, nn.Module):
+            return "model", model
+        modules = dict(model.named_modules())
+        backbone = modules.get(self.module)
+        if backbone is None:
+            names = [name for name, _ in _backbones(model)]
             raise ConfigError(
-                f"{_NAME}: model.type is {type(model).__name__}, which has no backbone; remove the "
-                f"hook, or use a detector, a segmentor or TimmClassifier"
+                f"{_NAME}: model.type is {type(model).__name__}, which has no {self.module}; "
+                + (f"set module to one of {names}" if names else "it holds no backbone at all")
             )
         if isinstance(backbone, TimmClassifier):
             raise ConfigError(
-                f"model.backbone.type is TimmClassifier, whose classifier is in the way; use "
+                f"model.{self.module}.type is TimmClassifier, whose classifier is in the way; use "
                 f"dict(type='TimmFeatures', model={backbone.arch!r})"
             )
-        return backbone
+        return self.module, backbone
 
 
-def _describe(weights: BackboneWeights, checkpoint: str) -> str:
-    return f"model.backbone is {describe(weights, checkpoint)}"
+def _parts(model: nn.Module, name: str, backbone: nn.Module) -> dict[str, nn.Module]:
+    """The backbone, and the stages of it that stand elsewhere in the same detector."""
+    owner = name.rpartition(".")[0]
+    prefix = f"{owner}." if owner else ""
+    stages = {
+        key: part
+        for key, part in model.named_modules()
+        if key.startswith(prefix) and is_shared_head(part)
+    }
+    return {name: backbone, **stages}
+
+
+def _backbones(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """What a checkpoint could be loaded into, by names."""
+    for name, part in model.named_modules():
+        if isinstance(part, TimmFeatures) or is_native(part):
+            yield name, part
 
 
 def _check_inputs(model: Any, convention: InputConvention) -> None:
-    preprocessor, host = model.data_preprocessor, "model.data_preprocessor"
+    preprocessor, host = bare_preprocessor(model), "model.data_preprocessor"
     mean, std = getattr(preprocessor, "mean", None), getattr(preprocessor, "std", None)
     if mean is None or std is None:
         expected = [list(values) for values in convention.for_range(255)]

@@ -8,8 +8,6 @@ import numpy as np
 import torch
 from mmengine import dist
 from mmengine.dataset import InfiniteSampler, pseudo_collate
-from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import EpochBasedTrainLoop
 
@@ -18,7 +16,8 @@ from dr_plugins.errors import ImageChangedError
 from dr_plugins.replay import Replayer
 from mmlab_ext.datasets import ReinforcedDataset
 from mmlab_ext.errors import ConfigError
-from mmlab_ext.images import decodes_to_bgr
+from mmlab_ext.hooks.inputs import InputsHook, bare_model
+from mmlab_ext.pipelines import decodes_to_bgr
 from mmlab_ext.preprocessor import TimmDataPreprocessor
 
 __all__ = ["ReinforcementHook"]
@@ -27,7 +26,7 @@ _KEY = "train_dataloader.dataset"
 
 
 @HOOKS.register_module()
-class ReinforcementHook(Hook):
+class ReinforcementHook(InputsHook):
     """Tells the dataset the epoch, and checks before the first step that all fits together.
 
     It refuses what would augment or mix a second time, and replays a few images to see that the
@@ -64,7 +63,8 @@ class ReinforcementHook(Hook):
         """Check the config, the model and the images."""
         dataset = _dataset(runner)
         _check_loop(runner)
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        super().before_train(runner)
+        model = bare_model(runner)
         _check_preprocessor(runner, model.data_preprocessor, dataset)
         _check_model(model, dataset)
         _check_validation(runner, dataset)

@@ -1,0 +1,92 @@
+"""What the images of a dataset pass through, and what they are when the model gets them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+
+from mmlab_ext.errors import ConfigError
+
+__all__ = ["decodes_to_bgr", "refuse_normalised", "refuse_normalising", "steps"]
+
+_PLAIN = (str, bytes, int, float, type, ModuleType, np.ndarray, torch.Tensor)
+_LONG = 1000  # lists of images and annotations, not of transforms
+
+
+def steps(dataset: Any) -> Iterator[Any]:
+    """The dataset, what it wraps, and all their transforms, however they are nested."""
+    seen: set[int] = set()
+    waiting = [dataset]
+    while waiting:
+        part = waiting.pop()
+        if id(part) in seen or isinstance(part, _PLAIN):
+            continue
+        seen.add(id(part))
+        if isinstance(part, Mapping | list | tuple):
+            if len(part) <= _LONG:
+                waiting += part.values() if isinstance(part, Mapping) else part
+        else:
+            yield part
+            waiting += getattr(part, "__dict__", {}).values()
+
+
+def decodes_to_bgr(dataset: Any) -> bool:
+    """Whether a dataset decodes images in OpenMMLab's way, and does not convert them."""
+    return any(type(step).__name__ == "LoadImageFromFile" for step in steps(dataset))
+
+
+def refuse_normalising(dataset: Any, key: str) -> None:
+    """Refuse a dataset whose transforms normalise before ``model.data_preprocessor`` does.
+
+    Args:
+        dataset: With a pipeline, or around such datasets.
+        key: Its name in the config.
+
+    Raises:
+        ConfigError: It has a transform called ``Normalize``, of whatever library.
+    """
+    for step in steps(dataset):
+        kind = next((c for c in type(step).__mro__ if c.__name__ == "Normalize"), None)
+        if kind is not None:
+            raise ConfigError(
+                f"the pipeline of {key} has {type(step).__name__} ({kind.__module__}), and "
+                f"model.data_preprocessor normalises as well: the network would see images "
+                f"normalised twice. Leave it out of the pipeline"
+            )
+
+
+def refuse_normalised(inputs: Any, key: str) -> None:
+    """Refuse a batch that was normalised, or scaled to 0 to 1, by something else.
+
+    Args:
+        inputs: A tensor, or lists and dictionaries of them, as collated.
+        key: The dataset's name in the config.
+
+    Raises:
+        ConfigError: The values are not those of images from 0 to 255.
+    """
+    images = [image for image in _tensors(inputs) if image.is_floating_point() and image.numel()]
+    if not images:
+        return
+    low = min(float(image.min()) for image in images)
+    high = max(float(image.max()) for image in images)
+    # Photometric distortion leaves 0 to 255 by 32, and images may be black.
+    is_black = all(bool((image == image.round()).all()) for image in images)
+    if low < -64 or (high < 4 and not is_black):
+        raise ConfigError(
+            f"{key} gives images from {low:.3g} to {high:.3g}, and model.data_preprocessor expects "
+            f"0 to 255 and normalises itself: something in the pipeline has normalised or scaled "
+            f"them. Leave that out"
+        )
+
+
+def _tensors(inputs: Any) -> Iterator[torch.Tensor]:
+    if isinstance(inputs, torch.Tensor):
+        yield inputs
+    elif isinstance(inputs, Mapping | list | tuple):
+        for part in inputs.values() if isinstance(inputs, Mapping) else inputs:
+            yield from _tensors(part)
