@@ -2,13 +2,14 @@
 
 The container is the documented one (8-byte little-endian header length, JSON header, data); any
 safetensors library reads these files. It is written here because the bytes must not depend on a
-library's hashing order and must be durable before a shard counts as finished, and mapped here
-because a reader of 10,000 shards must neither copy them nor keep their files open.
+library's hashing order and must be durable before a shard counts as finished, and mapped because a
+reader of 10,000 shards must neither copy them nor keep their files open.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import itertools
 import json
@@ -18,14 +19,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from dr_plugins.errors import FormatError, OutputError
+from dr_plugins.shards.mapping import map_file, regular_only
 
 __all__ = ["TEMPORARY_SUFFIX", "file_digest", "map_tensors", "write_file", "write_tensors"]
 
 TEMPORARY_SUFFIX = ".tmp"
-_MAX_HEADER = 100_000_000
+_MAX_HEADER = 1 << 16  # ours have less than 1,000 bytes
 _TO_NAME = {"|u1": "U8", "<i4": "I32", "<i8": "I64"}
 _TO_DTYPE = {name: np.dtype(code) for code, name in _TO_NAME.items()}
 
@@ -110,7 +111,7 @@ def file_digest(path: Path) -> str:
         FormatError: The file is missing or unreadable.
     """
     try:
-        with open(path, "rb") as file:
+        with open(path, "rb", opener=regular_only) as file:
             digest = hashlib.sha256()
             while chunk := file.read(1 << 20):
                 digest.update(chunk)
@@ -131,7 +132,10 @@ def map_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     Raises:
         FormatError: The file is missing, truncated, or its header is damaged.
     """
-    buffer = _map(path)
+    try:
+        buffer = map_file(path).data
+    except OSError as error:
+        raise _unreadable(path, error) from error
     try:
         header, start = _read_header(buffer)
         metadata = header.pop("__metadata__", {})
@@ -145,20 +149,6 @@ def map_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
             f"Copy the file again, or delete it and generate it again."
         ) from error
     return arrays, metadata
-
-
-def _map(path: Path) -> memoryview:
-    """Map a file; Python's own mmap would hold a file descriptor for as long as the map lives."""
-    try:
-        with open(path, "rb") as file:  # for its errors, which name the reason
-            size = os.fstat(file.fileno()).st_size
-        if size == 0:
-            raise OSError("the file is empty")
-        array = torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8).numpy()
-    except (OSError, RuntimeError) as error:
-        raise _unreadable(path, error) from error
-    array.flags.writeable = False
-    return array.data
 
 
 def _read_header(buffer: memoryview) -> tuple[dict[str, Any], int]:
@@ -184,9 +174,14 @@ def _view(buffer: memoryview, start: int, entry: dict[str, Any]) -> np.ndarray:
     return np.frombuffer(buffer, dtype, count, start + begin).reshape(shape)
 
 
-def _unreadable(path: Path, error: Exception) -> FormatError:
-    reason = getattr(error, "strerror", None) or str(error)
+def _unreadable(path: Path, error: OSError) -> FormatError:
+    if error.errno not in (None, errno.ENOENT):
+        return FormatError(
+            f"cannot read {path}: {error.strerror}. That is what the system says; what is in the "
+            f"file was not looked at."
+        )
     return FormatError(
-        f"cannot read {path}: {reason}. The shard set is incomplete; copy the file again, or run "
-        f"`dr-plugins reinforce` with the same settings, which makes missing files again."
+        f"cannot read {path}: {error.strerror or error}. The shard set is incomplete; copy the "
+        f"file again, or run `dr-plugins reinforce` with the same settings, which makes missing "
+        f"files again."
     )

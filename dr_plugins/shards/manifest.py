@@ -13,6 +13,7 @@ from typing import Any
 
 from dr_plugins.errors import FormatError, VersionError
 from dr_plugins.shards.container import write_file
+from dr_plugins.shards.mapping import regular_only
 from dr_plugins.shards.records import RecordLayout, target_fields
 
 __all__ = [
@@ -154,7 +155,8 @@ def library_versions() -> dict[str, str]:
 
 def _parse(path: Path) -> dict[str, Any]:
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        with open(path, encoding="utf-8", opener=regular_only) as file:
+            data = json.load(file)
     except FileNotFoundError as error:
         raise FormatError(
             f"{path} does not exist: {path.parent} is not a shard set, or its generation has not "

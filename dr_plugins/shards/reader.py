@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 import itertools
+from collections import OrderedDict
 from collections.abc import Sequence
 from functools import cached_property
 from os import PathLike
@@ -78,6 +79,10 @@ def map_shard(
     return shard
 
 
+# Of one set, in one process. Linux grants a process 65,530 maps.
+_MOST_OPEN = 8192
+
+
 class _OpenShard(NamedTuple):
     content: Shard
     raw: memoryview  # the bytes of all records
@@ -86,7 +91,8 @@ class _OpenShard(NamedTuple):
 class ShardSet:
     """Reinforcements on disk, read by memory map.
 
-    Nothing but the manifest is opened until it is needed; each worker process opens its own maps.
+    Nothing but the manifest is opened until it is needed; each worker process opens its own maps,
+    and closes the oldest when there are many.
     Records come back as numpy structured arrays whose fields are listed in ``manifest.layout``.
     Every record is checked when it is read: its checksum covers the set's id and its image's key.
 
@@ -111,7 +117,7 @@ class ShardSet:
         self._samples, self._size = self.manifest.samples, self.manifest.layout.itemsize
         self._dtype = self.manifest.layout.dtype
         self._checksum = set_checksum(self.manifest.set_id)
-        self._open: dict[int, _OpenShard] = {}
+        self._open: OrderedDict[int, _OpenShard] = OrderedDict()
 
     @cached_property
     def keys(self) -> KeyIndex:
@@ -236,6 +242,8 @@ class ShardSet:
         if shard is None:
             content = self._map(number)
             raw = content.records.view(np.uint8).reshape(-1).data
+            if len(self._open) >= _MOST_OPEN:
+                self._open.popitem(last=False)  # the one that was opened first
             shard = self._open[number] = _OpenShard(content, raw)
         return shard
 
@@ -251,7 +259,7 @@ class ShardSet:
 
     def __getstate__(self) -> dict[str, Any]:
         state = {k: v for k, v in self.__dict__.items() if k != "keys"}
-        return {**state, "_open": {}}
+        return {**state, "_open": OrderedDict()}
 
     def __repr__(self) -> str:
         m = self.manifest

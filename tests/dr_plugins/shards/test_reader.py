@@ -192,6 +192,19 @@ def test_close_drops_the_maps_and_access_opens_them_again(own: Path) -> None:
     assert (shards[2, 3].tobytes(), shards[KEYS[0], 1].tobytes()) == expected
 
 
+def test_the_oldest_maps_are_closed_when_there_are_many(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = equal_shards(tmp_path / "own")
+    monkeypatch.setattr(reader, "_MOST_OPEN", 2)
+    shards, expected = ShardSet(own), [ShardSet(own)[row, 1].tobytes() for row in range(3)]
+    for row in (0, 1, 2, 0, 2, 1):
+        held = shards.records(row)
+        assert shards[row, 1].tobytes() == expected[row]
+        assert mapped(own) <= 3  # with the index
+    assert held[0, 1].tobytes() == expected[1]
+
+
 def test_a_pickled_set_carries_no_maps(own: Path) -> None:
     shards = ShardSet(own)
     expected = shards[KEYS[1], 2].tobytes()
