@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from dr_plugins.checkpoints.convention import (
     InputConvention,
+    check_metadata,
     cvnets_convention,
-    read_convention,
-    read_metadata,
+    is_converted,
+    parse_convention,
 )
 from dr_plugins.checkpoints.convert import convert_state_dict
 from dr_plugins.checkpoints.cvnets.catalog import CVNETS_MODELS, canonical_name
@@ -20,11 +20,14 @@ from dr_plugins.checkpoints.keys import State
 from dr_plugins.checkpoints.load import Checkpoint, load_checkpoint
 from dr_plugins.checkpoints.location import SCHEME, CheckpointLocation
 from dr_plugins.checkpoints.record import check_options
+from dr_plugins.checkpoints.recorded import check_recorded, cvnets_name
 from dr_plugins.checkpoints.report import ConversionReport, shorten
 from dr_plugins.checkpoints.resnets import SHARED
 from dr_plugins.errors import CheckpointError
 
 __all__ = ["BackboneWeights", "load_backbone"]
+
+_STATED = ("arch", "source_layout", "layout", "model")
 
 
 class BackboneWeights(NamedTuple):
@@ -76,9 +79,9 @@ def load_backbone(
         location = CheckpointLocation.parse(location)
     checkpoint = load_checkpoint(location.file, location.averaged)
     _refuse_whole_models(checkpoint.state, location)
-    metadata: dict[str, str] = {}
-    with contextlib.suppress(CheckpointError):
-        metadata = read_metadata(location.file)
+    metadata: Mapping[str, str] = {}
+    if is_converted(checkpoint.metadata):
+        metadata = _checked(checkpoint.metadata, location.path)
     if metadata.get("layout") == to and to not in ("timm", "torchvision"):
         weights = _already_converted(checkpoint, metadata, location)
     else:
@@ -87,20 +90,40 @@ def load_backbone(
             if metadata
             else _architecture(checkpoint, location, arch)
         )
+        check_recorded(checkpoint.arch, location.arch or specification, location.path)
         state, report = convert_state_dict(
             checkpoint.state, specification, to, stored_indices=location.stored_indices
         )
         report.weights = checkpoint.weights
-        weights = BackboneWeights(state, _convention(report, metadata, location), report)
+        weights = BackboneWeights(state, _convention(report, metadata, location.path), report)
     _check_arch(weights.report, arch, location)
     if checkpoint.record is not None and (options is not None or to != "timm"):
         check_options(checkpoint.record, options or {}, location.path)
     return weights
 
 
+def _checked(metadata: Mapping[str, str], path: str) -> Mapping[str, str]:
+    missing = [name for name in _STATED if name not in check_metadata(metadata, path)]
+    if missing:
+        raise CheckpointError(
+            f"{path} has damaged metadata, without {missing[0]}; convert the checkpoint again"
+        )
+    return metadata
+
+
 def _refuse_whole_models(state: State, location: CheckpointLocation) -> None:
     """A detector's checkpoint is for the detector, and hosts load their own themselves."""
     parts = list(dict.fromkeys(key.partition(".")[0] for key in state))
+    if "backbone" in parts and {key for key in state if key.startswith("head.")} == {
+        "head.fc.weight",
+        "head.fc.bias",
+    }:
+        raise CheckpointError(
+            f"{location.path} is the checkpoint of a classifier of MMPretrain. MMDetection and "
+            f"MMSegmentation load it into their own network of the same type with init_cfg=dict("
+            f"type='Pretrained', checkpoint={location.path!r}, prefix='backbone.'), without "
+            f"{SCHEME}; for other hosts save the tensors of its backbone alone, without the prefix"
+        )
     if "backbone" in parts and len(parts) > 1:
         raise CheckpointError(
             f"{location.path} is the checkpoint of a whole model ({shorten(parts)}), such as a "
@@ -111,8 +134,9 @@ def _refuse_whole_models(state: State, location: CheckpointLocation) -> None:
 
 
 def _already_converted(
-    checkpoint: Checkpoint, metadata: dict[str, str], location: CheckpointLocation
+    checkpoint: Checkpoint, metadata: Mapping[str, str], location: CheckpointLocation
 ) -> BackboneWeights:
+    check_recorded(checkpoint.arch, location.arch or checkpoint.arch, location.path)
     report = ConversionReport(
         metadata["arch"],
         metadata["source_layout"],
@@ -120,10 +144,10 @@ def _already_converted(
         metadata["model"],
         matched=list(checkpoint.state),
     )
-    return BackboneWeights(checkpoint.state, read_convention(location.file), report)
+    return BackboneWeights(checkpoint.state, parse_convention(metadata, location.path), report)
 
 
-def _of_converted(metadata: dict[str, str], location: CheckpointLocation, to: str) -> str:
+def _of_converted(metadata: Mapping[str, str], location: CheckpointLocation, to: str) -> str:
     """The architecture that a file of `convert` states."""
     layout, model = metadata["layout"], metadata["model"]
     if layout not in ("timm", "torchvision") or model.startswith("dr_plugins:"):
@@ -139,7 +163,7 @@ def _architecture(checkpoint: Checkpoint, location: CheckpointLocation, arch: st
     state, source = checkpoint.state, location.source
     if source == "cvnets" or (source == "auto" and is_cvnets(state)):
         if location.arch:
-            return _cvnets_name(location.arch)
+            return cvnets_name(location.arch)
         return _cvnets_architecture(state, location, arch)
     if is_cvnets(state):
         raise CheckpointError(
@@ -180,12 +204,6 @@ def _cvnets_architecture(state: State, location: CheckpointLocation, arch: str |
     )
 
 
-def _cvnets_name(name: str) -> str:
-    """The catalog's spelling of a CVNets model, also for ``resnet50``, as timm spells it."""
-    spellings = (canonical_name(spelling) for spelling in (name, f"cvnets_{name}"))
-    return next((spelling for spelling in spellings if spelling in CVNETS_MODELS), name)
-
-
 def _unknown_cvnets(location: CheckpointLocation) -> str:
     raise CheckpointError(
         f"{location.path} is none of the CVNets models ({', '.join(CVNETS_MODELS)}); set source "
@@ -194,10 +212,10 @@ def _unknown_cvnets(location: CheckpointLocation) -> str:
 
 
 def _convention(
-    report: ConversionReport, metadata: dict[str, str], location: CheckpointLocation
+    report: ConversionReport, metadata: Mapping[str, str], path: str
 ) -> InputConvention:
     if metadata:
-        return read_convention(location.file)
+        return parse_convention(metadata, path)
     if report.layout == "cvnets":
         return cvnets_convention(CVNETS_MODELS[report.arch])
     return host_convention(report.layout, report.arch, None, None)

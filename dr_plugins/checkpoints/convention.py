@@ -12,9 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
-
 from dr_plugins.checkpoints.cvnets.catalog import CVNetsModel
+from dr_plugins.checkpoints.files import read_file_metadata
 from dr_plugins.errors import CheckpointError
 
 __all__ = [
@@ -23,7 +22,10 @@ __all__ = [
     "IMAGENET_STD",
     "InputConvention",
     "check_convention",
+    "check_metadata",
     "cvnets_convention",
+    "is_converted",
+    "parse_convention",
     "read_convention",
     "read_metadata",
 ]
@@ -61,8 +63,8 @@ class InputConvention:
     crop_pct: float = 0.875
 
     def __post_init__(self) -> None:
-        values = (*self.mean, *self.std)
-        if len(self.mean) != 3 or len(self.std) != 3 or max(values) > 1 or min(self.std) <= 0:
+        outside = not all(-1 <= value <= 1 for value in (*self.mean, *self.std))  # NaN too
+        if len(self.mean) != 3 or len(self.std) != 3 or outside or min(self.std) <= 0:
             raise CheckpointError(
                 f"mean {self.mean} and std {self.std}: expected three numbers each, for red, green "
                 f"and blue between 0 and 1, for images from 0 to 1, with std above 0"
@@ -94,33 +96,39 @@ def cvnets_convention(model: CVNetsModel) -> InputConvention:
     return InputConvention((0.0,) * 3, (1.0,) * 3, (model.size,) * 2, "bilinear", crop)
 
 
-def read_metadata(path: str | Path) -> dict[str, str]:
-    """What a converted file says about itself: arch, layout, model, source and the input.
+def is_converted(metadata: Mapping[str, str]) -> bool:
+    """Whether a file's metadata are those that `convert` writes."""
+    return "format_version" in metadata and "mean" in metadata
+
+
+def check_metadata(metadata: Mapping[str, str], path: str | Path) -> Mapping[str, str]:
+    """Make sure that a file's metadata can be understood, and return them.
 
     Raises:
-        CheckpointError: Not a safetensors file, not one that `convert` wrote, or one of a newer
+        CheckpointError: They are not those that `convert` writes, or are damaged, or of a newer
             version of this package.
     """
-    try:
-        with safe_open(path, "pt") as file:
-            metadata: dict[str, str] = file.metadata() or {}
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(
-            f"{path} cannot be read as a safetensors file: {error}. Convert the checkpoint first, "
-            f"with `dr-plugins convert-checkpoint`"
-        ) from error
-    version = metadata.get("format_version")
-    if version is None or "mean" not in metadata:
+    if not is_converted(metadata):
         raise CheckpointError(
             f"{path} does not say what images its network expects. Convert the checkpoint with "
             f"`dr-plugins convert-checkpoint`, which writes that into the file"
         )
+    version = metadata["format_version"]
     if not version.isdecimal() or int(version) > FORMAT_VERSION:
         raise CheckpointError(
-            f"{path} has metadata of version {version}; this package reads up to "
+            f"{path} has metadata of version {version[:20]}; this package reads up to "
             f"{FORMAT_VERSION}. Install a newer dr-plugins"
         )
     return metadata
+
+
+def read_metadata(path: str | Path) -> Mapping[str, str]:
+    """What a converted file says about itself: arch, layout, model, source and the input.
+
+    Raises:
+        CheckpointError: Not a checkpoint, or one that `check_metadata` refuses.
+    """
+    return check_metadata(read_file_metadata(Path(path)), path)
 
 
 def read_convention(path: str | Path) -> InputConvention:
@@ -129,24 +137,30 @@ def read_convention(path: str | Path) -> InputConvention:
     Raises:
         CheckpointError: See `read_metadata`; or its fields are damaged.
     """
-    metadata = read_metadata(path)
+    return parse_convention(read_metadata(path), path)
+
+
+def parse_convention(metadata: Mapping[str, str], path: str | Path) -> InputConvention:
+    """The input convention in a converted file's metadata.
+
+    Raises:
+        CheckpointError: Its fields are damaged.
+    """
     try:
-        return _parse(metadata)
-    except (KeyError, TypeError, ValueError) as error:
+        values = {name: json.loads(metadata[name]) for name in _FIELDS}
+        return InputConvention(
+            tuple(float(value) for value in values["mean"]),  # type: ignore[arg-type]
+            tuple(float(value) for value in values["std"]),  # type: ignore[arg-type]
+            (int(values["input_size"][0]), int(values["input_size"][1])),
+            metadata["interpolation"],
+            float(values["crop_pct"]),
+        )
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    except (ArithmeticError, LookupError, RecursionError, TypeError, ValueError) as error:
         raise CheckpointError(
-            f"{path} has damaged metadata ({error!r}); convert the checkpoint again"
+            f"{path} has damaged metadata ({str(error)[:80]!r}); convert the checkpoint again"
         ) from error
-
-
-def _parse(metadata: Mapping[str, str]) -> InputConvention:
-    values = {name: json.loads(metadata[name]) for name in _FIELDS}
-    return InputConvention(
-        tuple(float(value) for value in values["mean"]),  # type: ignore[arg-type]
-        tuple(float(value) for value in values["std"]),  # type: ignore[arg-type]
-        (int(values["input_size"][0]), int(values["input_size"][1])),
-        metadata["interpolation"],
-        float(values["crop_pct"]),
-    )
 
 
 def check_convention(
@@ -180,7 +194,7 @@ def check_convention(
     wrong = len(mean) != 3 or len(std) != 3
     for given, expected in ((mean, expected_mean), (std, expected_std)):
         wrong = wrong or any(
-            abs(a - b) > _TOLERANCE * top for a, b in zip(given, expected, strict=True)
+            not abs(a - b) <= _TOLERANCE * top for a, b in zip(given, expected, strict=True)
         )
     if wrong or bgr:
         order = "BGR" if bgr else "RGB"

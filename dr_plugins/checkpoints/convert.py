@@ -1,12 +1,13 @@
-"""From a checkpoint in one library's layout to a file that another library loads strictly."""
+"""From a checkpoint in one library's layout to a file that another library loads."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import safetensors.torch
 import torch
@@ -15,28 +16,38 @@ from dr_plugins import __version__
 from dr_plugins.checkpoints.convention import (
     FORMAT_VERSION,
     InputConvention,
+    check_metadata,
     cvnets_convention,
-    read_convention,
+    is_converted,
+    parse_convention,
 )
 from dr_plugins.checkpoints.cvnets.catalog import CVNETS_MODELS, canonical_name
+from dr_plugins.checkpoints.files import METADATA_KEY
 from dr_plugins.checkpoints.from_cvnets import from_cvnets
 from dr_plugins.checkpoints.from_host import from_host, host_convention
 from dr_plugins.checkpoints.keys import State
 from dr_plugins.checkpoints.load import load_checkpoint, strip_prefixes
 from dr_plugins.checkpoints.record import check_options
+from dr_plugins.checkpoints.recorded import check_recorded
 from dr_plugins.checkpoints.report import ConversionReport, shorten
+from dr_plugins.checkpoints.values import digest
 from dr_plugins.errors import CheckpointError
 from dr_plugins.shards.container import file_digest
 
-__all__ = ["TARGETS", "convert", "convert_state_dict"]
+__all__ = ["TARGETS", "convert", "convert_state_dict", "default_name"]
 
-TARGETS = ("timm", "torchvision", "detectron2", "mmengine")
-"""Hosts whose names can be written."""
+TARGETS = {
+    "timm": ".safetensors",
+    "torchvision": ".safetensors",
+    "detectron2": ".pth",
+    "mmengine": ".pth",
+}
+"""Hosts whose names can be written, each with the kind of file that it loads by its own means."""
 
 
 def convert(
     source: str | Path,
-    out: str | Path,
+    out: str | Path | None = None,
     *,
     arch: str,
     to: str = "timm",
@@ -47,13 +58,16 @@ def convert(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
 ) -> ConversionReport:
-    """Convert a checkpoint file into a safetensors file for another library.
+    """Convert a checkpoint file into one that another library loads by its own means.
 
-    The file carries its input convention, see `read_convention`.
+    For timm and torchvision that is a safetensors file, for Detectron2 and MMEngine, which read no
+    such files, one of ``torch.save``. It carries its input convention, see `read_convention`.
 
     Args:
         source: See `load_checkpoint`.
-        out: The safetensors file to write; an older one is replaced when the new one is whole.
+        out: The file to write, ``*.safetensors`` or ``*.pth`` accordingly; an older one is replaced
+            when the new one is whole. None takes a name that says what the file is for, such as
+            ``cvnets_resnet50-for-timm.safetensors``, in the working directory.
         arch: A CVNets model (``resnet_50``), or ``timm:NAME`` or ``torchvision:NAME``.
         to: One of `TARGETS`.
         averaged: See `load_checkpoint`.
@@ -65,13 +79,19 @@ def convert(
             feeds it. CVNets' models have their own.
         std: Likewise.
 
+    Returns:
+        What became of each key, and the name of the file.
+
     Raises:
-        CheckpointError: The file cannot be read, converted exactly, or written.
+        CheckpointError: The file cannot be read, converted exactly, or written; or it says that it
+            holds another network.
     """
-    out = Path(out)
-    if out.suffix != ".safetensors":
-        raise CheckpointError(f"{out}: converted files are safetensors; name it *.safetensors")
+    if to not in TARGETS:
+        raise CheckpointError(f"cannot convert to {to!r}; expected one of {', '.join(TARGETS)}")
+    source, out = Path(source), Path(out or default_name(arch, to))
+    _check_out(source, out, to)
     checkpoint = load_checkpoint(source, averaged)
+    check_recorded(checkpoint.arch, arch, source)
     state, report = convert_state_dict(
         checkpoint.state,
         arch,
@@ -80,14 +100,42 @@ def convert(
         stored_indices=stored_indices,
         allow_partial=allow_partial,
     )
-    report.weights = checkpoint.weights
+    report.weights, report.out = checkpoint.weights, str(out)
     if checkpoint.record is not None:
         # A converted file does not say with which arguments its network is built.
         check_options(checkpoint.record, {}, str(source))
-    inputs = _convention(report, mean, std, source)
-    origin = {"source": Path(source).name, "source_sha256": file_digest(Path(source))}
-    _write(out, state, {**_metadata(report), **inputs.to_metadata(), **origin})
+    inputs = _convention(report, mean, std, checkpoint.metadata, source)
+    origin = {"source": source.name, "source_sha256": file_digest(source)}
+    metadata = {
+        **_metadata(report),
+        **inputs.to_metadata(),
+        **origin,
+        "tensors_sha256": digest(state),
+    }
+    _write(out, state, metadata, to)
     return report
+
+
+def default_name(arch: str, to: str) -> str:
+    """A file name that says which network it holds, and who loads it.
+
+    Example:
+        >>> default_name("resnet_50", "timm"), default_name("timm:resnet50d", "mmengine")
+        ('cvnets_resnet50-for-timm.safetensors', 'resnet50d-for-mmengine.pth')
+    """
+    model = CVNETS_MODELS.get(canonical_name(arch))
+    name = arch.rpartition(":")[2] if model is None else model.timm
+    return f"{name}-for-{to}{TARGETS[to]}"
+
+
+def _check_out(source: Path, out: Path, to: str) -> None:
+    if out.suffix != TARGETS[to]:
+        raise CheckpointError(
+            f"{out}: files for {to} are of the kind {TARGETS[to]}, which it reads; name it "
+            f"*{TARGETS[to]}"
+        )
+    if out.exists() and source.exists() and out.samefile(source):
+        raise CheckpointError(f"{out} is the checkpoint itself; choose another name for the result")
 
 
 def convert_state_dict(
@@ -162,7 +210,8 @@ def _convention(
     report: ConversionReport,
     mean: Sequence[float] | None,
     std: Sequence[float] | None,
-    source: str | Path,
+    metadata: Mapping[str, str],
+    source: Path,
 ) -> InputConvention:
     if report.layout == "cvnets":
         if mean is not None or std is not None:
@@ -171,10 +220,9 @@ def _convention(
                 f"and std out"
             )
         return cvnets_convention(CVNETS_MODELS[report.arch])
-    if mean is None and std is None:
+    if mean is None and std is None and is_converted(metadata):
         # A file of this package knows better than the host's defaults.
-        with contextlib.suppress(CheckpointError):
-            return read_convention(source)
+        return parse_convention(check_metadata(metadata, source), source)
     return host_convention(report.layout, report.arch, mean, std)
 
 
@@ -193,7 +241,7 @@ def _metadata(report: ConversionReport) -> dict[str, str]:
     }
 
 
-def _write(path: Path, state: State, metadata: dict[str, str]) -> None:
+def _write(path: Path, state: State, metadata: dict[str, str], to: str) -> None:
     """Write the file whole, or not at all."""
     temporary = path.with_name(f"{path.name}.tmp")
     # safetensors takes neither views nor two names for one piece of memory.
@@ -201,11 +249,22 @@ def _write(path: Path, state: State, metadata: dict[str, str]) -> None:
         key: value.clone(memory_format=torch.contiguous_format) for key, value in state.items()
     }
     try:
-        safetensors.torch.save_file(tensors, temporary, metadata)
+        if TARGETS[to] == ".safetensors":
+            safetensors.torch.save_file(tensors, temporary, metadata)
+        else:
+            torch.save({**_WRAPPED[to](tensors), METADATA_KEY: metadata}, temporary)
         os.replace(temporary, path)
-    except (OSError, safetensors.SafetensorError) as error:
+    except (OSError, RuntimeError, safetensors.SafetensorError) as error:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise CheckpointError(
             f"cannot write {path}: {error}. Choose a writable directory with enough space"
         ) from error
+
+
+_WRAPPED: dict[str, Callable[[State], dict[str, Any]]] = {
+    "mmengine": lambda state: {"state_dict": state},
+    # Detectron2 compares the ends of names if it is told to: its models hold the backbone under a
+    # prefix, and in those of the kind C4 the last stage elsewhere.
+    "detectron2": lambda state: {"model": state, "matching_heuristics": True},
+}

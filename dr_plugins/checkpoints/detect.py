@@ -57,9 +57,9 @@ def find_resnet(state: Mapping[str, torch.Tensor]) -> str | None:
     return None
 
 
-def _body(state: Mapping[str, torch.Tensor | torch.Size]) -> dict[str, tuple[int, ...]]:
+def _body(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Size]:
     return {
-        key: tuple(getattr(value, "shape", value))
+        key: value.shape
         for key, value in state.items()
         if not key.startswith("fc.") and not is_counter(key)
     }

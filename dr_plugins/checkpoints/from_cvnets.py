@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+import torch
+
 from dr_plugins.checkpoints import hosts
 from dr_plugins.checkpoints.cvnets.catalog import CVNetsModel
 from dr_plugins.checkpoints.cvnets.swin import damaged_indices, with_stored_indices
@@ -39,7 +41,7 @@ def from_cvnets(
         raise CheckpointError(f"{model.name} stores no position indices; only Swin models do")
     classifier = [entry.source for entry in entries if entry.source.startswith(model.classifier)]
     converted = _apply(entries, state, report, classifier)
-    report.num_classes = _count_classes(state, classifier)
+    report.num_classes = hosts.count_classes(state, classifier)
     expected = _expected(report)
     if expected is not None:
         hosts.check_shapes(converted, expected, report.model)
@@ -142,15 +144,21 @@ def _apply(
         report.matched.append(entry.source)
         if entry.target is not None:
             value = state[entry.source]
-            converted[entry.target] = entry.change(value) if entry.change else value
+            converted[entry.target] = _changed(entry, value)
     for key in rest:
         (report.ignored if key.startswith(_IGNORED) else report.unexpected).append(key)
     return converted
 
 
-def _count_classes(state: State, classifier: list[str]) -> int:
-    last = [key for key in classifier if key in state]
-    return len(state[last[-1]]) if last else 0
+def _changed(entry: Entry, value: torch.Tensor) -> torch.Tensor:
+    if entry.change is None:
+        return value
+    try:
+        return entry.change(value)
+    except (IndexError, RuntimeError, ValueError, ZeroDivisionError) as error:
+        raise CheckpointError(
+            f"{entry.source} has shape {list(value.shape)}, which is not that of a published model"
+        ) from error
 
 
 def _expected(report: ConversionReport) -> hosts.Shapes | None:

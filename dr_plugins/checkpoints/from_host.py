@@ -39,7 +39,7 @@ def from_host(state: State, arch: str, to: str) -> tuple[State, ConversionReport
             )
         report.model = plain if to == "torchvision" else name
         present = [key for key in classifier if key in state]
-        report.num_classes = len(state[present[-1]]) if present else 0
+        report.num_classes = hosts.count_classes(state, present)
         return kept, report
     report.model, report.model_kwargs, rename = backbone_renamer(plain, to)
     targets = {key: rename(key) for key in kept}
@@ -64,14 +64,14 @@ def _compare(state: State, report: ConversionReport) -> list[str]:
     shapes = _shapes_of(report.layout, report.arch)
     whole = shapes(1000)
     # Nothing but the classifier depends on the number of classes.
-    classifier = [key for key, shape in shapes(7).items() if shape != whole[key]]
+    classifier = [key for key, value in shapes(7).items() if value.shape != whole[key].shape]
     present = [key for key in classifier if key in state]
-    expected = dict(shapes(len(state[present[-1]]))) if present else dict(whole)
+    expected = dict(shapes(hosts.count_classes(state, present) or 1000))
     if not present:
         for key in classifier:
             del expected[key]
     if not any(map(is_counter, state)):
-        expected = {key: shape for key, shape in expected.items() if not is_counter(key)}
+        expected = {key: value for key, value in expected.items() if not is_counter(key)}
     report.matched = [key for key in state if key in expected]
     report.missing = [key for key in expected if key not in state]
     report.unexpected = [key for key in state if key not in expected]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -14,14 +14,17 @@ from dr_plugins.errors import CheckpointError
 
 __all__ = [
     "check_shapes",
+    "count_classes",
     "cvnets_torchvision_shapes",
+    "known_name",
     "timm_defaults",
     "timm_shapes",
     "torchvision_defaults",
     "torchvision_shapes",
 ]
 
-Shapes = Mapping[str, torch.Size]
+Shapes = Mapping[str, torch.Tensor]
+"""Tensors without memory: names, shapes, types."""
 
 
 def _timm() -> Any:
@@ -43,8 +46,40 @@ def timm_shapes(name: str, num_classes: int, **kwargs: Any) -> Shapes | None:
         return None
     if not timm.is_model(name):
         raise CheckpointError(f"timm {timm.__version__} has no model {name!r}")
-    with torch.device("meta"):
-        return _shapes(timm.create_model(name, num_classes=num_classes, **kwargs))
+    try:
+        with torch.device("meta"):
+            return _shapes(timm.create_model(name, num_classes=num_classes, **kwargs))
+    except RuntimeError as error:
+        raise CheckpointError(f"timm {timm.__version__} cannot build {name!r}: {error}") from error
+
+
+def known_name(name: str) -> str:
+    """How timm or torchvision spells the name of a network; empty if neither has it.
+
+    Where timm is not installed, any name may be one of timm's.
+
+    Example:
+        >>> known_name("gluon_resnet50_v1b"), known_name("resnet50"), known_name("mine")
+        ('resnet50.gluon_in1k', 'resnet50', '')
+    """
+    import torchvision
+
+    timm = _timm()
+    if name in torchvision.models.list_models(module=torchvision.models) or timm is None:
+        return name
+    renamed = getattr(timm.models._registry, "_deprecated_models", {}).get(name)
+    name = renamed if isinstance(renamed, str) else name
+    if not timm.is_model(name):
+        return ""
+    return name if _timm_config(name) else name.partition(".")[0]
+
+
+def _timm_config(name: str) -> Any:
+    """What timm states about a model; None for a tag that it does not have."""
+    try:
+        return _timm().get_pretrained_cfg(name)
+    except RuntimeError:
+        return None
 
 
 def timm_defaults(name: str) -> dict[str, Any]:
@@ -52,8 +87,8 @@ def timm_defaults(name: str) -> dict[str, Any]:
     timm = _timm()
     if timm is None or not timm.is_model(name):
         return {}
-    config: dict[str, Any] = timm.get_pretrained_cfg(name).to_dict()
-    return config
+    config = _timm_config(name)
+    return config.to_dict() if config else {}
 
 
 def torchvision_shapes(name: str, num_classes: int) -> Shapes:
@@ -103,7 +138,24 @@ def torchvision_defaults(name: str) -> dict[str, Any]:
 
 
 def _shapes(model: nn.Module) -> Shapes:
-    return {key: value.shape for key, value in model.state_dict().items()}
+    return {key: value.to("meta") for key, value in model.state_dict().items()}
+
+
+def count_classes(state: Mapping[str, torch.Tensor], classifier: Sequence[str]) -> int:
+    """Length of the last of a classifier's tensors; 0 without one.
+
+    Raises:
+        CheckpointError: It has no dimension, or no element.
+    """
+    present = [key for key in classifier if key in state]
+    if not present:
+        return 0
+    value = state[present[-1]]
+    if not value.ndim or not len(value):
+        raise CheckpointError(
+            f"{present[-1]} has shape {list(value.shape)}; expected one number for each class"
+        )
+    return len(value)
 
 
 def check_shapes(state: Mapping[str, torch.Tensor], expected: Shapes, host: str) -> None:
@@ -115,8 +167,13 @@ def check_shapes(state: Mapping[str, torch.Tensor], expected: Shapes, host: str)
     for key, value in state.items():
         if key not in expected:
             raise CheckpointError(f"{host} has no tensor {key}: this is another architecture")
-        if value.shape != expected[key]:
+        if value.shape != expected[key].shape:
             raise CheckpointError(
                 f"{key} has shape {list(value.shape)}, but {host} expects "
-                f"{list(expected[key])}: this is another architecture or size"
+                f"{list(expected[key].shape)}: this is another architecture or size"
+            )
+        if expected[key].is_floating_point() and not value.is_floating_point():
+            raise CheckpointError(
+                f"{key} is of type {value.dtype}, but {host} expects floating-point numbers; "
+                f"convert the checkpoint before it was quantized"
             )

@@ -1,40 +1,35 @@
-"""Reading checkpoints: tensors out, nothing executed."""
+"""Reading checkpoints: which of a file's tensors are the network's, and what else it says."""
 
 from __future__ import annotations
 
-import pickle
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import safetensors.torch
 import torch
-from torch import serialization
 
-from dr_plugins.checkpoints.record import RECORD_KEY, NetworkRecord, decode_record
+from dr_plugins.checkpoints.files import read_file
+from dr_plugins.checkpoints.record import (
+    RECORD_KEY,
+    NetworkRecord,
+    decode_record,
+    record_of_mmengine,
+)
+from dr_plugins.checkpoints.recorded import recorded_name
+from dr_plugins.checkpoints.values import check_values, digest
 from dr_plugins.errors import CheckpointError
 
 __all__ = ["Checkpoint", "load_checkpoint", "strip_prefixes"]
 
 _RAW = ("state_dict", "model_state_dict", "model")
 _AVERAGED = ("state_dict_ema", "ema_state_dict", "model_ema")
-# What wrappers for distributed training and compilation put before every name, and the classifiers
-# of the MMEngine and Detectron2 extensions.
-_PREFIXES = ("module.", "_orig_mod.", "model.")
-_MEANINGLESS = (
-    "argparse.Namespace",  # timm's train.py stores its arguments
-    "mmengine.logging.history_buffer.HistoryBuffer",  # and MMEngine's Runner its log
-    "builtins.getattr",  # as which methods of that buffer are stored
-    "numpy.core.multiarray.scalar",  # a metric; the second name is numpy 2's
-    "numpy._core.multiarray.scalar",
-    "numpy.core.multiarray._reconstruct",
-    "numpy._core.multiarray._reconstruct",
-    "numpy.ndarray",
-    "numpy.dtype",
-    "pathlib.PosixPath",
-    "pathlib.WindowsPath",
-)
+# What wrappers for distributed training put before every name, and the classifiers of the MMEngine
+# and Detectron2 extensions.
+_PREFIXES = ("module.", "model.")
+# What compilation, sharding and checkpointing of activations put before the names of any part.
+_WRAPPERS = frozenset(("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"))
+_COUNTERS = frozenset(("n_averaged", "steps"))  # of PyTorch's AveragedModel, and of MMEngine's
+_SHOWN = 60
 
 
 class Checkpoint(NamedTuple):
@@ -43,23 +38,22 @@ class Checkpoint(NamedTuple):
     Attributes:
         state: By name, prefixes of wrappers removed.
         weights: Under which name of a training checkpoint they were; empty for a bare state dict.
-        arch: What a training checkpoint says that it is, as timm's do; empty if it says nothing.
-        record: What a classifier of the Detectron2 extension says; None if there is nothing.
+        arch: What the file calls its network; empty if it gives no name that a library knows.
+        record: How a classifier of one of the extensions was built; None if there is nothing.
+        metadata: What the file states about itself, as converted files do.
     """
 
     state: dict[str, torch.Tensor]
     weights: str
     arch: str = ""
     record: NetworkRecord | None = None
+    metadata: Mapping[str, str] = {}
 
 
 def load_checkpoint(path: str | Path, averaged: bool | None = None) -> Checkpoint:
     """Read a state dict, alone or within a training checkpoint.
 
-    safetensors files and those of ``torch.save`` are told apart by their content. Of the latter,
-    tensors and plain containers are read (PyTorch's ``weights_only=True``). What training scripts
-    store besides (arguments, numpy numbers, paths) becomes an object without content, so that
-    nothing of it is ever executed; any other class is refused.
+    For the files that are read see `read_file`, for the tensors `check_values`.
 
     Args:
         path: The file.
@@ -67,119 +61,56 @@ def load_checkpoint(path: str | Path, averaged: bool | None = None) -> Checkpoin
             plain ones (False). None takes the averaged ones where there are any, as timm does.
 
     Raises:
-        CheckpointError: Missing, damaged or unsafe file; one without a state dict; or one that
-            does not hold the weights asked for.
+        CheckpointError: Missing, damaged or unsafe file; one without a state dict; one that does
+            not hold the weights asked for; or tensors that are no weights.
     """
     path = Path(path)
-    content = _read(path)
+    content, metadata = read_file(path)
     weights, state = _choose(content, averaged, path)
     tensors = {key: value for key, value in state.items() if isinstance(value, torch.Tensor)}
-    for key, value in tensors.items():
-        if value.layout is not torch.strided or value.is_quantized:
-            raise CheckpointError(
-                f"{path}: {key} is a sparse or quantized tensor; only dense ones can be converted"
-            )
+    odd = next((key for key in tensors if not isinstance(key, str)), None)
+    if odd is not None:
+        raise CheckpointError(
+            f"{path} names a tensor by a {type(odd).__name__}; expected a state dict, with strings"
+        )
     stripped = strip_prefixes(tensors)
+    check_values(stripped, path)
+    if metadata.get("tensors_sha256", "") not in ("", digest(stripped)):
+        raise CheckpointError(
+            f"{path}: its tensors are not those that were written: the file is damaged, or was "
+            f"changed. Convert the original again"
+        )
     record = decode_record(stripped[RECORD_KEY]) if RECORD_KEY in stripped else None
     if record is not None:
         del stripped[RECORD_KEY]
-        return Checkpoint(stripped, weights, record.arch, record)
-    arch = content.get("arch") if weights else ""
-    return Checkpoint(stripped, weights, arch if isinstance(arch, str) else "")
+    elif weights:
+        record = record_of_mmengine(content.get("meta"))
+    arch = record.arch if record else recorded_name(content if weights else {}, metadata)
+    return Checkpoint(stripped, weights, arch, record, metadata)
 
 
 def strip_prefixes(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Remove what wrappers put before names, ``module.``, ``_orig_mod.`` and ``model.``.
+    """Remove what wrappers add: ``module.``, ``model.``, ``_orig_mod.``, counts of averages.
 
     Raises:
         CheckpointError: Two tensors would have the same name.
+
+    Example:
+        >>> list(strip_prefixes({"module.layer1._orig_mod.0.weight": torch.zeros(1)}))
+        ['layer1.0.weight']
     """
     stripped: dict[str, torch.Tensor] = {}
     for key, value in state.items():
-        name = key
+        name = ".".join(part for part in key.split(".") if part not in _WRAPPERS)
         while name.startswith(_PREFIXES):
             name = name.partition(".")[2]
         if name in stripped:
             raise CheckpointError(f"the checkpoint holds {name} twice, the second time as {key}")
         stripped[name] = value.detach()
+    for name in _COUNTERS & stripped.keys():
+        if stripped[name].numel() == 1:
+            del stripped[name]
     return stripped
-
-
-def _read(path: Path) -> Any:
-    try:
-        with open(path, "rb") as file:
-            head, size = file.read(9), path.stat().st_size
-    except OSError as error:
-        raise CheckpointError(f"cannot read {path}: {error.strerror or error}") from error
-    if head.endswith(b"{") and int.from_bytes(head[:8], "little") + 8 <= size:
-        kind = "safetensors"
-    elif head.startswith((b"PK\x03\x04", b"\x80")):
-        kind = "PyTorch"
-    else:
-        raise CheckpointError(
-            f"{path} is neither a safetensors file nor one of torch.save; expected a checkpoint "
-            f"such as ml-dr's best.pt (a failed download is often a web page)"
-        )
-    try:
-        return safetensors.torch.load_file(path) if kind == "safetensors" else _torch_load(path)
-    except CheckpointError:
-        raise
-    # A damaged file makes these libraries raise whatever they stumble over.
-    except Exception as error:
-        raise CheckpointError(
-            f"{path} is a damaged {kind} file: {error}. Compare its size with that of the original "
-            f"({size:,} bytes here)"
-        ) from error
-
-
-def _torch_load(path: Path) -> Any:
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        pass
-    try:
-        with _stand_ins():
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        reason = str(error).partition(" was not an allowed global")[0].rpartition(": ")[2]
-        raise CheckpointError(
-            f"{path} holds more than tensors and plain data, which is not read, because it could "
-            f"execute code: {reason}. If you trust the file, load it where it was made and save "
-            f"its state dict alone"
-        ) from error
-
-
-class _Nothing:
-    """Takes the place of an object that no conversion needs."""
-
-    def __new__(cls, *args: Any) -> _Nothing:
-        return super().__new__(cls)
-
-    def __init__(self, *args: Any) -> None:
-        pass
-
-    def __setstate__(self, state: Any) -> None:
-        pass
-
-
-def _stand_in(name: str) -> type:
-    module, _, qualified = name.rpartition(".")
-    return type(qualified, (_Nothing,), {"__module__": module})
-
-
-_STAND_INS: list[Any] = [_stand_in(name) for name in _MEANINGLESS]
-
-
-@contextmanager
-def _stand_ins() -> Iterator[None]:
-    """Let PyTorch's restricted unpickler put nothing where it would refuse a name."""
-    before = serialization.get_safe_globals()
-    serialization.add_safe_globals(_STAND_INS)
-    try:
-        yield
-    finally:
-        serialization.clear_safe_globals()
-        serialization.add_safe_globals(before)
 
 
 def _choose(content: Any, averaged: bool | None, path: Path) -> tuple[str, Mapping[str, Any]]:
@@ -188,26 +119,31 @@ def _choose(content: Any, averaged: bool | None, path: Path) -> tuple[str, Mappi
             f"{path} holds a {type(content).__name__}; expected a state dict or a training "
             f"checkpoint with one"
         )
-    if "message_hub" in content and isinstance(content.get("ema_state_dict"), Mapping):
-        return _of_mmengine(content, averaged)
     choices = {None: (*_AVERAGED, *_RAW), True: _AVERAGED, False: _RAW}
     names: tuple[str, ...] = choices[averaged]
+    if "message_hub" in content and _has_tensors(content.get("ema_state_dict")):
+        # Of MMEngine's Runner with EMAHook, which exchanges the two when it saves.
+        names = ("ema_state_dict",) if averaged is False else ("state_dict",)
     for name in names:
-        if isinstance(content.get(name), Mapping):
+        if _has_tensors(content.get(name)):
             return name, content[name]
-    if any(isinstance(value, torch.Tensor) for value in content.values()) and not averaged:
+    if _has_tensors(content) and not averaged:
         return "", content
     raise CheckpointError(
-        f"{path} holds {', '.join(map(str, list(content)[:8])) or 'nothing'}; expected a state "
-        f"dict, or one under {', '.join(names)}"
+        f"{path} holds {_shorten(content) or 'nothing'}; expected a state dict, or one under "
+        f"{', '.join(names)}"
     )
 
 
-def _of_mmengine(
-    content: Mapping[str, Any], averaged: bool | None
-) -> tuple[str, Mapping[str, Any]]:
-    """Of MMEngine's Runner with EMAHook, which exchanges the two when it saves."""
-    if averaged is not False:
-        return "state_dict", content["state_dict"]
-    plain = {key: value for key, value in content["ema_state_dict"].items() if key != "steps"}
-    return "ema_state_dict", plain
+def _has_tensors(value: Any) -> bool:
+    return isinstance(value, Mapping) and any(
+        isinstance(each, torch.Tensor) for each in value.values()
+    )
+
+
+def _shorten(content: Mapping[Any, Any]) -> str:
+    """The first keys, of which a file may hold any number, length and type."""
+    keys = list(content)[:8]
+    return ", ".join(
+        key[:_SHOWN] if isinstance(key, str) else f"a {type(key).__name__}" for key in keys
+    )

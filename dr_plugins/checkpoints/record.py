@@ -6,6 +6,7 @@ with and without ``aa_layer``. A tensor beside the weights tells them apart.
 
 from __future__ import annotations
 
+import ast
 import functools
 import json
 from collections.abc import Mapping, Sequence
@@ -15,13 +16,27 @@ import torch
 
 from dr_plugins.errors import CheckpointError
 
-__all__ = ["RECORD_KEY", "NetworkRecord", "check_options", "decode_record", "encode_record"]
+__all__ = [
+    "RECORD_KEY",
+    "NetworkRecord",
+    "check_options",
+    "decode_record",
+    "encode_record",
+    "record_of_mmengine",
+]
 
 RECORD_KEY = "_extra_state"
 """Under which PyTorch keeps what a module wants to say."""
 
 _FORMAT = "dr_plugins.network"
 _BYTES = 1024  # records have one shape, because Detectron2 skips tensors of another one
+_CLASSIFIER = "TimmClassifier"  # of the MMEngine extension
+_NOT_TIMMS = frozenset(  # its arguments that are not for timm.create_model
+    (
+        *("type", "model", "num_classes", "loss", "data_preprocessor", "grad_checkpointing"),
+        *("sync_bn", "init_cfg", "_scope_"),
+    )
+)
 # What may differ between pretraining and transfer: regularisation, and the form of images and
 # features.
 _FREE = frozenset(
@@ -59,15 +74,48 @@ def encode_record(arch: str, options: Mapping[str, Any]) -> torch.Tensor:
 
 def decode_record(value: torch.Tensor) -> NetworkRecord | None:
     """Read a record; None if a tensor is none."""
-    if value.dtype != torch.uint8 or value.ndim != 1:
+    if value.ndim != 1 or value.is_complex():
         return None
     try:
-        content = json.loads(bytes(value.tolist()))
-    except ValueError:
+        # Averaging key by key turns the bytes of equal records into floating-point numbers.
+        content = json.loads(bytes(round(byte) for byte in value.tolist()))
+    except (ValueError, OverflowError, RecursionError):
         return None
     if not isinstance(content, dict) or content.get("format") != _FORMAT:
         return None
-    return NetworkRecord(str(content["arch"]), dict(content["options"]))
+    arch, options = content.get("arch"), content.get("options")
+    if not isinstance(arch, str) or not isinstance(options, dict):
+        return None
+    return NetworkRecord(arch, options)
+
+
+def record_of_mmengine(meta: Any) -> NetworkRecord | None:
+    """Read how a `TimmClassifier` was built from what MMEngine's Runner stores as ``meta``.
+
+    Its configuration is there as Python text; only literals are read.
+    """
+    text = meta.get("cfg") if isinstance(meta, Mapping) else None
+    if not isinstance(text, str) or _CLASSIFIER not in text:
+        return None
+    try:
+        for statement in ast.parse(text).body:
+            if isinstance(statement, ast.Assign) and ast.unparse(statement.targets[0]) == "model":
+                model = _literal(statement.value)
+                if isinstance(model, dict) and model.get("type") == _CLASSIFIER:
+                    options = {key: model[key] for key in model.keys() - _NOT_TIMMS}
+                    return NetworkRecord(str(model["model"]), options)
+    except (KeyError, SyntaxError, ValueError, TypeError, RecursionError, MemoryError):
+        pass
+    return None
+
+
+def _literal(node: ast.expr) -> Any:
+    """The value of an expression in the form in which MMEngine writes configurations."""
+    if isinstance(node, ast.Call) and ast.unparse(node.func) == "dict" and not node.args:
+        return {str(each.arg): _literal(each.value) for each in node.keywords}
+    if isinstance(node, ast.List | ast.Tuple):
+        return [_literal(each) for each in node.elts]
+    return ast.literal_eval(node)
 
 
 def check_options(record: NetworkRecord, options: Mapping[str, Any], path: str) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 __all__ = ["ConversionReport"]
 
 _SHOWN = 6
+_LONGEST = 100
 
 
 @dataclass
@@ -30,6 +31,7 @@ class ConversionReport:
         dropped: Keys that the host's backbone has no place for, such as a classifier.
         notes: What else the user should know.
         checked: Whose own network names and shapes were compared with; empty if with none.
+        out: The file that was written; empty if none was.
     """
 
     arch: str
@@ -46,6 +48,7 @@ class ConversionReport:
     dropped: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     checked: str = ""
+    out: str = ""
 
     def __str__(self) -> str:
         arguments = "".join(f", {name}={value!r}" for name, value in self.model_kwargs.items())
@@ -65,11 +68,13 @@ class ConversionReport:
 
 
 def shorten(keys: Sequence[str]) -> str:
-    """The first few of many names.
+    """The first few of many names, of which a file may hold any number and length.
 
     Example:
         >>> shorten(list("abcdefgh"))
         'a, b, c, d, e, f and 2 more'
     """
     rest = len(keys) - _SHOWN
-    return ", ".join(keys[:_SHOWN]) + (f" and {rest} more" if rest > 0 else "")
+    return ", ".join(key[:_LONGEST] for key in keys[:_SHOWN]) + (
+        f" and {rest} more" if rest > 0 else ""
+    )

@@ -20,8 +20,8 @@ _THREE = (float, float, float)
     cls=Command,
     epilog="""Examples:
 
-  dr-plugins convert-checkpoint best.pt --arch resnet_50 --to timm --out resnet50.safetensors
-  dr-plugins convert-checkpoint best.pt --arch timm:resnet50d --to mmengine --out r50d.safetensors
+  dr-plugins convert-checkpoint best.pt --arch resnet_50
+  dr-plugins convert-checkpoint best.pt --arch timm:resnet50d --to mmengine --out r50d.pth
 """,
 )
 @click.argument("source", type=click.Path(exists=True, dir_okay=False, path_type=Path))
@@ -34,9 +34,9 @@ _THREE = (float, float, float)
 @click.option("--to", type=click.Choice(_TARGETS), default="timm", show_default=True)
 @click.option(
     "--out",
-    required=True,
     type=click.Path(dir_okay=False, path_type=Path),
-    help="The safetensors file to write.",
+    help="The file to write: *.safetensors for timm and torchvision, *.pth for the others.  "
+    "[default: a name such as cvnets_resnet50-for-timm.safetensors]",
 )
 @click.option(
     "--averaged/--plain",
@@ -62,7 +62,7 @@ def convert_checkpoint(
     source: Path,
     arch: str,
     to: str,
-    out: Path,
+    out: Path | None,
     averaged: bool | None,
     stock: bool,
     stored_indices: bool,
@@ -70,12 +70,13 @@ def convert_checkpoint(
     mean: tuple[float, float, float] | None,
     std: tuple[float, float, float] | None,
 ) -> None:
-    """Convert a checkpoint into a safetensors file that another library loads strictly.
+    """Convert a checkpoint into a file that another library loads by its own means.
 
-    The file also says which images the network was trained on. What cannot be converted exactly is
-    refused.
+    Prints how. The file also says which images the network was trained on. What cannot be converted
+    exactly is refused.
     """
     from dr_plugins.checkpoints import convert, read_convention
+    from dr_plugins.checkpoints.usage import how_to_load
 
     report = convert(
         source,
@@ -89,10 +90,10 @@ def convert_checkpoint(
         mean=mean,
         std=std,
     )
-    inputs = read_convention(out)
+    inputs = read_convention(report.out)
     click.echo(report)
     click.echo(
         f"input: RGB from 0 to 1, mean {list(inputs.mean)}, std {list(inputs.std)}, "
         f"{inputs.input_size[0]}×{inputs.input_size[1]}"
     )
-    click.echo(f"written: {out}")
+    click.echo(f"written: {report.out}, which {to} loads so:\n\n{how_to_load(report, inputs)}")

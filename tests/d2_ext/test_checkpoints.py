@@ -26,7 +26,7 @@ from torch import nn
 import d2_ext
 from d2_ext import TimmBackbone
 from d2_ext.messages import logger
-from dr_plugins.checkpoints import convert
+from dr_plugins.checkpoints import TARGETS, convert
 from dr_plugins.errors import CheckpointError
 from tests.d2_ext.conftest import MEAN, NATIVE, STD, TIMM
 
@@ -69,9 +69,10 @@ def test_checkpointer_loads_what_was_converted_before(
 ) -> None:
     network, path = saved("resnet18")
     to = "timm" if options is TIMM else "detectron2"
-    convert(path, tmp_path / "converted.safetensors", arch="timm:resnet18", to=to)
+    out = tmp_path / f"converted{TARGETS[to]}"
+    convert(path, out, arch="timm:resnet18", to=to)
     model = build_model(yacs(*options))
-    DetectionCheckpointer(model).load(f"imagenet-plus://{tmp_path}/converted.safetensors")
+    DetectionCheckpointer(model).load(f"imagenet-plus://{out}")
     assert is_filled(model, network)
 
 

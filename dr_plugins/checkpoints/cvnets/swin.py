@@ -103,7 +103,7 @@ def with_stored_indices(state: dict[str, torch.Tensor]) -> dict[str, torch.Tenso
         index = state[key].flatten()
         name = key.removesuffix(_INDEX) + _TABLE
         table = state.get(name)
-        rows = len(table) if table is not None else 0
+        rows = len(table) if table is not None and table.ndim else 0
         if table is None or int(index.min()) < 0 or int(index.max()) >= rows:
             raise CheckpointError(
                 f"{key} holds {int(index.min())} to {int(index.max())}, but the table {name} has "

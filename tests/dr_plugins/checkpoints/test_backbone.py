@@ -12,7 +12,13 @@ import torch
 import torchvision
 from safetensors.torch import save_file
 
-from dr_plugins.checkpoints import CheckpointLocation, InputConvention, convert, load_backbone
+from dr_plugins.checkpoints import (
+    TARGETS,
+    CheckpointLocation,
+    InputConvention,
+    convert,
+    load_backbone,
+)
 from dr_plugins.checkpoints.backbone import BackboneWeights
 from dr_plugins.checkpoints.report import ConversionReport
 from dr_plugins.errors import CheckpointError
@@ -122,7 +128,7 @@ def test_other_timm_networks_are_named_somewhere(write: Callable[[Any], str], co
 def test_converted_files_say_themselves_what_they_are(
     write: Callable[[Any], str], tmp_path: Path, to: str
 ) -> None:
-    path, out = write(resnet()), tmp_path / "resnet18.safetensors"
+    path, out = write(resnet()), tmp_path / f"resnet18{TARGETS[to]}"
     mean, std = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
     convert(path, out, arch="torchvision:resnet18", to=to, mean=mean, std=std)
     weights = load_backbone(str(out), to=to, arch="resnet18")
@@ -143,7 +149,7 @@ def test_converted_for_timm_serves_the_others(write: Callable[[Any], str], tmp_p
 def test_converted_for_one_host_does_not_serve_another(
     write: Callable[[Any], str], tmp_path: Path
 ) -> None:
-    out = tmp_path / "resnet18.safetensors"
+    out = tmp_path / "resnet18.pth"
     convert(write(resnet()), out, arch="torchvision:resnet18", to="mmengine")
     with pytest.raises(CheckpointError, match=r"converted to mmengine before; convert the origin"):
         load_backbone(str(out), to="detectron2")

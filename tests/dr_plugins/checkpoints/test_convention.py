@@ -82,10 +82,10 @@ def test_channels_in_the_wrong_order_are_refused() -> None:
 
 def test_files_without_a_convention(tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
-    with pytest.raises(CheckpointError, match="cannot be read as a safetensors file"):
+    with pytest.raises(CheckpointError, match="cannot read"):
         read_convention(path)
     path.write_bytes(b"<html>")
-    with pytest.raises(CheckpointError, match="cannot be read as a safetensors file"):
+    with pytest.raises(CheckpointError, match="web page"):
         read_convention(path)
     with pytest.raises(CheckpointError, match="does not say what images"):
         read_convention(written(path, {"format": "pt"}))

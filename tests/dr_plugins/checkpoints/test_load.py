@@ -22,7 +22,7 @@ from dr_plugins.checkpoints.load import strip_prefixes
 from dr_plugins.errors import CheckpointError
 
 STATE = {"a.weight": torch.arange(6.0).view(2, 3), "a.num": torch.tensor(3)}
-OTHER = {"a.weight": torch.zeros(2, 3), "a.num": torch.tensor(4)}
+OTHER = {"a.weight": torch.ones(2, 3), "a.num": torch.tensor(4)}
 
 
 def saved(path: Path, content: Any, **options: Any) -> Path:
@@ -159,12 +159,12 @@ def test_averages_of_mmengines_runner(tmp_path: Path) -> None:
     """Its EMAHook exchanges the two when it saves: the average is what it tests with."""
     content = {
         "state_dict": {"model.a": torch.ones(2)},
-        "ema_state_dict": {"steps": torch.tensor(3), "module.model.a": torch.zeros(2)},
+        "ema_state_dict": {"steps": torch.tensor(3), "module.model.a": torch.full((2,), 0.5)},
         "message_hub": {},
         "meta": {"epoch": 3},
     }
     torch.save(content, tmp_path / "epoch_3.pth")
-    for averaged, value in ((None, 1.0), (True, 1.0), (False, 0.0)):
+    for averaged, value in ((None, 1.0), (True, 1.0), (False, 0.5)):
         state = load_checkpoint(tmp_path / "epoch_3.pth", averaged).state
         assert {key: tensor.tolist() for key, tensor in state.items()} == {"a": [value, value]}
 

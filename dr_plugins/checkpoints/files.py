@@ -1,0 +1,264 @@
+"""Opening checkpoint files that may be damaged or hostile: nothing runs, memory stays in bounds."""
+
+from __future__ import annotations
+
+import io
+import pickle
+import pickletools
+import stat
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import serialization
+
+from dr_plugins.errors import CheckpointError
+
+__all__ = ["METADATA_KEY", "FileContent", "read_file", "read_file_metadata"]
+
+METADATA_KEY = "dr_plugins"
+"""Where converted files of ``torch.save`` hold what safetensors files have as metadata."""
+
+_LEGACY_PICKLES = 5  # before the tensors of a file from before PyTorch 1.6
+_MOST_PICKLE = 64 << 20
+_LONG, _MOST_REPEATED = 1 << 10, 64 << 20
+_ARGUMENTS = "argparse.Namespace"  # where timm's train.py stores the name of the model
+_MEANINGLESS = (
+    "mmengine.logging.history_buffer.HistoryBuffer",  # MMEngine's Runner stores its log
+    "builtins.getattr",  # as which methods of that buffer are stored
+    "numpy.core.multiarray.scalar",  # a metric; the second name is numpy 2's
+    "numpy._core.multiarray.scalar",
+    "numpy.core.multiarray._reconstruct",
+    "numpy._core.multiarray._reconstruct",
+    "numpy.ndarray",
+    "numpy.dtype",
+    "pathlib.PosixPath",
+    "pathlib.WindowsPath",
+)
+
+
+class FileContent(NamedTuple):
+    """What a checkpoint file holds.
+
+    Attributes:
+        content: Tensors by name, or whatever ``torch.save`` was given.
+        metadata: Strings that the file states about itself.
+    """
+
+    content: Any
+    metadata: dict[str, str]
+
+
+def read_file(path: Path) -> FileContent:
+    """Read a safetensors file or one of ``torch.save``, told apart by their content.
+
+    Of the latter, tensors and plain containers are read (PyTorch's ``weights_only=True``). The
+    arguments, numpy numbers and paths that training scripts add become objects without behaviour;
+    any other class is refused. The checksums in its zip file are compared.
+
+    Raises:
+        CheckpointError: Missing, damaged, compressed or unsafe file.
+    """
+    if _is_safetensors(path):
+        with _typed(path, "safetensors"):
+            return FileContent(safetensors.torch.load_file(path), _safetensors_metadata(path))
+    with _typed(path, "PyTorch"):
+        return _read_torch(path)
+
+
+def read_file_metadata(path: Path) -> dict[str, str]:
+    """Read what a file states about itself; of a safetensors file the tensors stay unread.
+
+    Raises:
+        CheckpointError: See `read_file`.
+    """
+    if not _is_safetensors(path):
+        return read_file(path).metadata
+    with _typed(path, "safetensors"):
+        return _safetensors_metadata(path)
+
+
+def _is_safetensors(path: Path) -> bool:
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise CheckpointError(f"{path} is not a regular file; name the checkpoint file itself")
+        with open(path, "rb") as file:
+            head = file.read(9)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise CheckpointError(f"cannot read {path}: {reason}") from error
+    if head.endswith(b"{") and int.from_bytes(head[:8], "little") + 8 <= status.st_size:
+        return True
+    if head.startswith((b"PK\x03\x04", b"\x80")):
+        return False
+    raise CheckpointError(
+        f"{path} is neither a safetensors file nor one of torch.save; expected a checkpoint such "
+        f"as ml-dr's best.pt" + _advice(path, head)
+    )
+
+
+@contextmanager
+def _typed(path: Path, kind: str) -> Iterator[None]:
+    """A damaged file makes the libraries raise whatever they stumble over."""
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except Exception as error:
+        raise CheckpointError(
+            f"{path} is a damaged {kind} file: {str(error)[:200] or type(error).__name__}. Compare "
+            f"its size with that of the original ({path.stat().st_size:,} bytes here)"
+        ) from error
+
+
+def _safetensors_metadata(path: Path) -> dict[str, str]:
+    with safetensors.safe_open(path, "pt") as file:
+        return file.metadata() or {}
+
+
+def _advice(path: Path, head: bytes) -> str:
+    if path.name.endswith(".index.json"):
+        return ". This is the index of a sharded checkpoint; save its parts as one file first"
+    if head.lstrip().startswith(b"<"):
+        return " (this is a web page, as a failed download leaves)"
+    return ""
+
+
+def _read_torch(path: Path) -> FileContent:
+    if zipfile.is_zipfile(path):
+        _check_zip(path)
+    else:
+        with open(path, "rb") as file:
+            for _ in range(_LEGACY_PICKLES):
+                _check_pickle(file, path)
+    content = _load(path)
+    metadata = content.get(METADATA_KEY) if isinstance(content, Mapping) else None
+    if not isinstance(metadata, Mapping):
+        return FileContent(content, {})
+    return FileContent(
+        content,
+        {key: value for key, value in metadata.items() if type(key) is type(value) is str},
+    )
+
+
+def _check_zip(path: Path) -> None:
+    """PyTorch ignores the checksums, and inflates whatever a few compressed bytes stand for."""
+    with zipfile.ZipFile(path) as file:
+        entries = file.infolist()
+        for entry in entries:
+            if entry.compress_type != zipfile.ZIP_STORED or entry.file_size != entry.compress_size:
+                raise CheckpointError(
+                    f"{path}: {entry.filename} is compressed, which torch.save never does; save "
+                    f"the state dict again"
+                )
+        names = {entry.filename for entry in entries}
+        total = sum(entry.file_size for entry in entries)
+        if len(names) != len(entries) or total > path.stat().st_size:
+            raise CheckpointError(f"{path}: entries of the zip file overlap; it is damaged")
+        if not any(entry.CRC for entry in entries):
+            for entry in entries:  # written after torch.serialization.set_crc32_options(False)
+                del entry.CRC
+        damaged = file.testzip()
+        if damaged is not None:
+            raise CheckpointError(
+                f"{path}: {damaged} does not fit its checksum: the file is damaged. Copy or "
+                f"download it again"
+            )
+        for entry in entries:
+            if entry.filename.endswith("data.pkl"):
+                if entry.file_size > _MOST_PICKLE:
+                    raise CheckpointError(
+                        f"{path}: {entry.filename} has {entry.file_size:,} bytes, more than "
+                        f"{_MOST_PICKLE:,}; save the state dict alone"
+                    )
+                _check_pickle(io.BytesIO(file.read(entry)), path)
+
+
+def _check_pickle(stream: BinaryIO, path: Path) -> None:
+    """Refuse what makes PyTorch's unpickler reserve far more memory than the file has bytes."""
+    length, repeated = 0, 0
+    long: dict[Any, int] = {}
+    for opcode, argument, _ in pickletools.genops(stream):
+        if isinstance(argument, str | bytes):
+            length = len(argument)
+            if argument in ("builtins bytearray", "__builtin__ bytearray"):
+                raise CheckpointError(
+                    f"{path} asks for a bytearray, which no checkpoint needs; save the state dict "
+                    f"alone"
+                )
+        elif opcode.name in ("BINPUT", "LONG_BINPUT") and length > _LONG:
+            long[argument] = length
+        elif opcode.name in ("BINGET", "LONG_BINGET"):
+            repeated += long.get(argument, 0)
+            if repeated > _MOST_REPEATED:
+                raise CheckpointError(
+                    f"{path} repeats long strings until they fill more than {_MOST_REPEATED:,} "
+                    f"bytes; save the state dict alone"
+                )
+
+
+def _load(path: Path) -> Any:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        pass
+    try:
+        with _stand_ins():
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        reason = str(error).partition(" was not an allowed global")[0].rpartition(": ")[2]
+        raise CheckpointError(
+            f"{path} holds more than tensors and plain data, which is not read, because it could "
+            f"execute code: {reason}. If you trust the file, load it where it was made and save "
+            f"its state dict alone"
+        ) from error
+
+
+class _Nothing:
+    """Takes the place of an object that no conversion needs."""
+
+    def __new__(cls, *args: Any) -> _Nothing:
+        return super().__new__(cls)
+
+    def __init__(self, *args: Any) -> None:
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+
+class _Arguments(_Nothing):
+    """Takes the place of a script's arguments, and keeps them as data."""
+
+    def __setstate__(self, state: Any) -> None:
+        if isinstance(state, dict):
+            self.__dict__.update(state)
+
+
+def _stand_in(name: str, base: type) -> type:
+    module, _, qualified = name.rpartition(".")
+    return type(qualified, (base,), {"__module__": module})
+
+
+_STAND_INS: list[Any] = [
+    _stand_in(_ARGUMENTS, _Arguments),
+    *(_stand_in(name, _Nothing) for name in _MEANINGLESS),
+]
+
+
+@contextmanager
+def _stand_ins() -> Iterator[None]:
+    """Let PyTorch's restricted unpickler put nothing where it would refuse a name."""
+    before = serialization.get_safe_globals()
+    serialization.add_safe_globals(_STAND_INS)
+    try:
+        yield
+    finally:
+        serialization.clear_safe_globals()
+        serialization.add_safe_globals(before)

@@ -1,0 +1,91 @@
+"""Whether tensors can be the weights of a network that was trained."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+
+import torch
+
+from dr_plugins.errors import CheckpointError
+
+__all__ = ["check_values", "digest"]
+
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+_AUGMENTATION = "neural_augmentor."  # not part of the network
+_LARGEST = 1e15  # a flipped bit of an exponent gives more, no training does
+_SMALLEST = torch.finfo(torch.float32).tiny
+
+
+def check_values(state: Mapping[str, torch.Tensor], path: object) -> None:
+    """Refuse tensors that no network can compute with, or that training cannot have made.
+
+    Args:
+        state: By name.
+        path: Of the file, for the message.
+
+    Raises:
+        CheckpointError: A tensor is sparse, quantized, nested, without memory or larger than its
+            memory; of a type that no network has; or holds NaN, infinity, a negative variance or
+            an absurdly large number. Or most of the file is zeros.
+    """
+    numbers = nothing = 0
+    for key, value in state.items():
+        _check_form(key, value, path)
+        if value.dtype not in _FLOATS or not value.numel() or key.startswith(_AUGMENTATION):
+            continue
+        # One pass over the memory; NaN is passed on.
+        low, high = (bound.item() for bound in torch.aminmax(value))
+        largest = max(abs(low), abs(high))
+        if not largest < _LARGEST:
+            raise CheckpointError(
+                f"{path}: {key} holds {low} to {high}, which no trained network does: the file is "
+                f"damaged, or the training diverged. Use another checkpoint"
+            )
+        if key.endswith("running_var") and low < 0:
+            raise CheckpointError(
+                f"{path}: {key} holds {low}, but a variance is never negative: the file is "
+                f"damaged, or weights of several networks were combined wrongly"
+            )
+        numbers += value.numel()
+        nothing += value.numel() if largest < _SMALLEST else 0
+    if 2 * nothing > numbers:
+        raise CheckpointError(
+            f"{path}: {nothing:,} of its {numbers:,} numbers are in tensors that hold zeros only: "
+            f"the file is damaged, as an incomplete download is. Copy or download it again"
+        )
+
+
+def _check_form(key: str, value: torch.Tensor, path: object) -> None:
+    if value.layout is not torch.strided or value.is_quantized or value.is_nested:
+        raise CheckpointError(
+            f"{path}: {key} is a sparse, nested or quantized tensor; only dense ones can be "
+            f"converted"
+        )
+    if value.dtype not in _FLOATS + _INTEGERS:
+        raise CheckpointError(
+            f"{path}: {key} is of type {value.dtype}; expected floating-point numbers of 16 to 64 "
+            f"bits, as weights are"
+        )
+    stored = 0 if value.is_meta else value.untyped_storage().nbytes()
+    if value.numel() * value.element_size() > stored:
+        raise CheckpointError(
+            f"{path}: {key} has shape {list(value.shape)}, but {stored} bytes; save a copy of the "
+            f"tensor (.contiguous())"
+        )
+
+
+def digest(state: Mapping[str, torch.Tensor]) -> str:
+    """SHA-256 over names, types, shapes and bytes, in the order of the names.
+
+    Example:
+        >>> digest({"a": torch.zeros(2)})[:8]
+        '16edfb67'
+    """
+    found = hashlib.sha256()
+    for key in sorted(state):
+        value = state[key].detach().contiguous()
+        found.update(f"{key} {value.dtype} {list(value.shape)}\n".encode())
+        found.update(value.reshape(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()
