@@ -15,6 +15,7 @@ from dr_plugins import ImageSource
 from dr_plugins.images import open_image
 from dr_plugins.sources import open_source
 from mmlab_ext.errors import ConfigError
+from mmlab_ext.samples import one_class
 
 __all__ = ["KEY", "open_images"]
 
@@ -64,8 +65,9 @@ class _Listed:
 
     def __getitem__(self, index: int) -> tuple[Image.Image, int]:
         info = self.dataset.get_data_info(index)
-        label = info.get("gt_label", -1)
-        return open_image(info["img_path"], info["img_path"]), int(label)
+        path = info["img_path"]
+        label = one_class(info.get("gt_label", -1), f"{KEY}.images: {path}")
+        return open_image(path, path), label
 
 
 def _keys(dataset: BaseDataset) -> list[str]:

@@ -11,6 +11,7 @@ from mmengine.registry import METRICS
 
 from dr_plugins.metrics import expected_calibration_error
 from mmlab_ext.errors import ConfigError
+from mmlab_ext.samples import one_class
 
 __all__ = ["ExpectedCalibrationError", "TopKAccuracy"]
 
@@ -22,7 +23,7 @@ def _scores(sample: Mapping[str, Any]) -> tuple[torch.Tensor, int]:
             f"val_evaluator: the samples hold {sorted(sample)}; pred_score and gt_label were "
             f"expected. This metric is for classifiers, such as TimmClassifier"
         )
-    label = int(torch.as_tensor(sample["gt_label"]).reshape(-1)[0])
+    label = one_class(sample["gt_label"], "val_dataloader.dataset")
     return torch.as_tensor(sample["pred_score"]), label
 
 

@@ -12,6 +12,7 @@ from mmengine.registry import MODELS
 from dr_plugins import SparseTargets
 from dr_plugins.deferred import DeferredViews
 from mmlab_ext.errors import ConfigError
+from mmlab_ext.samples import one_class
 
 __all__ = ["TimmDataPreprocessor"]
 
@@ -102,7 +103,8 @@ class TimmDataPreprocessor(BaseDataPreprocessor):
         elif "gt_score" in samples[0]:
             targets = torch.stack([sample.gt_score for sample in samples])
         else:
-            targets = torch.cat([sample.gt_label for sample in samples])
+            labels = [one_class(sample.gt_label, "train_dataloader.dataset") for sample in samples]
+            targets = torch.tensor(labels)
         return targets.to(self.device, non_blocking=self._non_blocking)
 
 

@@ -9,8 +9,35 @@ import torch
 from mmengine.structures import BaseDataElement
 
 from dr_plugins import SparseTargets
+from mmlab_ext.errors import ConfigError
 
-__all__ = ["ClassificationSample"]
+__all__ = ["ClassificationSample", "one_class"]
+
+
+def one_class(label: Any, place: str) -> int:
+    """The class of an image, however its dataset writes it.
+
+    Args:
+        label: A number, or a list, array or tensor of one.
+        place: Where it comes from, for the message.
+
+    Raises:
+        ConfigError: It is not the number of one class.
+
+    Example:
+        >>> one_class([3], "train_dataloader.dataset")
+        3
+    """
+    try:
+        numbers = torch.as_tensor(label).reshape(-1)
+    except (RuntimeError, TypeError, ValueError):  # names, None, nested lists
+        numbers = torch.empty(0)
+    if len(numbers) != 1 or numbers.is_floating_point():
+        raise ConfigError(
+            f"{place} has gt_label {label!r}; the number of one class was expected. Images of "
+            f"several classes cannot be trained on or evaluated here"
+        )
+    return int(numbers)
 
 
 class ClassificationSample(BaseDataElement):

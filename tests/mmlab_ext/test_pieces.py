@@ -270,6 +270,43 @@ def test_unfinished_views_are_not_resized(photographs: Path, shard_sets: Sets) -
         build(DATASETS, "ReinforcedDataset", **options, size=32, defer=True)
 
 
+@pytest.mark.parametrize("label", [[1], 1, torch.tensor(1), np.array([1])])
+def test_a_label_is_one_class_however_it_is_written(label: Any) -> None:
+    sample = ClassificationSample(pred_score=torch.tensor([0.1, 0.9]))
+    sample.set_field(label, "gt_label")
+    metric = build(METRICS, "TopKAccuracy", topk=1)
+    metric.process(None, [sample.to_dict()])
+    assert metric.compute_metrics(metric.results) == {"top1": 100.0}
+    preprocessor = build(MODELS, "TimmDataPreprocessor", mean=[0, 0, 0], std=[1, 1, 1])
+    batch = {"inputs": [torch.zeros(3, 4, 4)] * 2, "data_samples": [sample] * 2}
+    assert preprocessor(batch, training=True)["targets"].tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("label", [[0, 2], [], "cat", None, [[0], [1, 2]], 0.5])
+def test_an_image_of_several_classes_is_an_error(
+    label: Any, photographs: Path, shard_sets: Sets
+) -> None:
+    sample = ClassificationSample(pred_score=torch.tensor([0.1, 0.9]))
+    sample.set_field(label, "gt_label")
+    with pytest.raises(ConfigError, match="has gt_label"):
+        build(METRICS, "TopKAccuracy").process(None, [sample.to_dict()])
+    preprocessor = build(MODELS, "TimmDataPreprocessor", mean=[0, 0, 0], std=[1, 1, 1])
+    batch = {"inputs": [torch.zeros(3, 4, 4)], "data_samples": [sample]}
+    with pytest.raises(ConfigError, match="has gt_label"):
+        preprocessor(batch, training=True)
+
+    @DATASETS.register_module(force=True)
+    class Labelled(Listed):
+        def get_data_info(self, index: int) -> dict[str, Any]:
+            return {**super().get_data_info(index), "gt_label": label}
+
+    images = {**listed(photographs), "type": "Labelled"}
+    dataset = build(DATASETS, "ReinforcedDataset", images=images, shards=str(shard_sets()))
+    dataset.set_epoch(0)
+    with pytest.raises(ConfigError, match="has gt_label"):
+        dataset[0]
+
+
 def test_images_that_are_not_there(shard_sets: Sets, tmp_path: Path) -> None:
     with pytest.raises(DatasetMismatchError, match="nowhere"):
         build(
