@@ -200,10 +200,10 @@ class ReinforcedClassifier(nn.Module):
                 f"MODEL.DR_TIMM.NUM_CLASSES (lazy: model.num_classes) is {self.num_classes}, but "
                 f"the shard set has {targets.num_classes} classes: set it to that"
             )
-        if batch.get("temperature", self.loss.temperature) != self.loss.temperature:
+        if targets.temperature not in (None, self.loss.temperature):
             raise ConfigError(
                 f"REINFORCED.TEMPERATURE (lazy: model.temperature) is {self.loss.temperature}, but "
-                f"the stored answers have a temperature of {batch['temperature']}: set it to that"
+                f"the stored answers have a temperature of {targets.temperature}: set it to that"
             )
         logits = self._logits(batch["images"])
         targets = targets.to(self.device, non_blocking=True)

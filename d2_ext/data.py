@@ -36,8 +36,7 @@ class ReinforcedLoader:
         num_workers: Processes that load images.
 
     Yields:
-        ``images``, uint8 ``[B, 3, H, W]`` or `DeferredViews`; ``targets``, `SparseTargets` of B;
-        ``temperature``, that of the stored answers.
+        ``images``, uint8 ``[B, 3, H, W]`` or `DeferredViews`; ``targets``, `SparseTargets` of B.
 
     Example:
         >>> loader = ReinforcedLoader(dataset, EpochBatches(len(dataset), 256))  # doctest: +SKIP
@@ -62,12 +61,11 @@ class ReinforcedLoader:
         iteration = _current_iteration()
         # Its own: another iterator may be elsewhere, such as that of a second training.
         dataset, batches = self.dataset.with_own_epoch(), copy.copy(self.batches)
-        settings = dataset.shards.manifest.settings
         loader = DataLoader(
             dataset,
             batch_sampler=batches,
             num_workers=self.num_workers,
-            collate_fn=_Collate(settings.get("temperature", 1.0)),
+            collate_fn=_collate,
             pin_memory=torch.cuda.is_available(),
             persistent_workers=self.num_workers > 0,
         )
@@ -178,15 +176,10 @@ def _current_iteration() -> int:
         return 0
 
 
-class _Collate:
-    """Joins samples to what `ReinforcedClassifier` takes."""
-
-    def __init__(self, temperature: float) -> None:
-        self.temperature = float(temperature)
-
-    def __call__(self, samples: Sequence[tuple[torch.Tensor, SparseTargets]]) -> Batch:
-        images, targets = ReinforcedDataset.collate(samples)
-        return {"images": images, "targets": targets, "temperature": self.temperature}
+def _collate(samples: Sequence[tuple[torch.Tensor, SparseTargets]]) -> Batch:
+    """Join samples to what `ReinforcedClassifier` takes."""
+    images, targets = ReinforcedDataset.collate(samples)
+    return {"images": images, "targets": targets}
 
 
 class _Resize:

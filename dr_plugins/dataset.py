@@ -122,6 +122,11 @@ class ReinforcedDataset(Dataset[Sample]):
         return self.shards.manifest.num_classes
 
     @property
+    def temperature(self) -> float:
+        """What the teacher's logits were divided by; the targets and their loss have the same."""
+        return float(self.shards.manifest.settings.get("temperature", 1.0))
+
+    @property
     def epoch(self) -> int:
         """The current epoch, from 0."""
         return int(self._epoch)
@@ -188,6 +193,7 @@ class ReinforcedDataset(Dataset[Sample]):
             num_classes=self.num_classes,
             labels=torch.from_numpy(classes),
             densify=self.densify,
+            temperature=self.temperature,
         )
         return [(view, targets[i]) for i, view in enumerate(views)]
 

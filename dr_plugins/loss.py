@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import logging
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 
@@ -11,13 +11,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
-from dr_plugins.targets import SparseTargets
+from dr_plugins.targets import SparseTargets, check_temperature
 
 __all__ = ["KDLoss", "cross_entropy"]
 
+_logger = logging.getLogger(__name__)
 # `nll_loss` skips rows with this label; any class number out of range, unlike -100, must raise.
 _ROUNDING = 0.02  # of rows of half-precision probabilities
 _NO_LABEL = -(2**31)
+_IS_CROSS_ENTROPY = (
+    "the loss is the cross-entropy to the stored answers, not the KL divergence: it is higher by "
+    "their entropy, and has the same gradient"
+)
 _FUSED_DEVICES = ("cuda",)
 _FUSED_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -25,7 +30,7 @@ _FUSED_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 class KDLoss(nn.Module):
     """KL(target || softmax(logits / T)) * T^2, Hinton et al. 2015 (arXiv 1503.02531).
 
-    The targets are used as they are: whoever stored them softened by T passes the same T. Equal to
+    The targets are used as they are; T must be the temperature that they were softened by. Equal to
     `F.kl_div(F.log_softmax(logits / T, 1), targets.dense(), reduction="batchmean") * T**2` to
     rounding. With `label_weight` w the loss is (1 - w) * KL + w * CE(logits, label), at temperature
     1; rows whose label is -1 have no cross-entropy term.
@@ -40,7 +45,7 @@ class KDLoss(nn.Module):
     gradient stays finite. A row of -inf, a NaN or a logit of +inf gives NaN.
 
     Args:
-        temperature: T, > 0.
+        temperature: T, > 0; that of the targets.
         label_weight: w, in [0, 1].
         reduction: "batchmean" (sum over classes, mean over the batch; NaN for an empty one),
             "sum", or "none" for one loss per sample, [B].
@@ -58,8 +63,7 @@ class KDLoss(nn.Module):
         self, temperature: float = 1.0, label_weight: float = 0.0, reduction: str = "batchmean"
     ) -> None:
         super().__init__()
-        if not (temperature > 0 and math.isfinite(temperature)):
-            raise ValueError(f"temperature is {temperature}, expected a number > 0: try 1.0")
+        check_temperature(temperature)
         if not 0 <= label_weight <= 1:
             raise ValueError(f"label_weight is {label_weight}, expected [0, 1]: 0 is KL only")
         if reduction not in ("batchmean", "sum", "none"):
@@ -83,17 +87,19 @@ class KDLoss(nn.Module):
             A scalar, or [B] if `reduction` is "none"; float32, or float64 if the logits are.
 
         Raises:
-            ValueError: if shapes, class counts or devices differ, a label (on the CPU) is not a
-                class, or `label_weight` has no labels to use: probabilities come without.
+            ValueError: if shapes, class counts, devices or temperatures differ, a label (on the
+                CPU) is not a class, or `label_weight` has no labels to use: probabilities come
+                without.
             TypeError: if a dtype is neither.
         """
-        _check(logits, target)
+        _check(logits, target, self.temperature)
         with full_precision(logits.device.type):
             return _reduce(self._rows(logits, target), self.reduction)
 
     def _rows(self, logits: Tensor, target: SparseTargets | Tensor) -> Tensor:
-        rows = _fused_for(logits) if isinstance(target, SparseTargets) else None
-        return (rows or plain_rows)(logits, target, self.temperature, self.label_weight)
+        fused = _fused_for(logits) if isinstance(target, SparseTargets) else None
+        rows = plain_rows if fused is None else fused
+        return rows(logits, target, self.temperature, self.label_weight)
 
     def extra_repr(self) -> str:
         """Arguments, for `repr`."""
@@ -129,7 +135,8 @@ def cross_entropy(
         A scalar, or [B]; float32, or float64 if the logits are.
 
     Raises:
-        ValueError: if an argument is not supported, or shapes do not match.
+        ValueError: if an argument is not supported, shapes do not match, or the targets have
+            another temperature than 1.
         TypeError: if `input` is not a floating-point tensor or `target` not `SparseTargets`.
     """
     for name, value, default in (
@@ -148,12 +155,23 @@ def cross_entropy(
         raise ValueError(f"reduction is {reduction!r}: pass 'mean', 'sum' or 'none'")
     if not isinstance(target, SparseTargets):
         raise TypeError(f"target is {type(target).__name__}, expected SparseTargets: swap them")
-    _check(input, target)
+    _check(input, target, 1.0)
+    _say_once(_IS_CROSS_ENTROPY)
     with full_precision(input.device.type):
         fused = _fused_for(input)
         if fused is not None:
             return _reduce(fused(input, target, with_entropy=False), reduction)
         return _reduce(_sparse_terms(_log_softmax(input), target)[0], reduction)
+
+
+@torch.compiler.assume_constant_result
+def _say_once(message: str) -> None:
+    if message not in _said:
+        _said.add(message)
+        _logger.info(message)
+
+
+_said: set[str] = set()
 
 
 def _fused_for(logits: Tensor) -> Callable[..., Tensor] | None:
@@ -266,7 +284,7 @@ def _label_loss(log_probs: Tensor, target: SparseTargets | Tensor) -> Tensor:
     return F.nll_loss(log_probs, target.long(), ignore_index=_NO_LABEL, reduction="none")
 
 
-def _check(logits: Tensor, target: SparseTargets | Tensor) -> None:
+def _check(logits: Tensor, target: SparseTargets | Tensor, temperature: float) -> None:
     if not isinstance(logits, Tensor) or not logits.is_floating_point():
         got = logits.dtype if isinstance(logits, Tensor) else type(logits).__name__
         raise TypeError(f"logits are {got}, expected a floating-point tensor: pass model outputs")
@@ -283,6 +301,13 @@ def _check(logits: Tensor, target: SparseTargets | Tensor) -> None:
     if target.device != logits.device:
         raise ValueError(
             f"target is on {target.device}, logits on {logits.device}: use target.to(device)"
+        )
+    stored = target.temperature if isinstance(target, SparseTargets) else None
+    if stored is not None and stored != temperature:
+        raise ValueError(
+            f"the targets have temperature {stored}, the loss {temperature}: use "
+            f"KDLoss(temperature={stored}) (timm: leave out --smoothing 0, which takes "
+            f"a cross-entropy without temperature)"
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -25,7 +26,8 @@ class SparseTargets:
       that lists every class.)
 
     `torch.nn.functional.cross_entropy(logits, targets)`, hence `torch.nn.CrossEntropyLoss()`, is
-    the soft-target cross-entropy; every other torch function raises `TypeError`.
+    the soft-target cross-entropy; every other torch function raises `TypeError`. A loss of another
+    temperature than that of the targets raises `ValueError`.
 
     Args:
         ids: class ids in [-1, num_classes), integers, [B, k], or [k] for a single sample.
@@ -35,6 +37,8 @@ class SparseTargets:
             -1, the default, means unknown or not defined (mixed images).
         num_classes: number of classes C, >= 1. Must be given.
         densify: "smooth" or "zeros".
+        temperature: what the teacher's logits were divided by before its softmax, finite and > 0;
+            None, the default, means unknown, and goes with every loss.
 
     Raises:
         ValueError: if a value or a shape breaks these rules. The check synchronises with a GPU:
@@ -49,13 +53,14 @@ class SparseTargets:
     """
 
     # Not a tuple or dataclass: libraries take those apart and rebuild them from their tensors.
-    __slots__ = ("densify", "ids", "labels", "num_classes", "probs")
+    __slots__ = ("densify", "ids", "labels", "num_classes", "probs", "temperature")
 
     ids: Tensor
     probs: Tensor
     labels: Tensor
     num_classes: int
     densify: str
+    temperature: float | None
 
     def __init__(
         self,
@@ -64,6 +69,7 @@ class SparseTargets:
         labels: Any = None,
         num_classes: int = 0,
         densify: str = "smooth",
+        temperature: float | None = None,
     ) -> None:
         ids, probs = _integers("ids", ids), torch.as_tensor(probs)
         if not probs.is_floating_point():
@@ -72,12 +78,14 @@ class SparseTargets:
         if num_classes < 1:
             raise ValueError(f"num_classes is {num_classes}, expected >= 1: pass num_classes=")
         _check_method(densify)
+        if temperature is not None:
+            check_temperature(temperature)
         probs = probs.to(torch.float32)
         _check_shapes(ids, probs, labels)
         _check_range("ids", ids, -1, num_classes)
         _check_range("labels", labels, -1, num_classes)
         _check_rows(ids, probs)
-        self._assign(ids, probs, labels, num_classes, densify)
+        self._assign(ids, probs, labels, num_classes, densify, temperature)
 
     def _assign(self, *fields: Any) -> None:
         for name, value in zip(_FIELDS, fields, strict=True):
@@ -88,22 +96,33 @@ class SparseTargets:
 
     @classmethod
     def unchecked(
-        cls, ids: Tensor, probs: Tensor, labels: Tensor, num_classes: int, densify: str = "smooth"
+        cls,
+        ids: Tensor,
+        probs: Tensor,
+        labels: Tensor,
+        num_classes: int,
+        densify: str = "smooth",
+        temperature: float | None = None,
     ) -> SparseTargets:
         """Build from int64, float32 and int64 tensors known to be valid, without a look at them."""
         self = object.__new__(cls)
-        self._assign(ids, probs, labels, num_classes, densify)
+        self._assign(ids, probs, labels, num_classes, densify, temperature)
         return self
 
     def _replace(self, ids: Tensor, probs: Tensor, labels: Tensor) -> SparseTargets:
-        return self.unchecked(ids, probs, labels, self.num_classes, self.densify)
+        return self.unchecked(ids, probs, labels, self.num_classes, self.densify, self.temperature)
 
     def __reduce__(self) -> tuple[Callable[..., SparseTargets], tuple[Any, ...]]:
         return SparseTargets.unchecked, tuple(getattr(self, name) for name in _FIELDS)
 
     @classmethod
     def one_hot(
-        cls, labels: Any, num_classes: int, k: int = 1, densify: str = "smooth"
+        cls,
+        labels: Any,
+        num_classes: int,
+        k: int = 1,
+        densify: str = "smooth",
+        temperature: float | None = None,
     ) -> SparseTargets:
         """All mass on the label, padded to `k` entries so that it stacks with top-k samples.
 
@@ -112,6 +131,7 @@ class SparseTargets:
             num_classes: number of classes.
             k: entries per row, >= 1.
             densify: "smooth" or "zeros".
+            temperature: that of the top-k samples in the same batch.
 
         Raises:
             ValueError: if a label is not a class, or `k` < 1.
@@ -127,22 +147,24 @@ class SparseTargets:
         _check_range("labels", labels, 0, num_classes)
         ids = labels.new_full((*labels.shape, k), -1)
         ids[..., 0] = labels
-        return cls(ids, (ids >= 0).to(torch.float32), labels, num_classes, densify)
+        probs = (ids >= 0).to(torch.float32)
+        return cls(ids, probs, labels, num_classes, densify, temperature)
 
     @classmethod
     def stack(cls, samples: Iterable[SparseTargets]) -> SparseTargets:
         """Collate single samples into a batch.
 
         Raises:
-            ValueError: if there are none, one is a batch, or they differ in `k`, `num_classes`
-                or `densify`.
+            ValueError: if there are none, one is a batch, or they differ in `k`, `num_classes`,
+                `densify` or `temperature`.
         """
         samples = list(samples)
-        kinds = {(tuple(s.ids.shape), s.num_classes, s.densify) for s in samples}
+        kinds = {(tuple(s.ids.shape), s.num_classes, s.densify, s.temperature) for s in samples}
         if len(kinds) != 1 or samples[0].ids.dim() != 1:
             raise ValueError(
-                f"cannot stack (ids shape, num_classes, densify) {sorted(kinds)}, expected single "
-                "samples that agree: pad rows with id -1 or SparseTargets.one_hot(..., k=)"
+                f"cannot stack (ids shape, num_classes, densify, temperature) "
+                f"{sorted(kinds, key=str)}, expected single samples that agree: pad rows with id "
+                f"-1 or SparseTargets.one_hot(..., k=), and load each shard set by itself"
             )
         ids, probs, labels = (
             torch.stack([getattr(s, name) for s in samples]) for name in ("ids", "probs", "labels")
@@ -243,7 +265,8 @@ class SparseTargets:
         batch = f"batch={len(self)}, " if self.ids.dim() > 1 else ""
         return (
             f"SparseTargets({batch}k={self.ids.shape[-1]}, num_classes={self.num_classes}, "
-            f"densify={self.densify!r}, device={str(self.device)!r})"
+            f"densify={self.densify!r}, temperature={self.temperature}, "
+            f"device={str(self.device)!r})"
         )
 
     @classmethod
@@ -258,7 +281,13 @@ class SparseTargets:
         raise TypeError(f"{name}() does not take SparseTargets: pass a tensor, targets.dense()")
 
 
-_FIELDS = ("ids", "probs", "labels", "num_classes", "densify")
+_FIELDS = ("ids", "probs", "labels", "num_classes", "densify", "temperature")
+
+
+def check_temperature(temperature: float) -> None:
+    """Raise ValueError unless it is a finite number > 0."""
+    if not (temperature > 0 and math.isfinite(temperature)):
+        raise ValueError(f"temperature is {temperature}, expected a number > 0: try 1.0")
 
 
 def _integers(name: str, values: Any) -> Tensor:

@@ -111,7 +111,7 @@ class ReinforcedDataset(Dataset[Item]):
     @property
     def temperature(self) -> float:
         """Of the stored answers."""
-        return float(self.reinforced.shards.manifest.settings.get("temperature", 1.0))
+        return self.reinforced.temperature
 
     @property
     def record_bytes(self) -> int:

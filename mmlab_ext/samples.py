@@ -74,7 +74,7 @@ class ClassificationSample(BaseDataElement):
 def _pack(value: Any) -> Any:
     if isinstance(value, SparseTargets) and value.device.type == "cpu":
         parts = (value.ids.numpy(), value.probs.numpy(), value.labels.numpy())
-        return _Packed((*parts, value.num_classes, value.densify))
+        return _Packed((*parts, value.num_classes, value.densify, value.temperature))
     if isinstance(value, torch.Tensor) and value.device.type == "cpu" and not value.requires_grad:
         return _Packed((value.numpy(),))
     return value
@@ -90,7 +90,7 @@ def _unpack(value: Any) -> Any:
     if len(value) == 1:
         return torch.as_tensor(value[0])
     ids, probs, labels = map(torch.as_tensor, value[:3])
-    return SparseTargets.unchecked(ids, probs, labels, value[3], value[4])
+    return SparseTargets.unchecked(ids, probs, labels, *value[3:])
 
 
 def _rebuild(meta: dict[str, Any], fields: dict[str, Any]) -> ClassificationSample:

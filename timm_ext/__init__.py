@@ -23,7 +23,6 @@ if [int(number) for number in re.findall(r"\d+", timm.__version__)[:3]] < [1, 0,
         f"`pip install -U timm`."
     )
 
-import dr_models  # noqa: F401  registers its networks with timm
 from timm_ext.datasets import create_dataset
 from timm_ext.errors import DatasetNameError, ShardsNotFoundError, UnsupportedOptionError
 from timm_ext.loader import create_loader
@@ -39,5 +38,9 @@ __all__ = [
     "create_loss",
     "register",
 ]
+
+# Where a hook imports this package from within `import timm`, the networks have to wait.
+if not getattr(timm.__spec__, "_initializing", False):
+    import dr_models  # noqa: F401  registers its networks with timm
 
 register()

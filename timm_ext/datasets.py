@@ -128,13 +128,6 @@ def _reinforce(images: Any, parsed: DatasetName, options: dict[str, Any]) -> Rei
         images, shards, p=parsed.p, densify=parsed.densify, check=parsed.check, seed=seed
     )
     log_on_primary(f"{parsed.name}: {len(dataset)} images, {shards!r}")
-    temperature = shards.manifest.settings.get("temperature", 1.0)
-    if temperature != 1:
-        log_on_primary(
-            f"{parsed.name}: the stored answers have temperature {temperature}, and so will the "
-            f"loss; do not pass --smoothing 0, which selects a loss without temperature",
-            logging.WARNING,
-        )
     return dataset
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
-import timm.loss.cross_entropy
+from timm.loss.cross_entropy import LabelSmoothingCrossEntropy
 from torch import Tensor, nn
 
 from dr_plugins import KDLoss, ReinforcedDataset, SparseTargets
@@ -12,7 +14,7 @@ from dr_plugins.errors import DatasetMismatchError
 from timm_ext.datasets import training_dataset
 from timm_ext.messages import log_on_primary
 
-__all__ = ["LabelSmoothingCrossEntropy", "ReinforcedLoss", "create_loss"]
+__all__ = ["ReinforcedLoss", "change_classes", "create_loss"]
 
 
 class ReinforcedLoss(nn.Module):
@@ -20,7 +22,7 @@ class ReinforcedLoss(nn.Module):
 
     Args:
         plain: For targets that are not `SparseTargets`; cross-entropy by default.
-        temperature: The teacher's, see `KDLoss`.
+        temperature: The teacher's, see `KDLoss`; None for that of the targets.
 
     Example:
         >>> import torch
@@ -28,10 +30,10 @@ class ReinforcedLoss(nn.Module):
         tensor(1.3863)
     """
 
-    def __init__(self, plain: nn.Module | None = None, temperature: float = 1.0) -> None:
+    def __init__(self, plain: nn.Module | None = None, temperature: float | None = None) -> None:
         super().__init__()
         self.plain = nn.CrossEntropyLoss() if plain is None else plain
-        self.distillation = KDLoss(temperature)
+        self.temperature = temperature
 
     def forward(self, logits: Tensor, target: SparseTargets | Tensor) -> Tensor:
         """Loss of a batch.
@@ -45,44 +47,11 @@ class ReinforcedLoss(nn.Module):
 
         Raises:
             DatasetMismatchError: The model has other classes than the targets.
+            ValueError: The targets have another temperature.
         """
-        if not isinstance(target, SparseTargets):
-            loss: Tensor = self.plain(logits, target)
-            return loss
-        if logits.shape[-1] != target.num_classes:
-            raise DatasetMismatchError(
-                f"the model has {logits.shape[-1]} classes, the reinforced dataset "
-                f"{target.num_classes}; write --num-classes {target.num_classes}"
-            )
-        divergence: Tensor = self.distillation(logits, target)
-        return divergence
-
-
-class LabelSmoothingCrossEntropy(timm.loss.cross_entropy.LabelSmoothingCrossEntropy):
-    """`timm.loss.LabelSmoothingCrossEntropy`; on `SparseTargets` it is `ReinforcedLoss`.
-
-    Args:
-        *args: As timm's class takes them. They have no effect on `SparseTargets`.
-        **kwargs: As timm's class takes them.
-    """
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        dataset = training_dataset()
-        self.reinforced = create_loss(dataset)
-        if dataset is not None:
-            log_on_primary(
-                f"--smoothing {self.smoothing} is not used: the loss is the KL divergence to the "
-                f"stored answers (temperature {self.reinforced.distillation.temperature})"
-            )
-
-    def forward(self, x: Tensor, target: SparseTargets | Tensor) -> Tensor:
-        """Loss of a batch; see `ReinforcedLoss`."""
-        loss: Tensor
         if isinstance(target, SparseTargets):
-            loss = self.reinforced(x, target)
-        else:
-            loss = super().forward(x, target)
+            return _divergence(logits, target, self.temperature)
+        loss: Tensor = self.plain(logits, target)
         return loss
 
 
@@ -92,13 +61,52 @@ def create_loss(
     """Create the loss for a reinforced dataset.
 
     Args:
-        dataset: Gives the temperature of its teacher; 1 if None.
+        dataset: Gives the temperature of its teacher; if None, the targets do.
         plain: For targets that are not `SparseTargets`, such as those of the validation split;
             cross-entropy by default.
 
     Example:
-        >>> create_loss().distillation.temperature
-        1.0
+        >>> import torch
+        >>> targets = SparseTargets([[2, 0]], [[0.7, 0.2]], num_classes=4)
+        >>> create_loss()(torch.zeros(1, 4), targets)
+        tensor(0.5152)
     """
-    settings = {} if dataset is None else dataset.shards.manifest.settings
-    return ReinforcedLoss(plain, float(settings.get("temperature", 1.0)))
+    return ReinforcedLoss(plain, None if dataset is None else dataset.temperature)
+
+
+@functools.cache
+def change_classes() -> None:
+    """Let timm's `LabelSmoothingCrossEntropy` be the KL divergence on `SparseTargets`.
+
+    It is changed in place, for the reason that `refusals.change_classes` gives.
+    """
+    kind: Any = LabelSmoothingCrossEntropy
+    init: Callable[..., None] = kind.__init__
+    smoothed: Callable[..., Tensor] = kind.forward
+
+    @functools.wraps(init)
+    def logged(self: Any, *args: Any, **kwargs: Any) -> None:
+        init(self, *args, **kwargs)
+        if (dataset := training_dataset()) is not None:
+            log_on_primary(
+                f"--smoothing {self.smoothing} is not used: the loss is the KL divergence to the "
+                f"stored answers (temperature {dataset.temperature})"
+            )
+
+    @functools.wraps(smoothed)
+    def forward(self: Any, x: Tensor, target: SparseTargets | Tensor) -> Tensor:
+        if isinstance(target, SparseTargets):
+            return _divergence(x, target, None)
+        return smoothed(self, x, target)
+
+    kind.__init__, kind.forward = logged, forward
+
+
+def _divergence(logits: Tensor, target: SparseTargets, temperature: float | None) -> Tensor:
+    if logits.shape[-1] != target.num_classes:
+        raise DatasetMismatchError(
+            f"the model has {logits.shape[-1]} classes, the reinforced dataset "
+            f"{target.num_classes}; write --num-classes {target.num_classes}"
+        )
+    loss: Tensor = KDLoss(temperature or target.temperature or 1.0)(logits, target)
+    return loss

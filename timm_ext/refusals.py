@@ -1,28 +1,22 @@
-"""What would augment, mix or answer a second time, refused before training starts.
-
-The classes here stand in for timm's of the same name and are exactly those, unless the training
-dataset is reinforced.
-"""
+"""What would augment, mix or answer a second time, refused before training starts."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from typing import Any
 
-import timm.data.dataset
-import timm.data.mixup
-import timm.loss.binary_cross_entropy
+from timm.data.dataset import AugMixDataset
+from timm.data.mixup import FastCollateMixup, Mixup
 from timm.data.naflex_loader import create_naflex_loader as timm_create_naflex_loader
+from timm.loss.binary_cross_entropy import BinaryCrossEntropy
 
 from dr_plugins import ReinforcedDataset
 from timm_ext.datasets import training_dataset
 from timm_ext.errors import UnsupportedOptionError
 
 __all__ = [
-    "AugMixDataset",
-    "BinaryCrossEntropy",
-    "FastCollateMixup",
-    "Mixup",
+    "change_classes",
     "check_loader_options",
     "create_naflex_loader",
     "timm_create_naflex_loader",
@@ -74,37 +68,32 @@ _LOADER = {
 }
 
 
-class Mixup(timm.data.mixup.Mixup):
-    """`timm.data.Mixup`, refused if the training dataset is reinforced."""
+@functools.cache
+def change_classes() -> None:
+    """Let timm's classes refuse to be created for a reinforced dataset, wherever they are bound.
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        _refuse_in_training(_MIXING)
-        super().__init__(*args, **kwargs)
-
-
-class FastCollateMixup(timm.data.mixup.FastCollateMixup):
-    """`timm.data.FastCollateMixup`, refused if the training dataset is reinforced."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        _refuse_in_training(_MIXING)
-        super().__init__(*args, **kwargs)
+    They are changed in place: timm's `super(BinaryCrossEntropy, self)` looks its class up by name,
+    and would find a subclass there.
+    """
+    _check_before_init(Mixup, lambda *_, **__: _refuse_in_training(_MIXING))  # FastCollateMixup too
+    _check_before_init(BinaryCrossEntropy, lambda *_, **__: _refuse_in_training(_BINARY))
+    _check_before_init(AugMixDataset, _check_splits)
 
 
-class BinaryCrossEntropy(timm.loss.binary_cross_entropy.BinaryCrossEntropy):
-    """`timm.loss.BinaryCrossEntropy`, refused if the training dataset is reinforced."""
+def _check_before_init(kind: type, check: Callable[..., None]) -> None:
+    init: Callable[..., None] = vars(kind)["__init__"]
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        _refuse_in_training(_BINARY)
-        super().__init__(*args, **kwargs)
+    @functools.wraps(init)
+    def checked(self: Any, *args: Any, **kwargs: Any) -> None:
+        check(*args, **kwargs)
+        init(self, *args, **kwargs)
+
+    setattr(kind, "__init__", checked)  # noqa: B010  mypy takes no method for a variable
 
 
-class AugMixDataset(timm.data.dataset.AugMixDataset):
-    """`timm.data.AugMixDataset`, refused for a reinforced dataset."""
-
-    def __init__(self, dataset: Any, *args: Any, **kwargs: Any) -> None:
-        if isinstance(dataset, ReinforcedDataset):
-            raise _refusal(*_SPLITS)
-        super().__init__(dataset, *args, **kwargs)
+def _check_splits(dataset: Any, *_: Any, **__: Any) -> None:
+    if isinstance(dataset, ReinforcedDataset):
+        raise _refusal(*_SPLITS)
 
 
 def create_naflex_loader(dataset: Any, *args: Any, **kwargs: Any) -> Any:
@@ -136,7 +125,7 @@ def check_loader_options(options: Mapping[str, Any]) -> None:
         if options.get(name):
             raise _refusal(*refusal)
     collate = options["collate_fn"]
-    if isinstance(collate, timm.data.mixup.FastCollateMixup):
+    if isinstance(collate, FastCollateMixup):
         raise _refusal(*_MIXING)
     if collate is not None:
         raise _refusal("collate_fn", "its batches have a collate of their own", "Leave it out")

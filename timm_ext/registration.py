@@ -1,4 +1,4 @@
-"""Making timm's names mean ours, where a training script looks for them or has bound them."""
+"""Making timm's names mean ours, wherever they are bound."""
 
 from __future__ import annotations
 
@@ -6,45 +6,46 @@ import sys
 from types import ModuleType
 from typing import Any
 
-import timm.data
-import timm.loss
-
 from timm_ext import datasets, loader, loss, refusals
 
 __all__ = ["register"]
 
-_FACTORIES: tuple[tuple[Any, Any], ...] = (
-    (datasets.timm_create_dataset, datasets.create_dataset),
-    (loader.timm_create_loader, loader.create_loader),
-    (refusals.timm_create_naflex_loader, refusals.create_naflex_loader),
-)
-_CLASSES: tuple[type, ...] = (
-    refusals.AugMixDataset,
-    refusals.BinaryCrossEntropy,
-    refusals.FastCollateMixup,
-    refusals.Mixup,
-    loss.LabelSmoothingCrossEntropy,
-)
-_REPLACEMENTS = {
-    id(original): replacement
-    for original, replacement in (*_FACTORIES, *((kind.__base__, kind) for kind in _CLASSES))
+_REPLACEMENTS: dict[int, Any] = {
+    id(datasets.timm_create_dataset): datasets.create_dataset,
+    id(loader.timm_create_loader): loader.create_loader,
+    id(refusals.timm_create_naflex_loader): refusals.create_naflex_loader,
 }
 
 
 def register(*modules: ModuleType) -> None:
-    """Let `timm.data`, `timm.loss`, the running script and `modules` use this package's factories.
+    """Let timm, and every module that took names from it, use this package's factories.
 
-    Only names that are bound to timm's own objects are bound anew, and the new ones do what timm's
-    do for every dataset that is not reinforced. Importing `timm_ext` calls this; calling it again
-    changes nothing more.
+    timm's factory functions are bound anew in the modules that define them, so that later imports
+    get ours, and in every loaded module that holds them, under whatever name. timm's classes are
+    changed in place. Both do what timm's do for every dataset that is not reinforced. Importing
+    `timm_ext` calls this; calling it again changes nothing more.
+
+    A function that something other than a module holds cannot be found: a `functools.partial`, a
+    class attribute or a default argument that was made before. Import `timm_ext` before such code.
 
     Args:
-        *modules: Other modules that took names from timm before, such as a ``train.py`` that was
-            imported.
+        *modules: Modules that are not in `sys.modules`.
     """
-    # The losses' factory, which timm's tasks use, has bound the classes before `timm.loss` did.
-    places = (timm.data, timm.loss, sys.modules.get("timm.loss._loss_factory"))
-    for module in (*places, sys.modules.get("__main__"), *modules):
-        for name, value in list(vars(module).items()) if module else ():
+    refusals.change_classes()
+    loss.change_classes()
+    for module in (*sys.modules.values(), *modules):
+        names = _names_in(module)
+        if str(names.get("__name__")).startswith(f"{__package__}."):
+            continue  # these need timm's own
+        for name, value in list(names.items()):
             if id(value) in _REPLACEMENTS:
-                setattr(module, name, _REPLACEMENTS[id(value)])
+                names[name] = _REPLACEMENTS[id(value)]
+
+
+def _names_in(module: object) -> dict[str, Any]:
+    # Around the module's own attribute access, which may raise, or import what is lazy.
+    try:
+        names = object.__getattribute__(module, "__dict__")
+    except AttributeError:
+        return {}
+    return names if type(names) is dict else {}

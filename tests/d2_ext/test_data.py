@@ -112,7 +112,7 @@ def test_batches_are_those_of_the_dataset(
         expected.append({"images": images, "targets": targets})
     assert_same(found, expected)
     assert found[0]["images"].dtype == torch.uint8
-    assert found[0]["temperature"] == 1.0
+    assert found[0]["targets"].temperature == 1.0
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])

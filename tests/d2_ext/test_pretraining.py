@@ -148,8 +148,8 @@ def test_the_loss_is_that_of_the_stored_answers() -> None:
     model = ReinforcedClassifier("resnet18", num_classes=4, temperature=2.0).train()
     images = torch.randint(0, 256, (3, 3, 40, 40), dtype=torch.uint8)
     targets = SparseTargets([[0, 1], [2, 3], [1, 0]], [[0.6, 0.3], [0.9, 0.1], [0.5, 0.2]],
-                            num_classes=4)  # fmt: skip
-    found = model({"images": images, "targets": targets, "temperature": 2.0})
+                            num_classes=4, temperature=2.0)  # fmt: skip
+    found = model({"images": images, "targets": targets})
     mean, std = torch.tensor(MEAN).view(3, 1, 1), torch.tensor(STD).view(3, 1, 1)
     logits = model.model((images.float() - mean) / std)
     expected = torch.nn.functional.kl_div(

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import logging
 import math
 from functools import partial
 from pathlib import Path
@@ -13,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import distributed
 
+from dr_plugins import loss as plain
 from dr_plugins.loss import KDLoss
 from dr_plugins.targets import SparseTargets
 
@@ -386,6 +388,34 @@ def test_cross_entropy_refuses_targets_as_logits() -> None:
         F.cross_entropy(targets, torch.zeros(1, 6))
     with pytest.raises(TypeError, match="logits are SparseTargets"):
         F.cross_entropy(targets, targets)
+
+
+def test_cross_entropy_says_once_what_it_is(caplog: pytest.LogCaptureFixture) -> None:
+    plain._said.clear()
+    targets = SparseTargets.one_hot([1], 6)
+    with caplog.at_level(logging.INFO, "dr_plugins"):
+        KDLoss()(torch.zeros(1, 6), targets)
+        assert caplog.messages == []
+        for _ in range(2):
+            F.cross_entropy(torch.zeros(1, 6), targets)
+    (message,) = caplog.messages
+    assert "cross-entropy" in message
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_loss_of_another_temperature_is_an_error(compiled: bool) -> None:
+    torch._dynamo.reset()
+    targets = SparseTargets([[2, 0]], [[0.7, 0.2]], num_classes=4, temperature=3.0)
+    one_hot = SparseTargets.one_hot([1], 4, k=2, temperature=3.0)
+    losses: list[Any] = [KDLoss(), KDLoss(2.0), torch.nn.CrossEntropyLoss()]
+    matching: Any = KDLoss(3.0)
+    if compiled:
+        *losses, matching = (torch.compile(x, backend="eager") for x in (*losses, matching))
+    for target in (targets, one_hot, targets[:1], SparseTargets.stack([targets[0]]).to("cpu")):
+        assert matching(torch.zeros(1, 4), target) > 0
+        for loss in losses:
+            with pytest.raises(ValueError, match=r"temperature 3\.0, the loss [12]\.0"):
+                loss(torch.zeros(1, 4), target)
 
 
 # Compilation

@@ -50,6 +50,7 @@ def example(**changes: Any) -> SparseTargets:
         "probs": [[0.5, 0.25], [1.0, 0.0], [0.125, 0.0]],
         "labels": [4, 3, -1],
         "num_classes": 6,
+        "temperature": 2.0,
     }
     return SparseTargets(**(fields | changes))
 
@@ -62,6 +63,7 @@ def assert_same(got: SparseTargets, expected: SparseTargets) -> None:
     assert got.probs.dtype == expected.probs.dtype
     assert torch.equal(got.labels, expected.labels)
     assert (got.num_classes, got.densify) == (expected.num_classes, expected.densify)
+    assert got.temperature == expected.temperature
 
 
 # Densify
@@ -154,6 +156,8 @@ def test_rounded_probs_are_divided_by_their_sum() -> None:
         ({"labels": [0]}, ValueError, r"labels \(1,\), expected \(3, 2\) and \(3,\)"),
         ({"num_classes": 0}, ValueError, "num_classes is 0"),
         ({"densify": "softmax"}, ValueError, "densify is 'softmax'"),
+        ({"temperature": 0.0}, ValueError, "temperature is 0"),
+        ({"temperature": float("inf")}, ValueError, "temperature is inf"),
     ],
 )
 def test_invalid_fields(changes: dict[str, Any], error: type[Exception], message: str) -> None:
@@ -225,7 +229,8 @@ def test_stack_inverts_indexing() -> None:
 
 
 def test_stack_mixes_one_hot_and_topk_rows() -> None:
-    samples = [SparseTargets([4, 2], [0.5, 0.25], 4, 6), SparseTargets.one_hot(3, 6, k=2)]
+    topk = SparseTargets([4, 2], [0.5, 0.25], 4, 6, temperature=2.0)
+    samples = [topk, SparseTargets.one_hot(3, 6, k=2, temperature=2.0)]
     assert_same(SparseTargets.stack(samples), example()[:2])
 
 
@@ -237,8 +242,10 @@ def test_stack_mixes_one_hot_and_topk_rows() -> None:
         [SparseTargets.one_hot(0, 5), SparseTargets.one_hot(0, 6)],
         [SparseTargets.one_hot(0, 5), SparseTargets.one_hot(0, 5, k=2)],
         [SparseTargets.one_hot(0, 5), SparseTargets.one_hot(0, 5, densify="zeros")],
+        [SparseTargets.one_hot(0, 5), SparseTargets.one_hot(0, 5, temperature=2.0)],
+        [SparseTargets.one_hot(0, 5, temperature=t) for t in (1.0, 2.0)],
     ],
-    ids=["none", "batches", "num_classes", "k", "densify"],
+    ids=["none", "batches", "num_classes", "k", "densify", "unknown temperature", "temperature"],
 )
 def test_stack_needs_samples_that_agree(samples: list[SparseTargets]) -> None:
     with pytest.raises(ValueError, match=r"cannot stack .* pad"):
@@ -269,7 +276,7 @@ def test_index_along_batch(index: Any) -> None:
 def test_index_of_one_row() -> None:
     targets = example()
     for index in (1, -2, torch.tensor(1), np.int64(1)):
-        assert_same(targets[index], SparseTargets([3, -1], [1.0, 0.0], 3, 6))
+        assert_same(targets[index], SparseTargets([3, -1], [1.0, 0.0], 3, 6, temperature=2.0))
     with pytest.raises(IndexError):
         targets[3]
     assert len(list(targets)) == 3
@@ -298,10 +305,11 @@ def test_shape() -> None:
 
 def test_repr() -> None:
     assert repr(example()) == (
-        "SparseTargets(batch=3, k=2, num_classes=6, densify='smooth', device='cpu')"
+        "SparseTargets(batch=3, k=2, num_classes=6, densify='smooth', temperature=2.0, "
+        "device='cpu')"
     )
     assert repr(example()[0]) == (
-        "SparseTargets(k=2, num_classes=6, densify='smooth', device='cpu')"
+        "SparseTargets(k=2, num_classes=6, densify='smooth', temperature=2.0, device='cpu')"
     )
 
 

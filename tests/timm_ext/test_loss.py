@@ -1,23 +1,24 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
-import timm.loss.cross_entropy
 import torch
 import torch.nn.functional as F
+from timm.data import AugMixDataset, FastCollateMixup, Mixup
+from timm.loss import BinaryCrossEntropy, LabelSmoothingCrossEntropy
 from torch import nn
 from torchvision.datasets import ImageFolder
 
-from dr_plugins import ImageSource, SparseTargets
+from dr_plugins import ImageSource, KDLoss, SparseTargets
 from dr_plugins.errors import DatasetMismatchError
 from dr_plugins.generation.generate import GenerationSettings, reinforce
 from dr_plugins.generation.teachers import Ensemble
 from tests.tiny import TinyTeacher, policy
 from timm_ext import UnsupportedOptionError, create_dataset, create_loss
-from timm_ext.loss import LabelSmoothingCrossEntropy
-from timm_ext.refusals import AugMixDataset, BinaryCrossEntropy, FastCollateMixup, Mixup
 
 LOGITS = torch.tensor([[0.5, -1.0, 2.0, 0.0], [1.0, 1.0, -2.0, 0.3]])
 TARGETS = SparseTargets([[2, 0], [1, -1]], [[0.7, 0.2], [1.0, 0.0]], num_classes=4)
@@ -40,9 +41,6 @@ def test_labels_get_timms_smoothed_cross_entropy(smoothing: float) -> None:
     ours = LabelSmoothingCrossEntropy(smoothing=smoothing)(LOGITS, labels)
     expected = F.cross_entropy(LOGITS.double(), labels, label_smoothing=smoothing)
     assert ours.item() == pytest.approx(expected.item(), abs=1e-6)
-    assert isinstance(
-        LabelSmoothingCrossEntropy(), timm.loss.cross_entropy.LabelSmoothingCrossEntropy
-    )
 
 
 def test_other_targets_get_the_plain_loss() -> None:
@@ -68,17 +66,43 @@ def test_wrong_number_of_classes(criterion: nn.Module) -> None:
         criterion(torch.zeros(2, 1000), TARGETS)
 
 
-def test_temperature_of_the_set(
-    data_dir: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+@pytest.fixture(scope="module")
+def softened(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Name of a dataset whose teacher was softened by 3."""
+    out = tmp_path_factory.mktemp("sets") / "softened"
     source = ImageSource(ImageFolder(str(data_dir / "train")))
     settings = GenerationSettings(policy("rrc", size=16), samples=2, topk=2, batch_size=8)
-    reinforce(source, Ensemble([TinyTeacher()], temperature=3.0), tmp_path / "set", settings)
-    name = f"imagenet-plus?shards={tmp_path / 'set'}"
-    dataset = create_dataset(name, str(data_dir), "train", is_training=True)
-    assert "do not pass --smoothing 0" in caplog.text
-    for criterion in (create_loss(dataset), LabelSmoothingCrossEntropy()):
-        assert criterion(LOGITS, TARGETS).item() == pytest.approx(divergence(3.0), abs=1e-5)
+    reinforce(source, Ensemble([TinyTeacher()], temperature=3.0), out, settings)
+    return f"imagenet-plus?shards={out}"
+
+
+def test_temperature_of_the_set(
+    softened: str, data_dir: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    early = LabelSmoothingCrossEntropy()
+    dataset = create_dataset(softened, str(data_dir), "train", is_training=True)
+    assert not [record for record in caplog.records if record.levelno > logging.INFO]
+    _, targets = dataset.collate([dataset[0], dataset[1]])
+    logits = torch.tensor([[0.5, -1.0, 2.0], [1.0, 1.0, -2.0]])
+    log_probs = F.log_softmax(logits.double() / 3, 1)
+    expected = 9 * F.kl_div(log_probs, targets.dense().double(), reduction="batchmean").item()
+    for criterion in (create_loss(dataset), create_loss(), LabelSmoothingCrossEntropy(), early):
+        assert criterion(logits, targets).item() == pytest.approx(expected, abs=1e-5)
+
+
+def test_losses_of_another_temperature_are_refused(
+    softened: str, data_dir: Path, train: Callable[..., Any]
+) -> None:
+    plain = create_dataset("imagenet-plus", str(data_dir), "train", is_training=True)
+    dataset = create_dataset(softened, str(data_dir), "train", is_training=True)
+    _, targets = dataset.collate([dataset[0], dataset[1]])
+    for criterion in (create_loss(plain), KDLoss(), nn.CrossEntropyLoss()):
+        with pytest.raises(ValueError, match=r"temperature 3\.0.*the loss 1\.0.*--smoothing 0"):
+            criterion(torch.zeros(2, 3), targets)
+    for prefetcher in ([], ["--no-prefetcher"]):
+        assert train("--img-size", "16", *prefetcher, dataset=softened)["epochs"]
+        with pytest.raises(ValueError, match="--smoothing 0"):
+            train("--img-size", "16", "--smoothing", "0", *prefetcher, dataset=softened)
 
 
 def test_smoothing_is_said_to_be_unused_once(
