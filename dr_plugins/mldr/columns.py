@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+from array import array
 from collections.abc import Callable, Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -20,29 +22,29 @@ _LARGEST = (1 << 16) - 1
 _NUMBERS = {name: number for number, name in enumerate(OPERATIONS)}
 
 
-def number_array(values: Sequence[Any], kinds: str, shape: tuple[int, ...], what: str) -> Any:
-    """Return nested sequences of numbers as an array.
+def number_array(values: Sequence[Any], kind: str, width: int | None, what: str) -> np.ndarray:
+    """Return numbers, or rows of numbers, as an array.
 
     Args:
-        values: The numbers.
-        kinds: Kinds of numbers that may occur, as numpy abbreviates them: ``"i"``, ``"fi"``.
-        shape: The shape that they must have.
+        values: The numbers, or lists or tuples of them.
+        kind: ``"i"`` for integers (int64), ``"f"`` for numbers of any kind (float64).
+        width: Numbers in each row; None if there are no rows.
         what: Name for error messages.
 
     Raises:
         ArchiveError: They are something else.
     """
-    if shape[0] == 0:
-        return np.zeros(shape, kinds[0])
+    shape = (len(values),) if width is None else (len(values), width)
     try:
-        array = np.array(values)
-    except (ValueError, OverflowError):
-        array = np.empty(0, object)
-    if array.dtype.kind not in kinds or array.shape != shape:
+        if width is not None and not {width}.issuperset(map(len, values)):
+            raise ValueError(width)
+        # Unlike np.array, this takes numbers only: it never makes room for strings or objects.
+        flat = array("q" if kind == "i" else "d", values if width is None else chain(*values))
+    except (TypeError, ValueError, OverflowError):
         raise ArchiveError(
-            f"its {what} are not {'integers' if kinds == 'i' else 'numbers'} of shape {shape}"
-        )
-    return array
+            f"its {what} are not {'integers' if kind == 'i' else 'numbers'} of shape {shape}"
+        ) from None
+    return np.asarray(flat).reshape(shape)
 
 
 def convert(transform: Any, values: Sequence[Any], size: Size) -> np.ndarray | None:
@@ -74,12 +76,12 @@ def _resize(values: list[Any], transform: Resize, size: Size) -> None:
 
 
 def _offsets(values: list[Any], transform: Any, size: Size) -> np.ndarray:
-    offsets = number_array(values, "i", (len(values), 2), "offsets of random_crop")
+    offsets = number_array(values, "i", 2, "offsets of random_crop")
     return _within(offsets, _LARGEST, "an offset of random_crop")
 
 
 def _boxes(values: list[Any], transform: Any, size: Size) -> np.ndarray:
-    boxes = number_array(values, "i", (len(values), 4), "boxes of random_resized_crop")
+    boxes = number_array(values, "i", 4, "boxes of random_resized_crop")
     if len(boxes) and boxes[:, 2:].min() < 1:
         raise ArchiveError("a box of random_resized_crop is empty")
     return _within(boxes, _LARGEST, "a box of random_resized_crop")
@@ -91,7 +93,13 @@ def _flips(values: list[Any], transform: Any, size: Size) -> np.ndarray:
     return np.array([value is True for value in values], np.uint8)
 
 
+def _refuse_skipped(values: list[Any], transform: Any) -> None:
+    if transform.p >= 1 and None in values:
+        raise ArchiveError(f"{transform.name} was skipped, though its configuration has p = 1")
+
+
 def _operations(values: list[Any], transform: RandAugment, size: Size) -> np.ndarray:
+    _refuse_skipped(values, transform)
     codes = np.zeros((len(values), transform.num_ops), np.uint8)
     applied = [number for number, value in enumerate(values) if value is not None]
     if not applied:
@@ -124,15 +132,16 @@ def _codes(transform: RandAugment, size: Size) -> dict[tuple[int | str, float], 
 
 
 def _erasures(values: list[Any], transform: Any, size: Size) -> np.ndarray:
+    _refuse_skipped(values, transform)
     nothing = (-1, 0, 0, 0)  # ml-dr's mark for a box that was not found
     boxes = [nothing if value is None else value for value in values]
-    array = number_array(boxes, "i", (len(values), 4), "boxes of random_erase").astype(np.int64)
-    array[array[:, 0] == -1] = 0
-    _within(array, _LARGEST, "a box of random_erase")
+    erased = number_array(boxes, "i", 4, "boxes of random_erase")
+    erased[erased[:, 0] == -1] = 0
+    _within(erased, _LARGEST, "a box of random_erase")
     # What sticks out of the view, ml-dr's slices leave out as well.
-    array[:, 2:] = np.minimum(array[:, 2:], np.array(size) - array[:, :2])
-    array[(array[:, 2:] <= 0).any(axis=1)] = 0
-    return array
+    erased[:, 2:] = np.minimum(erased[:, 2:], np.array(size) - erased[:, :2])
+    erased[(erased[:, 2:] <= 0).any(axis=1)] = 0
+    return erased
 
 
 def convert_mixing(name: str, values: Sequence[Any], unmixed: Any, size: Size) -> np.ndarray:
@@ -149,13 +158,16 @@ def convert_mixing(name: str, values: Sequence[Any], unmixed: Any, size: Size) -
     """
     if name == "mixup":
         weights = [unmixed if value is None else value for value in values]
-        array = number_array(weights, "f", (len(values),), "weights of mixup")
-        if len(array) and not ((array >= 0) & (array <= 1)).all():
+        shares = number_array(weights, "f", None, "weights of mixup")
+        if not ((shares >= 0) & (shares <= 1)).all():
             raise ArchiveError("a weight of mixup is not within 0 and 1")
-        return np.asarray(array)
+        return shares
     boxes = [unmixed if value is None else _cutmix_box(value) for value in values]
-    array = number_array(boxes, "i", (len(values), 4), "boxes of cutmix")
-    return _within(array, max(size), "a box of cutmix")
+    corners = number_array(boxes, "i", 4, "boxes of cutmix")
+    starts, ends = corners[:, :2], corners[:, 2:]
+    if not ((starts >= 0) & (starts <= ends) & (ends <= np.array(size))).all():
+        raise ArchiveError(f"a box of cutmix does not lie within {size[0]}x{size[1]} pixels")
+    return corners
 
 
 def _cutmix_box(value: Any) -> Any:
@@ -165,10 +177,10 @@ def _cutmix_box(value: Any) -> Any:
     return value[1] if len(value) == 2 else value[1:]
 
 
-def _within(array: np.ndarray, most: int, what: str) -> np.ndarray:
-    if array.size and not 0 <= array.min() <= array.max() <= most:
+def _within(numbers: np.ndarray, most: int, what: str) -> np.ndarray:
+    if numbers.size and not 0 <= numbers.min() <= numbers.max() <= most:
         raise ArchiveError(f"{what} has a number outside of 0 to {most}")
-    return array
+    return numbers
 
 
 _CONVERTERS: dict[str, Callable[..., np.ndarray | None]] = {

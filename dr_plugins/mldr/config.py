@@ -15,6 +15,8 @@ __all__ = ["CLASS_COUNTS", "Example", "SetDescription", "parse_config"]
 CLASS_COUNTS = {"imagenet": 1000, "cifar100": 100, "flowers102": 102, "food101": 101}
 """Classes of the datasets that ml-dr knows."""
 
+_MOST_CLASSES = 1 << 20
+_MOST_OPERATIONS = 64
 _WITHOUT_PARAMETERS = ("uint8", "to_tensor", "normalize", "center_crop")
 _MISSPELLED, _CROP = "random_resize_crop", "random_resized_crop"
 _INTERPOLATIONS = {
@@ -115,18 +117,33 @@ def parse_config(config: Any, example: Example) -> SetDescription:
         raise ArchiveError(f"its policy cannot be replayed: {error}") from error
     normalize = enabled.get("normalize", {})
     dataset = str(config.get("dataset"))
-    stated_classes = config.get("num_classes")
     return SetDescription(
         policy,
         example.samples,
         example.topk,
         dataset,
-        stated_classes if type(stated_classes) is int else CLASS_COUNTS.get(dataset.lower()),
+        _num_classes(config, dataset),
         _teachers(config.get("teacher")),
-        tuple(normalize.get("mean", ())),
-        tuple(normalize.get("std", ())),
+        _channels(normalize, "mean"),
+        _channels(normalize, "std"),
         tuple(notes),
     )
+
+
+def _num_classes(config: dict[str, Any], dataset: str) -> int | None:
+    stated = config.get("num_classes")
+    if type(stated) is not int:
+        return CLASS_COUNTS.get(dataset.lower())
+    if not 1 <= stated <= _MOST_CLASSES:
+        raise ArchiveError(f"its num_classes is {stated}, expected 1 to {_MOST_CLASSES:,}")
+    return stated
+
+
+def _channels(normalize: dict[str, Any], name: str) -> tuple[float, ...]:
+    values = normalize.get(name, ())
+    if not isinstance(values, list | tuple) or not {int, float}.issuperset(map(type, values)):
+        raise ArchiveError(f"its transform 'normalize' has {name} = {values!r:.80}, not numbers")
+    return tuple(map(float, values))
 
 
 def _mapping(data: Any, key: str, where: str) -> dict[str, Any]:
@@ -141,9 +158,12 @@ def _enabled(augmentation: dict[str, Any], params: Any) -> tuple[dict[str, Any],
     enabled: dict[str, dict[str, Any]] = {}
     for name, values in augmentation.items():
         if not isinstance(values, dict):
-            raise ArchiveError(f"its transform {name!r} has {values!r} instead of options")
+            raise ArchiveError(f"its transform {name!r} has {values!r:.80} instead of options")
         options = {key: value for key, value in values.items() if key != "enable"}
-        if values.get("enable", True):
+        is_enabled = values.get("enable", True)
+        if type(is_enabled) is not bool:
+            raise ArchiveError(f"its transform {name!r} has enable = {is_enabled!r:.80}")
+        if is_enabled:
             enabled[name] = options
     notes = []
     if _MISSPELLED in enabled and _CROP not in enabled:
@@ -167,7 +187,7 @@ def _enabled(augmentation: dict[str, Any], params: Any) -> tuple[dict[str, Any],
 def _has_crop(params: Any, enabled: Mapping[str, Any]) -> bool:
     """Whether parameters of a misspelled crop were stored."""
     if isinstance(params, dict):
-        return _CROP in params or _MISSPELLED in params
+        return _CROP in params
     known = [n for n in _TRANSLATIONS if n in enabled and n != "center_crop"]
     mixes = "mixup" in enabled or "cutmix" in enabled
     return isinstance(params, list) and len(params) == len(known) + mixes + 1
@@ -189,7 +209,7 @@ def _translate(name: str, options: dict[str, Any]) -> dict[str, Any]:
             target, converted = known[option](value)
         except (TypeError, ValueError, LookupError) as error:
             raise ArchiveError(
-                f"its transform {name!r} has {option} = {value!r}, which cannot be replayed"
+                f"its transform {name!r} has {option} = {value!r:.80}, which cannot be replayed"
             ) from error
         if target:
             result[target] = converted
@@ -203,9 +223,9 @@ def _number(name: str) -> Converter:
     return lambda value: (name, float(value))
 
 
-def _integer(name: str) -> Converter:
+def _integer(name: str, most: int | None = None) -> Converter:
     def convert(value: Any) -> tuple[str, Any]:
-        if type(value) is not int:
+        if type(value) is not int or (most is not None and value > most):
             raise TypeError(value)
         return name, value
 
@@ -283,7 +303,7 @@ _TRANSLATIONS: dict[str, dict[str, Converter]] = {
     "random_horizontal_flip": {"p": _number("p")},
     "rand_augment": {
         "p": _number("p"),
-        "num_ops": _integer("num_ops"),
+        "num_ops": _integer("num_ops", _MOST_OPERATIONS),
         "magnitude": _integer("magnitude"),
         "num_magnitude_bins": _integer("num_magnitude_bins"),
         "interpolation": _only(0, "nearest"),

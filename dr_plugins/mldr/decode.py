@@ -17,7 +17,7 @@ from dr_plugins.transforms.base import Size
 
 __all__ = ["Decoder", "check_fit"]
 
-_ROUNDING = 1e-3  # by which a softmax may exceed 1
+_ROUNDING = 1e-3  # by which the sum of a softmax may be off
 
 
 @dataclass(frozen=True)
@@ -88,11 +88,9 @@ class Decoder:
     def _store_answers(self, answers: list[Any], records: np.ndarray) -> None:
         if not all(type(one) in (tuple, list) and len(one) == 2 for one in answers):
             raise ArchiveError("a `prob` is not (probabilities, classes)")
-        shape = (self.samples, self.topk)
-        probs = number_array([one[0] for one in answers], "fi", shape, "probabilities")
-        ids = number_array([one[1] for one in answers], "i", shape, "classes")
-        if not ((probs >= 0) & (probs <= 1 + _ROUNDING)).all():
-            raise ArchiveError("a probability is not within 0 and 1")
+        probs = number_array([one[0] for one in answers], "f", self.topk, "probabilities")
+        ids = number_array([one[1] for one in answers], "i", self.topk, "classes")
+        self._check_probabilities(probs)
         if ids.min() < 0 or ids.max() >= self.num_classes:
             raise ArchiveError(
                 f"it names classes from {ids.min()} to {ids.max()}, the dataset has "
@@ -105,10 +103,25 @@ class Decoder:
         records["ids"] = np.take_along_axis(ids, order, 1)
         records["probs"] = np.take_along_axis(probs, order, 1)
 
+    def _check_probabilities(self, probs: np.ndarray) -> None:
+        if not ((probs >= 0) & (probs <= 1 + _ROUNDING)).all():
+            raise ArchiveError("a probability is not within 0 and 1")
+        # No class that is left out is more probable than the least probable one that is stored.
+        least, sums = probs.min(axis=1), probs.sum(axis=1)
+        lowest = 1 - (self.num_classes - self.topk) * least
+        wrong = (sums > 1 + _ROUNDING) | (sums < lowest - _ROUNDING)
+        if wrong.any():
+            first = int(wrong.argmax())
+            raise ArchiveError(
+                f"the probabilities of reinforcement {first} sum to {sums[first]:.4g}, but the "
+                f"{self.topk} most probable of {self.num_classes} classes, of which the last has "
+                f"{least[first]:.4g}, sum to at least {max(lowest[first], 0):.4g} and at most 1"
+            )
+
     def _store_partners(self, columns: Columns, records: np.ndarray, stored: list[Any]) -> None:
         records["partner"] = NO_PARTNER
         mixed, size = columns.mixed, self.policy.view_size
-        partners = number_array(columns.partners, "i", (len(mixed),), "partners")
+        partners = number_array(columns.partners, "i", None, "partners")
         if mixed and not 0 <= partners.min() <= partners.max() < self.images:
             raise ArchiveError(f"a partner is not one of {self.images} images")
         records["partner"][mixed] = partners

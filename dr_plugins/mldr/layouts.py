@@ -17,6 +17,8 @@ from dr_plugins.mldr.errors import ArchiveError
 
 __all__ = ["Columns", "read_columns"]
 
+_WITHOUT_PARAMETERS = frozenset({"uint8", "to_tensor", "normalize", "center_crop", "id2"})
+
 
 @dataclass(frozen=True)
 class Columns:
@@ -68,6 +70,7 @@ def read_columns(params: list[Any], names: list[str], mixings: list[str]) -> Col
             return Columns(list(zip(*params, strict=True)), [], [], [[] for _ in names], [])
         rows = [_from_list(one, len(names)) for one in params]
     elif kinds == {dict}:
+        _check_names(params, {*names, *mixings})
         rows = [_from_dict(one, names, mixings) for one in params]
     else:
         raise ArchiveError("its parameters are neither lists nor dictionaries")
@@ -79,6 +82,16 @@ def read_columns(params: list[Any], names: list[str], mixings: list[str]) -> Col
         _transpose([rows[number].partner_view for number in mixed], len(names)),
         _transpose([rows[number].mixing for number in mixed], len(mixings)),
     )
+
+
+def _check_names(params: list[dict[str, Any]], expected: set[str]) -> None:
+    """Make sure that the dictionaries have parameters of these transforms and of no others."""
+    for names in set(map(frozenset, params)):
+        if names - _WITHOUT_PARAMETERS != expected:
+            raise ArchiveError(
+                f"its parameters are those of {', '.join(sorted(names)):.200}, but the "
+                f"configuration's transforms with parameters are {', '.join(sorted(expected))}"
+            )
 
 
 def _transpose(rows: list[Sequence[Any]], count: int) -> list[Sequence[Any]]:
@@ -96,8 +109,8 @@ def _from_list(params: list[Any], count: int) -> _Row:
 
 
 def _from_dict(params: dict[str, Any], names: list[str], mixings: list[str]) -> _Row:
-    pairs = [_pair(params.get(name)) for name in names]
-    mixing = [params.get(name) for name in mixings]
+    pairs = [_pair(params[name]) for name in names]
+    mixing = [params[name] for name in mixings]
     return _Row([p[0] for p in pairs], params.get("id2"), [p[1] for p in pairs], mixing)
 
 

@@ -111,6 +111,9 @@ def test_what_mldr_ignores_is_noted() -> None:
         ({**RRC, "rand_augment": {"magnitude": 31}}, "magnitude"),
         ({**RRC, "random_horizontal_flip": {"chance": 1}}, "chance"),
         ({**RRC, "mixup": None}, "instead of options"),
+        ({**RRC, "mixup": {"enable": "False"}}, "enable = 'False'"),
+        ({**RRC, "rand_augment": {"num_ops": 60_000}}, "num_ops = 60000"),
+        ({**RRC, "normalize": {"mean": "0.5"}}, "mean = '0.5'"),
     ],
 )
 def test_what_cannot_be_replayed_is_refused(augmentation: Any, message: str) -> None:

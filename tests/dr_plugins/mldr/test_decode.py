@@ -40,6 +40,13 @@ def decoder(name: str = "randaug_mixing", samples: int = SAMPLES) -> Decoder:
 boxes = st.tuples(
     st.integers(0, 500), st.integers(0, 500), st.integers(1, 900), st.integers(1, 900)
 )
+
+
+def top_of_a_softmax(seed: int) -> list[float]:
+    logits = torch.from_numpy(np.random.default_rng(seed).normal(0, 3, CLASSES)).float()
+    return logits.softmax(0).topk(TOPK).values.flip(0).tolist()
+
+
 signed = st.sampled_from(OPERATIONS[1:10])
 operations = st.lists(
     st.tuples(signed, st.sampled_from([1.0, -1.0])).map(lambda p: (p[0], p[1] * STRENGTH[p[0]]))
@@ -52,7 +59,7 @@ views = st.fixed_dictionaries(
     {
         "random_resized_crop": boxes,
         "random_horizontal_flip": st.booleans(),
-        "rand_augment": st.none() | operations,
+        "rand_augment": operations,
         "random_erase": st.none() | erasures | st.just((-1, 0, 0, 0)),
     }
 )
@@ -67,7 +74,7 @@ reinforcements = st.fixed_dictionaries(
         "mixup": st.none() | st.floats(0, 0.5),
         "cutmix": st.none() | cutmix,
         "ids": st.permutations(range(CLASSES)).map(lambda p: list(p[:TOPK])),
-        "probs": st.lists(st.floats(0, 0.5, width=32), min_size=TOPK, max_size=TOPK),
+        "probs": st.integers(0, 1000).map(lambda seed: top_of_a_softmax(seed)),
     }
 )
 
@@ -106,7 +113,7 @@ def expected_view(view: dict[str, Any]) -> list[Any]:
     """What `Policy.decode` should give, written down one value at a time."""
     codes = [
         OPERATIONS.index(operation) + (128 if strength < 0 else 0)
-        for operation, strength in view["rand_augment"] or [("Identity", 0.0)] * 2
+        for operation, strength in view["rand_augment"]
     ]
     erasure = view["random_erase"]
     nothing = erasure is None or erasure[0] == -1
@@ -193,12 +200,56 @@ def changed(**values: Any) -> dict[str, Any]:
         ({"probs": [0.5, float("nan")]}, "not within 0 and 1"),
         ({"probs": [0.5, -0.5]}, "not within 0 and 1"),
         ({"probs": [0.5, "1"]}, "probabilities"),
+        ({"probs": [0.5, "x" * 5000]}, "probabilities"),
+        ({"probs": [0.9, 0.9]}, r"sum to 1\.8"),
+        ({"probs": [0.0, 0.0]}, "sum to 0"),
+        ({"probs": [0.5, 0.01]}, r"sum to 0\.51"),
+        ({"cutmix": (0.5, (3, 2, 1, 4))}, "cutmix"),
+        ({"rand_augment": None}, "skipped"),
         ({"probs": [0.5, [[]]]}, "probabilities"),
     ],
 )
 def test_malformed_values_are_refused(values: Any, message: str, write: Any) -> None:
     with pytest.raises(ArchiveError, match=message):
         decoder().decode(content([PLAIN, changed(**values), PLAIN], write), 4)
+
+
+@pytest.mark.parametrize("policy", ["rrc", "randaug", "mixing"])
+@pytest.mark.parametrize("write", [dictionary, compressed])
+def test_members_of_another_policy_are_refused(policy: str, write: Any) -> None:
+    """In both directions, whichever of the two has more transforms."""
+    more, fewer = decoder(), decoder(policy)
+    own = {t.name for t in (*fewer.policy.transforms, *fewer.policy.mixings)}
+    entry = write(PLAIN)
+    if write is dictionary:
+        free = ("uint8", "to_tensor", "normalize", "id2")
+        reduced: Any = {name: v for name, v in entry.items() if name in own or name in free}
+    else:
+        mixes = bool(fewer.policy.mixings)
+        kept = [name in own for name in (*NAMES, "mixup", "cutmix")]
+        values = [v for v, keep in zip(entry[1:], kept, strict=True) if keep]
+        reduced = [entry[0], *values] if mixes else [v[0] for v in values]
+
+    def member(params: Any) -> Any:
+        return 4, [{"params": params, "prob": (PLAIN["probs"], PLAIN["ids"])}] * SAMPLES
+
+    fewer.decode(member(reduced), 4)
+    for tool, params in [(fewer, entry), (more, reduced)]:
+        with pytest.raises(ArchiveError, match="configuration"):
+            tool.decode(member(params), 4)
+
+
+def test_a_transform_that_was_never_skipped_by_its_configuration() -> None:
+    with_erasing = Policy.from_config(
+        {**Policy.load("randaug", size=SIZE).to_config(), "random_erase": {"p": 1.0}}
+    )
+    layout = RecordLayout((*with_erasing.fields, *target_fields(TOPK, CLASSES)))
+    tool = Decoder(with_erasing, layout, 1, TOPK, CLASSES, IMAGES)
+    one = {k: v for k, v in dictionary(PLAIN).items() if k not in ("mixup", "cutmix", "id2")}
+    tool.decode((4, [{"params": one, "prob": ([0.5, 0.25], [1, 2])}]), 4)
+    one["random_erase"] = (None, None)
+    with pytest.raises(ArchiveError, match="random_erase"):
+        tool.decode((4, [{"params": one, "prob": ([0.5, 0.25], [1, 2])}]), 4)
 
 
 def test_unknown_operations_are_refused() -> None:
@@ -222,7 +273,7 @@ def test_unknown_operations_are_refused() -> None:
         ((4, [{"params": [], "prob": 0.5}] * 3), "`prob`"),
         ((4, [{"params": [], "prob": ([0.5, 0.2], [1, 2])}] * 3), "have 7"),
         ((4, [{"params": 1, "prob": ([0.5, 0.2], [1, 2])}] * 3), "neither lists nor"),
-        ((4, [{"params": {"mixup": 0.5}, "prob": ([0.5, 0.2], [1, 2])}] * 3), "boxes of random"),
+        ((4, [{"params": {"mixup": 0.5}, "prob": ([0.5, 0.2], [1, 2])}] * 3), "are those of mixup"),
         ((4, [{"params": [None] * 5 + [0.5, None], "prob": ([0.5, 0.2], [1, 2])}] * 3), "without"),
         ((4, [{"params": [3, 1, 2, 3, 4, 0.5, None], "prob": ([0.5, 0.2], [1, 2])}] * 3), "pair"),
     ],
