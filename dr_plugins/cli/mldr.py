@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from dr_plugins.cli.command import Command
 
+if TYPE_CHECKING:
+    from dr_plugins.mldr import Agreement
+
 __all__ = ["download", "import_mldr"]
+
+_MOST_CLASSES = 5  # that are listed for their low agreement
 
 
 @click.command(
@@ -88,10 +93,25 @@ def import_mldr(
         raise
     for note in report.notes:
         click.echo(f"note: {note}", err=True)
-    for share in report.agreement:
-        if share is not None:
-            click.echo(f"The teacher's mean answer is the label of {share:.1%} of the images.")
+    for agreement in report.agreement:
+        if agreement is not None:
+            click.echo(_agreement(agreement, order.class_names or []))
     click.echo(repr(ShardSet(out)))
+
+
+def _agreement(agreement: Agreement, names: list[str]) -> str:
+    lines = [f"The teacher's mean answer is the label of {agreement.share:.1%} of the images."]
+    weak = [one for one in agreement.classes if 2 * one.agreeing < one.images]
+    weak.sort(key=lambda one: one.agreeing / one.images)
+    for one in weak[:_MOST_CLASSES]:
+        label, mode = (names[n] if n < len(names) else str(n) for n in (one.label, one.mode))
+        lines.append(
+            f"  class {label}: of {one.agreeing} of {one.images} images; {one.in_mode} are taken "
+            f"for {mode}"
+        )
+    if len(weak) > _MOST_CLASSES:
+        lines.append(f"  and {len(weak) - _MOST_CLASSES} more classes of less than half")
+    return "\n".join(lines)
 
 
 @click.command(

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import functools
 import gzip
+import hashlib
 import os
 import re
+import stat
 import tarfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -21,11 +23,12 @@ from typing import IO, Any
 from dr_plugins.mldr.errors import ArchiveError
 from dr_plugins.mldr.members import MAX_MEMBER_BYTES
 
-__all__ = ["Member", "walk"]
+__all__ = ["Member", "fingerprint", "walk"]
 
 _BLOCK = 512
 _CHUNK = 1 << 20
 _LARGEST_HEADER = 1 << 16
+_LONGEST_PADDING = 16 << 20
 _EXTENDED, _GLOBAL = b"x", b"g"
 _OVERRIDES = re.compile(rb"^\d+ (path|size|linkpath|GNU\.sparse[^=]*)=", re.MULTILINE)
 _NAME = re.compile(r"(?:(?P<folder>.*)/)?(?:(?P<index>[0-9]{1,9})|config)\.(?:pth\.tar|jb)")
@@ -66,12 +69,31 @@ def walk(path: Path, progress: Note | None = None) -> Iterator[tuple[Member, Rea
     """
     with _translated(path):
         members = (
-            _walk_directory(path, "")
+            _walk_directory(path)
             if path.is_dir()
             else _walk_tar(path, progress or (lambda count: None))
         )
         for member, read in members:
             yield member, functools.partial(_read, path, read)
+
+
+def fingerprint(path: Path) -> list[int | str]:
+    """Return what changes when an archive is exchanged or written to, without reading it.
+
+    Raises:
+        ArchiveError: It is missing, or cannot be read.
+    """
+    with _translated(path):
+        if not path.is_dir():
+            return _facts(path.stat())
+        digest = hashlib.blake2b(digest_size=16)
+        for entry, name in sorted(_entries(path), key=lambda found: found[1]):
+            digest.update(repr([name, *_facts(entry.stat(follow_symlinks=False))]).encode())
+        return [digest.hexdigest()]
+
+
+def _facts(found: os.stat_result) -> list[int | str]:
+    return [found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino]
 
 
 def _read(path: Path, read: Read) -> bytes:
@@ -104,23 +126,33 @@ def _parse(name: str, where: Path) -> Member | None:
     return Member(name, found["folder"] or "", None if index is None else int(index))
 
 
-def _walk_directory(root: Path, below: str) -> Iterator[tuple[Member, Read]]:
-    with os.scandir(root / below) as entries:
-        for entry in entries:
-            name = f"{below}/{entry.name}" if below else entry.name
-            if entry.is_symlink():
-                raise ArchiveError(f"{entry.path} is a link, which ml-dr does not make; replace it")
-            if entry.is_dir():
-                yield from _walk_directory(root, name)
-            elif entry.is_file() and (member := _parse(name, root)) is not None:
-                _check_size(member.name, entry.stat().st_size, root)
-                yield member, Path(entry.path).read_bytes
+def _walk_directory(root: Path) -> Iterator[tuple[Member, Read]]:
+    for entry, name in _entries(root):
+        if entry.is_symlink():
+            raise ArchiveError(f"{entry.path} is a link, which ml-dr does not make; replace it")
+        if entry.is_file() and (member := _parse(name, root)) is not None:
+            _check_size(member.name, entry.stat().st_size, root)
+            yield member, Path(entry.path).read_bytes
+
+
+def _entries(root: Path) -> Iterator[tuple[os.DirEntry[str], str]]:
+    """All that lies below a directory, but directories, with its name relative to it."""
+    folders = [""]
+    while folders:
+        below = folders.pop()
+        with os.scandir(root / below) as entries:
+            for entry in entries:
+                name = f"{below}/{entry.name}" if below else entry.name
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(name)
+                else:
+                    yield entry, name
 
 
 def _check_size(name: str, size: int, where: Path) -> None:
     if size > MAX_MEMBER_BYTES:
         raise ArchiveError(
-            f"{where}: member {name!r} has {size:,} bytes, no member of ml-dr's has more than "
+            f"{where}: member {name!r:.200} has {size:,} bytes, no member of ml-dr's has more than "
             f"{MAX_MEMBER_BYTES:,}"
         )
 
@@ -147,14 +179,14 @@ def _accept(info: tarfile.TarInfo, stream: _Stream, path: Path) -> Member | None
             f"{path}: member {info.name!r:.200} is a link, a device or the like (type "
             f"{info.type!r}), which ml-dr does not write"
         )
-    member = _parse(info.name, path)
-    if member is not None:
-        _check_size(info.name, info.size, path)
-    return member
+    _check_size(info.name, info.size, path)  # of all files: what is skipped takes its time as well
+    return _parse(info.name, path)
 
 
 @contextmanager
 def _opened(path: Path, progress: Note) -> Iterator[_Stream]:
+    if not stat.S_ISREG(path.stat().st_mode):  # a pipe can neither be read twice nor end
+        raise ArchiveError(f"{path} is neither a file nor a directory")
     with open(path, "rb") as raw:
         start = raw.read(_BLOCK)
         raw.seek(0)
@@ -219,6 +251,7 @@ class _Stream:
 
     def _drain(self) -> None:
         """Read the padding, so that a gzip file's checksum gets compared."""
-        for _ in range(64):
-            if not self._file.read(_CHUNK >> 4):
+        for _ in range(_LONGEST_PADDING // _CHUNK):
+            if not self._file.read(_CHUNK):
                 return
+        raise ArchiveError(f"{self._path} goes on after its end: it is damaged, or no archive")

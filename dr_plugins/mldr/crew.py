@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from multiprocessing import forkserver
 from typing import Any
 
 from dr_plugins.errors import ReinforcementError
@@ -43,6 +46,8 @@ class Crew:
             # A server that has imported this package forks the workers: they share its memory.
             context = multiprocessing.get_context("forkserver")
             context.set_forkserver_preload(["dr_plugins.mldr.worker"])
+            with _deaf_children():
+                forkserver.ensure_running()
             self._executor = ProcessPoolExecutor(
                 self._processes, context, initializer=_start, initargs=(self._worker,)
             )
@@ -84,9 +89,23 @@ class Crew:
         return results
 
 
+@contextmanager
+def _deaf_children() -> Iterator[None]:
+    """Have processes that are started now ignore Ctrl-C, which is for their parent to answer."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+
+
 def _start(worker: Any) -> None:
     global _worker
     _worker = worker
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the server may have been running before
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

@@ -13,7 +13,6 @@ from dr_plugins.mldr.layouts import Columns, read_columns
 from dr_plugins.policy import NO_PARTNER, Policy
 from dr_plugins.shards.records import RecordLayout
 from dr_plugins.transforms import CenterCrop, RandomCrop, RandomResizedCrop, Resize
-from dr_plugins.transforms.base import Size
 
 __all__ = ["Decoder", "check_fit"]
 
@@ -137,33 +136,44 @@ class Decoder:
             )
 
 
-def check_fit(policy: Policy, records: np.ndarray, size: Size) -> None:
-    """Make sure that the crops lie within the image.
+def check_fit(policy: Policy, records: np.ndarray, sizes: np.ndarray, prefix: str = "") -> None:
+    """Make sure that the crops lie within the images.
 
     This notices what labels cannot: images of one class in another order.
 
     Args:
         policy: The set's policy.
-        records: The records of one image.
-        size: Its (height, width) in pixels.
+        records: Records ``[n]``.
+        sizes: (height, width) of the image of each record in pixels, int ``[n, 2]``; zero where
+            unknown.
+        prefix: Of the fields to look at: ``""``, or ``"partner_"``.
 
     Raises:
         AlignmentError: A crop sticks out.
     """
+    known = (sizes > 0).all(axis=1)
+    records, original = records[known], sizes[known].astype(np.int64)
+    room = original
     for transform in policy.transforms:
         if isinstance(transform, RandomResizedCrop):
-            ends = records["crop"][:, :2].astype(np.int64) + records["crop"][:, 2:]
-            room: tuple[int, ...] = size
+            box = records[f"{prefix}crop"].astype(np.int64)
+            ends = box[:, :2] + box[:, 2:]
         elif isinstance(transform, RandomCrop):
-            ends = records["offset"].astype(np.int64)
-            room = tuple(side + 2 * transform.padding - transform.size for side in size)
-        else:
-            ends, room = np.zeros((0, 2), np.int64), size
-        if len(ends) and (ends.max(axis=0) > room).any():
-            raise AlignmentError(
-                f"it is {size[0]}x{size[1]} pixels (height x width), but {transform.name} reaches "
-                f"to {ends.max(axis=0).tolist()}, with room up to {list(room)}"
-            )
-        if isinstance(transform, RandomResizedCrop | RandomCrop | CenterCrop):
+            ends = records[f"{prefix}offset"].astype(np.int64)
+            room = room + 2 * transform.padding - transform.size
+        elif isinstance(transform, CenterCrop):
             return
-        size = transform.output_size(size)
+        else:
+            room = np.array([transform.output_size((h, w)) for h, w in room.tolist()]).reshape(
+                -1, 2
+            )
+            continue
+        outside = (ends > room).any(axis=1)
+        if outside.any():
+            first = int(outside.argmax())
+            (height, width), end, most = original[first], ends[first], room[first]
+            raise AlignmentError(
+                f"it is {height}x{width} pixels (height x width), but {transform.name} reaches to "
+                f"{end.tolist()}, with room up to {most.tolist()}"
+            )
+        return

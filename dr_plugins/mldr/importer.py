@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from os import PathLike
@@ -13,17 +12,25 @@ from typing import Any
 import numpy as np
 from tqdm.auto import tqdm
 
-from dr_plugins.errors import DatasetMismatchError
+from dr_plugins.errors import DatasetMismatchError, FormatError, ImageReadError
 from dr_plugins.generation.views import ViewPlan
-from dr_plugins.mldr.alignment import Alignment
-from dr_plugins.mldr.archive import walk
+from dr_plugins.mldr.alignment import Agreement, Alignment
+from dr_plugins.mldr.archive import Member, walk
 from dr_plugins.mldr.config import SetDescription
 from dr_plugins.mldr.crew import Crew
 from dr_plugins.mldr.decode import Decoder
-from dr_plugins.mldr.inspection import Part, inspect
+from dr_plugins.mldr.errors import ArchiveError
+from dr_plugins.mldr.inspection import Part, inspect, named
 from dr_plugins.mldr.order import ImageOrder
-from dr_plugins.mldr.staging import Staging
-from dr_plugins.mldr.worker import Task, Vote, Worker
+from dr_plugins.mldr.staging import (
+    INSPECTION_NAME,
+    SIZES_NAME,
+    Staging,
+    clear_staging,
+    open_staging,
+)
+from dr_plugins.mldr.worker import Measured, Task, Vote, Worker
+from dr_plugins.shards.container import map_tensors, write_tensors
 from dr_plugins.shards.key_index import KeyIndex
 from dr_plugins.shards.manifest import FileEntry, Manifest
 from dr_plugins.shards.output import OutputDirectory, locked
@@ -31,10 +38,11 @@ from dr_plugins.shards.records import RecordLayout, target_fields
 
 __all__ = ["ImportReport", "ImportSettings", "import_archives"]
 
-_STAGING = "importing"
 _SHARD_BYTES = 16 << 20  # what a worker holds of a shard when it finishes it
 _SHARD_IMAGES = 256
 _BATCH_MEMBERS, _BATCH_BYTES = 16, 1 << 20
+_BATCH_HEADERS = 256
+_MOST_SHOWN = 10  # unreadable images in a message
 _BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_noinv_fmt}{postfix}]"
 _logger = logging.getLogger(__name__)
 
@@ -71,7 +79,7 @@ class ImportReport:
     """
 
     manifest: Manifest
-    agreement: list[float | None]
+    agreement: list[Agreement | None]
     notes: list[str]
 
 
@@ -93,6 +101,7 @@ def import_archives(
     Raises:
         ArchiveError: An archive is damaged, unsafe, incomplete, or does not match the others.
         AlignmentError: The archives do not belong to these images in this order.
+        ImageReadError: Images cannot be read; some or all of them are named.
         DatasetMismatchError: The number of classes differs.
         SettingsMismatchError: `out` holds another set.
         LockedError: Another process writes to `out`.
@@ -106,13 +115,12 @@ def import_archives(
     settings = settings or ImportSettings()
     paths, out = [Path(path) for path in archives], Path(out)
     with locked(out):
-        staging = out / _STAGING
-        staging.mkdir(exist_ok=True)
-        parts = inspect(paths, order, staging / "inspection.json", progress=settings.progress)
+        staging = open_staging(out)
+        parts = inspect(paths, order, staging / INSPECTION_NAME, progress=settings.progress)
         described = [part.describe(paths[part.archive]) for part in parts]
-        run = _Import(paths, parts, described, order, out, settings)
+        run = _Import(paths, parts, described, order, out, staging, settings)
         agreement = run.run()
-        shutil.rmtree(staging)
+        clear_staging(staging)
         notes = list(dict.fromkeys(note for one in described for note in one.notes))
         return ImportReport(Manifest.load(out), agreement, notes)
 
@@ -127,6 +135,7 @@ class _Import:
         described: list[SetDescription],
         order: ImageOrder,
         out: Path,
+        staging: Path,
         settings: ImportSettings,
     ) -> None:
         self._paths, self._parts, self._order, self._settings = paths, parts, order, settings
@@ -138,6 +147,7 @@ class _Import:
             (*first.policy.fields, *target_fields(first.topk, classes, settings.probs_dtype))
         )
         self._keys = KeyIndex.build(order.keys)
+        self._order_digest = order.digest()
         self._rows = self._keys.rows(order.keys)
         self._labels = np.empty(len(order), np.int32)
         self._labels[self._rows] = order.labels
@@ -155,11 +165,11 @@ class _Import:
             ],
             [slice(end - one.samples, end) for end, one in zip(ends, described, strict=True)],
             self._rows.astype(np.uint32) if first.policy.mixings else None,
-            Staging(out / _STAGING, layout, samples),
+            Staging(staging, layout, samples),
             out,
             self._output.set_id,
         )
-        self._alignment = Alignment(self._names, settings.min_agreement)
+        self._alignment = Alignment(self._names, settings.min_agreement, order.class_names)
         self._done = np.zeros((len(parts), len(order)), bool)  # by row
         self._finished = np.zeros(self._plan.shards, bool)
         self._missing = np.array([len(self._plan.rows(n)) for n in range(self._plan.shards)])
@@ -191,6 +201,8 @@ class _Import:
             "shard_images": shard_images,
             "images": len(self._order),
             "keys": self._keys.digest(),
+            "order": self._order_digest,
+            "archive_digests": [part.digest() for part in self._parts],
             "origin": {
                 "format": "ml-dr",
                 "dataset": first.dataset,
@@ -203,29 +215,63 @@ class _Import:
             },
         }
 
-    def run(self) -> list[float | None]:
+    def run(self) -> list[Agreement | None]:
         """Import whatever is missing; returns the agreement of each set."""
         if self._output.is_finished:
             _logger.info("%s is already complete", self._output.directory)
             return []
         with Crew(self._worker, self._settings.workers) as crew:
+            self._measure(crew)
             self._resume(crew)
-            with tqdm(
-                desc="importing",
-                total=self._done.size,
-                initial=int(self._done.sum()),
-                unit=" images",
-                bar_format=_BAR,
-                disable=not self._settings.progress,
-            ) as bar:
+            with self._bar("importing", self._done.size, int(self._done.sum())) as bar:
                 self._finish_full(crew, range(self._plan.shards))
                 for number in range(len(self._paths)):
                     self._import(number, crew, bar)
                 for result in crew.drain():
                     self._take(result, crew, bar)
             agreement = self._alignment.finish()
+        if not self._finished.all():
+            raise ArchiveError("an archive has changed since it was looked through; start again")
         self._output.finish()
         return agreement
+
+    def _bar(self, what: str, total: int, initial: int = 0) -> Any:
+        return tqdm(
+            desc=what,
+            total=total,
+            initial=initial,
+            unit=" images",
+            bar_format=_BAR,
+            disable=not self._settings.progress,
+        )
+
+    def _measure(self, crew: Crew) -> None:
+        """Write down the sizes of all images, unless that was done before."""
+        path, order = self._worker.staging.directory / SIZES_NAME, self._order
+        source = {"order": self._order_digest, "looked_at": str(order.files is not None)}
+        if _has_metadata(path, source):
+            return
+        sizes = np.zeros((len(order), 2), np.int32)
+        unreadable: list[str] = []
+        if order.size is not None:
+            sizes[:] = order.size
+        files = order.files or ()
+        with self._bar("looking at images", len(files)) as bar:
+            for first in range(0, len(files), _BATCH_HEADERS):
+                batch = range(first, min(first + _BATCH_HEADERS, len(files)))
+                crew.submit("measure", first, [files[number] for number in batch])
+                for result in crew.ready():
+                    _note(result, sizes, unreadable, bar)
+            for result in crew.drain():
+                _note(result, sizes, unreadable, bar)
+        if unreadable:
+            shown = "; ".join(unreadable[:_MOST_SHOWN])
+            raise ImageReadError(
+                f"{len(unreadable)} of {len(files)} images cannot be read: {shown}"
+                f"{'; ...' if len(unreadable) > _MOST_SHOWN else ''}. Restore them, then give the "
+                f"same command again."
+            )
+        write_tensors(path, {"sizes": sizes}, source)
 
     def _resume(self, crew: Crew) -> None:
         """Take stock of what an interrupted import has left."""
@@ -269,7 +315,7 @@ class _Import:
             row = int(self._rows[member.index])
             if self._done[part, row]:
                 continue
-            batch.append(self._task(part, member.name, member.index, row, read))
+            batch.append(self._task(number, part, member, row, read))
             left -= 1
             if _is_full(batch) or not left:
                 crew.submit("store", batch)
@@ -279,12 +325,17 @@ class _Import:
             if not left:
                 break
 
-    def _task(self, part: int, name: str, index: int, row: int, read: Callable[[], bytes]) -> Task:
+    def _task(
+        self, number: int, part: int, member: Member, row: int, read: Callable[[], bytes]
+    ) -> Task:
+        assert member.index is not None
+        try:
+            data = self._parts[part].check(member.index, read())
+        except ArchiveError as error:
+            raise named(error, self._paths[number], member.name) from error
         shard, position = divmod(row, self._plan.shard_images)
-        files = self._order.files
-        file = None if files is None else files[index]
         key, label = self._keys.encoded(row), int(self._labels[row])
-        return Task(part, name, index, shard, position, key, label, file, read())
+        return Task(part, member.name, member.index, shard, position, key, label, data)
 
     def _take(self, result: Any, crew: Crew, bar: Any) -> None:
         if isinstance(result, tuple):
@@ -305,6 +356,19 @@ class _Import:
                 self._finished[shard] = True
                 rows = self._plan.rows(shard)
                 crew.submit("finish", shard, rows.start, self._labels[rows.start : rows.stop])
+
+
+def _has_metadata(path: Path, metadata: dict[str, str]) -> bool:
+    try:
+        return path.exists() and map_tensors(path)[1] == metadata
+    except FormatError:
+        return False
+
+
+def _note(result: Measured, sizes: np.ndarray, unreadable: list[str], bar: Any) -> None:
+    sizes[result.first : result.first + len(result.sizes)] = result.sizes
+    unreadable += result.unreadable
+    bar.update(len(result.sizes))
 
 
 def _is_full(batch: list[Task]) -> bool:

@@ -1,30 +1,36 @@
 """The first look through archives: which sets they hold, and whether all images are there.
 
 The configuration may be the last of a million members, and an archive may hold several sets (in
-folders of their own): so all of it is read once before anything is made. Nothing is kept but one
-bit for each member. What was found is written down, so that an interrupted import need not look
-again.
+folders of their own): so all of it is read once before anything is made. Of each member a checksum
+is kept: together they are the identity of the set, and each is compared when its member is
+decoded. What was found is written down, so that an interrupted import need not look again.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from tqdm.auto import tqdm
 
-from dr_plugins.errors import ReinforcementError
-from dr_plugins.mldr.archive import Member, Read, walk
+from dr_plugins.errors import FormatError, ReinforcementError
+from dr_plugins.mldr.archive import Member, Read, fingerprint, walk
 from dr_plugins.mldr.config import Example, SetDescription, parse_config
 from dr_plugins.mldr.errors import ArchiveError
 from dr_plugins.mldr.members import load_member
 from dr_plugins.mldr.order import ImageOrder
-from dr_plugins.shards.container import write_file
+from dr_plugins.shards.container import map_tensors, write_tensors
 
 __all__ = ["Part", "inspect", "named"]
+
+_MOST_SETS = 32
+_CHECKSUM = np.dtype("<i4")
 
 
 @dataclass(frozen=True)
@@ -36,12 +42,14 @@ class Part:
         folder: Its folder.
         config: Content of ``config.pth.tar``.
         example: What its members hold.
+        checksums: int32 ``[images]``, the CRC-32 of each member's bytes, by image number.
     """
 
     archive: int
     folder: str
     config: Any
     example: Example
+    checksums: np.ndarray
 
     def describe(self, path: Path) -> SetDescription:
         """Read the configuration of the set, which is in the archive `path`.
@@ -54,13 +62,30 @@ class Part:
         except ArchiveError as error:
             raise named(error, path, f"{self.folder}/config.pth.tar") from error
 
+    def digest(self) -> str:
+        """Return the identity of the set's content, however it is packed."""
+        config = json.dumps(self.config, sort_keys=True).encode()
+        return hashlib.blake2b(config + self.checksums.tobytes(), digest_size=16).hexdigest()
 
-@dataclass
+    def check(self, index: int, data: bytes) -> bytes:
+        """Return the bytes of an image's member, which must be those that were looked at.
+
+        Raises:
+            ArchiveError: They are not.
+        """
+        if _checksum(data) != self.checksums[index]:
+            raise ArchiveError("it has changed since the archive was looked through; start again")
+        return data
+
+
 class _Found:
-    images: bytearray
-    config: Any = None
-    example: Example | None = None
-    count: int = field(default=0)
+    """What was found so far of a set of `images` images."""
+
+    def __init__(self, images: int) -> None:
+        self.checksums = np.zeros(images, _CHECKSUM)
+        self.present = np.zeros(images, bool)
+        self.config: Any = None
+        self.example: Example | None = None
 
 
 def named(error: ReinforcementError, path: Path, member: str) -> ReinforcementError:
@@ -85,8 +110,8 @@ def inspect(
     Raises:
         ArchiveError: An archive is damaged or unsafe, lacks images or its configuration.
     """
-    identity = [_identity(path) for path in paths] + [len(order)]
-    known = _recall(cache, identity)
+    looked_at = [[path.name, *fingerprint(path)] for path in paths]
+    known = _recall(cache, looked_at, len(order))
     if known is not None:
         return known
     parts = [
@@ -94,8 +119,10 @@ def inspect(
         for number, path in enumerate(paths)
         for part in _inspect_one(number, path, order, progress)
     ]
-    found = {"identity": identity, "parts": [[*vars(part).values()] for part in parts]}
-    write_file(cache, [json.dumps(found).encode()])
+    found = [[part.archive, part.folder, part.config, part.example] for part in parts]
+    # As one flat array: its length says how many sets there are.
+    checksums = {"checksums": np.concatenate([part.checksums for part in parts])}
+    write_tensors(cache, checksums, {"archives": json.dumps(looked_at), "sets": json.dumps(found)})
     return parts
 
 
@@ -110,9 +137,12 @@ def _inspect_one(number: int, path: Path, order: ImageOrder, progress: bool) -> 
         disable=not progress or size is None,
     ) as bar:
         for member, read in walk(path, bar.update):
-            found = sets.setdefault(member.folder, _Found(bytearray(len(order))))
+            if member.folder not in sets:
+                if len(sets) == _MOST_SETS:
+                    raise ArchiveError(f"{path} holds sets in more than {_MOST_SETS} folders")
+                sets[member.folder] = _Found(len(order))
             try:
-                _note(member, read, found, order)
+                _note(member, read, sets[member.folder], order)
             except ReinforcementError as error:
                 raise named(error, path, member.name) from error
     if not sets:
@@ -122,44 +152,52 @@ def _inspect_one(number: int, path: Path, order: ImageOrder, progress: bool) -> 
 
 def _note(member: Member, read: Read, found: _Found, order: ImageOrder) -> None:
     if member.index is None:
-        found.config = load_member(read())
+        if found.config is not None:
+            raise ArchiveError("it is the second configuration in this folder")
+        # As it will be recalled: tuples are lists then.
+        found.config = json.loads(json.dumps(load_member(read())))
         return
     order.check_index(member.index)
-    if found.images[member.index]:
+    if found.present[member.index]:
         raise ArchiveError(f"image number {member.index} occurs twice")
-    found.images[member.index] = 1
-    found.count += 1
+    data = read()
+    found.present[member.index] = True
+    found.checksums[member.index] = _checksum(data)
     if found.example is None:
-        found.example = Example.of(load_member(read()))
+        found.example = Example.of(load_member(data))
+
+
+def _checksum(data: bytes) -> int:
+    """The CRC-32 as a signed number."""
+    return zlib.crc32(data) - (1 << 31)
 
 
 def _complete(number: int, path: Path, folder: str, found: _Found, order: ImageOrder) -> Part:
     where = f"{path.name}, folder {folder!r}"
     if found.config is None:
         raise ArchiveError(f"{where}: there is no config.pth.tar, so its policy is not known")
-    if found.count != len(order) or found.example is None:
-        first = found.images.index(0)
+    if not found.present.all() or found.example is None:
+        first = int(found.present.argmin())
         raise ArchiveError(
-            f"{where}: it covers {found.count:,} of {len(order):,} images, {order.keys[first]!r} "
-            f"(number {first}) is the first one missing. Name exactly the training set that the "
-            f"archive was made from, or download the archive again."
+            f"{where}: it covers {found.present.sum():,} of {len(order):,} images, "
+            f"{order.keys[first]!r} (number {first}) is the first one missing. Name exactly the "
+            f"training set that the archive was made from, or download the archive again."
         )
-    return Part(number, folder, found.config, found.example)
+    return Part(number, folder, found.config, found.example, found.checksums)
 
 
-def _identity(path: Path) -> list[Any]:
+def _recall(cache: Path, looked_at: list[Any], images: int) -> list[Part] | None:
+    if not cache.exists():
+        return None
     try:
-        status = path.stat()
-    except OSError as error:
-        raise ArchiveError(f"cannot read {path}: {error.strerror}") from error
-    return [path.name, status.st_size if path.is_file() else 0, status.st_mtime_ns]
-
-
-def _recall(cache: Path, identity: list[Any]) -> list[Part] | None:
-    try:
-        found = json.loads(cache.read_text(encoding="utf-8"))
-        if found["identity"] != identity:
+        arrays, metadata = map_tensors(cache)
+        if json.loads(metadata["archives"]) != looked_at:
             return None
-        return [Part(n, folder, config, Example(*e)) for n, folder, config, e in found["parts"]]
-    except (OSError, ValueError, LookupError, TypeError):
+        sets = json.loads(metadata["sets"])
+        checksums = arrays["checksums"].reshape(len(sets), images)
+        return [
+            Part(archive, folder, config, Example(*example), row)
+            for (archive, folder, config, example), row in zip(sets, checksums, strict=True)
+        ]
+    except (FormatError, ValueError, LookupError, TypeError):
         return None

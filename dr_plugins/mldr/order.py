@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -26,12 +27,14 @@ class ImageOrder:
         labels: int32 ``[images]``, -1 where unknown.
         class_names: Names of the classes in label order; None if unknown.
         files: Path of each image; None where there is none, or where it is not to be looked at.
+        size: (height, width) of all images in pixels; None where they differ, or are not known.
     """
 
     keys: Sequence[str]
     labels: np.ndarray
     class_names: list[str] | None
     files: Sequence[str] | None
+    size: tuple[int, int] | None = None
 
     @classmethod
     def of_source(cls, source: ImageSource) -> ImageOrder:
@@ -45,7 +48,7 @@ class ImageOrder:
         if labels is None:
             raise DatasetMismatchError(f"a {type(dataset).__name__} does not tell its labels")
         names = source.class_names or [str(number) for number in range(int(max(labels)) + 1)]
-        return cls(source.keys, np.array(labels, np.int32), names, _files(dataset))
+        return cls(source.keys, np.array(labels, np.int32), names, _files(dataset), _size(dataset))
 
     @classmethod
     def of_list(cls, path: Path, root: Path | None = None) -> ImageOrder:
@@ -78,6 +81,14 @@ class ImageOrder:
 
     def __len__(self) -> int:
         return len(self.keys)
+
+    def digest(self) -> str:
+        """Return the identity of the order: of the keys and labels, one after the other."""
+        digest = hashlib.blake2b(digest_size=16)
+        for key in self.keys:
+            digest.update(key.encode() + b"\0")
+        digest.update(self.labels.astype("<i4").tobytes())
+        return digest.hexdigest()
 
     def check_index(self, index: int) -> None:
         """Make sure that there is such an image.
@@ -123,3 +134,8 @@ def _files(dataset: Any) -> Sequence[str] | None:
         return _Samples(dataset.samples)
     files = getattr(dataset, "_image_files", None)  # torchvision's Flowers102 and Food101
     return None if files is None else [str(file) for file in files]
+
+
+def _size(dataset: Any) -> tuple[int, int] | None:
+    pixels = getattr(dataset, "data", None)  # torchvision's CIFAR10, CIFAR100 and their kind
+    return pixels.shape[1:3] if isinstance(pixels, np.ndarray) and pixels.ndim == 4 else None

@@ -8,6 +8,9 @@ A record carries its checksum, so after an interruption the files themselves tel
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,9 +19,64 @@ import numpy as np
 from dr_plugins.errors import OutputError
 from dr_plugins.shards.records import RecordLayout, is_whole
 
-__all__ = ["Staging"]
+__all__ = ["INSPECTION_NAME", "SIZES_NAME", "Staging", "clear_staging", "open_staging"]
 
+INSPECTION_NAME, SIZES_NAME = "inspection.safetensors", "sizes.safetensors"
+_FOLDER = "importing"
+_OURS = re.compile(r"(?:(?:inspection|sizes)\.safetensors(?:\.tmp)?|shard-[0-9]{5,}\.records)")
 _SIZE = np.dtype("<i4")
+
+
+def open_staging(out: Path) -> Path:
+    """Return the directory for unfinished work in `out`; create it if needed.
+
+    Raises:
+        OutputError: It cannot be created, or holds something that no import has made.
+    """
+    directory = out / _FOLDER
+    with _translated(directory):
+        directory.mkdir(exist_ok=True)
+        foreign = None if directory.is_symlink() else _foreign(directory)
+    if directory.is_symlink() or foreign is not None:
+        raise OutputError(
+            f"{directory} is needed for unfinished work, but "
+            + (f"holds {foreign!r}, which no import has made" if foreign else "is a link")
+            + ". Move it away, or choose another directory with --out."
+        )
+    return directory
+
+
+def clear_staging(directory: Path) -> None:
+    """Delete what `open_staging` opened; what no import has made stays.
+
+    Raises:
+        OutputError: A file cannot be deleted.
+    """
+    with _translated(directory):
+        for file in list(directory.iterdir()):
+            if _OURS.fullmatch(file.name):
+                file.unlink()
+        if not any(directory.iterdir()):
+            directory.rmdir()
+
+
+def _foreign(directory: Path) -> str | None:
+    with os.scandir(directory) as entries:
+        for entry in entries:
+            if not _OURS.fullmatch(entry.name) or not entry.is_file(follow_symlinks=False):
+                return entry.name
+    return None
+
+
+@contextmanager
+def _translated(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(
+            f"cannot write {error.filename or path}: {error.strerror}. Make the place writable or "
+            f"free some space, then give the same command again: what is done is kept."
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -63,31 +121,37 @@ class Staging:
         head = np.array(size, _SIZE).tobytes()
         offset = start + len(head) + first * self.layout.itemsize
         path = self.path(shard)
-        try:
+        with _translated(path):
             descriptor = os.open(path, os.O_CREAT | os.O_WRONLY, 0o666)
             try:
                 _write(descriptor, head, start)
                 _write(descriptor, records.tobytes(), offset)
             finally:
                 os.close(descriptor)
-        except OSError as error:
-            raise OutputError(
-                f"cannot write {path}: {error.strerror}. Free some space, then give the same "
-                f"command again: what is done is kept."
-            ) from error
 
     def load(self, shard: int, images: int) -> tuple[np.ndarray, np.ndarray]:
         """Return sizes int32 ``[images, 2]`` and records ``[images, S]``; zero where missing."""
         path = self.path(shard)
         data = np.zeros(images * self.image_bytes, np.uint8)
-        if path.exists():
-            stored = np.fromfile(path, np.uint8)[: len(data)]
-            data[: len(stored)] = stored
+        with _translated(path):
+            if path.exists():
+                stored = np.fromfile(path, np.uint8, len(data))
+                data[: len(stored)] = stored
         rows = data.reshape(images, self.image_bytes)
         head = 2 * _SIZE.itemsize
         sizes = np.ascontiguousarray(rows[:, :head]).view(_SIZE)
         records = np.ascontiguousarray(rows[:, head:]).view(self.layout.dtype)
         return sizes, records
+
+    def drop(self, shard: int) -> None:
+        """Delete the file of a shard.
+
+        Raises:
+            OutputError: It cannot be deleted.
+        """
+        path = self.path(shard)
+        with _translated(path):
+            path.unlink(missing_ok=True)
 
     def done(self, shard: int, keys: list[bytes], parts: list[slice], start: int) -> np.ndarray:
         """Return which parts of which images are complete: bool ``[images, parts]``.

@@ -4,24 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from dr_plugins.errors import ImageReadError, ReinforcementError
+from dr_plugins.errors import ReinforcementError
 from dr_plugins.mldr.decode import NO_PARTNER, Decoder, check_fit
 from dr_plugins.mldr.errors import AlignmentError
 from dr_plugins.mldr.inspection import named
 from dr_plugins.mldr.members import load_member
-from dr_plugins.mldr.staging import Staging
+from dr_plugins.mldr.staging import SIZES_NAME, Staging
+from dr_plugins.shards.container import map_tensors
 from dr_plugins.shards.manifest import FileEntry
 from dr_plugins.shards.reader import map_shard
 from dr_plugins.shards.records import set_checksum
 from dr_plugins.shards.shard import FINGERPRINT_BYTES, Shard, shard_name
 
-__all__ = ["Task", "Vote", "Worker"]
+__all__ = ["Measured", "Task", "Vote", "Worker", "mean_answer"]
 
 
 class Task(NamedTuple):
@@ -35,7 +37,6 @@ class Task(NamedTuple):
         position: Position of the image in it.
         key: UTF-8 key of the image.
         label: The dataset's class, -1 if unknown.
-        file: Where the image is, None if it is not to be looked at.
         data: The member's content.
     """
 
@@ -46,22 +47,37 @@ class Task(NamedTuple):
     position: int
     key: bytes
     label: int
-    file: str | None
     data: bytes
 
 
 class Vote(NamedTuple):
-    """Whether the teacher's mean answer to an image is its label.
+    """The teacher's mean answer to an image.
 
     Attributes:
         part: Number of the set.
         shard: Number of the image's shard.
-        agrees: True or False, None if the label is unknown.
+        label: The image's class, -1 if unknown.
+        answer: The class that the teacher takes it for.
     """
 
     part: int
     shard: int
-    agrees: bool | None
+    label: int
+    answer: int
+
+
+class Measured(NamedTuple):
+    """Sizes of consecutive images.
+
+    Attributes:
+        first: Number of the first image.
+        sizes: int32 ``[n, 2]``: height, width.
+        unreadable: What is wrong with those that cannot be read.
+    """
+
+    first: int
+    sizes: np.ndarray
+    unreadable: list[str]
 
 
 @dataclass(frozen=True)
@@ -87,13 +103,28 @@ class Worker:
     directory: Path
     set_id: str
 
+    def measure(self, first: int, files: Sequence[str]) -> Measured:
+        """Read the sizes of images from their headers."""
+        sizes, unreadable = np.zeros((len(files), 2), np.int32), []
+        for position, file in enumerate(files):
+            try:
+                with Image.open(file) as image:
+                    sizes[position] = image.height, image.width
+            except Exception as error:  # on damaged headers, Pillow raises errors of many types
+                unreadable.append(f"{file}: {error}")
+        return Measured(first, sizes, unreadable)
+
+    @cached_property
+    def sizes(self) -> np.ndarray:
+        """int32 ``[images, 2]`` by image number, zero where unknown; written before `store`."""
+        return map_tensors(self.staging.directory / SIZES_NAME)[0]["sizes"]
+
     def store(self, tasks: Sequence[Task]) -> list[Vote]:
         """Decode members and write their records to the staging files.
 
         Raises:
             ArchiveError: A member is unsafe or malformed.
-            AlignmentError: A crop does not fit the image.
-            ImageReadError: The image cannot be opened.
+            AlignmentError: A crop does not fit its image.
             OutputError: A file cannot be written.
         """
         return [self._store(task) for task in tasks]
@@ -102,9 +133,7 @@ class Worker:
         decoder = self.decoders[task.part]
         try:
             records = decoder.decode(load_member(task.data), task.number)
-            size = _image_size(task.file, task.key)
-            if any(size):
-                self._check_fit(task, records, size)
+            self._check_fit(task, records)
         except ReinforcementError as error:
             raise named(error, self.archives[task.part], task.name) from error
         if self.rows is not None:
@@ -112,17 +141,23 @@ class Worker:
             records["partner"][mixed] = self.rows[records["partner"][mixed]]
         decoder.layout.seal(records, task.key, set_checksum(self.set_id))
         first = self.parts[task.part].start
-        self.staging.store(task.shard, task.position, first, records, size)
-        return Vote(task.part, task.shard, agreement(records, task.label))
+        height, width = self.sizes[task.number].tolist()
+        self.staging.store(task.shard, task.position, first, records, (height, width))
+        return Vote(task.part, task.shard, task.label, mean_answer(records))
 
-    def _check_fit(self, task: Task, records: np.ndarray, size: tuple[int, int]) -> None:
+    def _check_fit(self, task: Task, records: np.ndarray) -> None:
+        policy, what = self.decoders[task.part].policy, "image"
         try:
-            check_fit(self.decoders[task.part].policy, records, size)
+            check_fit(policy, records, np.tile(self.sizes[task.number], (len(records), 1)))
+            mixed = records[policy.is_mixed(records)]
+            if len(mixed):
+                what = "the partners of image"
+                check_fit(policy, mixed, self.sizes[mixed["partner"]], "partner_")
         except AlignmentError as error:
             raise AlignmentError(
-                f"these are not reinforcements of image {task.key.decode()!r}: {error}. The images "
-                f"are in another order than the archive's (torchvision's, sorted by name), or they "
-                f"are not the originals."
+                f"these are not reinforcements of {what} {task.key.decode()!r}: {error}. The "
+                f"images are in another order than the archive's (torchvision's, sorted by name), "
+                f"or they are not the originals."
             ) from error
 
     def finish(self, shard: int, first_row: int, labels: np.ndarray) -> tuple[int, FileEntry]:
@@ -136,7 +171,7 @@ class Worker:
         finished = Shard(first_row, records, labels, sizes, fingerprints)
         layout = self.decoders[0].layout
         entry = finished.save(self.directory / shard_name(shard), layout, self.set_id)
-        self.staging.path(shard).unlink(missing_ok=True)
+        self.staging.drop(shard)
         return shard, entry
 
     def resume(
@@ -166,25 +201,17 @@ class Worker:
         self, shard: int, records: np.ndarray, labels: np.ndarray, done: np.ndarray
     ) -> list[Vote]:
         return [
-            Vote(part, shard, agreement(records[position, self.parts[part]], int(labels[position])))
+            Vote(
+                part,
+                shard,
+                int(labels[position]),
+                mean_answer(records[position, self.parts[part]]),
+            )
             for position, part in np.argwhere(done).tolist()
         ]
 
 
-def agreement(records: np.ndarray, label: int) -> bool | None:
-    """Whether the most probable class, averaged over an image's reinforcements, is its label."""
-    if label < 0:
-        return None
+def mean_answer(records: np.ndarray) -> int:
+    """Return the class that is most probable on average over an image's reinforcements."""
     total = np.bincount(records["ids"].ravel(), records["probs"].ravel().astype(np.float64))
-    return int(total.argmax()) == label
-
-
-def _image_size(file: str | None, key: bytes) -> tuple[int, int]:
-    """(height, width) from the image's header; (0, 0) if there is no file to look at."""
-    if file is None:
-        return 0, 0
-    try:
-        with Image.open(file) as image:
-            return image.height, image.width
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ImageReadError(f"cannot read image {key.decode()!r}: {error}") from error
+    return int(total.argmax())

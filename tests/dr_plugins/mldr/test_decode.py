@@ -308,13 +308,29 @@ def test_the_stored_size_of_resize_may_have_any_form(stored: Any) -> None:
         tool.decode(member, 0)
 
 
+def sizes(height: int, width: int, count: int = SAMPLES) -> np.ndarray:
+    return np.tile((height, width), (count, 1))
+
+
+def test_partners_crops_must_lie_within_their_images() -> None:
+    tool = decoder()
+    records = tool.decode(content([PLAIN] * 3, dictionary), 4)
+    records["partner_crop"][1] = (1, 2, 31, 40)
+    check_fit(tool.policy, records, sizes(31, 42))
+    of_partners = np.array([(31, 42), (32, 42), (0, 0)])  # the last one is not known
+    check_fit(tool.policy, records, of_partners, "partner_")
+    of_partners[1] = (31, 42)
+    with pytest.raises(AlignmentError, match=r"31x42.*reaches to \[32, 42\]"):
+        check_fit(tool.policy, records, of_partners, "partner_")
+
+
 def test_crops_must_lie_within_the_image() -> None:
     tool = decoder()
     records = tool.decode(content([PLAIN] * 3, dictionary), 4)
-    check_fit(tool.policy, records, (31, 42))
+    check_fit(tool.policy, records, sizes(31, 42))
     for size in [(30, 42), (31, 41)]:
         with pytest.raises(AlignmentError, match=r"reaches to \[31, 42\]"):
-            check_fit(tool.policy, records, size)
+            check_fit(tool.policy, records, sizes(*size))
 
 
 def test_offsets_must_lie_within_the_padded_image() -> None:
@@ -322,7 +338,7 @@ def test_offsets_must_lie_within_the_padded_image() -> None:
     layout = RecordLayout((*policy.fields, *target_fields(2, CLASSES)))
     records = np.zeros(1, layout.dtype)
     records["offset"] = (4, 14)  # a 100x150 image becomes 20x30
-    check_fit(policy, records, (100, 150))
+    check_fit(policy, records, sizes(100, 150, 1))
     records["offset"] = (5, 14)
     with pytest.raises(AlignmentError, match="random_crop"):
-        check_fit(policy, records, (100, 150))
+        check_fit(policy, records, sizes(100, 150, 1))
