@@ -229,9 +229,9 @@ class _Import:
                     self._import(number, crew, bar)
                 for result in crew.drain():
                     self._take(result, crew, bar)
+            if not self._finished.all():
+                raise ArchiveError("an archive has changed since it was looked through")
             agreement = self._alignment.finish()
-        if not self._finished.all():
-            raise ArchiveError("an archive has changed since it was looked through; start again")
         self._output.finish()
         return agreement
 

@@ -74,7 +74,7 @@ class Part:
             ArchiveError: They are not.
         """
         if _checksum(data) != self.checksums[index]:
-            raise ArchiveError("it has changed since the archive was looked through; start again")
+            raise ArchiveError("it has changed since the archive was looked through")
         return data
 
 

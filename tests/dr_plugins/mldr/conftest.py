@@ -13,6 +13,9 @@ import pytest
 import torch
 from PIL import Image
 
+from dr_plugins.mldr import ImageOrder, ImportReport
+from dr_plugins.sources import open_source
+
 GOLDEN = Path(__file__).resolve().parents[4] / "shared" / "mldr_golden"
 NORMALIZE = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 CROPFLIP = {
@@ -85,6 +88,18 @@ def images(tmp_path: Path) -> Path:
             pixels = rng.integers(0, 256, (40, 48, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(folder / f"n{label:08d}_{number}.png")
     return root
+
+
+def order_of(images: Path) -> ImageOrder:
+    return ImageOrder.of_source(open_source(str(images)))
+
+
+def files_of(directory: Path) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for p in directory.iterdir() if p.is_file()}
+
+
+def shares(report: ImportReport) -> list[float | None]:
+    return [None if one is None else one.share for one in report.agreement]
 
 
 Members = Callable[..., list[tuple[str, bytes]]]

@@ -4,9 +4,6 @@ import json
 import os
 import random
 import shutil
-import signal
-import subprocess
-import sys
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -18,13 +15,12 @@ from PIL import Image
 
 from dr_plugins import ReinforcedDataset, ShardSet
 from dr_plugins.describe import describe
-from dr_plugins.errors import DatasetMismatchError, ImageReadError, SettingsMismatchError
+from dr_plugins.errors import DatasetMismatchError, ImageReadError
 from dr_plugins.images import open_image
 from dr_plugins.mldr import (
     AlignmentError,
     ArchiveError,
     ImageOrder,
-    ImportReport,
     ImportSettings,
     UnsafePickleError,
     import_archives,
@@ -32,23 +28,27 @@ from dr_plugins.mldr import (
     replay_normalized,
 )
 from dr_plugins.mldr import importer as importer_module
+from dr_plugins.mldr.archive import walk
+from dr_plugins.mldr.members import load_member
 from dr_plugins.sources import open_source
 from dr_plugins.targets import SparseTargets
 from dr_plugins.verify import verify
 
-from .conftest import CROPFLIP, Members, config_of, cropflip_content, saved, write_tar
+from .conftest import (
+    CROPFLIP,
+    Members,
+    config_of,
+    cropflip_content,
+    files_of,
+    order_of,
+    saved,
+    shares,
+    write_tar,
+)
 
 LOSSLESS = ImportSettings(probs_dtype="float32")
 LAYOUTS = ("compressed", "uncompressed")
 POLICIES = ("cropflip", "mixing", "randaug", "randaug_mixing", "cifar")
-
-
-def order_of(images: Path) -> ImageOrder:
-    return ImageOrder.of_source(open_source(str(images)))
-
-
-def shares(report: ImportReport) -> list[float | None]:
-    return [None if one is None else one.share for one in report.agreement]
 
 
 GOLDEN_SETS = [(policy, layout, 0) for policy in POLICIES for layout in LAYOUTS]
@@ -165,9 +165,12 @@ def test_all_forms_of_an_archive_give_the_same_set(
     with tarfile.open(tar) as file:
         file.extractall(paths["directory"], filter="data")
     import_archives([paths[form]], order_of(images), tmp_path / "set")
-    records = ShardSet(tmp_path / "set").records(0)
     import_archives([tar], order_of(images), tmp_path / "reference")
-    assert records.tobytes() == ShardSet(tmp_path / "reference").records(0).tobytes()
+    found, expected = ShardSet(tmp_path / "set"), ShardSet(tmp_path / "reference")
+    for field in expected.manifest.layout.fields:
+        assert found.records(0)[field.name].tobytes() == expected.records(0)[field.name].tobytes()
+    digests = [s.manifest.settings["archive_digests"] for s in (found, expected)]
+    assert digests[0] == digests[1]
 
 
 @pytest.mark.parametrize("together", [True, False])
@@ -216,6 +219,69 @@ def test_another_class_order_is_noticed(images: Path, tmp_path: Path, members: M
     assert not (tmp_path / "set" / "manifest.json").exists()
     # Lowering the threshold goes on with what is there.
     import_archives([archive], order, tmp_path / "set", ImportSettings(min_agreement=0))
+
+
+def test_two_exchanged_classes_are_noticed(tmp_path: Path) -> None:
+    """Most images agree all the same."""
+    classes, each = 20, 8
+    keys = [f"c{label:02d}/{number}.png" for label in range(classes) for number in range(each)]
+    swapped = keys[:16] + keys[24:32] + keys[16:24] + keys[32:]
+    named = [("config.pth.tar", saved({**config_of(CROPFLIP), "num_classes": classes}))]
+    for index in range(len(keys)):
+        _, reinforcements = cropflip_content(index, 0)
+        for one in reinforcements:
+            one["prob"] = ([0.9, 0.08], [index // each, (index // each + 1) % classes])
+        named.append((f"{index}.pth.tar", saved((index, reinforcements))))
+    archive = write_tar(tmp_path / "a.tar.gz", named)
+    (tmp_path / "right").write_text("\n".join(keys))
+    import_archives([archive], ImageOrder.of_list(tmp_path / "right"), tmp_path / "set")
+    (tmp_path / "swapped").write_text("\n".join(swapped))
+    order = ImageOrder.of_list(tmp_path / "swapped")
+    with pytest.raises(AlignmentError, match=r"'c02' \(taken for 'c03' in 8 of 8 images\)"):
+        import_archives([archive], order, tmp_path / "other")
+    report = import_archives([archive], order, tmp_path / "other", ImportSettings(min_agreement=0))
+    assert report.agreement[0] is not None
+    assert report.agreement[0].share == 0.9
+    wrong = [one for one in report.agreement[0].classes if one.agreeing < one.images]
+    assert [(one.label, one.agreeing, one.mode) for one in wrong] == [(2, 0, 3), (3, 0, 2)]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_partner_that_does_not_fit_is_refused(golden: Path, tmp_path: Path, layout: str) -> None:
+    """The views of a smaller image would end training, whenever another one mixes it in."""
+    root = tmp_path / "train"
+    shutil.copytree(golden / layout / "images" / "train", root)
+    archive = golden / layout / "mixing.tar.gz"
+    settings = ImportSettings(1000, min_agreement=0)
+    partners = {}
+    for member, read in walk(archive):
+        if member.index is not None:
+            for one in load_member(read())[1]:
+                params = one["params"]
+                number = params[0] if isinstance(params, list) else params["id2"]
+                partners.setdefault(number, member.index)
+    number = next(p for p, index in partners.items() if p is not None and p != index)
+    keys = order_of(root).keys
+    # All of its own crops are moved to the corner, so that only its partners' can stick out.
+    Image.new("RGB", (8, 8)).save(root / keys[number])
+    named = []
+    for member, read in walk(archive):
+        content = load_member(read())
+        if member.index == number:
+            content = (number, [_cropped_to_a_corner(one) for one in content[1]])
+        named.append((member.name, saved(content)))
+    other = write_tar(tmp_path / "a.tar.gz", named)
+    with pytest.raises(AlignmentError, match=r"partners of image.*it is 8x8 pixels"):
+        import_archives([other], order_of(root), tmp_path / "set", settings)
+
+
+def _cropped_to_a_corner(one: dict[str, Any]) -> dict[str, Any]:
+    corner, params = (0, 0, 8, 8), one["params"]
+    if isinstance(params, dict):
+        pair = (corner, params["random_resized_crop"][1])
+        return {**one, "params": {**params, "random_resized_crop": pair}}
+    box = params[1] if params[0] is None else [corner, params[1][1]]
+    return {**one, "params": [params[0], corner if params[0] is None else box, *params[2:]]}
 
 
 def test_another_order_within_a_class_is_noticed_by_its_crops(
@@ -302,11 +368,15 @@ def test_incomplete_archives(images: Path, tmp_path: Path, members: Members) -> 
     def attempt(named: list[tuple[str, bytes]], message: str) -> None:
         archive = write_tar(tmp_path / "a.tar.gz", named)
         with pytest.raises(ArchiveError, match=message):
-            import_archives([archive], order_of(images), tmp_path / "set")
+            import_archives([archive], order_of(images), tmp_path / f"set {message}")
 
     attempt([m for m in everything if "config" not in m[0]], r"there is no config\.pth\.tar")
     attempt([m for m in everything if "/5." not in m[0]], "covers 11 of 12 images")
     attempt([*everything, everything[0 if "config" not in everything[0][0] else 1]], "occurs twice")
+    config = next(m for m in everything if "config" in m[0])
+    attempt([*everything, config], "second configuration")
+    folders = [(f"{i}/0.pth.tar", everything[0][1]) for i in range(100)]
+    attempt(folders, "more than 32 folders")
     attempt([("README", b"nothing")], "none of ml-dr's archives")
     short = ("reinforced_data/0.pth.tar", saved(cropflip_content(0, 0, samples=2)))
     rest = [m for m in everything if m[0] != short[0]]
@@ -315,140 +385,17 @@ def test_incomplete_archives(images: Path, tmp_path: Path, members: Members) -> 
     attempt([*rest, moved], "reinforcements of image 1")
 
 
-def test_a_missing_image_is_named(images: Path, tmp_path: Path, members: Members) -> None:
+@pytest.mark.parametrize("workers", [0, 1])
+def test_all_unreadable_images_are_named_at_once(
+    images: Path, tmp_path: Path, members: Members, workers: int, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(importer_module.Worker, "store", None)  # nothing is decoded before
     archive = write_tar(tmp_path / "a.tar.gz", members())
     order = order_of(images)
     (images / "n00000001" / "n00000001_2.png").unlink()
-    with pytest.raises(ImageReadError, match=r"n00000001_2\.png"):
-        import_archives([archive], order, tmp_path / "set")
-
-
-@pytest.fixture
-def small_shards(monkeypatch: Any) -> None:
-    monkeypatch.setattr(importer_module, "_SHARD_IMAGES", 5)
-    monkeypatch.setattr(importer_module, "_BATCH_MEMBERS", 1)
-
-
-def files_of(directory: Path) -> dict[str, bytes]:
-    return {p.name: p.read_bytes() for p in directory.iterdir() if p.is_file()}
-
-
-@pytest.mark.usefixtures("small_shards")
-@pytest.mark.parametrize("after", range(1, 12, 2))
-def test_an_interrupted_import_goes_on(
-    images: Path, tmp_path: Path, members: Members, after: int, monkeypatch: Any
-) -> None:
-    archive = write_tar(tmp_path / "a.tar.gz", members())
-    import_archives([archive], order_of(images), tmp_path / "reference")
-    stored: list[int] = []
-    original = importer_module.Worker.store
-
-    def store(self: Any, tasks: Any) -> Any:
-        if len(stored) == after:
-            raise KeyboardInterrupt
-        stored.append(tasks[0].number)
-        return original(self, tasks)
-
-    monkeypatch.setattr(importer_module.Worker, "store", store)
-    with pytest.raises(KeyboardInterrupt):
-        import_archives([archive], order_of(images), tmp_path / "set")
-    monkeypatch.setattr(importer_module.Worker, "store", original)
-    looked: list[Path] = []
-    walk = importer_module.walk
-    monkeypatch.setattr("dr_plugins.mldr.inspection.walk", lambda *a: looked.append(a[0]) or [])
-    again: list[int] = []
-
-    def counting(self: Any, tasks: Any) -> Any:
-        again.extend(task.number for task in tasks)
-        return original(self, tasks)
-
-    monkeypatch.setattr(importer_module.Worker, "store", counting)
-    monkeypatch.setattr(importer_module, "walk", walk)
-    report = import_archives([archive], order_of(images), tmp_path / "set")
-    assert looked == []  # the first look is remembered
-    assert sorted(stored + again) == list(range(12))  # nothing is decoded twice
-    assert shares(report) == [1.0]  # counted over all images all the same
-    assert files_of(tmp_path / "set") == files_of(tmp_path / "reference")
-
-
-@pytest.mark.usefixtures("small_shards")
-def test_damaged_remains_are_made_again(
-    images: Path, tmp_path: Path, members: Members, monkeypatch: Any
-) -> None:
-    archive = write_tar(tmp_path / "a.tar.gz", members())
-    import_archives([archive], order_of(images), tmp_path / "reference")
-    original = importer_module.Worker.finish
-
-    def finish(self: Any, shard: int, *rest: Any) -> Any:
-        if shard == 2:
-            raise KeyboardInterrupt
-        return original(self, shard, *rest)
-
-    monkeypatch.setattr(importer_module.Worker, "finish", finish)
-    with pytest.raises(KeyboardInterrupt):
-        import_archives([archive], order_of(images), tmp_path / "set")
-    monkeypatch.setattr(importer_module.Worker, "finish", original)
-    staged = tmp_path / "set" / "importing" / "shard-00002.records"
-    for path in [staged, *(tmp_path / "set").glob("shard-*.safetensors")]:
-        data = bytearray(path.read_bytes())
-        data[-20] ^= 1
-        path.write_bytes(bytes(data))
-    import_archives([archive], order_of(images), tmp_path / "set")
-    assert files_of(tmp_path / "set") == files_of(tmp_path / "reference")
-
-
-KILLED = """
-import os, sys
-from pathlib import Path
-from dr_plugins.mldr import ImageOrder, ImportSettings, importer
-from dr_plugins.sources import open_source
-importer._SHARD_IMAGES, importer._BATCH_MEMBERS = 5, 1
-images, archive, out = sys.argv[1:4]
-take, seen = importer._Import._take, []
-
-def dying(self, result, *rest):
-    take(self, result, *rest)
-    seen.append(1)
-    if len(seen) == 6:
-        os.kill(os.getpid(), 9)
-
-if __name__ == "__main__":
-    importer._Import._take = dying
-    order = ImageOrder.of_source(open_source(images))
-    importer.import_archives([archive], order, out, ImportSettings(workers=2))
-"""
-
-
-@pytest.mark.usefixtures("small_shards")
-def test_a_killed_import_leaves_no_processes_and_goes_on(
-    images: Path, tmp_path: Path, members: Members
-) -> None:
-    archive = write_tar(tmp_path / "a.tar.gz", members())
-    import_archives([archive], order_of(images), tmp_path / "reference")
-    (tmp_path / "killed.py").write_text(KILLED)
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[3])}
-    # This returns when stdout is closed: not before the workers, which share it, have ended too.
-    done = subprocess.run(
-        [sys.executable, "killed.py", str(images), str(archive), "set"],
-        cwd=tmp_path,
-        env=environment,
-        stdout=subprocess.PIPE,
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode == -signal.SIGKILL
-    import_archives([archive], order_of(images), tmp_path / "set")
-    assert files_of(tmp_path / "set") == files_of(tmp_path / "reference")
-
-
-def test_a_finished_set_is_left_alone(images: Path, tmp_path: Path, members: Members) -> None:
-    archive = write_tar(tmp_path / "a.tar.gz", members())
-    import_archives([archive], order_of(images), tmp_path / "set")
-    before = files_of(tmp_path / "set")
-    assert import_archives([archive], order_of(images), tmp_path / "set").agreement == []
-    assert files_of(tmp_path / "set") == before
-    with pytest.raises(SettingsMismatchError, match="probs_dtype"):
-        import_archives([archive], order_of(images), tmp_path / "set", LOSSLESS)
+    (images / "n00000003" / "n00000003_18.png").write_bytes(b"no image")
+    with pytest.raises(ImageReadError, match=r"(?s)^2 of 12.*00001_2\.png.*00003_18\.png"):
+        import_archives([archive], order, tmp_path / "set", ImportSettings(workers=workers))
 
 
 def test_the_order_of_members_does_not_matter(

@@ -1,0 +1,261 @@
+"""Imports that stop half-way, and what they find when they go on."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dr_plugins.errors import OutputError, SettingsMismatchError
+from dr_plugins.mldr import ArchiveError, ImageOrder, ImportSettings, import_archives
+from dr_plugins.mldr import importer as importer_module
+
+from .conftest import Members, files_of, order_of, shares, write_tar
+
+
+@pytest.fixture
+def small_shards(monkeypatch: Any) -> None:
+    monkeypatch.setattr(importer_module, "_SHARD_IMAGES", 5)
+    monkeypatch.setattr(importer_module, "_BATCH_MEMBERS", 1)
+
+
+@pytest.mark.usefixtures("small_shards")
+@pytest.mark.parametrize("after", range(1, 12, 2))
+def test_an_interrupted_import_goes_on(
+    images: Path, tmp_path: Path, members: Members, after: int, monkeypatch: Any
+) -> None:
+    archive = write_tar(tmp_path / "a.tar.gz", members())
+    import_archives([archive], order_of(images), tmp_path / "reference")
+    stored: list[int] = []
+    original = importer_module.Worker.store
+
+    def store(self: Any, tasks: Any) -> Any:
+        if len(stored) == after:
+            raise KeyboardInterrupt
+        stored.append(tasks[0].number)
+        return original(self, tasks)
+
+    monkeypatch.setattr(importer_module.Worker, "store", store)
+    with pytest.raises(KeyboardInterrupt):
+        import_archives([archive], order_of(images), tmp_path / "set")
+    monkeypatch.setattr(importer_module.Worker, "store", original)
+    looked: list[Path] = []
+    walk = importer_module.walk
+    monkeypatch.setattr("dr_plugins.mldr.inspection.walk", lambda *a: looked.append(a[0]) or [])
+    again: list[int] = []
+
+    def counting(self: Any, tasks: Any) -> Any:
+        again.extend(task.number for task in tasks)
+        return original(self, tasks)
+
+    monkeypatch.setattr(importer_module.Worker, "store", counting)
+    monkeypatch.setattr(importer_module, "walk", walk)
+    report = import_archives([archive], order_of(images), tmp_path / "set")
+    assert looked == []  # the first look is remembered
+    assert sorted(stored + again) == list(range(12))  # nothing is decoded twice
+    assert shares(report) == [1.0]  # counted over all images all the same
+    assert files_of(tmp_path / "set") == files_of(tmp_path / "reference")
+
+
+@pytest.mark.usefixtures("small_shards")
+def test_damaged_remains_are_made_again(
+    images: Path, tmp_path: Path, members: Members, monkeypatch: Any
+) -> None:
+    archive = write_tar(tmp_path / "a.tar.gz", members())
+    import_archives([archive], order_of(images), tmp_path / "reference")
+    original = importer_module.Worker.finish
+
+    def finish(self: Any, shard: int, *rest: Any) -> Any:
+        if shard == 2:
+            raise KeyboardInterrupt
+        return original(self, shard, *rest)
+
+    monkeypatch.setattr(importer_module.Worker, "finish", finish)
+    with pytest.raises(KeyboardInterrupt):
+        import_archives([archive], order_of(images), tmp_path / "set")
+    monkeypatch.setattr(importer_module.Worker, "finish", original)
+    staged = tmp_path / "set" / "importing" / "shard-00002.records"
+    for path in [staged, *(tmp_path / "set").glob("shard-*.safetensors")]:
+        data = bytearray(path.read_bytes())
+        data[-20] ^= 1
+        path.write_bytes(bytes(data))
+    import_archives([archive], order_of(images), tmp_path / "set")
+    assert files_of(tmp_path / "set") == files_of(tmp_path / "reference")
+
+
+KILLED = """
+import os, sys
+from pathlib import Path
+from dr_plugins.mldr import ImageOrder, ImportSettings, importer
+from dr_plugins.sources import open_source
+importer._SHARD_IMAGES, importer._BATCH_MEMBERS = 5, 1
+images, archive, out = sys.argv[1:4]
+take, seen = importer._Import._take, []
+
+def dying(self, result, *rest):
+    take(self, result, *rest)
+    seen.append(1)
+    if len(seen) == 6:
+        os.kill(os.getpid(), 9)
+
+if __name__ == "__main__":
+    importer._Import._take = dying
+    order = ImageOrder.of_source(open_source(images))
+    importer.import_archives([archive], order, out, ImportSettings(workers=2))
+"""
+
+
+@pytest.mark.usefixtures("small_shards")
+def test_a_killed_import_leaves_no_processes_and_goes_on(
+    images: Path, tmp_path: Path, members: Members
+) -> None:
+    archive = write_tar(tmp_path / "a.tar.gz", members())
+    import_archives([archive], order_of(images), tmp_path / "reference")
+    (tmp_path / "killed.py").write_text(KILLED)
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[3])}
+    # This returns when stdout is closed: not before the workers, which share it, have ended too.
+    done = subprocess.run(
+        [sys.executable, "killed.py", str(images), str(archive), "set"],
+        cwd=tmp_path,
+        env=environment,
+        stdout=subprocess.PIPE,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == -signal.SIGKILL
+    import_archives([archive], order_of(images), tmp_path / "set")
+    assert files_of(tmp_path / "set") == files_of(tmp_path / "reference")
+
+
+def test_a_finished_set_is_left_alone(images: Path, tmp_path: Path, members: Members) -> None:
+    archive = write_tar(tmp_path / "a.tar.gz", members())
+    import_archives([archive], order_of(images), tmp_path / "set")
+    before = files_of(tmp_path / "set")
+    assert import_archives([archive], order_of(images), tmp_path / "set").agreement == []
+    assert files_of(tmp_path / "set") == before
+    with pytest.raises(SettingsMismatchError, match="probs_dtype"):
+        import_archives(
+            [archive], order_of(images), tmp_path / "set", ImportSettings(probs_dtype="float32")
+        )
+
+
+def stop_at(monkeypatch: Any, member: int, archive: Path, images: Path, out: Path) -> None:
+    """Import until one member is about to be stored."""
+    original = importer_module.Worker.store
+
+    def store(self: Any, tasks: Any) -> Any:
+        if tasks[0].number == member:
+            raise KeyboardInterrupt
+        return original(self, tasks)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(importer_module.Worker, "store", store)
+        with pytest.raises(KeyboardInterrupt):
+            import_archives([archive], order_of(images), out)
+
+
+@pytest.mark.usefixtures("small_shards")
+@pytest.mark.parametrize("form", ["gzip", "tar", "directory"])
+@pytest.mark.parametrize("finished", [True, False])
+def test_an_exchanged_archive_is_another_set(
+    images: Path, tmp_path: Path, members: Members, monkeypatch: Any, form: str, finished: bool
+) -> None:
+    def write(seed: int) -> Path:
+        if form != "directory":
+            mode = "w:gz" if form == "gzip" else "w"
+            return write_tar(tmp_path / "a.tar", members(seed=seed), mode)
+        for name, data in members(seed=seed):
+            (tmp_path / name).parent.mkdir(exist_ok=True)
+            (tmp_path / name).write_bytes(data)
+        return tmp_path / "reinforced_data"
+
+    archive, out = write(0), tmp_path / "set"
+    if finished:
+        import_archives([archive], order_of(images), out)
+    else:
+        stop_at(monkeypatch, 5, archive, images, out)
+    before = files_of(out)
+    write(1)
+    with pytest.raises(SettingsMismatchError, match="archive_digests"):
+        import_archives([archive], order_of(images), out)
+    assert files_of(out) == before
+    write(0)  # another file, the same content
+    import_archives([archive], order_of(images), out)
+    import_archives([archive], order_of(images), tmp_path / "reference")
+    assert files_of(out) == files_of(tmp_path / "reference")
+
+
+def test_another_order_is_another_set(
+    images: Path, tmp_path: Path, members: Members, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(importer_module, "_BATCH_MEMBERS", 1)
+    archive = write_tar(tmp_path / "a.tar.gz", members())
+    stop_at(monkeypatch, 5, archive, images, tmp_path / "set")
+    keys = list(order_of(images).keys)
+    keys[0], keys[1] = keys[1], keys[0]
+    (tmp_path / "list").write_text("\n".join(keys))
+    with pytest.raises(SettingsMismatchError, match="order"):
+        import_archives([archive], ImageOrder.of_list(tmp_path / "list", images), tmp_path / "set")
+
+
+@pytest.mark.parametrize("change", ["content", "missing"])
+def test_an_archive_that_changes_while_it_is_read(
+    images: Path, tmp_path: Path, members: Members, monkeypatch: Any, change: str
+) -> None:
+    archive = write_tar(tmp_path / "a.tar.gz", members())
+    replaced = members(seed=1) if change == "content" else members()[:-3]
+    write_tar(tmp_path / "other.tar.gz", replaced)
+    walk = importer_module.walk
+    monkeypatch.setattr(importer_module, "walk", lambda path: walk(tmp_path / "other.tar.gz"))
+    with pytest.raises(ArchiveError, match="has changed"):
+        import_archives([archive], order_of(images), tmp_path / "set")
+    assert not (tmp_path / "set" / "manifest.json").exists()
+
+
+@pytest.mark.parametrize("name", ["thesis.tex", "shard-00000.records.bak", "shard-00000.records/x"])
+def test_files_that_no_import_has_made_are_kept(
+    images: Path, tmp_path: Path, members: Members, name: str
+) -> None:
+    archive = write_tar(tmp_path / "a.tar.gz", members())
+    foreign = tmp_path / "set" / "importing" / name
+    foreign.parent.mkdir(parents=True)
+    foreign.write_text("years of work")
+    with pytest.raises(OutputError, match=r"importing.*holds"):
+        import_archives([archive], order_of(images), tmp_path / "set")
+    assert foreign.read_text() == "years of work"
+
+
+def test_files_that_appear_meanwhile_are_kept(
+    images: Path, tmp_path: Path, members: Members, monkeypatch: Any
+) -> None:
+    archive = write_tar(tmp_path / "a.tar.gz", members())
+    foreign = tmp_path / "set" / "importing" / "thesis.tex"
+    finish = importer_module.Worker.finish
+
+    def writing(self: Any, *arguments: Any) -> Any:
+        foreign.write_text("years of work")
+        return finish(self, *arguments)
+
+    monkeypatch.setattr(importer_module.Worker, "finish", writing)
+    import_archives([archive], order_of(images), tmp_path / "set")
+    assert [file.name for file in foreign.parent.iterdir()] == ["thesis.tex"]
+
+
+def test_a_link_in_the_place_of_unfinished_work(
+    images: Path, tmp_path: Path, members: Members
+) -> None:
+    archive = write_tar(tmp_path / "a.tar.gz", members())
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "importing").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(OutputError, match="link"):
+        import_archives([archive], order_of(images), tmp_path / "set")
+    (tmp_path / "set" / "importing").unlink()
+    (tmp_path / "set" / "importing").write_text("a file")
+    with pytest.raises(OutputError, match="importing"):
+        import_archives([archive], order_of(images), tmp_path / "set")
