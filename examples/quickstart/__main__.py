@@ -8,22 +8,16 @@ from dataclasses import asdict
 from pathlib import Path
 
 import click
-import torch
 
-import examples.quickstart.models  # noqa: F401 - registers the quickstart's models with timm
-from dr_plugins import ImageSource, Policy, ShardSet
+from dr_plugins import ShardSet
 from dr_plugins.describe import describe
-from dr_plugins.generation.generate import GenerationSettings, reinforce
-from dr_plugins.generation.teachers import Ensemble, load_teacher
 from dr_plugins.sources import open_source
 from dr_plugins.verify import verify
-from examples.quickstart.data import prepare
+from examples.quickstart.data import load
 from examples.quickstart.folders import export_folders
 from examples.quickstart.report import draw_accuracy, draw_samples, table
-from examples.quickstart.training import Recipe, Run, train
-
-TEACHER = "timm:fashion_resnet_teacher"
-POLICY = Path(__file__).with_name("policy.yaml")
+from examples.quickstart.running import run_all
+from examples.quickstart.training import Recipe
 
 _COUNT, _CLASSES = click.IntRange(min=1), click.IntRange(1, 10)
 # Each of ten classes has as many, and an epoch a whole batch at least.
@@ -43,52 +37,24 @@ def main(out: Path, images: int, epochs: int, seeds: int, samples: int, topk: in
     A shipped teacher reinforces a few thousand training images; a small network is then trained on
     them through timm, with and without reinforcement: same model, seed, iterations and optimiser.
     """
-    # One thread computes while a worker process loads: more of them only get in each other's way.
-    torch.set_num_threads(1)
     start = time.perf_counter()
-    root = export_folders(prepare(out / "data"), out / f"fashion-mnist-{images}", images)
-    source = open_source(str(root / "train"))
-    shards = _reinforce(source, out / f"{root.name}-plus-{samples}x{topk}", samples, topk)
-    runs = _train(root, shards, Recipe(epochs), seeds)
+    root = export_folders(*load(images // 10, out / "data"), out / f"fashion-mnist-{images}")
+    directory = out / f"{root.name}-plus-{samples}x{topk}"
+    runs = run_all(root, directory, samples, topk, Recipe(epochs), seeds)
 
-    files = [path for path in shards.directory.iterdir() if path.suffix == ".safetensors"]
-    bytes_each = sum(path.stat().st_size for path in files) / (len(shards) * samples)
-    text = table(runs, bytes_each)
+    source, shards = open_source(str(root / "train")), ShardSet(directory)
+    checked = verify(directory, source, replay=200)
+    if checked.problems:
+        raise click.ClickException("\n".join(checked.problems))
+    files = [path for path in directory.iterdir() if path.suffix == ".safetensors"]
+    text = table(runs, sum(path.stat().st_size for path in files) / (len(shards) * samples))
     draw_accuracy(runs, out / "accuracy.png")
     draw_samples(source, shards, out / "reinforcements.png")
     (out / "results.json").write_text(json.dumps([asdict(run) for run in runs], indent=1))
     minutes = (time.perf_counter() - start) / 60
+    click.echo(f"\n{describe(shards)}\n\nverified: {checked.replayed} views replay bit for bit")
     click.echo(f"\n{images} training images, {epochs} epochs, 10,000 test images\n\n{text}\n")
     click.echo(f"{minutes:.1f} minutes. Pictures: {out}/accuracy.png, {out}/reinforcements.png")
-
-
-def _reinforce(source: ImageSource, out: Path, samples: int, topk: int) -> ShardSet:
-    click.echo(f"the teacher answers {len(source)} images x {samples} views")
-    settings = GenerationSettings(Policy.load(POLICY), samples=samples, topk=topk, batch_size=250)
-    reinforce(
-        source,
-        Ensemble([load_teacher(TEACHER)]),
-        out,
-        settings,
-        teacher_specs=[TEACHER],
-        workers=1,
-        progress=True,
-    )
-    report = verify(out, source, replay=200)
-    if report.problems:
-        raise click.ClickException("\n".join(report.problems))
-    shards = ShardSet(out)
-    click.echo(f"\n{describe(shards)}\n\nverified: {report.replayed} views replay bit for bit\n")
-    return shards
-
-
-def _train(root: Path, shards: ShardSet, recipe: Recipe, seeds: int) -> list[Run]:
-    names = {"plain": "", "reinforced": f"reinforced?shards={shards.directory.resolve()}"}
-    return [
-        train(name, dataset, root, recipe, seed)
-        for seed in range(seeds)
-        for name, dataset in names.items()
-    ]
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
-"""Fashion-MNIST in torchvision's layout, from Debian's package if installed, else by download.
+"""Fashion-MNIST: what the quickstart needs lies beside this file; the rest is installed or fetched.
 
-Fashion-MNIST: 60,000 training and 10,000 test images, 28x28, grey, ten classes (Xiao, Rasul and
-Vollgraf, 2017, arXiv 1708.07747).
+60,000 training and 10,000 test images, 28x28, grey, ten classes (Xiao, Rasul and Vollgraf, 2017,
+arXiv 1708.07747). ``fashion_mnist.npz`` holds the first 200 training images of each class and all
+test images; more come from Debian's package if it is installed, else from torchvision's download.
 """
 
 from __future__ import annotations
@@ -11,12 +12,26 @@ import os
 import shutil
 import tempfile
 import zlib
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from torchvision.datasets import FashionMNIST
 
-__all__ = ["DEBIAN_PACKAGE", "DatasetUnavailableError", "prepare"]
+__all__ = [
+    "DEBIAN_PACKAGE",
+    "PACKED",
+    "PACKED_PER_CLASS",
+    "DatasetUnavailableError",
+    "Images",
+    "load",
+    "load_original",
+    "prepare",
+]
 
+# Made by `pack_images.py`; its licence is in `fashion_mnist.LICENSE`.
+PACKED = Path(__file__).with_name("fashion_mnist.npz")
+PACKED_PER_CLASS = 200
 DEBIAN_PACKAGE = Path("/usr/share/datasets/fashion-mnist")
 
 # An IDX file is a 4-byte magic number, 4 bytes for each dimension and one byte for each element.
@@ -30,6 +45,57 @@ FILES = {
 
 class DatasetUnavailableError(RuntimeError):
     """Fashion-MNIST is neither installed nor downloadable."""
+
+
+@dataclass(frozen=True)
+class Images:
+    """Some of the images of one split.
+
+    Attributes:
+        pixels: uint8 ``[N, 28, 28]``.
+        labels: uint8 ``[N]``, 0 to 9.
+        numbers: integers ``[N]``, each image's position in the original's split, ascending.
+    """
+
+    pixels: np.ndarray
+    labels: np.ndarray
+    numbers: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def first_of_each_class(self, count: int) -> Images:
+        """Return the first `count` images of each class, in the order that they have here."""
+        firsts = [np.flatnonzero(self.labels == label)[:count] for label in range(10)]
+        chosen = np.sort(np.concatenate(firsts))
+        return Images(self.pixels[chosen], self.labels[chosen], self.numbers[chosen])
+
+
+def load(train_per_class: int, root: str | os.PathLike[str]) -> tuple[Images, Images]:
+    """Return training and test images.
+
+    Args:
+        train_per_class: Training images of each class; the repository has `PACKED_PER_CLASS`.
+        root: Directory for the original where more are asked for; see `prepare`.
+
+    Raises:
+        DatasetUnavailableError: More are asked for, and the original is not to be had.
+    """
+    with np.load(PACKED) as packed:
+        arrays = dict(packed)
+    test = Images(arrays["test_pixels"], arrays["test_labels"], np.arange(10_000))
+    if train_per_class > PACKED_PER_CLASS:
+        train = load_original(root, train=True)
+    else:
+        train = Images(arrays["train_pixels"], arrays["train_labels"], arrays["train_numbers"])
+    return train.first_of_each_class(train_per_class), test
+
+
+def load_original(root: str | os.PathLike[str], train: bool) -> Images:
+    """Return all images of a split of the original, which `prepare` puts into `root`."""
+    split = FashionMNIST(prepare(root), train=train)
+    labels = split.targets.numpy().astype(np.uint8)
+    return Images(split.data.numpy(), labels, np.arange(len(labels)))
 
 
 def prepare(root: str | os.PathLike[str], package: str | os.PathLike[str] = DEBIAN_PACKAGE) -> Path:
@@ -107,6 +173,7 @@ def _download(root: Path, package: Path) -> None:
     except Exception as error:
         raise DatasetUnavailableError(
             f"Fashion-MNIST is not in {package}, and torchvision could not download it to {root} "
-            f"({error}). Run `apt-get install dataset-fashion-mnist` (Debian, Ubuntu), or put the "
-            f"files {', '.join(FILES)} into {root / 'FashionMNIST' / 'raw'}"
+            f"({error}). For up to {10 * PACKED_PER_CLASS:,} training images the quickstart needs "
+            f"neither; for more, run `apt-get install dataset-fashion-mnist` (Debian, Ubuntu), or "
+            f"put the files {', '.join(FILES)} into {root / 'FashionMNIST' / 'raw'}"
         ) from error

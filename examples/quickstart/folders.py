@@ -4,41 +4,44 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from PIL import Image
 from torchvision.datasets import FashionMNIST
 from tqdm import tqdm
+
+from examples.quickstart.data import Images
 
 __all__ = ["export_folders"]
 
 _COMPLETE = ".complete"
+# Frameworks number classes by sorted folder names, and the teacher as the dataset does.
+_NAMES = [
+    f"{i}-{name.lower().replace('/', '-').replace(' ', '-')}"
+    for i, name in enumerate(FashionMNIST.classes)
+]
 
 
-def export_folders(mnist_root: Path, out: Path, train_images: int) -> Path:
+def export_folders(train: Images, test: Images, out: Path) -> Path:
     """Write ``out/train`` and ``out/validation``, one folder for each class, as PNG files.
 
     Args:
-        mnist_root: Where `examples.quickstart.data.prepare` put the data.
+        train: Training images.
+        test: Test images.
         out: Directory of the two folders.
-        train_images: How many training images to take, the same number of each class.
 
     Returns:
         `out`.
     """
     if not (out / _COMPLETE).exists():
-        _export(FashionMNIST(mnist_root, train=True), out / "train", train_images // 10)
-        _export(FashionMNIST(mnist_root, train=False), out / "validation", None)
+        _export(train, out / "train")
+        _export(test, out / "validation")
         (out / _COMPLETE).touch()
     return out
 
 
-def _export(images: FashionMNIST, out: Path, per_class: int | None) -> None:
-    # Frameworks number classes by sorted folder names, and the teacher as the dataset does.
-    names = [f"{i}-{name.lower().replace('/', '-')}" for i, name in enumerate(images.classes)]
-    names = [name.replace(" ", "-") for name in names]
-    written = dict.fromkeys(names, 0)
-    for name in names:
+def _export(images: Images, out: Path) -> None:
+    for name in _NAMES:
         (out / name).mkdir(parents=True, exist_ok=True)
-    for number, (image, label) in enumerate(tqdm(images, desc=f"writing {out.name}", unit="img")):
-        name = names[label]
-        if per_class is None or written[name] < per_class:
-            image.save(out / name / f"{name}_{number}.png")
-            written[name] += 1
+    rows = zip(images.pixels, images.labels, images.numbers, strict=True)
+    for pixels, label, number in tqdm(rows, f"writing {out.name}", len(images), unit="img"):
+        name = _NAMES[label]
+        Image.fromarray(pixels).save(out / name / f"{name}_{number}.png")

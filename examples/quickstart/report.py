@@ -24,11 +24,11 @@ COLOURS = {"plain": "tab:grey", "reinforced": "tab:blue"}
 def table(runs: Sequence[Run], bytes_each: float) -> str:
     """Return the result of all runs as text."""
     seeds = sorted({run.seed for run in runs})
-    lines = [f"{'':<26}{'plain':>10}{'reinforced':>12}{'gain':>9}"]
+    lines = [f"{'':<30}{'plain':>10}{'reinforced':>12}{'gain':>9}"]
     rows: list[tuple[str, Callable[[Run], float], str]] = [
         ("accuracy, %", lambda run: 100 * run.history[-1][1], ".2f"),
         ("calibration error, %", lambda run: 100 * run.history[-1][2], ".2f"),
-        ("seconds per epoch", lambda run: run.seconds_per_epoch, ".2f"),
+        ("CPU seconds per epoch", lambda run: run.seconds_per_epoch, ".2f"),
     ]
     for what, value, style in rows:
         for seed in seeds:
@@ -36,12 +36,12 @@ def table(runs: Sequence[Run], bytes_each: float) -> str:
             lines.append(_line(f"{what}, seed {seed}", *pair, style))
         means = [statistics.mean(value(r) for r in runs if r.name == name) for name in COLOURS]
         lines.append(_line(f"{what}, mean", *means, style))
-    lines.append(f"{'bytes per reinforcement':<26}{'':>10}{bytes_each:>12.1f}")
+    lines.append(f"{'bytes per reinforcement':<30}{'':>10}{bytes_each:>12.1f}")
     return "\n".join(lines)
 
 
 def _line(what: str, plain: float, reinforced: float, style: str) -> str:
-    return f"{what:<26}{plain:>10{style}}{reinforced:>12{style}}{reinforced - plain:>+9{style}}"
+    return f"{what:<30}{plain:>10{style}}{reinforced:>12{style}}{reinforced - plain:>+9{style}}"
 
 
 def _only(runs: Sequence[Run], name: str, seed: int) -> Run:

@@ -13,13 +13,10 @@ import pytest
 pytest.importorskip("timm")
 pytest.importorskip("matplotlib")
 
-from examples.quickstart.data import DEBIAN_PACKAGE
-
 ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not DEBIAN_PACKAGE.is_dir(), reason="dataset-fashion-mnist is not installed")
 def test_it_reinforces_trains_and_reports(tmp_path: Path) -> None:
     options = ("--images", "70", "--epochs", "1", "--seeds", "1", "--samples", "2")
     done = subprocess.run(
