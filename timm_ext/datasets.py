@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import copy
 import inspect
-import logging
 import os
 import weakref
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from PIL import Image
@@ -16,12 +14,12 @@ from timm.data.dataset_factory import create_dataset as timm_create_dataset
 from torch.utils.data import Dataset, IterableDataset
 from torchvision import datasets
 
-from dr_plugins import ImageSource, ReinforcedDataset, ShardSet
-from dr_plugins.errors import DatasetMismatchError
+from dr_plugins import ReinforcedDataset, ShardSet
 from dr_plugins.images import strict_decoding, to_rgb
 from timm_ext.errors import DatasetNameError, UnsupportedOptionError
 from timm_ext.messages import log_on_primary
 from timm_ext.names import DatasetName, find_shards, parse_name
+from timm_ext.validation import check_validation
 
 __all__ = ["copy_for_loader", "create_dataset", "training_dataset"]
 
@@ -64,7 +62,8 @@ def create_dataset(name: str, *args: Any, **kwargs: Any) -> Any:
     images = _open_images(parsed, options)
     if is_training:
         return _remember(_reinforce(images, parsed, options))
-    _check_validation(images)
+    if (train := training_dataset()) is not None:
+        check_validation(images, train)
     return _as_rgb(images)
 
 
@@ -149,38 +148,6 @@ def _check_images(images: Any, parsed: DatasetName, options: dict[str, Any]) -> 
             f"--train-split {options.get('split')} is not the training split, and that is the one "
             f"that is reinforced; write --train-split train"
         )
-
-
-def _check_validation(images: Any) -> None:
-    """Compare images to validate on with those that are trained on, where both are known."""
-    train = training_dataset()
-    if train is None or isinstance(images, IterableDataset):
-        return
-    try:
-        source = ImageSource(images)
-    except DatasetMismatchError:  # of a kind whose images have no names
-        return
-    names, expected = source.class_names, train.source.class_names
-    if names is not None and expected is not None and names != expected:
-        pairs = zip(names, expected, strict=False)
-        differing = [pair for pair in pairs if pair[0] != pair[1]]
-        raise DatasetMismatchError(
-            f"the validation images have {len(names)} classes, those for training {len(expected)}"
-            + (f"; the first that differ are {differing[0]}" if differing else "")
-            + ": labels would be shifted. Give the names of all classes in order with --class-map, "
-            "or validate on images of the same classes"
-        )
-    if _root(images) is not None and _root(images) == _root(train.source.dataset):
-        log_on_primary(
-            f"validation takes its images from {_root(images)}, as training does: accuracies will "
-            f"be those on training images. Give each split a folder, or see --val-split",
-            logging.WARNING,
-        )
-
-
-def _root(images: Any) -> Path | None:
-    root = getattr(getattr(images, "reader", None), "root", None)
-    return None if root is None else Path(root).resolve()
 
 
 def _as_rgb(images: Any) -> Any:

@@ -6,13 +6,18 @@ import logging
 
 import torch.distributed
 
-__all__ = ["log_on_primary"]
+__all__ = ["is_primary", "log_on_primary"]
 
 _logger = logging.getLogger("timm_ext")
 
 
+def is_primary() -> bool:
+    """Whether this is the first process of a training, or the only one."""
+    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return not distributed or torch.distributed.get_rank() == 0
+
+
 def log_on_primary(message: str, level: int = logging.INFO) -> None:
     """Log `message`; in distributed training only the first process does."""
-    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
-    if not distributed or torch.distributed.get_rank() == 0:
+    if is_primary():
         _logger.log(level, message)

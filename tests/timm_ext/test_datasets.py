@@ -242,31 +242,3 @@ def test_streams_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("timm_ext.datasets.timm_create_dataset", create)
     with pytest.raises(DatasetNameError, match="wds/x is a stream"):
         create_dataset("reinforced?base=wds/x", is_training=True)
-
-
-def test_validation_with_other_classes_is_refused(data_dir: Path, tmp_path: Path) -> None:
-    first, *others = sorted((data_dir / "val").iterdir())
-    for folder in others:
-        shutil.copytree(folder, tmp_path / "val" / folder.name)
-    assert len(create_dataset("imagenet-plus", str(tmp_path), "validation"))  # nothing is trained
-    train = create_dataset("imagenet-plus", root=str(data_dir), **TRAIN)
-    message = rf"validation images have {len(others)} classes.*'{first.name}'.*--class-map"
-    with pytest.raises(DatasetMismatchError, match=message):
-        create_dataset("imagenet-plus", str(tmp_path), "validation")
-    names = tmp_path / "names.txt"
-    names.write_text("\n".join(folder.name for folder in (first, *others)))
-    options: dict[str, Any] = {"split": "validation", "class_map": str(names)}
-    assert len(create_dataset("imagenet-plus", str(tmp_path), **options))
-    assert training_dataset() is train
-
-
-def test_validation_on_the_training_images_is_told(
-    data_dir: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    shutil.copytree(data_dir / "train", tmp_path / "train")
-    train = create_dataset("imagenet-plus", root=str(data_dir), **TRAIN)
-    create_dataset("imagenet-plus", str(data_dir), "validation")
-    assert "as training does" not in caplog.text
-    create_dataset("imagenet-plus", str(data_dir), "train")
-    assert "as training does: accuracies will be those on training images" in caplog.text
-    assert training_dataset() is train

@@ -1,0 +1,117 @@
+"""Images to validate on, compared with those that are trained on."""
+
+from __future__ import annotations
+
+import filecmp
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+from torch.utils.data import IterableDataset
+
+from dr_plugins import ImageSource, ReinforcedDataset
+from dr_plugins.errors import DatasetMismatchError
+from timm_ext.messages import is_primary, log_on_primary
+
+__all__ = ["check_validation"]
+
+_MOST_COMPARED = 1000
+
+
+def check_validation(images: Any, train: ReinforcedDataset) -> None:
+    """Compare images to validate on with those that are trained on, where both are known.
+
+    Logs a warning if some of them are the same: timm takes the whole of ``--data-dir`` where it
+    finds no folder of the split.
+
+    Args:
+        images: A dataset of timm or torchvision.
+        train: What is trained on.
+
+    Raises:
+        DatasetMismatchError: They have other classes.
+    """
+    if isinstance(images, IterableDataset):
+        return
+    _check_classes(images, train)
+    if not is_primary():
+        return
+    found, compared, example = _shared(images, train.source.dataset)
+    if found:
+        log_on_primary(
+            f"validation takes its images where training does: {found} of {compared} that were "
+            f"compared are training images, such as {example}. Accuracies will be those on "
+            f"training images. Give validation a folder of its own in --data-dir, such as `val`, "
+            f"or name it with --val-split",
+            logging.WARNING,
+        )
+
+
+def _check_classes(images: Any, train: ReinforcedDataset) -> None:
+    try:
+        source = ImageSource(images)
+    except DatasetMismatchError:  # of a kind whose images have no names
+        return
+    names, expected = source.class_names, train.source.class_names
+    if names is None or expected is None or names == expected:
+        return
+    pairs = zip(names, expected, strict=False)
+    differing = [pair for pair in pairs if pair[0] != pair[1]]
+    raise DatasetMismatchError(
+        f"the validation images have {len(names)} classes, those for training {len(expected)}"
+        + (f"; the first that differ are {differing[0]}" if differing else "")
+        + ": labels would be shifted. Give the names of all classes in order with --class-map, "
+        "or validate on images of the same classes"
+    )
+
+
+def _shared(images: Any, training: Any) -> tuple[int, int, str]:
+    """How many images to validate on are training images, of how many compared; one of them."""
+    files, others = _files(images), _files(training)
+    if files and others:
+        return _shared_files(files, others)
+    is_same = _root(images) is not None and _root(images) == _root(training)
+    # Where there are no files: CIFAR and its kind.
+    is_same |= type(images) is type(training) and getattr(images, "train", False)
+    return (len(images) if is_same else 0), len(images), f"the first of {type(images).__name__}"
+
+
+def _shared_files(files: list[str], training: list[str]) -> tuple[int, int, str]:
+    """By folder and name, then by content: links and copies are the same images too."""
+    some = files[:: -(-len(files) // _MOST_COMPARED)]
+    wanted: dict[str, set[str]] = {}
+    for file in some:
+        for path in (file, os.path.realpath(file)):
+            wanted.setdefault(_name(path), set()).add(file)
+    found = {}
+    for path in training:
+        for file in wanted.get(_name(path), ()):
+            if _is_same(file, path):
+                found[file] = path
+    return len(found), len(some), next(iter(found.values()), "")
+
+
+def _name(path: str) -> str:
+    # Sliced, since os.path.split takes microseconds for each of a million files.
+    return path[path.rfind(os.sep, 0, max(path.rfind(os.sep), 0)) + 1 :]
+
+
+def _is_same(file: str, path: str) -> bool:
+    try:
+        return os.path.samefile(file, path) or filecmp.cmp(file, path, shallow=False)
+    except OSError:  # one cannot be read, which its loader will say
+        return False
+
+
+def _files(images: Any) -> list[str] | None:
+    """Paths of timm's and torchvision's image folders and of Flowers102 and its kind."""
+    samples = getattr(getattr(images, "reader", images), "samples", None)
+    if samples is None:
+        return [str(file) for file in getattr(images, "_image_files", ())] or None
+    return [file for file, *_ in samples if isinstance(file, str)] or None
+
+
+def _root(images: Any) -> Path | None:
+    root = getattr(getattr(images, "reader", None), "root", None)
+    return None if root is None else Path(root).resolve()
