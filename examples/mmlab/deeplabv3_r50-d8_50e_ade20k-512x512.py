@@ -2,8 +2,8 @@
 
 _base_ = "deeplabv3_cvnets-r50-d8_50e_ade20k-512x512.py"
 
-# The line to change, to ImageNet's weights for example.
-checkpoint = "checkpoints/resnet50_imagenet_plus.safetensors"
+# The line to change. Here: what resnet50_imagenet-plus.py trains.
+checkpoint = "runs/resnet50/epoch_300.pth"
 
 model = dict(
     data_preprocessor=dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375]),
@@ -20,4 +20,4 @@ model = dict(
         style="pytorch",
     ),
 )
-custom_hooks = [dict(type="ReinforcedBackboneHook", checkpoint=checkpoint)]
+default_hooks = dict(backbone=dict(type="ReinforcedBackboneHook", checkpoint=checkpoint))

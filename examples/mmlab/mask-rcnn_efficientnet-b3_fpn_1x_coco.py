@@ -17,4 +17,4 @@ model = dict(
     ),
     neck=dict(in_channels=[32, 48, 136, 384]),
 )
-custom_hooks = [dict(type="ReinforcedBackboneHook", checkpoint=checkpoint)]
+default_hooks = dict(backbone=dict(type="ReinforcedBackboneHook", checkpoint=checkpoint))

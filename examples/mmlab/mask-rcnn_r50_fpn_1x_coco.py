@@ -3,8 +3,9 @@
 _base_ = "mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py"
 custom_imports = dict(imports=["mmlab_ext"])
 
-# The line to change, to ImageNet's weights for example.
-checkpoint = "checkpoints/resnet50_imagenet_plus.safetensors"
+# The line to change. Here: what resnet50_imagenet-plus.py trains. ml-dr's ResNet-50 is another
+# network, see mask-rcnn_cvnets-r50_fpn_1x_coco.py.
+checkpoint = "runs/resnet50/epoch_300.pth"
 
 model = dict(backbone=dict(init_cfg=None))
-custom_hooks = [dict(type="ReinforcedBackboneHook", checkpoint=checkpoint)]
+default_hooks = dict(backbone=dict(type="ReinforcedBackboneHook", checkpoint=checkpoint))

@@ -19,4 +19,4 @@ model = dict(
     ),
     neck=dict(in_channels=[256, 512, 1024, 2048]),
 )
-custom_hooks = [dict(type="ReinforcedBackboneHook", checkpoint=checkpoint)]
+default_hooks = dict(backbone=dict(type="ReinforcedBackboneHook", checkpoint=checkpoint))

@@ -16,4 +16,4 @@ model = dict(
     ),
     neck=dict(in_channels=[96, 192, 384, 768]),
 )
-custom_hooks = [dict(type="ReinforcedBackboneHook", checkpoint=checkpoint)]
+default_hooks = dict(backbone=dict(type="ReinforcedBackboneHook", checkpoint=checkpoint))

@@ -39,8 +39,6 @@ val_evaluator = [
     dict(type="TopKAccuracy", topk=(1, 5)),
     dict(type="ExpectedCalibrationError"),
 ]
-custom_hooks = [dict(type="ReinforcementHook")]
-
 train_cfg = dict(by_epoch=True, max_epochs=max_epochs, val_interval=10)
 val_cfg = dict()
 optim_wrapper = dict(
@@ -59,6 +57,7 @@ param_scheduler = [
     ),
 ]
 default_hooks = dict(
+    reinforcement=dict(type="ReinforcementHook"),
     checkpoint=dict(
         type="CheckpointHook", interval=10, max_keep_ckpts=2, save_best="accuracy/top1"
     ),

@@ -20,4 +20,4 @@ model = dict(
         out_indices=(2, 5, 8, 11),
     ),
 )
-custom_hooks = [dict(type="ReinforcedBackboneHook", checkpoint=checkpoint)]
+default_hooks = dict(backbone=dict(type="ReinforcedBackboneHook", checkpoint=checkpoint))

@@ -38,6 +38,7 @@ def common(config: Any, folder: Path) -> Any:
     config.work_dir = str(folder / "work")
     config.launcher = "none"
     config.randomness = {"seed": 1}
+    config.optim_wrapper.type = "OptimWrapper"  # bfloat16 takes long on a CPU
     return config
 
 
@@ -45,7 +46,7 @@ def detection(name: str, photographs: Path, folder: Path, side: int = 96) -> Any
     """An example for MMDetection, on the COCO instances of `photographs`."""
     config = common(Config.fromfile(EXAMPLES / name), folder)
     checkpoint, _ = save_weights(config, folder)
-    config.custom_hooks = [{"type": "ReinforcedBackboneHook", "checkpoint": checkpoint}]
+    config.default_hooks.backbone.checkpoint = checkpoint
     root = str(photographs / "data_dataset_coco")
     names = (photographs / "data_dataset_voc" / "class_names.txt").read_text().splitlines()[1:]
     for loader in (config.train_dataloader, config.val_dataloader, config.test_dataloader):
@@ -74,7 +75,7 @@ def segmentation(name: str, photographs: Path, folder: Path, side: int = 64) -> 
     """An example for MMSegmentation, on the class masks of `photographs`."""
     config = common(Config.fromfile(EXAMPLES / name), folder)
     checkpoint, _ = save_weights(config, folder)
-    config.custom_hooks = [{"type": "ReinforcedBackboneHook", "checkpoint": checkpoint}]
+    config.default_hooks.backbone.checkpoint = checkpoint
     config.model.data_preprocessor.size = (side, side)
     for loader in (config.train_dataloader, config.val_dataloader, config.test_dataloader):
         dataset = loader.dataset
@@ -82,7 +83,8 @@ def segmentation(name: str, photographs: Path, folder: Path, side: int = 64) -> 
         dataset.data_prefix = {"img_path": "JPEGImages", "seg_map_path": "SegmentationClass"}
         for step in dataset.pipeline:
             if step.type in ("Resize", "RandomResize"):
-                step.scale = (4 * side, side)
+                by_ratio = "ratio_range" in step or step.type == "Resize"
+                step.scale = (4 * side, side) if by_ratio else [(2 * side, side)] * 2
             if step.type == "RandomCrop":
                 step.crop_size = (side, side)
     config.train_dataloader.batch_size = 2

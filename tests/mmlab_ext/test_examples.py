@@ -82,25 +82,34 @@ def test_the_images_are_those_of_the_network(name: str) -> None:
     assert preprocessor.std == pytest.approx(std)
 
 
-def test_the_papers_schedules() -> None:
+def test_the_long_schedules_are_those_of_the_configs_that_they_name() -> None:
     detector = Config.fromfile(small.EXAMPLES / "mask-rcnn_cvnets-r50_fpn_100e_coco.py")
     assert detector.train_cfg.max_epochs == 100
-    assert detector.optim_wrapper.optimizer.type == "SGD"
-    assert detector.optim_wrapper.optimizer.lr == 0.1
-    assert detector.optim_wrapper.optimizer.weight_decay == 4e-5
-    assert detector.train_dataloader.batch_size * 8 == 64
-    assert detector.param_scheduler[0].end == 500
-    assert detector.sync_bn == "torch"
+    wrapper = detector.optim_wrapper
+    assert {**wrapper.optimizer} == {
+        "type": "SGD",
+        "lr": 0.1,
+        "momentum": 0.9,
+        "weight_decay": 4e-5,
+    }
+    assert wrapper.paramwise_cfg.custom_keys.backbone.lr_mult == 0.1
+    assert detector.train_dataloader.batch_size * 8 == 32 == detector.auto_scale_lr.base_batch_size
+    warmup, steps = detector.param_scheduler
+    assert (warmup.end, warmup.start_factor * wrapper.optimizer.lr) == (500, pytest.approx(0.001))
+    assert (steps.milestones, steps.gamma) == ([60, 84], 0.1)
+    assert detector.default_hooks.ema.momentum == 5e-4
+    assert (detector.sync_bn, detector.model.backbone.frozen_stages) == ("torch", -1)
     resize = detector.train_dataloader.dataset.pipeline[2]
-    assert (resize.type, resize.keep_ratio) == ("RandomChoiceResize", True)
-    sides = {side for scale in resize.scales for side in scale}
-    assert (min(sides), max(sides)) == (512, 1280)
+    assert (resize.type, len(resize.scales)) == ("RandomChoiceResize", 10)
+    assert (min(resize.scales), max(resize.scales)) == ((512, 512), (1280, 1280))
+    assert all(side % 32 == 0 for scale in resize.scales for side in scale)
     segmentor = Config.fromfile(small.EXAMPLES / "deeplabv3_cvnets-r50-d8_50e_ade20k-512x512.py")
     assert segmentor.train_cfg.max_epochs == 50
     assert segmentor.train_dataloader.batch_size * 4 == 16
     assert segmentor.optim_wrapper.optimizer.lr == 0.02
     (schedule,) = segmentor.param_scheduler
-    assert (schedule.type, schedule.eta_min) == ("CosineAnnealingLR", 1e-4)
+    assert (schedule.type, schedule.eta_min, schedule.end) == ("CosineAnnealingLR", 1e-4, 50)
+    assert segmentor.default_hooks.ema.momentum == 1e-4
     assert tuple(segmentor.model.decode_head.dilations) == (1, 12, 24, 36)
     assert segmentor.model.auxiliary_head.loss_decode.loss_weight == 0.4
     assert tuple(segmentor.model.data_preprocessor.size) == (512, 512)
