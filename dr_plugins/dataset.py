@@ -15,6 +15,7 @@ from torch.utils.data import Dataset, default_collate
 
 from dr_plugins import randomness
 from dr_plugins.deferred import BegunView, DeferredViews, join
+from dr_plugins.draws import Draws
 from dr_plugins.errors import DatasetMismatchError, ImageChangedError
 from dr_plugins.images import size_of
 from dr_plugins.policy import AugmentParams, Policy
@@ -30,7 +31,6 @@ View = torch.Tensor | BegunView
 Images = torch.Tensor | DeferredViews
 Sample = tuple[View, SparseTargets]
 _PLAIN_STREAM = 1
-_FORGOTTEN = 1.5  # epochs after which set_epoch must have been forgotten
 
 
 class ReinforcedDataset(Dataset[Sample]):
@@ -108,8 +108,7 @@ class ReinforcedDataset(Dataset[Sample]):
         self._plain_policy = Policy.load("rrc", size=policy.view_size[0], backend=policy.backend)
         # In shared memory, so that running workers see the epoch that the main process sets.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
-        # Epoch, and images served in it by all workers, also by those that are gone.
-        self._served = torch.zeros(2, dtype=torch.int64).share_memory_()
+        self._draws = Draws(len(source))
 
     @property
     def source(self) -> ImageSource:
@@ -165,7 +164,7 @@ class ReinforcedDataset(Dataset[Sample]):
         """
         report_lost_batches()
         epoch, rows = self.epoch, self._replayer.rows[np.asarray(indices, np.int64)]
-        self._count(epoch, len(rows))
+        self._draws.count(epoch, np.asarray(indices, np.int64))
         count, hashes = len(rows), self._hashes(rows)
         reinforced = randomness.uniform(self.seed, epoch, hashes) < self.p
         chosen = randomness.walk(self.seed, epoch, hashes, self.shards.manifest.samples)
@@ -213,18 +212,6 @@ class ReinforcedDataset(Dataset[Sample]):
     def _hashes(self, rows: np.ndarray) -> np.ndarray:
         keys = self.shards.keys
         return np.array([randomness.hash_key(keys.encoded(r)) for r in rows.tolist()], np.uint64)
-
-    def _count(self, epoch: int, served: int) -> None:
-        """Notice whether epochs ever end."""
-        last, count = self._served.tolist()
-        before = count if last == epoch else 0
-        self._served.copy_(torch.tensor([epoch, before + served]))
-        if before <= _FORGOTTEN * len(self) < before + served:
-            warnings.warn(
-                f"{before + served} of {len(self)} images were served in epoch {epoch}: each gets "
-                f"the same view again and again. Call set_epoch(epoch) before each epoch.",
-                stacklevel=3,
-            )
 
     def _replay(self, index: int, sample: int, params: AugmentParams) -> tuple[View, int]:
         is_checked = self.check != "off" and self._replayer.is_fingerprinted(index, sample)
@@ -274,7 +261,7 @@ class ReinforcedDataset(Dataset[Sample]):
         """
         twin = copy.copy(self)
         twin._epoch = self._epoch.clone().share_memory_()
-        twin._served = self._served.clone().share_memory_()
+        twin._draws = Draws(len(self))
         return twin
 
     @staticmethod
@@ -299,7 +286,6 @@ class ReinforcedDataset(Dataset[Sample]):
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._epoch.share_memory_()  # a copy has workers of its own
-        self._served.share_memory_()
 
     def __repr__(self) -> str:
         return f"ReinforcedDataset({self.source!r}, {self.shards!r}, p={self.p})"

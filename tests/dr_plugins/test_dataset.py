@@ -173,25 +173,6 @@ def test_plain_images_are_cropped_by_default(make: Any) -> None:
     assert flat(make("rrc", p=0.0, seed=1)[2]) != flat(make("rrc", p=0.0)[2])
 
 
-@pytest.mark.parametrize("persistent", [True, False])
-def test_a_forgotten_set_epoch_is_noticed_in_workers(make: Any, persistent: bool) -> None:
-    def warned(forget: bool) -> bool:
-        train = make("rrc", p=1.0)
-        loader = DataLoader(
-            train, 4, collate_fn=train.collate, num_workers=2, persistent_workers=persistent
-        )
-        for epoch in range(3):
-            if not forget:
-                train.set_epoch(epoch)
-            for _ in loader:
-                pass
-        # Workers write their warnings to the standard error; what they counted is shared.
-        return int(train._served[1]) > 1.5 * len(train)
-
-    assert warned(forget=True)
-    assert not warned(forget=False)
-
-
 def test_all_reinforced(make: Any) -> None:
     train = make("rrc", p=1.0)
     for epoch in range(SAMPLES):
@@ -627,14 +608,3 @@ def test_collate_gives_the_views_in_any_memory_format(
         images, _ = train.collate(samples)
         assert images.shape == (12, 3, 24, 24)
         assert all(torch.equal(image, s[0]) for image, s in zip(images, samples, strict=True))
-
-
-def test_a_forgotten_set_epoch_is_noticed(make: Any) -> None:
-    train = make("rrc", p=1.0)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        for epoch in range(4):
-            train.set_epoch(epoch)
-            list(train)
-    with pytest.warns(UserWarning, match=r"Call set_epoch\(epoch\) before each epoch"):
-        list(train)
