@@ -9,6 +9,7 @@ import timm
 import torch
 from timm.data import resolve_model_data_config
 from torch import nn
+from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _NormBase
 
 from dr_models.activations import activation_names, check_activations
@@ -32,9 +33,11 @@ _ANY_SIZE = ({"dynamic_img_size": True}, {"strict_img_size": False})
 class FeatureBackbone(nn.Module):
     """A timm network without its classifier, that answers with its intermediate features.
 
-    It takes images of any size, as convolutional networks, Swin and ViT do; some others of timm do
-    not, which is an error then. Checkpoints are loaded whole or not at all: a network that would
-    train from scratch, or keep stages frozen that nothing was loaded into, is an error.
+    It takes images of any size: where the network itself would fail or drop the last rows and
+    columns (ViT, Swin, ConvNeXt), images are padded with zeros, at the bottom and on the right, to
+    a multiple that it takes. Some networks of timm take one size only; another one is an error
+    then. Checkpoints are loaded whole or not at all: a network that would train from scratch, or
+    keep stages frozen that nothing was loaded into, is an error.
 
     Args:
         model: A model of timm, or one of `dr_models` (``cvnets_resnet50``).
@@ -52,6 +55,8 @@ class FeatureBackbone(nn.Module):
         options: The arguments for `timm.create_model`.
         channels: Of each feature.
         strides: Of each feature, in pixels of the image.
+        multiple: What the sides of images are padded to multiples of; 1 where the network needs no
+            padding.
         convention: The images that timm feeds this model.
         is_loaded: Whether a checkpoint of the whole backbone was loaded.
 
@@ -62,9 +67,11 @@ class FeatureBackbone(nn.Module):
     Example:
         >>> import torch
         >>> backbone = FeatureBackbone("cvnets_resnet18", out_indices=(1, 4))
-        >>> [tuple(feature.shape) for feature in backbone(torch.zeros(1, 3, 64, 96))]
-        [(1, 64, 16, 24), (1, 512, 2, 3)]
+        >>> [tuple(feature.shape) for feature in backbone(torch.zeros(1, 3, 64, 97))]
+        [(1, 64, 16, 25), (1, 512, 2, 4)]
     """
+
+    __jit_unused_properties__ = ("convention",)
 
     def __init__(
         self,
@@ -78,7 +85,7 @@ class FeatureBackbone(nn.Module):
     ) -> None:
         super().__init__()
         self.model, self.options = model, kwargs
-        options, levels = _describe(model, kwargs)
+        options, levels, self.multiple = _describe(model, kwargs)
         self.out_indices = _choose(model, out_indices, levels)
         self.features = timm.create_model(
             model, features_only=True, out_indices=self.out_indices, **options
@@ -88,8 +95,7 @@ class FeatureBackbone(nn.Module):
         self.strides = [int(level["reduction"]) for level in chosen]
         # NHWC is how timm's Swin works inside.
         self._channels_last = str(getattr(self.features, "output_fmt", "NCHW")).endswith("NHWC")
-        own_size = kwargs.get("img_size") or self.convention.input_size
-        self._own_size = (own_size, own_size) if isinstance(own_size, int) else tuple(own_size)
+        self._own_size = _own_size(self.features, kwargs)
         self.norm_eval = norm_eval
         self.frozen_stages = frozen_stages
         self._activations = activation_names(self.features)
@@ -111,7 +117,7 @@ class FeatureBackbone(nn.Module):
             config["crop_pct"],
         )
 
-    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
         """Map normalised images ``[B, 3, H, W]`` to features ``[B, C_i, H / s_i, W / s_i]``.
 
         Sides are rounded up.
@@ -120,19 +126,33 @@ class FeatureBackbone(nn.Module):
             BackboneError: The network does not take images of this size.
             CheckpointError: In training, if stages are frozen that nothing was loaded into.
         """
+        height, width = images.shape[-2], images.shape[-1]
+        if self.multiple > 1:
+            images = _padded(images, self.multiple)
+        if torch.jit.is_scripting():
+            features = self.features(images)
+        else:
+            features = self._checked_features(images)
+        if self._channels_last:
+            features = [feature.permute(0, 3, 1, 2).contiguous() for feature in features]
+        if self.multiple > 1:  # finer features have rows and columns of padding alone
+            features = [
+                feature[..., : -(-height // stride), : -(-width // stride)]
+                for feature, stride in zip(features, self.strides)  # noqa: B905  for TorchScript
+            ]
+        return features
+
+    def _checked_features(self, images: torch.Tensor) -> list[torch.Tensor]:
         if self.training and self.frozen_stages >= 0 and not self.is_loaded:
             raise CheckpointError(
                 f"frozen_stages={self.frozen_stages} freezes stages of {self.model} with random "
                 f"weights; load a checkpoint into the backbone, or set frozen_stages=-1"
             )
         try:
-            features = self.features(images)
+            return list(self.features(images))
         except (AssertionError, IndexError, RuntimeError) as error:
             self._explain(error, images)
             raise
-        if self._channels_last:
-            features = [feature.permute(0, 3, 1, 2).contiguous() for feature in features]
-        return tuple(features)
 
     def load(self, location: CheckpointLocation | str) -> BackboneWeights:
         """Load a checkpoint of the whole network; its last stages may be unused here.
@@ -266,8 +286,8 @@ class FeatureBackbone(nn.Module):
 
 def _describe(
     model: str, kwargs: Mapping[str, Any]
-) -> tuple[dict[str, Any], list[Mapping[str, Any]]]:
-    """Arguments that make the network take any size, and timm's list of its features."""
+) -> tuple[dict[str, Any], list[Mapping[str, Any]], int]:
+    """Arguments that make the network take any size, its features' descriptions, `multiple`."""
     check_name(model)
     failed: Exception | None = None
     for extra in (*_ANY_SIZE, {}):
@@ -275,13 +295,60 @@ def _describe(
         try:
             with torch.device("meta"):
                 network: Any = timm.create_model(model, features_only=True, **options)
-            return options, list(network.feature_info.info)
+            levels = list(network.feature_info.info)
         except (TypeError, RuntimeError, AttributeError, AssertionError, ValueError) as error:
             failed = error
+        else:
+            return options, levels, _multiple(network, _own_size(network, kwargs))
     raise BackboneError(
         f"{model} cannot be built as a backbone with {dict(kwargs)}: {failed}. Choose a model that "
         f"timm.create_model(..., features_only=True) accepts"
     ) from failed
+
+
+def _own_size(network: Any, kwargs: Mapping[str, Any]) -> tuple[int, int]:
+    """Height and width of the images that a network was built for."""
+    size = kwargs.get("img_size") or resolve_model_data_config(network)["input_size"][-2:]
+    height, width = (size, size) if isinstance(size, int) else size
+    return height, width
+
+
+def _multiple(network: Any, own_size: tuple[int, int]) -> int:
+    """The smallest step of image sizes at which a network answers for every pixel.
+
+    That is found out with tensors without memory: a network that rounds up by itself answers so
+    for any size; another one fails, or drops the remainder, unless a stride divides it.
+    """
+    strides = [int(stride) for stride in network.feature_info.reduction()]
+    coarsest = max(strides)
+    height, width = (-(-side // coarsest) * coarsest for side in own_size)
+    network.eval()
+    channels_last = str(getattr(network, "output_fmt", "NCHW")).endswith("NHWC")
+    # The last is for networks that cut their coarsest features into patches of 2×2 (MobileViTv2).
+    steps = [step for step in range(1, coarsest + 1) if coarsest % step == 0]
+    for step in (*steps, 2 * coarsest):
+        sides = (height + step, width + step)
+        with torch.no_grad():
+            try:
+                features = network(torch.zeros(1, _channels(network), *sides, device="meta"))
+            except Exception:  # whatever timm's networks raise
+                continue
+        expected = [[-(-side // stride) for side in sides] for stride in strides]
+        found = [list(f.shape[1:3] if channels_last else f.shape[2:]) for f in features]
+        if found == expected:
+            return step
+    return 1
+
+
+def _channels(network: nn.Module) -> int:
+    return next(module.in_channels for module in network.modules() if isinstance(module, nn.Conv2d))
+
+
+def _padded(images: torch.Tensor, multiple: int) -> torch.Tensor:
+    height, width = images.shape[-2], images.shape[-1]
+    below = (multiple - height % multiple) % multiple
+    right = (multiple - width % multiple) % multiple
+    return F.pad(images, (0, right, 0, below))
 
 
 def _choose(

@@ -44,18 +44,29 @@ class PadFirstBlock(SwinTransformerBlock):
     they do at 224×224, both are the same. A map that one window covers is not shifted.
     """
 
-    def _attn(self, x: torch.Tensor) -> torch.Tensor:
-        height, width = x.shape[1:3]
-        below, right = (
-            -side % window for side, window in zip((height, width), self.window_size, strict=True)
-        )
+    # Not `_attn`: TorchScript knows no super().
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map ``[B, H, W, C]`` to the same shape."""
+        batch, height, width, channels = x.shape
+        x = x + self.drop_path1(self.attend(self.norm1(x)))
+        tokens = x.reshape(batch, -1, channels)
+        tokens = tokens + self.drop_path2(self.mlp(self.norm2(tokens)))
+        return tokens.reshape(batch, height, width, channels)
+
+    def attend(self, x: torch.Tensor) -> torch.Tensor:
+        """Attention within shifted windows, ``[B, H, W, C]`` to the same shape."""
+        height, width = x.shape[1], x.shape[2]
+        rows, columns = self.window_size[0], self.window_size[1]
+        below, right = (rows - height % rows) % rows, (columns - width % columns) % columns
         padded = F.pad(x, (0, 0, 0, right, 0, below))
         if self.dynamic_mask:
             # timm decides for the size that the network was built for; here any size comes in.
-            sides = zip(padded.shape[1:3], self.window_size, self.target_shift_size, strict=True)
-            down, across = (0 if side <= window else by for side, window, by in sides)
-            self.shift_size = (down, across)
-        return super()._attn(padded)[:, :height, :width].contiguous()
+            down, across = self.target_shift_size[0], self.target_shift_size[1]
+            self.shift_size = (
+                0 if height <= rows else down,
+                0 if width <= columns else across,
+            )
+        return self._attn(padded)[:, :height, :width].contiguous()
 
 
 class CVNetsSwinTransformer(SwinTransformer):

@@ -115,5 +115,4 @@ class TimmFeatures(BaseModule):
         Raises:
             CheckpointError: In training, if stages are frozen that nothing was loaded into.
         """
-        features: tuple[torch.Tensor, ...] = self.body(inputs)
-        return features
+        return tuple(self.body(inputs))

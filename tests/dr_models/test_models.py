@@ -141,7 +141,7 @@ def test_swin_pads_before_it_shifts_at_any_size() -> None:
     block.attn.relative_position_bias_table.data.copy_(theirs.relative_position_bias_table)
     x = torch.rand(2, 64, 64, 96)
     with torch.inference_mode():
-        torch.testing.assert_close(block._attn(x), theirs(x))
+        torch.testing.assert_close(block.attend(x), theirs(x))
 
 
 def test_timm_loads_either_layout_by_its_own_means(tmp_path: Path) -> None:
