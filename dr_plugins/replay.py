@@ -11,6 +11,7 @@ from dr_plugins.deferred import BegunView
 from dr_plugins.errors import DatasetMismatchError, ImageChangedError, UnknownImageError
 from dr_plugins.images import Picture, size_of
 from dr_plugins.policy import AugmentParams
+from dr_plugins.quoting import quoted
 from dr_plugins.shards.reader import ShardSet
 from dr_plugins.shards.shard import FINGERPRINT_BYTES, fingerprinted_sample
 from dr_plugins.sources import ImageSource
@@ -160,7 +161,8 @@ class Replayer:
         if len(lacking):
             raise UnknownImageError(
                 f"the dataset lacks {len(lacking)} of the set's {len(positions)} images, such as "
-                f"{self.shards.keys[int(lacking[0])]!r}. A set that mixes images needs all of them."
+                f"{quoted(self.shards.keys[int(lacking[0])])}. "
+                f"A set that mixes images needs all of them."
             )
         return positions
 
@@ -171,8 +173,12 @@ class Replayer:
         differing = [pair for pair in zip(names, stored, strict=False) if pair[0] != pair[1]]
         raise DatasetMismatchError(
             f"the dataset has {len(names)} classes, the shard set {len(stored)}"
-            + (f"; the first that differ are {differing[0]}" if differing else "")
+            + (f"; the first that differ are {_shown(differing[0])}" if differing else "")
             + ". Use the dataset that was reinforced, with its classes in the same order. Where "
             "only the order differs, give that of the set with a class map: --class-map (timm, "
             "`dr-plugins verify`), class_map (MMEngine), dr_plugins.sources.open_source (Python)."
         )
+
+
+def _shown(pair: tuple[str, str]) -> str:
+    return f"({', '.join(map(quoted, pair))})"

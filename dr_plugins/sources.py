@@ -6,9 +6,9 @@ the position of an image says nothing. Its path relative to the root does.
 
 from __future__ import annotations
 
-import inspect
 import os
 import tarfile
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path, PurePath
 from typing import Any
@@ -16,11 +16,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 from torch.utils.data import Subset
-from torchvision import datasets
 from torchvision.datasets.folder import default_loader
 
 from dr_plugins.errors import DatasetMismatchError, ImageReadError
+from dr_plugins.folders import ClassFolders
 from dr_plugins.images import Picture, open_picture, strict_decoding, to_rgb
+from dr_plugins.torchvision_sets import keys_of_torchvision, open_torchvision
 
 __all__ = ["ImageSource", "image_keys", "open_source"]
 
@@ -28,7 +29,16 @@ _TORCHVISION_SCHEME = "torchvision:"
 _OWN_LOADERS = (None, default_loader)
 # What datasets raise for damaged files and archives; all else is a mistake in their code.
 _READ_ERRORS = (OSError, ValueError, SyntaxError, AttributeError, EOFError, tarfile.TarError)
-_ARRAY_DATASETS = (datasets.CIFAR10, datasets.MNIST, datasets.USPS)  # and those derived from them
+# What torchvision's datasets raise where files or libraries are missing, or a name is wrong.
+_OPEN_ERRORS = (
+    OSError,
+    RuntimeError,
+    ValueError,
+    AttributeError,
+    TypeError,
+    LookupError,
+    ImportError,
+)
 
 
 class ImageSource:
@@ -44,6 +54,7 @@ class ImageSource:
         DatasetMismatchError: The dataset has a transform of its own, or keys cannot be derived.
 
     Example:
+        >>> from torchvision import datasets
         >>> source = ImageSource(datasets.FakeData(3, (3, 8, 8)), keys=["a", "b", "c"])
         >>> source.keys[1], source.load(1)[0].size
         ('b', (8, 8))
@@ -64,11 +75,18 @@ class ImageSource:
         dataset = _base(self.dataset)
         # torchvision's ImageNet has descriptions in `classes`, its folders' names in `wnids`.
         names = getattr(dataset, "wnids", getattr(dataset, "classes", None))
+        if names is None:  # Caltech's, iNaturalist's
+            names = getattr(dataset, "categories", getattr(dataset, "all_categories", None))
         reader = getattr(dataset, "reader", None)  # timm's; the one for archives has another name
         by_name = getattr(reader, "class_to_idx", getattr(reader, "class_name_to_idx", None))
         if names is None and by_name:
             names = sorted(by_name, key=by_name.__getitem__)
         return None if names is None else [str(name) for name in names]
+
+    @property
+    def left_out(self) -> Counter[str]:
+        """How many files beside the images were left out, by extension, where that is known."""
+        return Counter(getattr(_base(self.dataset), "left_out", {}))
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -139,17 +157,9 @@ def image_keys(dataset: Any) -> list[str]:
         return [keys[i] for i in dataset.indices]
     if hasattr(dataset, "filenames"):  # timm.data.ImageDataset
         return [PurePath(name).as_posix() for name in dataset.filenames(absolute=False)]
-    if isinstance(dataset, datasets.DatasetFolder):
-        # torchvision's ImageNet keeps its images one folder below its root.
-        root = getattr(dataset, "split_folder", dataset.root)
-        return [_relative(path, root) for path, _ in dataset.samples]
-    if hasattr(dataset, "_image_files"):  # torchvision's Flowers102, Food101 and their kind
-        files = [str(path) for path in dataset._image_files]
-        common = os.path.commonpath([os.path.dirname(file) for file in files])
-        root = getattr(dataset, "_images_folder", common)
-        return [_relative(file, root) for file in files]
-    if isinstance(dataset, _ARRAY_DATASETS):
-        return [f"{i:05d}" for i in range(len(dataset))]
+    found = keys_of_torchvision(dataset)
+    if found is not None:
+        return found
     raise DatasetMismatchError(
         f"cannot derive image keys from a {type(dataset).__name__}: pass `keys`, one unique name "
         f"for each image that does not depend on the order (such as its relative path)"
@@ -174,12 +184,9 @@ def open_source(
     try:
         if spec.startswith(_TORCHVISION_SCHEME):
             _, name, root = spec.split(":", 2)
-            return ImageSource(_torchvision(name, root, train))
-        if class_map is None:
-            return ImageSource(datasets.ImageFolder(spec))
-        lines = Path(class_map).read_text(encoding="utf-8").splitlines()
-        return ImageSource(_MappedFolder(spec, [name for line in lines if (name := line.strip())]))
-    except (OSError, RuntimeError, ValueError, AttributeError, TypeError) as error:
+            return ImageSource(open_torchvision(name, root, train))
+        return ImageSource(ClassFolders(spec, None if class_map is None else _lines(class_map)))
+    except _OPEN_ERRORS as error:
         raise DatasetMismatchError(
             f"cannot open images {spec!r}: {error}. Expected a directory with one folder for each "
             f"class, or torchvision:NAME:ROOT (such as torchvision:CIFAR100:data), whose files are "
@@ -187,43 +194,9 @@ def open_source(
         ) from error
 
 
-class _MappedFolder(datasets.ImageFolder):
-    """An image folder whose labels follow a given list of class names."""
-
-    def __init__(self, root: str, names: list[str]) -> None:
-        self._names = names
-        super().__init__(root)
-        self.classes = names
-
-    def find_classes(self, directory: str | Path) -> tuple[list[str], dict[str, int]]:
-        present, _ = super().find_classes(directory)
-        index = {name: i for i, name in enumerate(self._names)}
-        if len(index) != len(self._names):
-            raise ValueError("the class map lists a class twice")
-        unknown = [name for name in present if name not in index]
-        if unknown:
-            raise ValueError(f"folders {unknown[:3]} are not in the class map")
-        return present, {name: index[name] for name in present}
-
-
-def _torchvision(name: str, root: str, train: bool) -> Any:
-    kind = getattr(datasets, name)
-    parameters = inspect.signature(kind).parameters
-    if "train" in parameters:
-        return kind(root, train=train)
-    if train:
-        return kind(root, split="train")
-    try:
-        return kind(root, split="test")
-    except ValueError:  # ImageNet and others call it val
-        return kind(root, split="val")
-
-
-def _relative(path: str, root: str | os.PathLike[str]) -> str:
-    prefix = os.path.join(root, "")
-    # os.path.relpath takes 10 microseconds for each of a million files.
-    short = path[len(prefix) :] if path.startswith(prefix) else os.path.relpath(path, root)
-    return PurePath(short).as_posix()
+def _lines(path: str | os.PathLike[str]) -> list[str]:
+    lines = Path(path).read_text(encoding="utf-8-sig").splitlines()  # some editors write a mark
+    return [name for line in lines if (name := line.strip())]
 
 
 def _base(dataset: Any) -> Any:

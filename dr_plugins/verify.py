@@ -9,6 +9,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from dr_plugins.errors import FormatError, ImageChangedError, ReinforcementError
+from dr_plugins.quoting import quoted
 from dr_plugins.replay import Replayer
 from dr_plugins.shards.container import file_digest
 from dr_plugins.shards.manifest import FileEntry
@@ -104,7 +105,7 @@ def _verify_keys(shards: ShardSet, source: ImageSource, report: VerifyReport) ->
         (known - present, "reinforced image(s) are not there"),
     ):
         if missing:
-            report.problems.append(f"{len(missing)} {message}, such as {min(missing)!r}")
+            report.problems.append(f"{len(missing)} {message}, such as {quoted(min(missing))}")
 
 
 def _verify_views(replayer: Replayer, count: int, report: VerifyReport, progress: bool) -> None:

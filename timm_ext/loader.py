@@ -154,8 +154,8 @@ def _input_size(input_size: Any) -> tuple[int, int]:
 def _explain(dataset: ReinforcedDataset, options: dict[str, Any]) -> None:
     rest = 1 - dataset.p
     log_on_primary(
-        f"{dataset.p:.4g} of the images come as stored views; timm's training transform (--aa, "
-        f"--color-jitter, --scale, --hflip, ...) is for the other {rest:.4g}"
+        f"{100 * dataset.p:.4g} % of the images come as stored views; timm's training transform "
+        f"(--aa, --color-jitter, --scale, --hflip, ...) is for the other {100 * rest:.4g} %"
     )
     if options["re_prob"] > 0:
         log_on_primary(

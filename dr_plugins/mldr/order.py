@@ -61,7 +61,7 @@ class ImageOrder:
             DatasetMismatchError: The list cannot be read, is empty, or names an unsafe path.
         """
         try:
-            keys = path.read_text(encoding="utf-8").splitlines()
+            keys = path.read_text(encoding="utf-8-sig").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise DatasetMismatchError(f"cannot read the file list {path}: {error}") from error
         for number, key in enumerate(keys, 1):

@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import overload
+from typing import NoReturn, overload
 
 import numpy as np
 
 from dr_plugins.errors import FormatError, UnknownImageError
+from dr_plugins.quoting import quoted, respelt
 from dr_plugins.shards.container import map_tensors, write_tensors
 
 __all__ = ["KeyIndex", "sorted_keys"]
@@ -135,6 +136,12 @@ class KeyIndex(Sequence[str]):
 
     def row(self, key: str) -> int:
         """Return the row number of one key, by binary search; see `rows` for bulk look-ups."""
+        row = self._search(key)
+        if row is None:
+            self._reject([key], 1)
+        return row
+
+    def _search(self, key: str) -> int | None:
         wanted, low, high = key.encode(errors="surrogatepass"), 0, len(self)
         while low < high:
             middle = (low + high) // 2
@@ -142,9 +149,7 @@ class KeyIndex(Sequence[str]):
                 low = middle + 1
             else:
                 high = middle
-        if low == len(self) or self.encoded(low) != wanted:
-            self._reject([key], 1)
-        return low
+        return low if low < len(self) and self.encoded(low) == wanted else None
 
     def _as_array(self) -> np.ndarray:
         """All keys as fixed-width bytes ``[images]``: temporary, for vectorised comparison."""
@@ -158,10 +163,18 @@ class KeyIndex(Sequence[str]):
     def __reduce__(self) -> tuple[type[KeyIndex], tuple[np.ndarray, np.ndarray]]:
         return KeyIndex, (self._text, self._ends)
 
-    def _reject(self, examples: list[str], count: int) -> None:
-        here = f", for example {self[0]!r}" if len(self) else ""
+    def _reject(self, examples: list[str], count: int) -> NoReturn:
+        alike = [
+            form for key in examples for form in respelt(key) if self._search(form) is not None
+        ]
+        here = f", for example {quoted(self[0])}" if len(self) else ""
+        if alike:
+            here = (
+                f", among them {quoted(alike[0])}, which looks the same but is in another Unicode "
+                f"normal form: rename the files"
+            )
         raise UnknownImageError(
-            f"{count} image(s) have no reinforcement: {', '.join(map(repr, examples))}"
+            f"{count} image(s) have no reinforcement: {', '.join(map(quoted, examples))}"
             f"{', ...' if count > len(examples) else ''}. The shard set knows {len(self)} images"
             f"{here}. Point to the image root that was reinforced (keys are paths relative to it), "
             f"or reinforce these images."

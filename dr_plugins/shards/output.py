@@ -25,9 +25,9 @@ from dr_plugins.shards.reader import map_shard
 from dr_plugins.shards.records import RecordLayout, set_checksum
 from dr_plugins.shards.shard import Shard, shard_name
 
-__all__ = ["OutputDirectory", "locked"]
+__all__ = ["PROGRESS_NAME", "OutputDirectory", "locked"]
 
-_PROGRESS_NAME = "unfinished.json"
+PROGRESS_NAME = "unfinished.json"
 _INDEX_NAME = "index.safetensors"
 _LOCK_NAME = ".lock"
 _LONGEST_VALUE = 120  # characters of a value in a message
@@ -151,7 +151,7 @@ class OutputDirectory:
         shards = tuple(self._entries[number] for number in sorted(self._entries))
         manifest = Manifest(self._settings, self._layout, index, shards, library_versions())
         manifest.save(self.directory)
-        (self.directory / _PROGRESS_NAME).unlink(missing_ok=True)
+        (self.directory / PROGRESS_NAME).unlink(missing_ok=True)
         return manifest
 
     def _claim(self) -> bool:
@@ -160,7 +160,7 @@ class OutputDirectory:
         Returns:
             Whether the set is complete.
         """
-        path = self.directory / _PROGRESS_NAME
+        path = self.directory / PROGRESS_NAME
         if (self.directory / MANIFEST_NAME).exists():
             manifest = Manifest.load(self.directory)
             files = [self.directory / e.file for e in (manifest.index, *manifest.shards)]
