@@ -25,7 +25,15 @@ from PIL import Image, ImageFile
 from dr_plugins.errors import ImageReadError
 from dr_plugins.jpeg import decode_jpeg
 
-__all__ = ["Picture", "open_image", "open_picture", "size_of", "strict_decoding", "to_rgb"]
+__all__ = [
+    "Picture",
+    "check_image",
+    "open_image",
+    "open_picture",
+    "size_of",
+    "strict_decoding",
+    "to_rgb",
+]
 
 Picture = Image.Image | np.ndarray
 """An RGB image: Pillow's, or its pixels as uint8 ``[height, width, 3]``."""
@@ -164,6 +172,44 @@ def open_image(file: File, key: str) -> Image.Image:
     finally:
         if hasattr(file, "close"):
             file.close()
+
+
+def check_image(file: File, key: str) -> None:
+    """Look at the beginning and the end of an image file; decode it if they do not say enough.
+
+    Args:
+        file: See `open_image`.
+        key: Likewise.
+
+    Raises:
+        ImageReadError: The file is missing, cut off, or no image. Damage in its middle may go
+            unnoticed.
+    """
+    try:
+        if isinstance(file, str | PathLike):
+            file = open(file, "rb")  # noqa: SIM115  closed below
+        with strict_decoding, Image.open(file) as image:
+            if not _ends_well(file, image.format):
+                to_rgb(image)
+    except Exception as error:
+        raise _unreadable(key, error) from error
+    finally:
+        if hasattr(file, "close"):
+            file.close()
+
+
+_ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}
+
+
+def _ends_well(file: IO[bytes], kind: str | None) -> bool:
+    end = _ENDS.get(kind or "")
+    if end is None:
+        return False
+    here, size = file.tell(), file.seek(0, os.SEEK_END)
+    file.seek(max(0, size - 64))  # some cameras add zeros
+    tail = file.read().rstrip(b"\0")
+    file.seek(here)
+    return tail.endswith(end)
 
 
 def _unreadable(key: str, error: Exception) -> ImageReadError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 
 import numpy as np
 import torch
@@ -16,7 +17,9 @@ from dr_plugins.shards.reader import ShardSet
 from dr_plugins.shards.shard import FINGERPRINT_BYTES, fingerprinted_sample
 from dr_plugins.sources import ImageSource
 
-__all__ = ["Replayer", "fingerprint"]
+__all__ = ["Replayer", "fingerprint", "known_images"]
+
+_logger = logging.getLogger(__name__)
 
 
 def fingerprint(view: torch.Tensor) -> bytes:
@@ -24,14 +27,27 @@ def fingerprint(view: torch.Tensor) -> bytes:
     return hashlib.blake2b(view.contiguous().numpy().data, digest_size=FINGERPRINT_BYTES).digest()
 
 
+def known_images(source: ImageSource, shards: ShardSet) -> ImageSource:
+    """Return the images without those that were left out when the set was made."""
+    known = source.without(shards.manifest.left_out)
+    if len(known) < len(source):
+        _logger.warning(
+            "%d of %d images are left out, as they were when the shard set was made",
+            len(source) - len(known),
+            len(source),
+        )
+    return known
+
+
 class Replayer:
     """Joins images and reinforcements by key and computes the stored views.
 
     Args:
-        source: The images; each must be in the shard set.
+        source: The images; each must be in the shard set, or left out when it was made.
         shards: The reinforcements; they may cover more images.
 
     Attributes:
+        source: The images that are in the shard set.
         rows: int64 ``[len(source)]``, the shard set's row of each image.
 
     Raises:
@@ -41,10 +57,10 @@ class Replayer:
     """
 
     def __init__(self, source: ImageSource, shards: ShardSet) -> None:
-        self.source = source
+        self.source = known_images(source, shards)
         self.shards = shards
         self.policy = shards.policy
-        self.rows = shards.keys.rows(source.keys)
+        self.rows = shards.keys.rows(self.source.keys)
         self._positions = self._invert() if self.policy.mixings else None
         self._check_classes()
 

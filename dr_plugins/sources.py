@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import tarfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -20,7 +20,7 @@ from torchvision.datasets.folder import default_loader
 
 from dr_plugins.errors import DatasetMismatchError, ImageReadError
 from dr_plugins.folders import ClassFolders
-from dr_plugins.images import Picture, open_picture, strict_decoding, to_rgb
+from dr_plugins.images import Picture, check_image, open_picture, strict_decoding, to_rgb
 from dr_plugins.torchvision_sets import keys_of_torchvision, open_torchvision
 
 __all__ = ["ImageSource", "image_keys", "open_source"]
@@ -133,11 +133,38 @@ class ImageSource:
             if isinstance(image, Image.Image):
                 return np.array(image) if as_pixels else image, -1 if label is None else int(label)
         except _READ_ERRORS as error:
-            raise ImageReadError(f"cannot read image {key!r}: {error}") from error
+            raise _cannot_read(key, error) from error
         raise DatasetMismatchError(
             f"the dataset gives a {type(image).__name__} for image {key!r}; a PIL image was "
             f"expected. Create the dataset without transform."
         )
+
+    def check(self, index: int, *, full: bool = False) -> None:
+        """Make sure that an image can be read.
+
+        Args:
+            index: Position in the dataset.
+            full: Decode it; else look at its beginning and end, as far as that is enough.
+
+        Raises:
+            ImageReadError: It cannot.
+        """
+        try:
+            file, _ = (None, -1) if full else _file(self.dataset, index)
+        except _READ_ERRORS as error:
+            raise _cannot_read(self.keys[index], error) from error
+        if file is None:
+            self.load_picture(index)
+        else:
+            check_image(file, self.keys[index])
+
+    def without(self, keys: Iterable[str]) -> ImageSource:
+        """Return the source without the images of some keys; some may be none of its images."""
+        left_out = set(keys)
+        kept = [i for i, key in enumerate(self.keys) if key not in left_out]
+        if len(kept) == len(self):
+            return self
+        return ImageSource(Subset(self.dataset, kept), [self.keys[i] for i in kept])
 
     def __repr__(self) -> str:
         return f"ImageSource({type(self.dataset).__name__}, {len(self)} images)"
@@ -192,6 +219,10 @@ def open_source(
             f"class, or torchvision:NAME:ROOT (such as torchvision:CIFAR100:data), whose files are "
             f"downloaded already: torchvision.datasets.NAME(ROOT, download=True)."
         ) from error
+
+
+def _cannot_read(key: str, error: Exception) -> ImageReadError:
+    return ImageReadError(f"cannot read image {key!r}: {error}.")
 
 
 def _lines(path: str | os.PathLike[str]) -> list[str]:

@@ -10,7 +10,7 @@ from tqdm.auto import tqdm
 
 from dr_plugins.errors import FormatError, ImageChangedError, ReinforcementError
 from dr_plugins.quoting import quoted
-from dr_plugins.replay import Replayer
+from dr_plugins.replay import Replayer, known_images
 from dr_plugins.shards.container import file_digest
 from dr_plugins.shards.manifest import FileEntry
 from dr_plugins.shards.reader import ShardSet
@@ -67,6 +67,7 @@ def verify(
     _verify_files(shards, report, progress)
     if source is not None and not report.problems:
         try:
+            source = known_images(source, shards)
             _verify_keys(shards, source, report)
             if replay and not report.problems:
                 _verify_views(Replayer(source, shards), replay, report, progress)

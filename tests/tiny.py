@@ -47,6 +47,12 @@ def photograph(seed: int, height: int, width: int) -> Image.Image:
     return Image.fromarray((smooth + noise).clip(0, 255).astype(np.uint8))
 
 
+def hurt(data: bytes) -> bytes:
+    """Damage a JPEG file in its middle, so that neither its beginning nor its end shows it."""
+    middle = (len(data) + 623) // 2  # behind the headers
+    return data[:middle] + b"\xff\x99" + data[middle + 2 :]
+
+
 def make_photographs(root: Path, per_class: int = 4, classes: Sequence[str] = CLASSES) -> Path:
     """JPEG files whose names sort differently by text and by number (``_2`` and ``_10``)."""
     for c, name in enumerate(classes):

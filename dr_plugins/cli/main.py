@@ -117,7 +117,22 @@ An interrupted run goes on where it stopped when the same command is given again
     "--min-agreement",
     type=click.FloatRange(0, 1),
     help="Least share of sampled views whose label is the teacher's top class.  "
-    "[default: 5 % or 1.5 / classes; 0 below 10 classes]",
+    "[default: 5 % or 1.5 / classes; below 10 classes, clearly more than by chance]",
+)
+@click.option(
+    "--check-images",
+    type=click.Choice(["quick", "full"]),
+    default="quick",
+    show_default=True,
+    help="How to look for unreadable images before the teacher works: at their beginnings and "
+    "ends, or by decoding them all.",
+)
+@click.option(
+    "--skip-unreadable",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Leave out the images that FILE lists, one path in each line; if it does not exist, it is "
+    "written with those that cannot be read.  The list is part of the set.",
 )
 @click.option(
     "--import",
@@ -143,6 +158,8 @@ def reinforce(
     views_on: str | None,
     class_map: str | None,
     min_agreement: float | None,
+    check_images: str,
+    skip_unreadable: Path | None,
     imports: tuple[str, ...],
     quiet: bool,
     **numbers: int,
@@ -152,6 +169,7 @@ def reinforce(
 
     from dr_plugins.generation.generate import GenerationSettings
     from dr_plugins.generation.generate import reinforce as generate
+    from dr_plugins.generation.readable import skip_list
     from dr_plugins.generation.teachers import Ensemble, load_teacher
     from dr_plugins.policy import Policy
     from dr_plugins.shards.reader import ShardSet
@@ -173,6 +191,14 @@ def reinforce(
         torch.bfloat16 if bf16 else None,
         compiled,
     )
+    workers = (os.cpu_count() or 1) if workers is None else workers
+    left_out: list[str] = []
+    checked = False
+    if skip_unreadable is not None:
+        checked = not skip_unreadable.exists()
+        left_out = skip_list(
+            skip_unreadable, source, check=check_images, workers=workers, progress=not quiet
+        )
     try:
         generate(
             source,
@@ -181,9 +207,11 @@ def reinforce(
             settings,
             teacher_specs=teachers,
             device=device,
-            workers=(os.cpu_count() or 1) if workers is None else workers,
+            workers=workers,
             views_on=views_on,
             min_agreement=min_agreement,
+            left_out=left_out,
+            check_images=None if checked else check_images,
             progress=not quiet,
         )
     except KeyboardInterrupt:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -13,10 +15,26 @@ from dr_plugins.generation.teachers import Ensemble
 from dr_plugins.policy import Policy
 from dr_plugins.sources import ImageSource
 
-__all__ = ["check_agreement", "label_agreement", "least_agreement", "measure_agreement"]
+__all__ = ["Agreement", "check_agreement", "label_agreement", "measure_agreement"]
 
 _SAMPLE, _ENOUGH, _BATCH = 256, 20, 64  # images
-_FEW_CLASSES = 10  # below, a weak teacher cannot be told from a wrong order
+_FEW_CLASSES = 10  # below, chance alone can give more than any fixed share
+_DEVIATIONS = 2  # above chance
+_LARGEST_CHANCE = 0.9  # where nearly all have one class, agreement says nothing
+
+
+class Agreement(NamedTuple):
+    """How often the teacher's top class is the label, over a sample of views.
+
+    Attributes:
+        share: Within ``[0, 1]``.
+        chance: What the share would be if answers and labels had nothing to do with each other.
+        views: Size of the sample.
+    """
+
+    share: float
+    chance: float
+    views: int
 
 
 def label_agreement(policy: Policy, records: np.ndarray, labels: np.ndarray) -> float | None:
@@ -37,7 +55,7 @@ def label_agreement(policy: Policy, records: np.ndarray, labels: np.ndarray) -> 
 
 def measure_agreement(
     source: ImageSource, teacher: Ensemble, policy: Policy, device: str | torch.device
-) -> float | None:
+) -> Agreement | None:
     """Ask the teacher about one view of each of some images, spread over the whole dataset.
 
     Args:
@@ -47,7 +65,7 @@ def measure_agreement(
         device: Where the teacher runs.
 
     Returns:
-        Share of views whose label is the teacher's top class; None with less than 20 labels.
+        None with less than 20 labels.
 
     Raises:
         ImageReadError: An image cannot be read.
@@ -64,42 +82,51 @@ def measure_agreement(
         return None
     batches = torch.stack(views).split(_BATCH)
     top = torch.cat([teacher(batch.to(device)).argmax(1).cpu() for batch in batches])
-    return float((top == torch.tensor(labels)).float().mean())
+    return _compare(np.array(labels), top.numpy())
 
 
-def least_agreement(num_classes: int, minimum: float | None = None) -> float:
-    """Return the share below which a teacher is refused.
-
-    Args:
-        num_classes: Number of classes, C.
-        minimum: What the user asked for; None for the default, the larger of 1.5 / C and 5 %, and 0
-            below 10 classes.
-    """
-    if minimum is not None:
-        return minimum
-    return max(1.5 / num_classes, 0.05) if num_classes >= _FEW_CLASSES else 0.0
+def _compare(labels: np.ndarray, answers: np.ndarray) -> Agreement:
+    classes = int(max(labels.max(), answers.max())) + 1
+    often = [np.bincount(values, minlength=classes) / len(labels) for values in (labels, answers)]
+    share = float((labels == answers).mean())
+    return Agreement(share, float(often[0] @ often[1]), len(labels))
 
 
-def check_agreement(share: float | None, num_classes: int, minimum: float | None = None) -> None:
+def check_agreement(
+    measured: Agreement | None, num_classes: int, minimum: float | None = None
+) -> None:
     """Refuse a teacher that agrees with the labels hardly more than by chance.
 
     Args:
-        share: From `measure_agreement`.
+        measured: From `measure_agreement`.
         num_classes: Number of classes, C.
-        minimum: See `least_agreement`.
+        minimum: Share that is wanted. None for the larger of 1.5 / C and 5 %; below 10 classes, for
+            two standard deviations more than chance.
 
     Raises:
         DatasetMismatchError: The share is lower.
 
     Example:
-        >>> check_agreement(0.85, num_classes=1000)
+        >>> check_agreement(Agreement(0.85, 0.001, 256), num_classes=1000)
     """
-    least = least_agreement(num_classes, minimum)
-    if share is not None and share < least:
+    if measured is None:
+        return
+    least = _least(measured, num_classes) if minimum is None else minimum
+    if measured.share < least:
         raise DatasetMismatchError(
-            f"the teacher's top class is the image's label in {share:.2%} of sampled views, "
-            f"expected at least {least:.2%} with {num_classes} classes: teacher and dataset seem "
-            f"to number their classes differently. Give the teacher's order with a class map "
-            f"(--class-map FILE); if the teacher is meant to disagree, set the minimum agreement "
-            f"to 0 (--min-agreement 0)"
+            f"the teacher's top class is the image's label in {measured.share:.2%} of sampled "
+            f"views, expected at least {least:.2%} with {num_classes} classes (chance alone gives "
+            f"{measured.chance:.2%}): teacher and dataset seem to number their classes "
+            f"differently, or the folders are not the teacher's classes. Give the teacher's order "
+            f"with a class map (--class-map FILE); if the teacher is meant to disagree, set the "
+            f"minimum agreement to 0 (--min-agreement 0)"
         )
+
+
+def _least(measured: Agreement, num_classes: int) -> float:
+    if num_classes >= _FEW_CLASSES:
+        return max(1.5 / num_classes, 0.05)
+    if measured.chance > _LARGEST_CHANCE:
+        return 0.0
+    deviation = math.sqrt(measured.chance * (1 - measured.chance) / measured.views)
+    return measured.chance + _DEVIATIONS * deviation

@@ -8,6 +8,7 @@ where an interrupted run stopped; so a resumed run gives the result of an uninte
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -21,11 +22,12 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from dr_plugins.errors import DatasetMismatchError, ReinforcementError, WorkerError
-from dr_plugins.generation.agreement import check_agreement, least_agreement, measure_agreement
+from dr_plugins.generation.agreement import check_agreement, measure_agreement
 from dr_plugins.generation.answering import Answer, Asker
 from dr_plugins.generation.background import Background
 from dr_plugins.generation.feeding import Feeder
 from dr_plugins.generation.filling import ShardFiller
+from dr_plugins.generation.readable import CHECKS, check_readable, log_images
 from dr_plugins.generation.resuming import asked_again, check_answers, check_views
 from dr_plugins.generation.teachers import Ensemble, weights_digest
 from dr_plugins.generation.views import ViewBatch, ViewBatches, ViewPlan
@@ -91,6 +93,8 @@ def reinforce(
     workers: int = 0,
     views_on: str | None = None,
     min_agreement: float | None = None,
+    left_out: Sequence[str] = (),
+    check_images: str | None = "quick",
     progress: bool = False,
 ) -> Manifest:
     """Make a shard set, or go on with one that was interrupted.
@@ -107,6 +111,10 @@ def reinforce(
             the teacher, while workers only decode. None for the device if it is a CUDA one.
         min_agreement: Least share of a sample of views in which the teacher's top class is the
             label; see `check_agreement`. 0 leaves the check out.
+        left_out: Keys of images that are not to be reinforced; a part of the set's identity, so
+            that training leaves them out, too.
+        check_images: How to look for unreadable images before the teacher works: ``"quick"``, at
+            their beginnings and ends; ``"full"``, by decoding them; None for not at all.
         progress: Show a progress bar.
 
     Returns:
@@ -114,7 +122,7 @@ def reinforce(
 
     Raises:
         DatasetMismatchError: Teacher and images disagree about the classes, or there are no images.
-        ImageReadError: An image cannot be read; finished shards are kept.
+        ImageReadError: Images cannot be read; finished shards are kept.
         SettingsMismatchError: `out` holds a set with other settings, or shards of another teacher.
         ImageChangedError: An image has changed since its finished shard was made.
         TeacherError: The teacher's answers are not logits ``[B, C]``, or not the same each time.
@@ -122,7 +130,7 @@ def reinforce(
         OutputError: A file cannot be written; finished shards are kept.
         DeviceMismatchError: The device makes other views than the CPU.
         WorkerError: A worker died, or shared memory is too small for the workers' batches.
-        ValueError: `views_on` is none of the two.
+        ValueError: `views_on` or `check_images` is none of the choices.
 
     Example:
         >>> policy = Policy.load("randaug", size=224)
@@ -132,6 +140,9 @@ def reinforce(
     """
     if views_on not in _VIEWS_ON:
         raise ValueError(f"views_on is {views_on!r}; expected one of {_VIEWS_ON}")
+    if check_images not in (None, *CHECKS):
+        raise ValueError(f"check_images is {check_images!r}; expected one of {(None, *CHECKS)}")
+    source = source.without(left_out)
     device = torch.device(device)
     teacher = teacher.to(device)
     num_classes = _count_classes(teacher, settings.policy, source, device)
@@ -149,17 +160,23 @@ def reinforce(
         "device": device.type,
         "images": len(keys),
         "keys": keys.digest(),
+        **({"left_out": sorted(set(left_out))} if left_out else {}),
     }
+    log_images(source)
     with locked(Path(out)):
         output = OutputDirectory(Path(out), identity, layout, keys)
         if output.is_finished:
             _logger.info("%s is already complete", out)
             return Manifest.load(Path(out))
-        if least_agreement(num_classes, min_agreement) > 0:
-            share = measure_agreement(source, teacher, settings.policy, device)
-            check_agreement(share, num_classes, min_agreement)
         plan = ViewPlan(len(keys), settings.samples, settings.shard_images, settings.batch_size)
         pending = [n for n in range(plan.shards) if not output.keep(n, *_place(plan, n))]
+        if check_images is not None:
+            rows = itertools.chain.from_iterable(map(plan.rows, pending))
+            options = {"workers": workers, "progress": progress}
+            _check_images(source, keys, rows, check_images, **options)
+        if min_agreement != 0:
+            agreement = measure_agreement(source, teacher, settings.policy, device)
+            check_agreement(agreement, num_classes, min_agreement)
         whole = views_on == "workers" if views_on else device.type != "cuda"
 
         def make(shards: Sequence[int]) -> ViewBatches:
@@ -181,6 +198,15 @@ def reinforce(
         with _bar(plan, pending, progress) as bar:
             _fill(filler, _batches(_loader(make(pending), workers, device)), feed, ask, device, bar)
         return output.finish()
+
+
+def _check_images(
+    source: ImageSource, keys: KeyIndex, rows: Iterable[int], check: str, **options: Any
+) -> None:
+    """Look at the images of some rows, with the `options` of `check_readable`."""
+    positions = keys.rows(source.keys).argsort()[list(rows)]
+    with _noticing_dead_workers():
+        check_readable(source, positions.tolist(), check=check, **options)
 
 
 def _loader(batches: ViewBatches, workers: int, device: torch.device) -> DataLoader[Any]:

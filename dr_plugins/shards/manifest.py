@@ -84,6 +84,11 @@ class Manifest:
         return int(self.settings["num_classes"])
 
     @property
+    def left_out(self) -> list[str]:
+        """Keys of the images that could not be read when the set was made."""
+        return list(self.settings.get("left_out", ()))
+
+    @property
     def set_id(self) -> str:
         """Digest of the settings; every shard of the set carries it."""
         return settings_digest(self.settings)
@@ -184,6 +189,9 @@ def _is_consistent(manifest: Manifest) -> bool:
     if not isinstance(settings["policy"], dict):
         return False
     if not isinstance(settings["class_names"], list | None):
+        return False
+    left_out = settings.get("left_out", [])
+    if not isinstance(left_out, list) or not all(isinstance(key, str) for key in left_out):
         return False
     answers = target_fields(manifest.topk, manifest.num_classes, settings["probs_dtype"])
     return (

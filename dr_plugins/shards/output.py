@@ -172,7 +172,7 @@ class OutputDirectory:
                 path.unlink(missing_ok=True)
             return not missing
         mine = {"settings": self._settings, "versions": library_versions()}
-        if path.exists():
+        if path.exists() and self._has_work():
             try:
                 theirs = json.loads(path.read_text(encoding="utf-8"))
                 self._compare(theirs["settings"], theirs["versions"])
@@ -192,6 +192,12 @@ class OutputDirectory:
             raise OutputError(f"cannot delete {error.filename}: {error.strerror}") from error
         write_file(path, [json.dumps(mine, indent=1, ensure_ascii=False).encode()])
         return False
+
+    def _has_work(self) -> bool:
+        """Whether there is more than a run leaves that was stopped before its first shard."""
+        left = (PROGRESS_NAME, _LOCK_NAME)
+        names = (path.name for path in self.directory.iterdir())
+        return any(name not in left and not name.endswith(TEMPORARY_SUFFIX) for name in names)
 
     def _compare(self, settings: dict[str, Any], versions: dict[str, str]) -> None:
         current = {k: v for k, v in library_versions().items() if k in versions}

@@ -22,7 +22,7 @@ from dr_plugins import __version__
 from dr_plugins.cli.main import main
 from dr_plugins.policies import preset_names
 from dr_plugins.shards.reader import ShardSet
-from tests.tiny import make_photographs, make_set, photograph
+from tests.tiny import hurt, make_photographs, make_set, photograph
 
 ROOT = Path(__file__).parents[3]
 SMALL = ["--samples", "2", "--topk", "2", "--size", "16", "--shard-images", "5", "--workers", "0"]
@@ -172,7 +172,7 @@ def test_a_torchvision_dataset_and_a_teacher_in_the_current_directory(
 ) -> None:
     write_mnist(tmp_path / "data", 4)
     (tmp_path / "ten_classes_here.py").write_text(
-        "from tests.tiny import TinyTeacher\n\n\ndef build():\n    return TinyTeacher(10)\n"
+        "from tests.tiny import hurt, TinyTeacher\n\n\ndef build():\n    return TinyTeacher(10)\n"
     )
     monkeypatch.chdir(tmp_path)
     teacher = ["--teacher", "python:ten_classes_here:build"]
@@ -190,9 +190,9 @@ def test_the_same_command_resumes(tmp_path: Path, photographs: Path) -> None:
     images = shutil.copytree(photographs, tmp_path / "train")
     damaged = sorted(images.glob("n03/*"))[0]
     whole = damaged.read_bytes()
-    damaged.write_bytes(whole[:300])
+    damaged.write_bytes(hurt(whole))
     out = tmp_path / "set"
-    message = error_of(reinforce(images, out))
+    message = error_of(reinforce(images, out, "--min-agreement", "0"))
     assert f"cannot read image 'n03/{damaged.name}'" in message
     kept = (out / "shard-00000.safetensors").stat()
     damaged.write_bytes(whole)
@@ -204,6 +204,22 @@ def test_the_same_command_resumes(tmp_path: Path, photographs: Path) -> None:
     assert "100%" not in again.stderr
     other = reinforce(images, out, "--seed", "1")
     assert "seed: 0 there, 1 now" in error_of(other)
+
+
+def test_unreadable_images_are_skipped_by_a_list(tmp_path: Path, photographs: Path) -> None:
+    images = shutil.copytree(photographs, tmp_path / "train")
+    cut, damaged = sorted(images.glob("n03/*"))[:2]
+    cut.write_bytes(cut.read_bytes()[:300])
+    damaged.write_bytes(hurt(damaged.read_bytes()))
+    out, skip = tmp_path / "set", ("--skip-unreadable", str(tmp_path / "skip.txt"))
+    assert f"'n03/{cut.name}'" in error_of(reinforce(images, out))
+    for _ in range(2):
+        result = reinforce(images, out, *skip, "--check-images", "full")
+        assert result.exit_code == 0, result.output
+    listed = [f"n03/{cut.name}", f"n03/{damaged.name}"]
+    assert (tmp_path / "skip.txt").read_text().split() == listed
+    assert ShardSet(out).manifest.left_out == listed
+    assert "left_out" in error_of(reinforce(images, out))
 
 
 def test_an_interrupted_command_says_how_to_go_on(
@@ -376,7 +392,7 @@ def test_the_console_script_is_killed_and_resumes(tmp_path: Path, photographs: P
     out = tmp_path / "set"
     (tmp_path / "killing_teacher.py").write_text(
         "import os, signal\n"
-        "from tests.tiny import TinyTeacher\n"
+        "from tests.tiny import hurt, TinyTeacher\n"
         "class Killing(TinyTeacher):\n"
         "    calls = 0\n"
         "    def forward(self, views):\n"

@@ -36,7 +36,7 @@ from dr_plugins.shards.output import locked
 from dr_plugins.shards.reader import ShardSet
 from dr_plugins.sources import ImageSource
 from dr_plugins.verify import verify
-from tests.tiny import TinyTeacher, make_photographs, make_set, policy
+from tests.tiny import TinyTeacher, hurt, make_photographs, make_set, policy
 
 # 12 images and 6 views of each in shards of 5 images and batches of 16: no multiple of another.
 
@@ -453,7 +453,7 @@ def test_an_unreadable_image_stops_and_keeps_finished_shards(tmp_path: Path, wor
     images = make_photographs(tmp_path / "images")
     damaged = sorted(images.glob("n03/*"))[0]
     whole = damaged.read_bytes()
-    damaged.write_bytes(whole[:200])
+    damaged.write_bytes(hurt(whole))
     out = tmp_path / "set"
     with pytest.raises(ImageReadError, match=f"'n03/{damaged.name}'"):
         make_set_with(out, images, workers)
@@ -467,7 +467,8 @@ def test_an_unreadable_image_stops_and_keeps_finished_shards(tmp_path: Path, wor
 def make_set_with(out: Path, images: Path, workers: int) -> None:
     settings = GenerationSettings(policy(), samples=6, topk=2, batch_size=16, shard_images=5)
     source = ImageSource(ImageFolder(str(images)))
-    reinforce(source, Ensemble([TinyTeacher()]), out, settings, workers=workers)
+    options = {"workers": workers, "min_agreement": 0}  # which would meet the image first
+    reinforce(source, Ensemble([TinyTeacher()]), out, settings, **options)
 
 
 # --- teachers and settings that do not fit --------------------------------------------------------

@@ -1,0 +1,179 @@
+"""Looking at all images before the teacher works, so that all damaged ones are known at once."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from torch.utils.data import DataLoader, Dataset
+from tqdm.auto import tqdm
+
+from dr_plugins.errors import DatasetMismatchError, ImageReadError
+from dr_plugins.quoting import quoted
+from dr_plugins.shards.container import write_file
+from dr_plugins.sources import ImageSource
+
+__all__ = ["CHECKS", "check_readable", "find_unreadable", "log_images", "skip_list"]
+
+CHECKS = ("quick", "full")
+"""How images are looked at: their beginnings and ends, or decoded completely."""
+
+_BATCH = 64
+_SHOWN = 20  # messages
+_FEW = 8  # names
+_logger = logging.getLogger(__name__)
+
+
+def log_images(source: ImageSource) -> None:
+    """Say which classes the images have, and which files beside them were left out."""
+    names = source.class_names
+    if names is not None:
+        shown = ", ".join(map(quoted, names[:_FEW])) + (", ..." if len(names) > _FEW else "")
+        _logger.info("%d images of %d classes: %s", len(source), len(names), shown)
+    if source.left_out:
+        ends = [f"{n} {end or 'without'}" for end, n in source.left_out.most_common(_FEW)]
+        _logger.warning(
+            "%d files were left out, whose names do not end as those of images do (%s)",
+            source.left_out.total(),
+            ", ".join(ends),
+        )
+
+
+class _Checks(Dataset["str | None"]):
+    """What is wrong with each of some images."""
+
+    def __init__(self, source: ImageSource, positions: Sequence[int], check: str) -> None:
+        self._source, self._positions, self._check = source, positions, check
+
+    def __len__(self) -> int:
+        return len(self._positions)
+
+    def __getitem__(self, index: int) -> str | None:
+        try:
+            self._source.check(self._positions[index], full=self._check == "full")
+        except ImageReadError as error:
+            return str(error)
+        return None
+
+
+def find_unreadable(
+    source: ImageSource,
+    positions: Sequence[int] | None = None,
+    *,
+    check: str = "quick",
+    workers: int = 0,
+    progress: bool = False,
+) -> dict[str, str]:
+    """Look at images, each by itself.
+
+    Args:
+        source: The images.
+        positions: Which of them; None for all.
+        check: One of `CHECKS`.
+        workers: Processes that look; 0 does it in this one.
+        progress: Show a progress bar.
+
+    Returns:
+        What is wrong, by key, for those that cannot be read.
+
+    Example:
+        >>> find_unreadable(ImageSource([], keys=[]))
+        {}
+    """
+    if positions is None:
+        positions = range(len(source))
+    checks = _Checks(source, positions, check)
+    loader = DataLoader(checks, _BATCH, num_workers=workers, collate_fn=list)
+    found: dict[str, str] = {}
+    done = 0
+    with tqdm(
+        desc="checking images", total=len(checks), unit=" images", disable=not progress, leave=False
+    ) as bar:
+        for batch in loader:
+            for offset, message in enumerate(batch):
+                if message is not None:
+                    found[source.keys[positions[done + offset]]] = message
+            done += len(batch)
+            bar.update(len(batch))
+    return found
+
+
+def check_readable(
+    source: ImageSource,
+    positions: Sequence[int],
+    *,
+    check: str = "quick",
+    workers: int = 0,
+    progress: bool = False,
+) -> None:
+    """Raise one error for all images that cannot be read; see `find_unreadable`.
+
+    Raises:
+        ImageReadError: With the first 20 of them.
+    """
+    found = find_unreadable(source, positions, check=check, workers=workers, progress=progress)
+    if len(found) == 1:
+        raise ImageReadError(_remedied(next(iter(found.values()))))
+    if found:
+        more = f"; and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
+        messages = "; ".join(list(found.values())[:_SHOWN])
+        raise ImageReadError(_remedied(f"{len(found)} images cannot be read: {messages}{more}"))
+
+
+def _remedied(message: str) -> str:
+    return (
+        f"{message} To make the set without them, give --skip-unreadable FILE: a new file is "
+        f"written with the paths of all unreadable images, an existing one is the list to leave out"
+    )
+
+
+def skip_list(
+    path: Path,
+    source: ImageSource,
+    *,
+    check: str = "quick",
+    workers: int = 0,
+    progress: bool = False,
+) -> list[str]:
+    """Read the list of images to leave out; if there is none yet, find the unreadable and write it.
+
+    An existing list decides alone, so that a resumed run leaves out the same images.
+
+    Args:
+        path: Text file, UTF-8, with one key in each line.
+        source: The images.
+        check: One of `CHECKS`.
+        workers: Processes that look.
+        progress: Show a progress bar.
+
+    Returns:
+        The keys, sorted.
+
+    Raises:
+        DatasetMismatchError: The list cannot be read.
+        OutputError: It cannot be written.
+    """
+    if path.exists():
+        keys = _read(path)
+    else:
+        found = find_unreadable(source, check=check, workers=workers, progress=progress)
+        keys = sorted(found)
+        text = "".join(f"{key}\n" for key in keys)
+        write_file(path, [text.encode(errors="surrogateescape")])
+        for message in found.values():
+            _logger.warning("left out: %s", message)
+    if keys:
+        examples = ", ".join(map(quoted, keys[:3])) + (", ..." if len(keys) > 3 else "")
+        _logger.warning("%d images are left out, as listed in %s: %s", len(keys), path, examples)
+    return keys
+
+
+def _read(path: Path) -> list[str]:
+    try:
+        text = path.read_text(encoding="utf-8-sig", errors="surrogateescape")
+    except OSError as error:
+        raise DatasetMismatchError(
+            f"cannot read {path}, the list of images to leave out: {error.strerror or error}"
+        ) from error
+    return sorted({line for line in text.split("\n") if line})
