@@ -70,9 +70,17 @@ class ImageSource:
             )
 
     @property
+    def base(self) -> Any:
+        """The dataset, or that of which it is a subset."""
+        dataset = self.dataset
+        while isinstance(dataset, Subset):
+            dataset = dataset.dataset
+        return dataset
+
+    @property
     def class_names(self) -> list[str] | None:
         """Names of the classes in label order; None if the dataset does not tell."""
-        dataset = _base(self.dataset)
+        dataset = self.base
         # torchvision's ImageNet has descriptions in `classes`, its folders' names in `wnids`.
         names = getattr(dataset, "wnids", getattr(dataset, "classes", None))
         if names is None:  # Caltech's, iNaturalist's
@@ -86,7 +94,7 @@ class ImageSource:
     @property
     def left_out(self) -> Counter[str]:
         """How many files beside the images were left out, by extension, where that is known."""
-        return Counter(getattr(_base(self.dataset), "left_out", {}))
+        return Counter(getattr(self.base, "left_out", {}))
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -228,12 +236,6 @@ def _cannot_read(key: str, error: Exception) -> ImageReadError:
 def _lines(path: str | os.PathLike[str]) -> list[str]:
     lines = Path(path).read_text(encoding="utf-8-sig").splitlines()  # some editors write a mark
     return [name for line in lines if (name := line.strip())]
-
-
-def _base(dataset: Any) -> Any:
-    while isinstance(dataset, Subset):
-        dataset = dataset.dataset
-    return dataset
 
 
 def _refuse_transform(dataset: Any) -> None:

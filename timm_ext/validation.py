@@ -37,7 +37,7 @@ def check_validation(images: Any, train: ReinforcedDataset) -> None:
     _check_classes(images, train)
     if not is_primary():
         return
-    found, compared, example = _shared(images, train.source.dataset)
+    found, compared, example = _shared(images, train.source.base)
     if found:
         log_on_primary(
             f"validation takes its images where training does: {found} of {compared} that were "
