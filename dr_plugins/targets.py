@@ -278,8 +278,41 @@ class SparseTargets:
 
             return cross_entropy(*args, **(kwargs or {}))
         name = getattr(func, "__name__", repr(func))
-        raise TypeError(f"{name}() does not take SparseTargets: pass a tensor, targets.dense()")
+        raise TypeError(f"{name}() does not take SparseTargets: {_INSTEAD}")
 
+    def __getattr__(self, name: str) -> Any:
+        # Reached for what tensors have and this has not: argmax, eq, ndim, reshape, long, ...
+        raise AttributeError(f"SparseTargets have no {name!r}: {_INSTEAD}")
+
+    # Otherwise Python would compare identities, after torch and numpy passed on what they refuse.
+    def __eq__(self, other: object) -> bool:
+        raise TypeError(f"SparseTargets cannot be compared: {_INSTEAD}")
+
+    __ne__ = __eq__
+    __hash__ = object.__hash__
+    __array_ufunc__ = None
+
+    def __array__(self, *_: Any, **__: Any) -> Any:
+        raise TypeError(f"SparseTargets are no array: {_INSTEAD}")
+
+
+def _refuse_operator(name: str) -> Callable[..., Any]:
+    def operator(self: SparseTargets, *_: Any) -> Any:
+        raise TypeError(f"{name} does not take SparseTargets: {_INSTEAD}")
+
+    return operator
+
+
+for _name in ("add", "sub", "mul", "truediv", "matmul"):
+    for _operator in (f"__{_name}__", f"__r{_name}__"):
+        setattr(SparseTargets, _operator, _refuse_operator(_operator))
+for _operator in ("__neg__", "__lt__", "__le__", "__gt__", "__ge__"):
+    setattr(SparseTargets, _operator, _refuse_operator(_operator))
+
+_INSTEAD = (
+    "use targets.labels for the classes (-1 where an image is mixed), targets.dense() for the "
+    "probabilities of all classes"
+)
 
 _FIELDS = ("ids", "probs", "labels", "num_classes", "densify", "temperature")
 

@@ -381,18 +381,65 @@ def test_pin_memory_pins_all(monkeypatch: pytest.MonkeyPatch) -> None:
     assert_same(copied, targets)
 
 
-@pytest.mark.parametrize("function", ["softmax", "mul", "add", "argmax", "isnan"])
-def test_other_torch_functions_are_refused(function: str) -> None:
-    args = {"softmax": (1,), "mul": (2.0,), "add": (torch.ones(3, 6),)}.get(function, ())
-    with pytest.raises(TypeError, match=rf"{function}\(\) .* targets\.dense\(\)"):
-        getattr(torch, function)(example(), *args)
+def accuracy_of_torchvision(output: torch.Tensor, target: Any) -> Any:
+    """What torchvision's reference scripts call `accuracy`, in its steps."""
+    if target.ndim == 2:
+        target = target.max(dim=1)[1]
+    return output.topk(1, 1)[1].t().eq(target[None]).sum()
 
 
-def test_tensor_operators_are_refused() -> None:
-    with pytest.raises(TypeError, match="SparseTargets"):
-        torch.ones(3, 6) * example()
-    with pytest.raises(TypeError, match=r"targets\.dense\(\)"):
-        F.kl_div(torch.zeros(3, 6), example())
+def accuracy_of_timm(output: torch.Tensor, target: Any) -> Any:
+    return pytest.importorskip("timm.utils").accuracy(output, target)
+
+
+LOGITS = torch.eye(3, 6)
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [
+        *(lambda t, f=f: getattr(torch, f)(t) for f in ("argmax", "isnan", "numel", "max")),
+        *(lambda t, f=f: getattr(torch, f)(t, 1) for f in ("softmax", "mul", "add", "topk")),
+        *(lambda t, f=f: getattr(torch, f)(LOGITS, t) for f in ("eq", "add", "mul", "equal")),
+        *(lambda t, f=f: getattr(t, f)() for f in ("argmax", "max", "long", "float", "dim")),
+        *(lambda t, f=f: getattr(t, f)(1) for f in ("eq", "reshape", "unsqueeze", "view")),
+        *(lambda t, f=f: getattr(t, f) for f in ("ndim", "dtype", "T", "is_cuda")),
+        *(lambda t, f=f: getattr(F, f)(LOGITS, t) for f in ("kl_div", "nll_loss", "mse_loss")),
+        lambda t: F.binary_cross_entropy_with_logits(LOGITS, t),
+        lambda t: F.one_hot(t, 6),
+        lambda t: t == LOGITS,
+        lambda t: torch.eye(3, 6) == t,
+        lambda t: LOGITS.argmax(1) != t,
+        lambda t: t == t[:],
+        lambda t: t != 1,
+        lambda t: LOGITS.eq(t),
+        lambda t: LOGITS * t,
+        lambda t: t * LOGITS,
+        lambda t: 0.9 * t + 0.1,
+        lambda t: t / 6,
+        lambda t: 1 - t,
+        lambda t: LOGITS.t() @ t,
+        lambda t: -t,
+        lambda t: t > 0,
+        lambda t: t > LOGITS,
+        lambda t: np.asarray(t),
+        lambda t: LOGITS.numpy() == t,
+        lambda t: np.zeros((3, 6)) * t,
+        lambda t: np.argmax(t),
+        lambda t: accuracy_of_timm(LOGITS, t),
+        lambda t: accuracy_of_torchvision(LOGITS, t),
+    ],
+)
+def test_what_tensors_can_is_refused_with_what_to_use(operation: Any) -> None:
+    with pytest.raises((TypeError, AttributeError), match=r"targets\.labels.*targets\.dense\(\)"):
+        operation(example())
+
+
+def test_they_are_found_in_collections() -> None:
+    targets = example()
+    assert targets in [targets]
+    assert {targets: 1}[targets] == 1
+    assert not hasattr(targets, "argmax")
 
 
 # Travelling
