@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import struct
 import zipfile
 import zlib
 from typing import Any
@@ -51,19 +50,10 @@ def _zipped(data: bytes) -> bytes:
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as file:
             return file.read(_pickle_entry(file.infolist()))
-    except (
-        zipfile.BadZipFile,
-        struct.error,
-        zlib.error,
-        UnicodeDecodeError,
-        NotImplementedError,
-        RuntimeError,
-        ValueError,
-        EOFError,
-        OSError,
-        IndexError,
-    ) as error:
-        raise ArchiveError(f"its zip file is damaged: {error}") from None
+    except ArchiveError:
+        raise
+    except Exception as error:  # on damaged files, zipfile raises errors of many types
+        raise ArchiveError(f"its zip file is damaged: {error!r}") from None
 
 
 def _pickle_entry(entries: list[zipfile.ZipInfo]) -> zipfile.ZipInfo:

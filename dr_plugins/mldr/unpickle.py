@@ -8,7 +8,8 @@ overflow the C stack doing so, and calls whatever a filter lets through with any
 What is admitted: None, booleans, integers of up to 8 bytes, floats, strings, lists, tuples,
 dictionaries with strings as keys, and numpy scalars, which become Python numbers. A container
 cannot appear twice (but for tuples of up to four integers), so the result is a tree whose size is
-bounded by the pickle's.
+bounded by the pickle's. A string can (it costs two bytes to repeat it), so its length is bounded,
+and so is that of all repetitions together: whoever writes the result out gets no gigabytes.
 """
 
 from __future__ import annotations
@@ -27,6 +28,11 @@ MAX_PICKLE_BYTES = 8 << 20
 """Longest pickle that is read: an image with some 40,000 reinforcements."""
 
 _MAX_DEPTH = 16
+_MAX_TEXT = 4096  # bytes of one string
+_MAX_REPEATED_TEXT = 8 << 20  # characters of all strings that are used again
+_MAX_OBJECTS = 1 << 20
+_HARMLESS_BYTES = 1 << 20  # a pickle of up to this length cannot hold more objects
+_MAKERS = b"]})t\x85\x86\x87\x94qrhj("  # opcodes that cost much more memory than their bytes
 _MAX_SCALAR_BYTES = 16
 _MAX_PROTOCOL = 5
 _STOP = -1
@@ -62,6 +68,9 @@ def loads(data: bytes) -> Any:
         raise UnsafePickleError(
             f"the pickle has {len(data):,} bytes; at most {MAX_PICKLE_BYTES:,} are read"
         )
+    # Bytes within numbers and strings count as well, which are few; looking at them is fast.
+    if len(data) > _HARMLESS_BYTES and sum(map(data.count, _MAKERS)) > _MAX_OBJECTS:
+        raise UnsafePickleError(f"the pickle holds more than {_MAX_OBJECTS:,} objects")
     machine, at = _Machine(data), 0
     try:
         while at != _STOP:
@@ -80,7 +89,7 @@ def loads(data: bytes) -> Any:
 class _Machine:
     """Stack, marks and memo while a pickle is read."""
 
-    __slots__ = ("data", "end", "marks", "memo", "memoized", "stack")
+    __slots__ = ("data", "end", "marks", "memo", "memoized", "repeated", "stack")
 
     def __init__(self, data: bytes) -> None:
         self.data = data
@@ -88,6 +97,7 @@ class _Machine:
         self.marks: list[int] = []
         self.memo: dict[int, Any] = {}
         self.memoized = 0
+        self.repeated = 0  # characters of strings that were used again
         self.end = 0
 
     def pop_mark(self) -> list[Any]:
@@ -255,6 +265,8 @@ def _short_text(m: _Machine, at: int) -> int:
 
 def _text(m: _Machine, at: int) -> int:
     count = int.from_bytes(m.bytes_at(at, 4), "little")
+    if count > _MAX_TEXT:
+        raise UnsafePickleError(f"the pickle holds a string of {count:,} bytes at byte {at}")
     m.stack.append(m.bytes_at(at + 4, count).decode())
     return at + 4 + count
 
@@ -379,6 +391,11 @@ def _get4(m: _Machine, at: int) -> int:
 
 def _recall(m: _Machine, slot: int, at: int) -> Any:
     value = m.memo[slot] if slot in m.memo or slot >= m.memoized else []
+    if type(value) is str:
+        m.repeated += len(value)
+        if m.repeated > _MAX_REPEATED_TEXT:
+            raise UnsafePickleError(f"the pickle repeats too much text, at byte {at}")
+        return value
     if isinstance(value, list | tuple | dict) and not _is_box(value):
         raise UnsafePickleError(f"the pickle uses a container a second time at byte {at}")
     return value

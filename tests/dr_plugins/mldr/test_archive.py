@@ -3,13 +3,14 @@ from __future__ import annotations
 import gzip
 import io
 import os
+import subprocess
 import tarfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from dr_plugins.mldr.archive import walk
+from dr_plugins.mldr.archive import fingerprint, walk
 from dr_plugins.mldr.errors import ArchiveError
 from dr_plugins.mldr.members import MAX_MEMBER_BYTES
 
@@ -141,6 +142,86 @@ def test_absurd_sizes_are_refused_before_reading(tmp_path: Path, kind: bytes) ->
     path.write_bytes(header("r/0.pth.tar", MAX_MEMBER_BYTES + 1))
     with pytest.raises(ArchiveError, match="no member of ml-dr's has more"):
         content(path)
+
+
+def with_size(block: bytes, field: bytes) -> bytes:
+    """A header with other bytes as its size, and the checksum that belongs to them."""
+    changed = block[:124] + field + block[136:148] + b" " * 8 + block[156:]
+    return changed[:148] + b"%06o\0 " % sum(changed) + changed[156:]
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("name", ["r/0.pth.tar", "README"])
+@pytest.mark.parametrize(
+    "field",
+    [
+        b"\x80" + bytes(3) + b"\x80" + bytes(7),  # 2**63
+        b"\x80" + b"\xff" * 11,
+        b"\xff" * 12,  # -1
+        b"\xff" + bytes(11),
+        b"-0000000001\0",
+        b"99999999999\0",
+        b"junk\0\0\0\0\0\0\0\0",
+        b"00100000000\0",  # 16 MiB: foreign files, too, take their time
+    ],
+)
+def test_junk_as_the_size_of_a_member(
+    tmp_path: Path, field: bytes, name: str, zipped: bool
+) -> None:
+    data = with_size(header(name, 0), field) + bytes(20_000)
+    path = tmp_path / "a.tar"
+    path.write_bytes(gzip.compress(data) if zipped else data)
+    with pytest.raises(ArchiveError):
+        content(path)
+
+
+def test_deeply_nested_directories(tmp_path: Path) -> None:
+    here = os.getcwd()
+    root = tmp_path / "a"
+    root.mkdir()
+    try:
+        os.chdir(root)
+        for _ in range(1500):
+            os.mkdir("d")
+            os.chdir("d")
+    finally:
+        os.chdir(here)
+    (root / "0.pth.tar").write_bytes(b"x")
+    try:
+        assert content(root) == [("", 0, b"x")]
+    finally:  # pytest's own clean-up is recursive
+        subprocess.run(["rm", "-rf", str(root)], check=True)
+
+
+def test_only_files_and_directories_are_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("/dev/zero")):
+        with pytest.raises(ArchiveError, match="neither a file nor a directory"):
+            content(path)
+
+
+def test_endless_padding(tmp_path: Path) -> None:
+    path = tmp_path / "a.tar.gz"
+    path.write_bytes(gzip.compress(bytes(40 << 20), 1))
+    with pytest.raises(ArchiveError, match="goes on after its end"):
+        content(path)
+
+
+def test_the_fingerprint_notices_another_file(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.tar", FILES, "w")  # type: ignore[arg-type]
+    before, status = fingerprint(path), path.stat()
+    assert fingerprint(path) == before
+    write(tmp_path / "b.tar", FILES, "w")  # type: ignore[arg-type]
+    os.replace(tmp_path / "b.tar", path)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))  # as `rsync -t` does
+    assert fingerprint(path) != before
+    folder = tmp_path / "unpacked" / "r"
+    folder.mkdir(parents=True)
+    (folder / "0.pth.tar").write_bytes(b"one")
+    before = fingerprint(folder.parent)
+    assert fingerprint(folder.parent) == before
+    (folder / "0.pth.tar").write_bytes(b"two")  # its directory's time stays
+    assert fingerprint(folder.parent) != before
 
 
 @pytest.mark.parametrize("keep", [0, 1, 10, 300, 511, 512, 700, 1024])

@@ -156,6 +156,15 @@ HOSTILE = {
     + b".",
     "key of shared tuples": b"\x80\x04}N\x85\x94" + b"h\x00h\x00\x86\x94h\x01h\x01\x86Ks.",
     "list in itself": b"\x80\x04]\x94h\x00a.",
+    "long text": pickle.dumps("x" * 5000, 4),
+    "repeated text": b"\x80\x04X\x00\x10\x00\x00"
+    + b"x" * 4096
+    + b"\x94("
+    + b"h\x00" * 2500
+    + b"t.",
+    "many lists": b"\x80\x04(" + b"]" * 2_000_000 + b"t.",
+    "many tuples": b"\x80\x04" + b")\x85" * 1_000_000 + b".",
+    "many memo slots": b"\x80\x04" + b"N\x94" * 2_000_000 + b".",
     "too long": pickle.dumps([0.0] * (MAX_PICKLE_BYTES // 9), 4),
 }
 
