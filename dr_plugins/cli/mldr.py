@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -89,6 +90,7 @@ def import_mldr(
     try:
         report = import_archives(archives, order, out, settings)
     except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second one would only spoil the end
         click.echo("\nThe same command goes on where this one stopped.", err=True)
         raise
     for note in report.notes:

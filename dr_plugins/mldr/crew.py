@@ -46,7 +46,7 @@ class Crew:
             # A server that has imported this package forks the workers: they share its memory.
             context = multiprocessing.get_context("forkserver")
             context.set_forkserver_preload(["dr_plugins.mldr.worker"])
-            with _deaf_children():
+            with _on_interrupt(signal.SIG_IGN):  # which its processes inherit
                 forkserver.ensure_running()
             self._executor = ProcessPoolExecutor(
                 self._processes, context, initializer=_start, initargs=(self._worker,)
@@ -55,17 +55,23 @@ class Crew:
 
     def __exit__(self, *error: Any) -> None:
         if self._executor is not None:
-            self._executor.shutdown(wait=True, cancel_futures=True)
+            with _on_interrupt(signal.SIG_IGN):  # it does not take long
+                self._executor.shutdown(wait=True, cancel_futures=True)
 
     def submit(self, method: str, *arguments: Any) -> None:
         """Have a method called; its result comes out of `ready` or `drain`."""
         if self._executor is None:
             self._results.append(getattr(self._worker, method)(*arguments))
             return
+        interrupts: list[Any] = []
         try:
-            self._pending.add(self._executor.submit(_call, method, arguments))
+            # A process that is only half started could neither be used nor ended.
+            with _on_interrupt(lambda *signal_and_frame: interrupts.append(signal_and_frame)):
+                self._pending.add(self._executor.submit(_call, method, arguments))
         except BrokenProcessPool as error:
             raise _lost() from error
+        if interrupts:
+            raise KeyboardInterrupt
 
     def ready(self) -> Iterator[Any]:
         """Yield results that are there; wait for one if the queue is full."""
@@ -90,16 +96,16 @@ class Crew:
 
 
 @contextmanager
-def _deaf_children() -> Iterator[None]:
-    """Have processes that are started now ignore Ctrl-C, which is for their parent to answer."""
+def _on_interrupt(handler: Any) -> Iterator[None]:
+    """Answer Ctrl-C in another way for a while."""
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield  # Python tells only the main thread
         return
-    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    before = signal.signal(signal.SIGINT, handler)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, handler)
+        signal.signal(signal.SIGINT, before)
 
 
 def _start(worker: Any) -> None:

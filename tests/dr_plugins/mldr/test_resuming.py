@@ -132,6 +132,57 @@ def test_a_killed_import_leaves_no_processes_and_goes_on(
     assert files_of(tmp_path / "set") == files_of(tmp_path / "reference")
 
 
+INTERRUPTED = """
+import os, signal, sys
+from concurrent.futures import ProcessPoolExecutor
+from dr_plugins.cli.main import main
+from dr_plugins.mldr import importer
+importer._SHARD_IMAGES, importer._BATCH_MEMBERS = 5, 1
+images, archive, out, after = sys.argv[1:5]
+submit, seen = ProcessPoolExecutor.submit, []
+
+def interrupted(*arguments):
+    seen.append(1)
+    if len(seen) == int(after):  # as a terminal does: the workers hear it too
+        os.killpg(0, signal.SIGINT)
+    result = submit(*arguments)
+    if len(seen) == int(after):
+        os.killpg(0, signal.SIGINT)
+    return result
+
+if __name__ == "__main__":
+    ProcessPoolExecutor.submit = interrupted
+    main(["import-mldr", archive, "--images", images, "--out", out, "--workers", "2"])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("small_shards")
+@pytest.mark.parametrize("after", [1, 6])
+def test_ctrl_c_ends_an_import_without_a_traceback(
+    images: Path, tmp_path: Path, members: Members, after: int
+) -> None:
+    archive = write_tar(tmp_path / "a.tar.gz", members())
+    (tmp_path / "interrupted.py").write_text(INTERRUPTED)
+    done = subprocess.run(
+        [sys.executable, "interrupted.py", str(images), str(archive), "set", str(after)],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[3])},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "Traceback" not in done.stdout
+    assert "goes on where this one stopped" in done.stdout
+    import_archives([archive], order_of(images), tmp_path / "set")
+    import_archives([archive], order_of(images), tmp_path / "reference")
+    assert files_of(tmp_path / "set") == files_of(tmp_path / "reference")
+
+
 def test_a_finished_set_is_left_alone(images: Path, tmp_path: Path, members: Members) -> None:
     archive = write_tar(tmp_path / "a.tar.gz", members())
     import_archives([archive], order_of(images), tmp_path / "set")
