@@ -62,6 +62,9 @@ class CheckpointLocation:
     def parse(cls, text: str, **defaults: Any) -> CheckpointLocation:
         """Read ``imagenet-plus://PATH?source=...&arch=...&weights=...``, or a plain path.
 
+        The last question mark begins the options, unless it is part of the path: a file of that
+        whole name exists, or what follows is a name or a folder. Nothing in a path is decoded.
+
         Args:
             text: The setting.
             **defaults: Attributes for what it leaves open.
@@ -71,7 +74,7 @@ class CheckpointLocation:
         """
         if not text.startswith(SCHEME):
             return cls(**{**defaults, "path": text})
-        path, _, query = text[len(SCHEME) :].partition("?")
+        path, query = _split(text[len(SCHEME) :])
         found = dict(defaults)
         pairs = parse_qsl(query, keep_blank_values=True)
         if len({name for name, _ in pairs}) != len(pairs):
@@ -92,4 +95,25 @@ class CheckpointLocation:
     @property
     def file(self) -> Path:
         """The path, with ``~`` expanded."""
-        return Path(self.path).expanduser()
+        return _file(self.path)
+
+
+def _split(place: str) -> tuple[str, str]:
+    path, mark, query = place.rpartition("?")
+    if not mark or "=" not in query or set(query) & set("/\\") or _is_file(place):
+        return place, ""
+    return path, query
+
+
+def _file(path: str) -> Path:
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:  # nobody has that home directory: it is a name
+        return Path(path)
+
+
+def _is_file(path: str) -> bool:
+    try:
+        return _file(path).is_file()
+    except (OSError, ValueError):
+        return False

@@ -215,3 +215,22 @@ def test_weights_describe_themselves_in_a_line() -> None:
     weights = BackboneWeights({"a": torch.zeros(1000)}, InputConvention(), report)
     assert repr(weights).startswith("BackboneWeights(timm:resnet18, 1 tensors, InputConvention(")
     assert "\n" not in repr(weights)
+
+
+def test_a_classifier_of_mmpretrain_is_called_that(write: Callable[[Any], str]) -> None:
+    state = resnet()
+    parts = {("head." if key[:3] == "fc." else "backbone.") + key: state[key] for key in state}
+    path = write({"state_dict": parts, "meta": {}})
+    with pytest.raises(CheckpointError, match=r"MMPretrain.*prefix='backbone\.'"):
+        load_backbone(path, to="mmengine", arch="resnet18")
+    own = {key.removeprefix("backbone."): parts[key] for key in parts if key[:2] == "ba"}
+    assert load_backbone(write(own), to="mmengine").report.arch == "resnet18"
+
+
+def test_averaged_and_named_in_the_address(write: Callable[[Any], str]) -> None:
+    pytest.importorskip("timm")
+    one, other = resnet(), {key: value + 1 for key, value in resnet().items()}
+    path = write({"state_dict": one, "state_dict_ema": other})
+    for option, expected in (("", other), ("?weights=averaged", other), ("?weights=plain", one)):
+        weights = load_backbone(f"imagenet-plus://{path}{option}", to="timm", arch="resnet18")
+        assert_same(weights.state, expected)

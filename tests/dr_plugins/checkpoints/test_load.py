@@ -117,7 +117,7 @@ def test_files_that_are_none(tmp_path: Path) -> None:
         (tmp_path / "best.pt").write_bytes(content)
         with pytest.raises(CheckpointError, match=r"best\.pt"):
             load_checkpoint(tmp_path / "best.pt")
-    for other in ([1, 2], {"epoch": 3}, {}):
+    for other in ([1, 2], {"epoch": 3}, {}, {"state_dict": {"a": 1}}, {"model": {"b": STATE}}):
         with pytest.raises(CheckpointError, match="expected a state dict"):
             load_checkpoint(saved(tmp_path, other))
 
@@ -184,3 +184,38 @@ def test_checkpoints_of_mmengines_runner(tmp_path: Path) -> None:
     checkpoint = load_checkpoint(tmp_path / "epoch_3.pth")
     assert checkpoint.weights == "state_dict"
     assert checkpoint.state["a"].tolist() == [1.0, 1.0]
+
+
+def test_averages_of_pytorch(tmp_path: Path) -> None:
+    """`AveragedModel` puts a prefix before names, and a counter beside them."""
+    network = torch.nn.BatchNorm2d(3)
+    averaged = torch.optim.swa_utils.AveragedModel(network, use_buffers=True)
+    averaged.update_parameters(network)
+    found = load_checkpoint(saved(tmp_path, {"model_ema": averaged.state_dict()}))
+    assert_same(found.state, network.state_dict())
+    bare = load_checkpoint(saved(tmp_path, averaged.state_dict()))
+    assert_same(bare.state, network.state_dict())
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "module.layer1.0.weight",
+        "_orig_mod.module.model.layer1.0.weight",
+        "layer1._orig_mod.0.weight",
+        "_fsdp_wrapped_module.layer1.0._checkpoint_wrapped_module.weight",
+        "module._fsdp_wrapped_module.layer1._orig_mod.0.weight",
+    ],
+)
+def test_names_inside_of_wrappers(name: str) -> None:
+    assert list(strip_prefixes({name: torch.ones(1)})) == ["layer1.0.weight"]
+
+
+def test_counters_are_told_from_layers_of_their_name() -> None:
+    state = {"steps": torch.ones(3, 3), "n_averaged.weight": torch.ones(1)}
+    assert strip_prefixes({**state, "n_averaged": torch.tensor(7)}).keys() == state.keys()
+
+
+def test_names_that_are_no_strings_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"best\.pt.* int"):
+        load_checkpoint(saved(tmp_path, {1: torch.ones(2), "a": torch.ones(2)}))

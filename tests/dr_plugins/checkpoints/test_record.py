@@ -58,6 +58,8 @@ def test_options_of_any_kind_are_compared_as_json_has_them() -> None:
         torch.zeros(2, 3, dtype=torch.uint8),
         torch.zeros(9, dtype=torch.uint8),
         torch.tensor(list(b"[1]"), dtype=torch.uint8),
+        torch.tensor(list(b'{"format": "dr_plugins.network", "arch": 1}'), dtype=torch.uint8),
+        torch.tensor([1e9, float("nan")]),
         torch.tensor(list(b'{"arch": "resnet18"}'), dtype=torch.uint8),
     ],
 )
@@ -94,3 +96,13 @@ def test_a_conversion_that_would_forget_options_is_refused(tmp_path: Path) -> No
         convert(write(tmp_path / "a.pth", {"aa_layer": "avg"}), out, arch="timm:resnet18")
     assert not out.exists()
     convert(write(tmp_path / "b.pth", {}), out, arch="timm:resnet18")
+
+
+def test_records_survive_averaging_key_by_key(tmp_path: Path) -> None:
+    pytest.importorskip("timm")
+    one = torch.load(write(tmp_path / "a.pth", {"drop_rate": 0.5}))["model"]
+    averaged = {key: sum(value / 3 for _ in range(3)) for key, value in one.items()}
+    torch.save({"model": averaged}, tmp_path / "soup.pth")
+    found = load_checkpoint(tmp_path / "soup.pth")
+    assert found.record == NetworkRecord("resnet18", {"drop_rate": 0.5})
+    load_backbone(str(tmp_path / "soup.pth"), to="mmengine")
