@@ -27,7 +27,7 @@ Item = dict[str, Any]
 class ReinforcedDataset(Dataset[Item]):
     """Images with one of their stored augmentations each, and the teacher's answer to it.
 
-    Needs `ReinforcementHook` among the ``custom_hooks``, which tells it the epoch.
+    Needs `ReinforcementHook` among the ``default_hooks``, which tells it the epoch.
 
     Args:
         images: A folder with one folder for each class, ``torchvision:NAME:ROOT``, or the config of
@@ -158,8 +158,8 @@ class ReinforcedDataset(Dataset[Item]):
         if not self._is_told:
             raise ConfigError(
                 f"{KEY} was not told the epoch, without which each image has the same view again "
-                f"and again: add dict(type='ReinforcementHook') to custom_hooks (in a program of "
-                f"your own, call set_epoch(0))"
+                f"and again: add default_hooks=dict(reinforcement=dict(type='ReinforcementHook')) "
+                f"(in a program of your own, call set_epoch(0))"
             )
         keys = [self.reinforced.source.keys[index] for index in indices]
         chosen = self.reinforced.is_reinforced(indices).tolist()

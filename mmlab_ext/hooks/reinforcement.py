@@ -44,7 +44,7 @@ class ReinforcementHook(InputsHook):
     Example:
         A config::
 
-            custom_hooks = [dict(type="ReinforcementHook")]
+            default_hooks = dict(reinforcement=dict(type="ReinforcementHook"))
     """
 
     # After the learning rate and before the logger.
@@ -53,8 +53,7 @@ class ReinforcementHook(InputsHook):
     def __init__(self, replay: int = 16) -> None:
         if replay < 0:
             raise ConfigError(
-                f"custom_hooks: ReinforcementHook.replay is {replay}; a number of images was "
-                f"expected, or 0"
+                f"ReinforcementHook.replay is {replay}; a number of images was expected, or 0"
             )
         self.replay = replay
         self._counts = np.zeros(2, np.int64)
@@ -131,7 +130,7 @@ def _dataset(runner: Any) -> ReinforcedDataset:
             "seen; leave it out"
         )
     raise ConfigError(
-        f"{_KEY}.type is {type(dataset).__name__}, and custom_hooks has a ReinforcementHook; use "
+        f"{_KEY}.type is {type(dataset).__name__}, and there is a ReinforcementHook; use "
         f"dict(type='ReinforcedDataset', ...) or remove the hook"
     )
 
@@ -225,8 +224,14 @@ def _check_model(model: Any, dataset: ReinforcedDataset) -> None:
                 f"{key}.num_classes is {classes}, but the shard set at {_KEY}.shards has "
                 f"{dataset.num_classes} classes; set {key}.num_classes={dataset.num_classes}"
             )
-    for module in model.modules():
-        if isinstance(module, KDLoss) and module.temperature != dataset.temperature:
+    losses = [module for module in model.modules() if isinstance(module, KDLoss)]
+    if not losses and dataset.temperature != 1:
+        raise ConfigError(
+            f"the answers were stored with temperature {dataset.temperature}, and the model's loss "
+            f"has none; set its loss to dict(type='KDLoss', temperature={dataset.temperature})"
+        )
+    for module in losses:
+        if module.temperature != dataset.temperature:
             raise ConfigError(
                 f"model.loss.temperature is {module.temperature}, but the answers were stored with "
                 f"{dataset.temperature}; set model.loss=dict(type='KDLoss', "

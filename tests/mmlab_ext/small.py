@@ -44,9 +44,14 @@ def common(config: Any, folder: Path) -> Any:
 
 def detection(name: str, photographs: Path, folder: Path, side: int = 96) -> Any:
     """An example for MMDetection, on the COCO instances of `photographs`."""
-    config = common(Config.fromfile(EXAMPLES / name), folder)
-    checkpoint, _ = save_weights(config, folder)
-    config.default_hooks.backbone.checkpoint = checkpoint
+    config = Config.fromfile(EXAMPLES / name)
+    config.default_hooks.backbone.checkpoint, _ = save_weights(config, folder)
+    return shrink(config, photographs, folder, side)
+
+
+def shrink(config: Any, photographs: Path, folder: Path, side: int = 96) -> Any:
+    """Any config of Mask R-CNN, on the COCO instances of `photographs`."""
+    common(config, folder)
     root = str(photographs / "data_dataset_coco")
     names = (photographs / "data_dataset_voc" / "class_names.txt").read_text().splitlines()[1:]
     for loader in (config.train_dataloader, config.val_dataloader, config.test_dataloader):

@@ -245,13 +245,16 @@ def test_a_backbone_may_be_anywhere(build_runner: Builder, tmp_path: Path) -> No
     assert "nothing was loaded into model.teacher.backbone" in log_of(tmp_path)
 
 
-def test_the_base_configs_hooks_stay(build_runner: Builder, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "way", ["default_hooks = dict(backbone={})", "custom_hooks = [*_base_.custom_hooks, {}]"]
+)
+def test_the_base_configs_hooks_stay(way: str, build_runner: Builder, tmp_path: Path) -> None:
     _, path = saved("resnet18", tmp_path)
     config = config_of(path)
     (hook,) = config.pop("custom_hooks")
     base, mine = tmp_path / "base.py", tmp_path / "mine.py"
     Config({**config, "custom_hooks": [{"type": "EMAHook"}]}).dump(base)
-    mine.write_text(f"_base_ = 'base.py'\ndefault_hooks = dict(backbone=dict({hook}))\n")
+    mine.write_text(f"_base_ = 'base.py'\n{way.format(hook)}\n")
     runner = build_runner(Config.fromfile(mine))
     train(runner)
     kinds = [type(each).__name__ for each in runner.hooks]

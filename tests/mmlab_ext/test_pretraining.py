@@ -15,6 +15,7 @@ from mmengine.hooks import Hook
 from torchvision.datasets import ImageFolder
 
 import dr_plugins
+import mmlab_ext
 from dr_plugins.checkpoints import load_backbone
 from dr_plugins.deferred import DeferredViews
 from mmlab_ext import ConfigError
@@ -336,6 +337,16 @@ def test_validation_decoded_to_bgr_is_refused(
     dataset.pipeline = SimpleNamespace(transforms=[LoadImageFromFile()])
     message = r"val_dataloader\.dataset\.pipeline decodes to BGR.*ImageFolder"
     with pytest.raises(ConfigError, match=message):
+        runner.train()
+
+
+def test_softened_answers_need_a_loss_that_knows_of_it(
+    photographs: Path, shard_sets: Sets, build_runner: Builder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mmlab_ext.ReinforcedDataset, "temperature", 3.0)
+    runner = build_runner(pretraining(photographs, shard_sets(), gt_score=True))
+    runner.model.loss_module = torch.nn.CrossEntropyLoss()
+    with pytest.raises(ConfigError, match=r"stored with temperature 3\.0.*temperature=3\.0"):
         runner.train()
 
 
