@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import hashlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -73,14 +74,11 @@ class KeyIndex(Sequence[str]):
         text, ends = tensors.get("keys"), tensors.get("ends")
         if text is None or ends is None or text.ndim != 1 or ends.ndim != 1:
             raise FormatError(f"{path} is not a key index: it holds {sorted(tensors)}")
-        starts = np.concatenate([[0], ends[:-1]]) if len(ends) else ends
-        if (
-            text.dtype != np.uint8
-            or np.any(ends <= starts)
-            or (len(ends) and ends[-1] != len(text))
-        ):
+        is_whole = text.dtype == np.uint8 and ends.dtype == np.int64
+        lengths = np.diff(ends, prepend=0)
+        if not is_whole or np.any(lengths <= 0) or np.sum(lengths) != len(text):
             raise FormatError(f"{path} is damaged: its key lengths do not add up. Copy it again.")
-        return cls(text, ends)
+        return cls(text, np.require(ends, requirements="A"))  # other writers may not align it
 
     def save(self, path: Path) -> str:
         """Write the index; returns the file's SHA-256."""
@@ -101,7 +99,14 @@ class KeyIndex(Sequence[str]):
     def __getitem__(self, row: int | slice) -> str | list[str]:
         if isinstance(row, slice):
             return [self[i] for i in range(*row.indices(len(self)))]
-        return self.encoded(row).decode()
+        key = self.encoded(row)
+        try:
+            return key.decode()
+        except UnicodeDecodeError as error:
+            raise FormatError(
+                f"image key {key!r} of row {row} is not valid UTF-8: the key index is damaged. "
+                f"Copy index.safetensors again."
+            ) from error
 
     def encoded(self, row: int) -> bytes:
         """Return the UTF-8 bytes of one key."""
@@ -122,16 +127,21 @@ class KeyIndex(Sequence[str]):
         Raises:
             UnknownImageError: Naming the first keys that are not in the set, and how many are not.
         """
-        known = self._as_array()
         # Names that are not valid UTF-8 are in no index; they are to be reported, not to fail here.
-        wanted = np.array([key.encode(errors="surrogatepass") for key in keys], dtype=np.bytes_)
-        if not len(known):
-            rows, missing = np.zeros(len(wanted), np.int64), np.ones(len(wanted), bool)
-        else:
-            rows = np.searchsorted(known, wanted).astype(np.int64)
-            missing = known[np.minimum(rows, len(known) - 1)] != wanted
-        if missing.any():
-            self._reject([keys[i] for i in np.flatnonzero(missing)[:3]], int(missing.sum()))
+        wanted = [key.encode(errors="surrogatepass") for key in keys]
+        rows = np.empty(len(keys), np.int64)
+        missing, count, row = [], len(self), 0
+        for position in sorted(range(len(keys)), key=wanted.__getitem__):
+            key = wanted[position]
+            if row == count or self.encoded(row) != key:  # not the next one
+                row = self._first_from(max(row - 1, 0), key)
+                if row == count or self.encoded(row) != key:
+                    missing.append(position)
+                    continue
+            rows[position] = row
+            row += 1
+        if missing:
+            self._reject([keys[i] for i in sorted(missing)[:3]], len(missing))
         return rows
 
     def row(self, key: str) -> int:
@@ -142,23 +152,19 @@ class KeyIndex(Sequence[str]):
         return row
 
     def _search(self, key: str) -> int | None:
-        wanted, low, high = key.encode(errors="surrogatepass"), 0, len(self)
-        while low < high:
-            middle = (low + high) // 2
-            if self.encoded(middle) < wanted:
-                low = middle + 1
-            else:
-                high = middle
-        return low if low < len(self) and self.encoded(low) == wanted else None
+        wanted = key.encode(errors="surrogatepass")
+        row = self._bisect(wanted, 0, len(self))
+        return row if row < len(self) and self.encoded(row) == wanted else None
 
-    def _as_array(self) -> np.ndarray:
-        """All keys as fixed-width bytes ``[images]``: temporary, for vectorised comparison."""
-        starts = np.concatenate([[0], self._ends[:-1]]).astype(np.int64)
-        lengths = (self._ends - starts)[: len(self)]
-        width = int(lengths.max(initial=1))
-        table = np.zeros((len(self), width), np.uint8)
-        table[np.arange(width) < lengths[:, None]] = self._text
-        return table.view(f"S{width}").ravel()
+    def _first_from(self, low: int, wanted: bytes) -> int:
+        """The first row from `low` on whose key is not less than `wanted`; fast if it is near."""
+        high, step = low, 1
+        while high < len(self) and self.encoded(high) < wanted:
+            low, high, step = high + 1, high + step, 2 * step
+        return self._bisect(wanted, low, min(high, len(self)))
+
+    def _bisect(self, wanted: bytes, low: int, high: int) -> int:
+        return bisect.bisect_left(range(high), wanted, low, high, key=self.encoded)
 
     def __reduce__(self) -> tuple[type[KeyIndex], tuple[np.ndarray, np.ndarray]]:
         return KeyIndex, (self._text, self._ends)

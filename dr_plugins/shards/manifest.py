@@ -188,7 +188,7 @@ def _is_consistent(manifest: Manifest) -> bool:
         return False
     if not isinstance(settings["policy"], dict):
         return False
-    if not isinstance(settings["class_names"], list | None):
+    if not _describes(manifest):
         return False
     left_out = settings.get("left_out", [])
     if not isinstance(left_out, list) or not all(isinstance(key, str) for key in left_out):
@@ -198,6 +198,28 @@ def _is_consistent(manifest: Manifest) -> bool:
         manifest.layout.fields[-len(answers) :] == answers
         and sum(entry.images for entry in manifest.shards) == manifest.index.images
     )
+
+
+def _describes(manifest: Manifest) -> bool:
+    """Whether what is only shown or compared has the documented types."""
+    settings, versions = manifest.settings, manifest.versions
+    origin = settings.get("origin")
+    return (
+        (settings["class_names"] is None or _are_texts(settings["class_names"]))
+        and _are_texts(settings.get("teachers") or [])
+        and type(settings.get("temperature", 1.0)) in (int, float)
+        and 0 < settings.get("temperature", 1.0) < float("inf")
+        and _are_texts([*versions, *versions.values()])
+        and (origin is None or _are_texts([origin["format"], *_names(origin["archives"])]))
+    )
+
+
+def _names(archives: list[dict[str, Any]]) -> list[Any]:
+    return [archive["name"] for archive in archives]
+
+
+def _are_texts(values: Any) -> bool:
+    return isinstance(values, list) and all(isinstance(value, str) for value in values)
 
 
 def _is_count(value: Any, least: int, most: int | None = None) -> bool:
