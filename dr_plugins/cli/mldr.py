@@ -143,13 +143,15 @@ def download(
         raise click.UsageError("give the NAME of an archive and --out, or --list")
     published = find_published(name)
     try:
+        from dr_plugins.mldr.download import Expected
         from dr_plugins.mldr.download import download as fetch
     except ImportError as error:
         raise click.ClickException(str(error)) from error
     if published.note:
         click.echo(f"note: {published.note}", err=True)
     url = (base_url or BASE_URL).rstrip("/") + "/" + published.file
-    click.echo(str(fetch(url, out / published.file, progress=not quiet)))
+    expected = Expected(b"\x1f\x8b", *published.lengths)
+    click.echo(str(fetch(url, out / published.file, expected=expected, progress=not quiet)))
 
 
 def _table(rows: Any) -> str:

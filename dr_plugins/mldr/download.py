@@ -2,7 +2,8 @@
 
 What has arrived stays in ``NAME.part``; ``NAME.part.json`` says of which version of the file it is
 a part. Nothing is appended unless the server says that it continues exactly that version, at
-exactly that place.
+exactly that place; a server that does not name its versions is asked for all of the file again.
+What is not the expected kind of file is refused at its first bytes.
 """
 
 from __future__ import annotations
@@ -27,12 +28,13 @@ from dr_plugins.mldr.errors import DownloadError
 
 try:
     import requests
+    import urllib3
 except ImportError as _error:  # pragma: no cover
     raise ImportError("downloading needs requests: pip install 'dr-plugins[remote]'") from _error
 
-__all__ = ["download"]
+__all__ = ["Expected", "download"]
 
-_CHUNK = 1 << 14  # what a broken connection can lose: requests drops a chunk that is not whole
+_CHUNK = 1 << 14  # what a broken connection can lose: urllib3 1.26 drops a chunk that is not whole
 _TIMEOUT = (10, 60)  # seconds to connect, seconds without a byte
 _LONGEST_PAUSE = 60.0
 _TEMPORARY = frozenset({408, 425, 429, 500, 502, 503, 504})
@@ -52,8 +54,56 @@ _FAILURES: tuple[type[Exception], ...] = (
     _AttemptError,
     requests.ConnectionError,
     requests.Timeout,
-    requests.exceptions.ChunkedEncodingError,
+    urllib3.exceptions.HTTPError,
 )
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What is known of a file before it is fetched.
+
+    Attributes:
+        start: Its first bytes.
+        least: Its length in bytes, at least.
+        most: Its length in bytes, at most.
+    """
+
+    start: bytes = b""
+    least: int = 0
+    most: int = 1 << 63
+
+    def check_start(self, data: bytes, where: str) -> None:
+        """Raise unless the data begin as the file does.
+
+        Raises:
+            DownloadError: They do not.
+        """
+        if not data.startswith(self.start):
+            raise DownloadError(
+                f"{where} is not what was published: it starts with {data[:40]!r}, expected "
+                f"{self.start!r}. Perhaps it is a page of a proxy or of a network's log-in."
+            )
+
+    def check_length(self, length: int, where: str) -> None:
+        """Raise unless the file may have this length.
+
+        Raises:
+            DownloadError: It may not.
+        """
+        if not self.least <= length <= self.most:
+            raise DownloadError(
+                f"{where} has {length:,} bytes, but what was published has {self.least:,} to "
+                f"{self.most:,}. It is another file; if you want it, fetch it another way."
+            )
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What is fetched from where to where."""
+
+    url: str
+    part: Path
+    expected: Expected
 
 
 @dataclass
@@ -70,7 +120,10 @@ class _Version:
         strong = self.etag is not None and not self.etag.startswith("W/")
         return self.etag if strong else self.modified
 
-    def is_same(self, other: _Version) -> bool:
+    def is_continued_by(self, other: _Version) -> bool:
+        """Whether a part of this version may be continued with a part of the other."""
+        if self.validator is not None and self.validator == self.etag != other.etag:
+            return False  # a server that honours If-Range repeats the ETag
         return self.total == other.total and not any(
             mine is not None and theirs is not None and mine != theirs
             for mine, theirs in ((self.etag, other.etag), (self.modified, other.modified))
@@ -81,6 +134,7 @@ def download(
     url: str,
     path: Path,
     *,
+    expected: Expected | None = None,
     attempts: int = 8,
     progress: bool = False,
     sleep: Callable[[float], None] = time.sleep,
@@ -90,6 +144,7 @@ def download(
     Args:
         url: What to fetch, ``http`` or ``https``.
         path: Where it appears once all of it is there; an existing file is left alone.
+        expected: What is known of the file; another one is refused.
         attempts: How often to try without receiving anything new.
         progress: Show a progress bar.
         sleep: Called with the seconds to wait between attempts.
@@ -98,20 +153,24 @@ def download(
         `path`.
 
     Raises:
-        DownloadError: The server refuses, or keeps failing; what has arrived is kept.
+        DownloadError: The server refuses, or keeps failing; what has arrived is kept. Or the file
+            is not what was expected.
         OutputError: The file cannot be written.
 
     Example:
         >>> download(BASE_URL + "cifar100.tar.gz", Path("cifar100.tar.gz"))   # doctest: +SKIP
     """
-    if path.exists():
-        _logger.info("%s is already there", path)
-        return path
+    expected = expected or Expected()
     part = path.with_name(f"{path.name}.part")
     try:
+        if path.exists():
+            _check_file(path, expected)
+            _logger.info("%s is already there", path)
+            return path
         path.parent.mkdir(parents=True, exist_ok=True)
         with _held(part), requests.Session() as session, _bar(path, progress) as bar:
-            _fetch(session, url, part, attempts, sleep, bar)
+            _fetch(session, _Job(url, part, expected), attempts, sleep, bar)
+            _check_file(part, expected)
             _state(part).unlink(missing_ok=True)
             os.replace(part, path)
     except requests.RequestException as error:
@@ -125,13 +184,23 @@ def download(
 def _held(part: Path) -> Iterator[None]:
     lock = filelock.FileLock(part.with_name(f"{part.name}.lock"))
     try:
-        with lock.acquire(timeout=0):
-            yield
+        lock.acquire(timeout=0)
     except filelock.Timeout as error:
         raise DownloadError(f"another process is fetching {part}; wait for it") from error
+    try:
+        yield
     finally:
-        if not lock.is_locked:
-            Path(lock.lock_file).unlink(missing_ok=True)
+        Path(lock.lock_file).unlink(missing_ok=True)  # while it is ours
+        lock.release()
+
+
+def _check_file(path: Path, expected: Expected) -> None:
+    try:
+        with open(path, "rb") as file:
+            expected.check_start(file.read(len(expected.start) + 40), str(path))
+        expected.check_length(path.stat().st_size, str(path))
+    except DownloadError as error:
+        raise DownloadError(f"{error} Delete {path}, then give the same command again.") from error
 
 
 def _bar(path: Path, progress: bool) -> Any:
@@ -144,24 +213,23 @@ def _state(part: Path) -> Path:
 
 def _fetch(
     session: requests.Session,
-    url: str,
-    part: Path,
+    job: _Job,
     attempts: int,
     sleep: Callable[[float], None],
     bar: Any,
 ) -> None:
-    failures = 0
+    failures, part = 0, job.part
     while True:
         before = _size(part)
         try:
-            _attempt(session, url, part, bar)
+            _attempt(session, job, bar)
             return
         except _FAILURES as error:
             reason, asked = error, getattr(error, "pause", 0.0)
         failures = 1 if _size(part) > before else failures + 1
         if failures >= attempts:
             raise DownloadError(
-                f"gave up on {url} after {attempts} attempts without progress ({reason}); "
+                f"gave up on {job.url} after {attempts} attempts without progress ({reason}); "
                 f"{_size(part):,} bytes are kept in {part}. The same command goes on from there."
             ) from reason
         pause = max(asked, min(2.0 ** (failures - 1), _LONGEST_PAUSE)) * random.uniform(0.75, 1.25)
@@ -169,15 +237,14 @@ def _fetch(
         sleep(pause)
 
 
-def _attempt(session: requests.Session, url: str, part: Path, bar: Any) -> None:
+def _attempt(session: requests.Session, job: _Job, bar: Any) -> None:
     """Make one request; returns only when all of the file is there."""
+    url, part = job.url, job.part
     known = _load_version(part)
     have = _size(part)
     headers = {"Accept-Encoding": "identity"}  # lengths and ranges count the file's own bytes
-    if known is not None and have:
-        headers["Range"] = f"bytes={have}-"
-        if known.validator is not None:
-            headers["If-Range"] = known.validator
+    if known is not None and have and known.validator is not None:
+        headers |= {"Range": f"bytes={have}-", "If-Range": known.validator}
     with session.get(url, headers=headers, stream=True, timeout=_TIMEOUT) as response:
         if response.status_code == 416:
             if known is not None and have == known.total:
@@ -189,11 +256,12 @@ def _attempt(session: requests.Session, url: str, part: Path, bar: Any) -> None:
             version = _continued(response, part, known, have)
         else:
             version, have = _whole(response, url), 0
+            job.expected.check_length(version.total, url)
             _save_version(part, version)
         bar.total = version.total
         bar.n = have
         bar.refresh()
-        _receive(response, part, have, version, bar)
+        _receive(response, job, have, version, bar)
 
 
 def _whole(response: requests.Response, url: str) -> _Version:
@@ -217,7 +285,7 @@ def _continued(response: requests.Response, part: Path, known: _Version, have: i
         _discard(part)
         raise _AttemptError(f"asked for bytes from {have:,} on, the server sends {stated!r}")
     version = _version_of(response, int(found[3]))
-    if not known.is_same(version):
+    if not known.is_continued_by(version):
         _discard(part)
         raise _AttemptError("the file has changed on the server; starting again")
     return version
@@ -234,12 +302,16 @@ def _asked_pause(response: requests.Response) -> float:
 
 
 def _receive(
-    response: requests.Response, part: Path, have: int, version: _Version, bar: Any
+    response: requests.Response, job: _Job, have: int, version: _Version, bar: Any
 ) -> None:
+    part = job.part
     with open(part, "r+b" if part.exists() else "wb") as file:
         file.truncate(have)
         file.seek(have)
-        for chunk in response.iter_content(_CHUNK):
+        # As it was sent: some servers call a .gz file encoded, and it would be decoded.
+        for chunk in response.raw.stream(_CHUNK, decode_content=False):
+            if have == 0:
+                _check_first(chunk, job)
             have += len(chunk)
             if have > version.total:
                 break
@@ -254,6 +326,14 @@ def _receive(
         )
     if have < version.total:
         raise _AttemptError(f"the connection ended after {have:,} of {version.total:,} bytes")
+
+
+def _check_first(chunk: bytes, job: _Job) -> None:
+    try:
+        job.expected.check_start(chunk, job.url)
+    except DownloadError:
+        _discard(job.part)
+        raise
 
 
 def _size(part: Path) -> int:
