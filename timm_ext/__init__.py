@@ -24,13 +24,19 @@ if [int(number) for number in re.findall(r"\d+", timm.__version__)[:3]] < [1, 0,
     )
 
 from timm_ext.datasets import create_dataset
-from timm_ext.errors import DatasetNameError, ShardsNotFoundError, UnsupportedOptionError
+from timm_ext.errors import (
+    DatasetNameError,
+    ImagesNotFoundError,
+    ShardsNotFoundError,
+    UnsupportedOptionError,
+)
 from timm_ext.loader import create_loader
 from timm_ext.loss import create_loss
 from timm_ext.registration import register
 
 __all__ = [
     "DatasetNameError",
+    "ImagesNotFoundError",
     "ShardsNotFoundError",
     "UnsupportedOptionError",
     "create_dataset",

@@ -16,7 +16,7 @@ from torchvision import datasets
 
 from dr_plugins import ReinforcedDataset, ShardSet
 from dr_plugins.images import strict_decoding, to_rgb
-from timm_ext.errors import DatasetNameError, UnsupportedOptionError
+from timm_ext.errors import DatasetNameError, ImagesNotFoundError, UnsupportedOptionError
 from timm_ext.messages import log_on_primary
 from timm_ext.names import DatasetName, find_shards, parse_name
 from timm_ext.validation import check_validation
@@ -43,6 +43,7 @@ def create_dataset(name: str, *args: Any, **kwargs: Any) -> Any:
 
     Raises:
         DatasetNameError: The name is not understood, or does not fit the split.
+        ImagesNotFoundError: The images are not in `root`.
         ShardsNotFoundError: There is no shard set.
         UnsupportedOptionError: Images other than RGB, or a negative seed.
         DatasetMismatchError: Images to validate on have other classes than those for training.
@@ -106,9 +107,29 @@ def _by_name(function: Callable[..., Any], *args: Any, **kwargs: Any) -> dict[st
 
 
 def _open_images(parsed: DatasetName, options: dict[str, Any]) -> Any:
+    try:
+        return _open(parsed, options)
+    # torchvision lacks its files; timm's readers assert, or pass None on as a path.
+    except (RuntimeError, OSError, AssertionError, TypeError) as error:
+        raise ImagesNotFoundError(
+            f"the images of {parsed.name}, split {options.get('split', 'validation')}, cannot be "
+            f"opened in --data-dir {options.get('root')}: {error or type(error).__name__}. "
+            + (
+                "Let torchvision fetch them with --dataset-download, or give the folder that has "
+                "them"
+                if parsed.name in _TORCHVISION or _base_of(parsed).startswith("torch/")
+                else "Give the folder that has the folders of the splits or of the classes"
+            )
+        ) from error
+
+
+def _base_of(parsed: DatasetName) -> str:
+    return _TIMM_NAMES.get(parsed.name, parsed.base)
+
+
+def _open(parsed: DatasetName, options: dict[str, Any]) -> Any:
     if parsed.name not in _TORCHVISION:
-        base = _TIMM_NAMES.get(parsed.name, parsed.base)
-        return timm_create_dataset(**{**options, "name": base})
+        return timm_create_dataset(**{**options, "name": _base_of(parsed)})
     kind, split = _TORCHVISION[parsed.name], options.get("split", "validation")
     root = os.fspath(options.get("root") or ".")
     return kind(root, _SPLITS.get(split, split), download=bool(options.get("download")))

@@ -4,11 +4,20 @@ from __future__ import annotations
 
 from dr_plugins.errors import ReinforcementError
 
-__all__ = ["DatasetNameError", "ShardsNotFoundError", "UnsupportedOptionError"]
+__all__ = [
+    "DatasetNameError",
+    "ImagesNotFoundError",
+    "ShardsNotFoundError",
+    "UnsupportedOptionError",
+]
 
 
 class DatasetNameError(ReinforcementError):
     """A dataset name, or an option that rides in it, is not understood."""
+
+
+class ImagesNotFoundError(ReinforcementError):
+    """The images of a dataset are not where timm or torchvision looks for them."""
 
 
 class ShardsNotFoundError(ReinforcementError):

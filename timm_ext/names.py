@@ -54,8 +54,8 @@ def parse_name(text: str) -> DatasetName | None:
     labels without a word; so a name that is almost ours is an error here.
 
     Args:
-        text: As given to ``--dataset``. In values, ``%26`` stands for ``&`` and ``%25`` for ``%``;
-            ``+`` stands for itself.
+        text: As given to ``--dataset``. In values, ``%26`` stands for ``&`` and ``%25`` for ``%``,
+            ``%`` before anything but two hexadecimal digits for itself, as does ``+``.
 
     Returns:
         What it says; None if it names no reinforced dataset.
@@ -150,12 +150,12 @@ def _options(query: str) -> dict[str, Any]:
     for item in query.split("&"):
         key, equals, value = item.partition("=")
         if key not in _OPTIONS:
-            raise _unknown("dataset option", key, tuple(_OPTIONS))
+            raise _unknown("dataset option", key, tuple(_OPTIONS), "; `&` in a value is %26")
         if key in options:
             raise DatasetNameError(f"dataset option {key!r} is given twice; give it once")
         convert, expected = _OPTIONS[key]
         try:
-            options[key] = convert(unquote(value))
+            options[key] = convert(unquote(value, errors="surrogateescape"))
         except ValueError as error:
             raise DatasetNameError(
                 f"dataset option {key!r} is {value!r}; expected {expected}"
@@ -165,10 +165,10 @@ def _options(query: str) -> dict[str, Any]:
     return options
 
 
-def _unknown(kind: str, name: str, known: tuple[str, ...]) -> DatasetNameError:
+def _unknown(kind: str, name: str, known: tuple[str, ...], note: str = "") -> DatasetNameError:
     nearest = get_close_matches(name.lower(), known, 1, 0.5)
     hint = f"did you mean {nearest[0]!r}? " if nearest else ""
-    return DatasetNameError(f"unknown {kind} {name!r}: {hint}Known: {', '.join(known)}")
+    return DatasetNameError(f"unknown {kind} {name!r}: {hint}Known: {', '.join(known)}{note}")
 
 
 def _probability(text: str) -> float:

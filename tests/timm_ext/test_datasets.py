@@ -18,7 +18,7 @@ from tests.timm_ext import fake_torchvision as fake
 from tests.tiny import TinyTeacher, policy
 from timm_ext import UnsupportedOptionError, create_dataset, create_loader
 from timm_ext.datasets import training_dataset
-from timm_ext.errors import DatasetNameError, ShardsNotFoundError
+from timm_ext.errors import DatasetNameError, ImagesNotFoundError, ShardsNotFoundError
 
 # How train.py calls for the training split, besides root and name.
 TRAIN: dict[str, Any] = {"split": "train", "is_training": True, "class_map": "", "download": False}
@@ -242,3 +242,22 @@ def test_streams_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("timm_ext.datasets.timm_create_dataset", create)
     with pytest.raises(DatasetNameError, match="wds/x is a stream"):
         create_dataset("reinforced?base=wds/x", is_training=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("cifar100-plus", "--dataset-download"),
+        ("flowers102-plus", "--dataset-download"),
+        ("food101-plus", "--dataset-download"),
+        ("reinforced?base=torch/fashion_mnist", "--dataset-download"),
+        ("imagenet-plus", "the folders of the splits or of the classes"),
+    ],
+)
+def test_images_that_are_not_there(tmp_path: Path, name: str, said: str) -> None:
+    for root in (tmp_path, tmp_path / "nowhere", None):
+        for options in (TRAIN, {"split": "validation"}):
+            with pytest.raises(ImagesNotFoundError) as error:
+                create_dataset(name, root=root and str(root), **options)
+            assert said in str(error.value)
+            assert str(root) in str(error.value)

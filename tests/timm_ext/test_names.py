@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 
@@ -12,6 +14,11 @@ def test_every_option() -> None:
     text = "imagenet-plus?shards=/data/in1k+&p=0.5&densify=zeros&check=warn&seed=7"
     expected = DatasetName("imagenet-plus", "/data/in1k+", "", 0.5, "zeros", "warn", 7)
     assert parse_name(text) == expected
+
+
+def test_numbers_in_any_notation() -> None:
+    for text, p in (("1e-1", 0.1), ("1E0", 1.0), (".5", 0.5), ("0", 0.0), ("-0.0", 0.0)):
+        assert parse_name(f"imagenet-plus?p={text}") == DatasetName("imagenet-plus", p=p)
 
 
 def test_defaults_are_those_of_the_paper() -> None:
@@ -28,6 +35,23 @@ def test_escapes() -> None:
     parsed = parse_name("reinforced?base=torch/fashion_mnist&shards=a%26b=c%25")
     assert parsed is not None
     assert (parsed.base, parsed.shards) == ("torch/fashion_mnist", "a&b=c%")
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/a b/ü?x=1#2;3,4", "/a/50%/x", "/a=b+c", "~/sets", "..", "/a%zz", "/'q\"", "/a\\b/*[0]"],
+)
+def test_paths_stand_for_themselves(path: str) -> None:
+    assert parse_name(f"imagenet-plus?shards={path}&p=0.5") == DatasetName(
+        "imagenet-plus", shards=path, p=0.5
+    )
+
+
+def test_every_path_can_be_written() -> None:
+    for path in (bytes(range(1, 256)), "/R&D/50%25/ü".encode()):
+        parsed = parse_name(f"imagenet-plus?shards={quote(path)}")
+        assert parsed is not None
+        assert os.fsencode(str(parsed.shards)) == path
 
 
 @pytest.mark.parametrize("name", ["", "imagenet", "torch/cifar100", "hfds/me/imagenet-plus"])
@@ -47,6 +71,13 @@ def test_other_names_are_timms(name: str) -> None:
         ("imagenet-plus?shard=x", "did you mean 'shards'"),
         ("imagenet-plus?p=1.5", "'p' is '1.5'; expected a probability"),
         ("imagenet-plus?p=nan", "expected a probability"),
+        ("imagenet-plus?p=inf", "expected a probability"),
+        ("imagenet-plus?p=-1e-9", "expected a probability"),
+        ("imagenet-plus?P=1", "did you mean 'p'"),
+        ("imagenet-plus?shards=/R&D/set", "`&` in a value is %26"),
+        ("imagenet-plus?seed=1e3", "expected an integer from 0"),
+        ("imagenet-plus?seed=9223372036854775808", "expected an integer from 0"),
+        ("imagenet-plus?seed=1&p=1&seed=1", "given twice"),
         ("imagenet-plus?p=", "'p' is ''"),
         ("imagenet-plus?shards=", "no value"),
         ("imagenet-plus?shards", "no value"),
