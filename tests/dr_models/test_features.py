@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -324,3 +325,10 @@ def test_other_faults_stay_what_they_are() -> None:
         FeatureBackbone("resnet18")(torch.zeros(1, 4, 64, 64))
     with pytest.raises(RuntimeError, match=r"dtype|type"):
         FeatureBackbone("resnet18")(torch.zeros(1, 3, 64, 64, dtype=torch.float64))
+
+
+def test_defaults_of_the_backbone() -> None:
+    parameters = inspect.signature(FeatureBackbone).parameters
+    expected = {"out_indices": None, "frozen_stages": -1, "norm_eval": False}
+    expected["grad_checkpointing"] = False
+    assert {name: parameters[name].default for name in expected} == expected

@@ -65,6 +65,7 @@ def test_images_from_0_to_255() -> None:
         ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0), 255.0, False),  # forgot to divide
         ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0), 1.0, True),
         ((0.0, 0.0), (1.0, 1.0), 1.0, False),
+        ((float("nan"), 0.0, 0.0), (1.0, 1.0, 1.0), 1.0, False),
     ],
 )
 def test_another_input_is_refused(

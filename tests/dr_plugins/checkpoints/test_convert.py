@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import safetensors.torch
@@ -14,11 +16,16 @@ from click.testing import CliRunner
 from dr_plugins.checkpoints import (
     CVNETS_MODELS,
     TARGETS,
+    CheckpointLocation,
     candidates,
+    check_convention,
     convert,
     convert_state_dict,
+    load_backbone,
+    load_checkpoint,
     read_convention,
     read_metadata,
+    torchvision_model,
 )
 from dr_plugins.checkpoints.cvnets.catalog import canonical_name
 from dr_plugins.cli.checkpoints import convert_checkpoint
@@ -231,6 +238,38 @@ def test_what_cannot_be_written(tiny: dict[str, torch.Tensor], tmp_path: Path) -
         convert(tmp_path / "best.pt", tmp_path / "no" / "out.safetensors", arch=TINY)
     with pytest.raises(CheckpointError, match="leave mean and std out"):
         convert(tmp_path / "best.pt", tmp_path / "o.safetensors", arch=TINY, mean=(0.5, 0.5, 0.5))
+
+
+def test_the_checkpoint_itself_is_never_replaced(
+    tiny: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
+    safetensors.torch.save_file(tiny, tmp_path / "a.safetensors")
+    before = (tmp_path / "a.safetensors").read_bytes()
+    (tmp_path / "b.safetensors").hardlink_to(tmp_path / "a.safetensors")
+    for out in ("a.safetensors", "b.safetensors"):
+        with pytest.raises(CheckpointError, match="itself"):
+            convert(tmp_path / "a.safetensors", tmp_path / out, arch=TINY)
+    assert (tmp_path / "a.safetensors").read_bytes() == before
+
+
+DEFAULTS: list[tuple[Any, dict[str, Any]]] = [
+    (convert, {"out": None, "to": "timm", "averaged": None, "stock": False}),
+    (convert, {"stored_indices": False, "allow_partial": False, "mean": None, "std": None}),
+    (convert_state_dict, {"to": "timm", "stock": False, "stored_indices": False}),
+    (convert_state_dict, {"allow_partial": False}),
+    (load_backbone, {"arch": None, "options": None}),
+    (load_checkpoint, {"averaged": None}),
+    (check_convention, {"top": 1.0, "bgr": False}),
+    (torchvision_model, {"num_classes": 1000}),
+    (CheckpointLocation, {"source": "auto", "arch": None, "averaged": None}),
+    (CheckpointLocation, {"stored_indices": False}),
+]
+
+
+@pytest.mark.parametrize(("function", "expected"), DEFAULTS)
+def test_defaults_of_public_arguments(function: Any, expected: dict[str, Any]) -> None:
+    parameters = inspect.signature(function).parameters
+    assert {name: parameters[name].default for name in expected} == expected
 
 
 def test_the_command(tiny: dict[str, torch.Tensor], tmp_path: Path) -> None:

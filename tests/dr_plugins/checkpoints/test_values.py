@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 import torchvision
+from safetensors.torch import save_file
 
 from dr_plugins.checkpoints import convert, load_backbone, load_checkpoint
 from dr_plugins.checkpoints.record import NetworkRecord
@@ -142,3 +143,16 @@ def test_a_classifier_of_mmengine_says_how_it_was_built(tmp_path: Path) -> None:
     )
     with pytest.raises(CheckpointError, match="aa_layer"):
         load_backbone(str(tmp_path / "a.pt"), to="mmengine")
+
+
+@pytest.mark.parametrize("key", ["arch", "architecture", "model"])
+def test_names_in_foreign_metadata_are_compared(key: str, tmp_path: Path) -> None:
+    pytest.importorskip("timm")
+    save_file(resnet(), tmp_path / "a.safetensors", {"format": "pt", key: "resnetblur18"})
+    with pytest.raises(CheckpointError, match=r"resnetblur18.*resnet18"):
+        load_backbone(str(tmp_path / "a.safetensors"), to="timm", arch="resnet18")
+
+
+def test_the_published_augmentation_may_hold_anything() -> None:
+    low = torch.full((1,), float("-inf"))
+    check_values({**resnet(), "neural_augmentor.brightness._low": low}, "a.pt")
