@@ -10,7 +10,7 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.hooks import Hook
-from mmengine.registry import MODELS
+from mmengine.registry import MODELS, DefaultScope
 
 from tests.mmlab_ext import small
 from tests.mmlab_ext.configs import pretraining
@@ -80,6 +80,27 @@ def test_the_images_are_those_of_the_network(name: str) -> None:
         mean, std = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
     assert preprocessor.mean == pytest.approx(mean)
     assert preprocessor.std == pytest.approx(std)
+
+
+@pytest.mark.parametrize("name", small.SEGMENTATION)
+def test_validation_takes_images_of_any_size(name: str) -> None:
+    from mmseg.structures import SegDataSample
+
+    config = Config.fromfile(small.EXAMPLES / name)
+    model = config.model
+    model.data_preprocessor.pop("size", None)
+    if "vit" in name:
+        model.backbone.model = "cvnets_vit_tiny_patch16_224"
+        model.neck.in_channels = [192] * 4
+    model.test_cfg = {"mode": "whole"}
+    with DefaultScope.overwrite_default_scope("mmseg"):
+        segmentor = MODELS.build({**model, "_scope_": "mmseg"}).eval()
+        for height, width in ((64, 94), (79, 65)):
+            image = torch.randint(256, (3, height, width), dtype=torch.uint8)
+            sample = SegDataSample(metainfo={"img_shape": (height, width), "ori_shape": (30, 40)})
+            with torch.no_grad():
+                (found,) = segmentor.test_step({"inputs": [image], "data_samples": [sample]})
+            assert found.pred_sem_seg.data.shape == (1, 30, 40)
 
 
 def test_the_long_schedules_are_those_of_the_configs_that_they_name() -> None:
