@@ -284,6 +284,22 @@ class Policy:
             view = mixing.apply(view, other, values)
         return view
 
+    def check_fit(self, params: Sequence[Any], size: Size) -> None:
+        """Make sure that the crop of a view lies within its image.
+
+        Args:
+            params: `AugmentParams.view`, or `AugmentParams.partner_view`.
+            size: (height, width) of the image.
+
+        Raises:
+            ValueError: It does not.
+        """
+        for transform in self.transforms:
+            if isinstance(transform, CropTransform):
+                transform.check_fit(params[0], size)  # those before it have no parameters
+                return
+            size = transform.output_size(size)
+
     def begin(self, image: Picture, params: Sequence[Any]) -> torch.Tensor:
         """Compute what needs the whole image: resizing and cropping.
 

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 
 from dr_plugins.deferred import BegunView
-from dr_plugins.errors import DatasetMismatchError, ImageChangedError, UnknownImageError
+from dr_plugins.errors import (
+    DatasetMismatchError,
+    FormatError,
+    ImageChangedError,
+    UnknownImageError,
+)
 from dr_plugins.images import Picture, size_of
 from dr_plugins.policy import AugmentParams
 from dr_plugins.quoting import quoted
@@ -125,13 +132,29 @@ class Replayer:
 
     def _pictures(self, index: int, params: AugmentParams) -> tuple[Picture, Picture | None, int]:
         """Load what a view is made of: the image, its partner if it has one, and the label."""
-        as_pixels = self.policy.takes_pixels
-        image, label = self.load(index, as_pixels=as_pixels)
+        image, label = self._load_for(index, params.view)
         if params.partner is None:
             return image, None, label
         assert self._positions is not None
-        partner, _ = self.load(int(self._positions[params.partner]), as_pixels=as_pixels)
+        if params.partner >= len(self._positions):
+            raise FormatError(
+                f"a record of image {self.source.keys[index]!r} mixes in row {params.partner}, but "
+                f"the shard set has {len(self._positions)} images: it was made by a faulty writer"
+            )
+        partner, _ = self._load_for(int(self._positions[params.partner]), params.partner_view)
         return image, partner, -1
+
+    def _load_for(self, index: int, view: Sequence[Any]) -> tuple[Picture, int]:
+        """Load an image that a view with these parameters can be made of."""
+        image, label = self.load(index, as_pixels=self.policy.takes_pixels)
+        try:
+            self.policy.check_fit(view, size_of(image))
+        except ValueError as error:  # where sizes are not on record
+            raise ImageChangedError(
+                f"image {self.source.keys[index]!r} is not the one that was reinforced: {error} "
+                f"Restore the original images, or reinforce these."
+            ) from error
+        return image, label
 
     def is_fingerprinted(self, index: int, sample: int) -> bool:
         """Whether `sample` is the one of the image's reinforcements whose view is on record."""

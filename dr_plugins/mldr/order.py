@@ -61,17 +61,18 @@ class ImageOrder:
             DatasetMismatchError: The list cannot be read, is empty, or names an unsafe path.
         """
         try:
-            keys = path.read_text(encoding="utf-8-sig").splitlines()
+            # Not splitlines: names may hold what Unicode calls line breaks.
+            keys = path.read_text(encoding="utf-8-sig").removesuffix("\n").split("\n")
         except (OSError, UnicodeDecodeError) as error:
             raise DatasetMismatchError(f"cannot read the file list {path}: {error}") from error
+        if keys == [""]:
+            raise DatasetMismatchError(f"the file list {path} is empty")
         for number, key in enumerate(keys, 1):
             pure = PurePosixPath(key)
             if not key or pure.is_absolute() or ".." in pure.parts or pure.as_posix() != key:
                 raise DatasetMismatchError(
                     f"{path}, line {number}: {key!r} is not a plain relative path with `/`"
                 )
-        if not keys:
-            raise DatasetMismatchError(f"the file list {path} is empty")
         folders = [key.split("/")[0] if "/" in key else "" for key in keys]
         names = sorted(set(folders) - {""})
         number_of = {name: number for number, name in enumerate(names)} | {"": -1}

@@ -63,6 +63,10 @@ class CropTransform(Transform):
     """A transform that cuts views of one size out of images of any size."""
 
     @abstractmethod
+    def check_fit(self, params: Params, size: Size) -> None:
+        """Raise `ValueError` unless the place of a crop lies within an image of `size`."""
+
+    @abstractmethod
     def crop_batch(
         self,
         images: Sequence[torch.Tensor],

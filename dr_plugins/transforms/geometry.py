@@ -25,7 +25,7 @@ from dr_plugins.transforms.base import (
 )
 from dr_plugins.transforms.kernels import kernels_for
 from dr_plugins.transforms.kernels.batch import upload
-from dr_plugins.transforms.kernels.checks import check_interpolation
+from dr_plugins.transforms.kernels.checks import check_box, check_interpolation
 from dr_plugins.transforms.kernels.crop_resize import crop_resize
 
 __all__ = ["CenterCrop", "RandomCrop", "RandomHorizontalFlip", "RandomResizedCrop", "Resize"]
@@ -146,6 +146,12 @@ class RandomCrop(CropTransform):
         """Return ``(size, size)``."""
         return self.size, self.size
 
+    def check_fit(self, params: Params, size: Size) -> None:
+        """Raise `ValueError` unless a crop at ``params`` lies within the padded image."""
+        padded = size[0] + 2 * self.padding, size[1] + 2 * self.padding
+        top, left = params
+        check_box("random_crop", padded, top, left, self.size, self.size)
+
     def apply(self, image: AnyImage, params: Params) -> AnyImage:
         """Return the crop at ``params = (top, left)``."""
         kernels = kernels_for(image)
@@ -217,6 +223,10 @@ class RandomResizedCrop(CropTransform):
     def output_size(self, size: Size) -> Size:
         """Return ``(size, size)``."""
         return self.size, self.size
+
+    def check_fit(self, params: Params, size: Size) -> None:
+        """Raise `ValueError` unless the box ``params`` lies within the image."""
+        check_box("random_resized_crop", size, *params)
 
     def apply(self, image: AnyImage, params: Params) -> AnyImage:
         """Return the box ``params = (top, left, height, width)``, resized."""

@@ -16,6 +16,7 @@ from torchvision.datasets import ImageFolder
 from dr_plugins.deferred import join
 from dr_plugins.errors import (
     DatasetMismatchError,
+    FormatError,
     ImageChangedError,
     ImageReadError,
     UnknownImageError,
@@ -181,6 +182,27 @@ def test_a_changed_partner_is_noticed(own: Path, shard_sets: Sets) -> None:
                     replay.view(index, params)
                 return
     raise AssertionError("no image was mixed")
+
+
+def test_a_partner_that_no_set_has_is_a_typed_error(own: Path, shard_sets: Sets) -> None:
+    replay = replayer(own, shard_sets("mixing"))
+    mixed = next(p for i in range(12) for p in records_of(replay, i) if p.partner is not None)
+    with pytest.raises(FormatError, match="row 1000000"):
+        replay.view(0, mixed._replace(partner=1_000_000))
+
+
+@pytest.mark.parametrize("name", ["rrc", "cifar"])
+def test_a_crop_outside_of_its_image_is_a_typed_error(
+    own: Path, shard_sets: Sets, name: str
+) -> None:
+    """Where the sizes of the images are not on record, as in some imported sets."""
+    replay = replayer(own, shard_sets(name))
+    (params, *_) = records_of(replay, 0)
+    far = (60_000, 60_000, 8, 8)[: len(params.view[0])]
+    for compute in (replay.view, replay.begin):
+        compute(0, params)
+        with pytest.raises(ImageChangedError, match=r"n0.*60000"):
+            compute(0, params._replace(view=[far, *params.view[1:]]))
 
 
 def test_changed_content_is_noticed(own: Path, shard_sets: Sets) -> None:

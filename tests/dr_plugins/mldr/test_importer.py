@@ -15,7 +15,7 @@ from PIL import Image
 
 from dr_plugins import ReinforcedDataset, ShardSet
 from dr_plugins.describe import describe
-from dr_plugins.errors import DatasetMismatchError, ImageReadError
+from dr_plugins.errors import DatasetMismatchError, ImageChangedError, ImageReadError
 from dr_plugins.images import open_image
 from dr_plugins.mldr import (
     AlignmentError,
@@ -273,6 +273,21 @@ def test_a_partner_that_does_not_fit_is_refused(golden: Path, tmp_path: Path, la
     other = write_tar(tmp_path / "a.tar.gz", named)
     with pytest.raises(AlignmentError, match=r"partners of image.*it is 8x8 pixels"):
         import_archives([other], order_of(root), tmp_path / "set", settings)
+
+
+def test_a_smaller_image_in_training_is_a_typed_error(
+    images: Path, tmp_path: Path, members: Members
+) -> None:
+    """Of a set that was imported without looking at the images."""
+    archive = write_tar(tmp_path / "a.tar.gz", members())
+    keys = order_of(images).keys
+    (tmp_path / "list").write_text("\n".join(keys))
+    import_archives([archive], ImageOrder.of_list(tmp_path / "list"), tmp_path / "set")
+    Image.new("RGB", (8, 8)).save(images / keys[4])
+    train = ReinforcedDataset(open_source(str(images)), tmp_path / "set", p=1.0)
+    train.__getitems__([3, 5])
+    with pytest.raises(ImageChangedError, match=keys[4]):
+        train.__getitems__([4])
 
 
 def _cropped_to_a_corner(one: dict[str, Any]) -> dict[str, Any]:

@@ -73,6 +73,14 @@ def test_a_list_with_the_images(tmp_path: Path) -> None:
     assert [order.files[i] for i in range(3)] == ["/data/b/2.png", "/data/a/1.png", "/data/b/1.png"]
 
 
+@pytest.mark.parametrize(
+    "text", ["\ufeffa/1.png\nb/x\u2028\x0cy .png\n", "a/1.png\r\nb/x\u2028\x0cy .png"]
+)
+def test_lists_as_editors_write_them_and_odd_names(tmp_path: Path, text: str) -> None:
+    (tmp_path / "list").write_bytes(text.encode())
+    assert ImageOrder.of_list(tmp_path / "list").keys == ["a/1.png", "b/x\u2028\x0cy .png"]
+
+
 def test_unusable_orders(tmp_path: Path) -> None:
     with pytest.raises(DatasetMismatchError, match="FakeData does not tell its labels"):
         ImageOrder.of_source(ImageSource(FakeData(2), keys=["a", "b"]))
