@@ -13,6 +13,7 @@ Every image becomes 8-bit RGB before it is augmented:
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import threading
@@ -24,6 +25,7 @@ from PIL import Image, ImageFile
 
 from dr_plugins.errors import ImageReadError
 from dr_plugins.jpeg import decode_jpeg
+from dr_plugins.shards.mapping import regular_only
 
 __all__ = [
     "Picture",
@@ -118,44 +120,19 @@ def open_picture(file: File, key: str, *, as_pixels: bool = True) -> Picture:
     if not as_pixels:
         return open_image(file, key)
     try:
-        data = _read(file)
-    except Exception as error:  # archives, too, have errors of their own
+        content = _read(file)
+        pixels = decode_jpeg(content.getvalue())
+        # A copy, because Pillow's own memory is not for writing.
+        return np.array(_decode(content)) if pixels is None else pixels
+    except Exception as error:
         raise _unreadable(key, error) from error
-    pixels = decode_jpeg(data)
-    # A copy, because Pillow's own memory is not for writing.
-    return np.array(open_image(_Content(data, file), key)) if pixels is None else pixels
-
-
-def _read(file: File) -> bytes:
-    try:
-        if isinstance(file, str | PathLike):
-            file = open(file, "rb", buffering=0)  # noqa: SIM115  closed below
-        return file.read()
-    finally:
-        if hasattr(file, "close"):
-            file.close()
-
-
-class _Content(io.BytesIO):
-    """A file that was read already; Pillow's messages show it by its name."""
-
-    def __init__(self, data: bytes, file: File) -> None:
-        super().__init__(data)
-        self._name: object
-        if isinstance(file, str | PathLike):
-            self._name = os.fspath(file)
-        else:
-            self._name = getattr(file, "name", file)
-
-    def __repr__(self) -> str:
-        return repr(self._name)
 
 
 def open_image(file: File, key: str) -> Image.Image:
     """Open and decode an image file.
 
     Args:
-        file: Path, or a file opened for reading bytes, which is closed.
+        file: Path of a regular file, or a file opened for reading bytes, which is closed.
         key: The image's key, for error messages.
 
     Returns:
@@ -165,13 +142,10 @@ def open_image(file: File, key: str) -> Image.Image:
         ImageReadError: The file is missing, damaged or no image.
     """
     try:
-        with strict_decoding, Image.open(file) as image:
-            return to_rgb(image)
-    except Exception as error:  # on damaged files, Pillow's decoders raise errors of many types
+        return _decode(_read(file))
+    # On damaged files, Pillow's decoders raise errors of many types; archives have their own.
+    except Exception as error:
         raise _unreadable(key, error) from error
-    finally:
-        if hasattr(file, "close"):
-            file.close()
 
 
 def check_image(file: File, key: str) -> None:
@@ -186,30 +160,53 @@ def check_image(file: File, key: str) -> None:
             unnoticed.
     """
     try:
-        if isinstance(file, str | PathLike):
-            file = open(file, "rb")  # noqa: SIM115  closed below
-        with strict_decoding, Image.open(file) as image:
-            if not _ends_well(file, image.format):
-                to_rgb(image)
+        with _opened(file) as opened:
+            if not _seems_whole(opened):
+                opened.seek(0)
+                _decode(_read(opened))
     except Exception as error:
         raise _unreadable(key, error) from error
-    finally:
-        if hasattr(file, "close"):
-            file.close()
+
+
+class _Content(io.BytesIO):
+    """A file that was read already; Pillow's messages show it by its name."""
+
+    def __init__(self, data: bytes, name: object) -> None:
+        super().__init__(data)
+        self._name = name
+
+    def __repr__(self) -> str:
+        return repr(self._name)
+
+
+def _opened(file: File) -> IO[bytes]:
+    if isinstance(file, str | PathLike):
+        return open(file, "rb", opener=regular_only)
+    return file
+
+
+def _read(file: File) -> _Content:
+    """Read a file and close it."""
+    with contextlib.closing(_opened(file)) as opened:
+        return _Content(opened.read(), getattr(opened, "name", opened))
+
+
+def _decode(content: _Content) -> Image.Image:
+    with strict_decoding, Image.open(content) as image:
+        return to_rgb(image)
 
 
 _ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}
 
 
-def _ends_well(file: IO[bytes], kind: str | None) -> bool:
-    end = _ENDS.get(kind or "")
-    if end is None:
-        return False
-    here, size = file.tell(), file.seek(0, os.SEEK_END)
-    file.seek(max(0, size - 64))  # some cameras add zeros
-    tail = file.read().rstrip(b"\0")
-    file.seek(here)
-    return tail.endswith(end)
+def _seems_whole(file: IO[bytes]) -> bool:
+    """Whether a file begins with the headers of an image and ends as its format does."""
+    with contextlib.suppress(Exception), strict_decoding, Image.open(file) as image:
+        end = _ENDS.get(image.format or "")
+        if end is not None:
+            file.seek(-min(64, file.seek(0, os.SEEK_END)), os.SEEK_END)
+            return file.read().rstrip(b"\0").endswith(end)  # some cameras add zeros
+    return False
 
 
 def _unreadable(key: str, error: Exception) -> ImageReadError:

@@ -21,6 +21,7 @@ from dr_plugins.shards.manifest import (
     library_versions,
     settings_digest,
 )
+from dr_plugins.shards.mapping import regular_only
 from dr_plugins.shards.reader import map_shard
 from dr_plugins.shards.records import RecordLayout, set_checksum
 from dr_plugins.shards.shard import Shard, shard_name
@@ -174,7 +175,8 @@ class OutputDirectory:
         mine = {"settings": self._settings, "versions": library_versions()}
         if path.exists() and self._has_work():
             try:
-                theirs = json.loads(path.read_text(encoding="utf-8"))
+                with open(path, encoding="utf-8", opener=regular_only) as file:
+                    theirs = json.load(file)
                 self._compare(theirs["settings"], theirs["versions"])
             except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
                 raise FormatError(

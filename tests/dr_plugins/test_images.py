@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import io
 import multiprocessing
+import os
 import random
 import warnings
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageFile
 
 from dr_plugins.errors import ImageReadError
-from dr_plugins.images import open_image, open_picture, strict_decoding, to_rgb
+from dr_plugins.images import check_image, open_image, open_picture, strict_decoding, to_rgb
 from tests.tiny import photograph
 
 RNG = np.random.default_rng(0)
@@ -188,6 +190,14 @@ def test_missing_file_and_directory(tmp_path: Path) -> None:
     for path in (tmp_path / "nothing.jpg", tmp_path):
         with pytest.raises(ImageReadError, match=r"'n01/x\.jpg'"):
             open_image(path, "n01/x.jpg")
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("/dev/zero")])
+@pytest.mark.parametrize("read", [open_image, open_picture, check_image])
+def test_what_never_ends_is_no_image(tmp_path: Path, make: Any, read: Any) -> None:
+    make(tmp_path / "x.jpg")
+    with pytest.raises(ImageReadError, match=r"'n01/x\.jpg'.*regular"):
+        read(tmp_path / "x.jpg", "n01/x.jpg")
 
 
 def test_decompression_bombs_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
