@@ -14,6 +14,7 @@ from dr_plugins import __version__
 from dr_plugins.cli.checkpoints import convert_checkpoint
 from dr_plugins.cli.command import Command
 from dr_plugins.cli.mldr import download, import_mldr
+from dr_plugins.cli.startup import disable, enable, status
 
 __all__ = ["main"]
 
@@ -291,6 +292,9 @@ def verify(
 main.add_command(import_mldr)
 main.add_command(download)
 main.add_command(convert_checkpoint)
+main.add_command(enable)
+main.add_command(disable)
+main.add_command(status)
 
 if __name__ == "__main__":
     main()

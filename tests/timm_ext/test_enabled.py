@@ -1,0 +1,54 @@
+"""timm's training script with the dataset's name alone, after `dr-plugins enable timm`."""
+
+from __future__ import annotations
+
+import os
+import sys
+import venv
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from dr_plugins import startup
+from tests.timm_ext.test_training import DRIVER, in_a_process, reports
+from timm_ext.names import NAMES
+
+
+@pytest.fixture
+def enabled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An environment like this one, in which the hook is enabled."""
+    venv.create(tmp_path, symlinks=True)
+    (site,) = tmp_path.glob("lib/python*/site-packages")
+    (site / "packages.pth").write_text("\n".join(path for path in sys.path if os.path.isdir(path)))
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "bin" / "python"))
+    monkeypatch.setattr(startup.sysconfig, "get_path", lambda name: str(site))
+    startup.enable("timm")
+
+
+@pytest.mark.usefixtures("enabled")
+def test_the_name_alone(data_dir: Path, train: Callable[..., dict[str, Any]]) -> None:
+    options = ["--data-dir", str(data_dir), "--num-classes", "3", "--img-size", "32"]
+    output = in_a_process(DRIVER, "--dataset", "imagenet-plus?p=1", *options)
+    assert reports(output) == [train()]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("enabled")
+def test_two_processes(data_dir: Path) -> None:
+    if not torch.distributed.is_gloo_available():
+        pytest.skip("this torch has no gloo")
+    run = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", DRIVER]
+    options = ["--data-dir", str(data_dir), "--num-classes", "3", "--img-size", "32"]
+    options += ["--batch-size", "2", "--workers", "1", "--dataset", "imagenet-plus?p=1"]
+    one, other = reports(in_a_process(*run, *options))
+    assert (one["rank"], other["rank"]) == (0, 1)
+    for report in (one, other):
+        for epoch in report["epochs"]:
+            assert all(target.startswith("SparseTargets") for target in epoch["targets"])
+
+
+def test_every_name_is_refused_where_timm_ext_is_broken() -> None:
+    assert all(name.endswith("-plus") or name == "reinforced" for name in NAMES)
