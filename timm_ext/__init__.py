@@ -2,9 +2,10 @@
 
     python train.py --device-modules timm_ext --dataset imagenet-plus --data-dir imagenet ...
 
-Importing this package registers it with timm, see `register`; ``python -m timm_ext`` does the same
-for versions of ``train.py`` that have no ``--device-modules``. The pieces serve other training
-loops as well.
+Importing this package registers it with timm, see `register`. After ``dr-plugins enable timm`` that
+happens whenever timm is imported, and ``--dataset imagenet-plus`` alone is enough;
+``python -m timm_ext`` serves versions of ``train.py`` that have no ``--device-modules``. The pieces
+serve other training loops as well.
 """
 
 import re
