@@ -161,19 +161,3 @@ def test_the_pretraining_example(
     metrics = runner.message_hub.log_scalars
     assert {"val/accuracy/top1", "val/accuracy/top5", "val/calibration/ece"} <= set(metrics)
     assert list((tmp_path / "work").glob("best_accuracy_top1_epoch_1.pth"))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", small.SEGMENTATION)
-def test_validation_takes_images_as_they_come(
-    name: str, labelme: Path, tmp_path: Path, build_runner: Any
-) -> None:
-    config = small.segmentation(name, labelme, tmp_path)
-    config.default_hooks.checkpoint = None  # without training, MMEngine's cannot save the best
-    sizes = [(101, 67), (94, 95), (64, 79)]
-    config.val_dataloader.dataset.indices = len(sizes)
-    resize = next(step for step in config.val_dataloader.dataset.pipeline if step.type == "Resize")
-    resize.update(type="RandomChoiceResize", scales=sizes, keep_ratio=False)
-    del resize["scale"]
-    metrics = build_runner(config).val()
-    assert 0 <= metrics["mIoU"] <= 100
