@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -36,18 +37,17 @@ def fused(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 # 5000 classes are two blocks, the second of them not full.
+SIZES = [(1, 1), (2, 5), (10, 10), (128, 3), (1000, 10), (5000, 7)]
+# Every variant of the kernels, and each size with either rule: the two meet in no line of them.
+VARIANTS = list(itertools.product(DENSIFY, (1.0, 2.5), DTYPES))
+
+
 @pytest.mark.parametrize(
-    ("classes", "k"), [(1, 1), (2, 5), (10, 10), (128, 3), (1000, 10), (5000, 7)]
+    ("densify", "temperature", "dtype", "classes", "k"),
+    [(*variant, *size) for variant, size in zip(VARIANTS, SIZES * 2, strict=True)],
 )
-@pytest.mark.parametrize("densify", DENSIFY)
-@pytest.mark.parametrize("temperature", [1.0, 2.5])
-@pytest.mark.parametrize("dtype", DTYPES)
 def test_equals_oracle(
-    classes: int,
-    k: int,
-    densify: str,
-    temperature: float,
-    dtype: torch.dtype,
+    densify: str, temperature: float, dtype: torch.dtype, classes: int, k: int
 ) -> None:
     targets = random_targets(classes + k, 6, classes, k, densify)
     logits = random_logits(classes, 6, classes).to(dtype).requires_grad_()
@@ -63,9 +63,13 @@ def test_equals_oracle(
     torch.testing.assert_close(gradient.double(), expected, rtol=rounding, atol=3e-6)
 
 
-@pytest.mark.parametrize("weight", [0.0, 0.3, 1.0])
-@pytest.mark.parametrize("temperature", [1.0, 2.5])
-@pytest.mark.parametrize("reduction", ["batchmean", "sum", "none"])
+@pytest.mark.parametrize(
+    ("weight", "temperature", "reduction"),
+    [
+        *((weight, t, "none") for weight in (0.0, 0.3, 1.0) for t in (1.0, 2.5)),
+        *((0.3, 2.5, reduction) for reduction in ("batchmean", "sum")),
+    ],
+)
 def test_kd_loss_takes_the_kernels(
     fused: Any, weight: float, temperature: float, reduction: str
 ) -> None:
@@ -234,7 +238,8 @@ def on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     torch._dynamo.reset()
 
 
-@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
 @pytest.mark.parametrize("criterion", [KDLoss(2.0, 0.3), torch.nn.CrossEntropyLoss()])
 def test_compiles_to_the_kernels(on_the_cpu: None, backend: str, criterion: Any) -> None:
     graphs = []
@@ -266,6 +271,7 @@ def test_functional_gradient(on_the_cpu: None) -> None:
     torch.testing.assert_close(found, expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_the_operation_keeps_pytorchs_rules(dtype: torch.dtype) -> None:
     targets = random_targets(0, 3, 9, 3)
@@ -274,6 +280,7 @@ def test_the_operation_keeps_pytorchs_rules(dtype: torch.dtype) -> None:
     torch.library.opcheck(fused_module._operation, (logits, *arguments))
 
 
+@pytest.mark.slow
 def test_kernels_that_do_not_work_are_not_compiled(
     on_the_cpu: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -129,6 +129,33 @@ def test_the_check_tries_every_operation(name: str) -> None:
     assert any(p.view[place + 1][2] for p in params)  # something is erased
 
 
+def test_moving_asks_for_what_the_caller_asks(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Recorded on a CPU: the device, whether to wait, and which memory is copied."""
+    dataset, moves, pinned, to = make("rrc", p=1.0, defer=True), [], [], torch.Tensor.to
+    views, _ = dataset.collate([dataset[0], dataset[1]])
+
+    def moved(self: torch.Tensor, device: Any, non_blocking: bool = False) -> torch.Tensor:
+        moves.append((str(device), non_blocking))
+        return to(self, "cpu")
+
+    def pin(self: torch.Tensor) -> torch.Tensor:
+        pinned.append(self.clone())
+        return pinned[-1]
+
+    monkeypatch.setattr(deferred, "_finish", lambda policy, begun, params: begun)
+    monkeypatch.setattr(torch.Tensor, "to", moved)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", pin)
+    monkeypatch.setattr(torch.Tensor, "is_pinned", lambda self: any(self is p for p in pinned))
+    assert not views.is_pinned()
+    assert views.pin_memory().is_pinned()
+    assert views.pin_memory().params is views.params
+    views.cuda()
+    views.cuda(1, non_blocking=True)
+    views.to("cuda", True)
+    views.cpu()
+    assert moves == [("cuda", False), ("cuda:1", True), ("cuda", True), ("cpu", False)]
+
+
 @needs_gpu
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_gpu_gives_the_same_pixels(make: Any, name: str) -> None:

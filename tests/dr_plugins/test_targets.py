@@ -350,6 +350,10 @@ def test_to_passes_non_blocking_on(monkeypatch: pytest.MonkeyPatch) -> None:
     targets.to(device="cpu", non_blocking=True)
     targets.to("cpu", torch.float32, True)
     assert seen == [True] * 6
+    seen.clear()
+    targets.cpu()  # who reads at once must not read before the copy has ended
+    assert not any(flag is True for flag in seen)
+    assert len(seen) == 3
 
 
 def test_cpu_and_cuda(monkeypatch: pytest.MonkeyPatch) -> None:

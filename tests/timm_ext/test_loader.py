@@ -93,6 +93,37 @@ def test_a_gpu_finishes_the_views_unless_they_are_resized(make: Make) -> None:
         assert timm_ext.loader._can_defer(dataset, options, student) == expected
 
 
+@pytest.mark.parametrize(
+    ("version", "expected"),
+    [("1.0.16", False), ("1.0.30", False), ("1.0.31", True), ("1.1.0", True), ("2.0.0rc1", True)],
+)
+def test_only_prefetchers_that_keep_memory_alive_finish_views(
+    make: Make, monkeypatch: pytest.MonkeyPatch, version: str, expected: bool
+) -> None:
+    monkeypatch.setattr("timm.__version__", version)
+    dataset = make()
+    options = {"device": "cuda", "use_prefetcher": True}
+    assert timm_ext.loader._can_defer(dataset, options, dataset.shards.policy.view_size) == expected
+
+
+@pytest.mark.parametrize("asked", [True, False])
+@pytest.mark.parametrize("deferred", [True, False])
+def test_unfinished_views_are_pinned(
+    make: Make, monkeypatch: pytest.MonkeyPatch, asked: bool, deferred: bool
+) -> None:
+    seen: dict[str, Any] = {}
+
+    def create(**options: Any) -> Any:
+        seen.update(options)
+        return timm_create_loader(**{**options, "pin_memory": False})
+
+    create.__signature__ = signature(timm_create_loader)  # type: ignore[attr-defined]
+    monkeypatch.setattr(timm_ext.loader, "timm_create_loader", create)
+    monkeypatch.setattr(timm_ext.loader, "_can_defer", lambda *_: deferred)
+    load(make(), pin_memory=asked)
+    assert seen["pin_memory"] == (asked or deferred)
+
+
 def test_images_and_targets_stay_together(make: Make) -> None:
     loader = load(make(), use_prefetcher=False)
     dataset = loader.dataset

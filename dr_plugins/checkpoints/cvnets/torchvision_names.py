@@ -41,7 +41,7 @@ def torchvision_target(model: CVNetsModel) -> tuple[str, list[Entry]]:
     if model.family in _REASONS:
         raise CheckpointError(
             f"{model.name} cannot be converted to torchvision: {_REASONS[model.family]}. Convert "
-            f"it to timm instead (--to timm), where timm_ext has it as {model.timm}"
+            f"it to timm instead (--to timm), where dr_models has it as {model.timm}"
         )
     if model.family == "mobilenetv2":
         return "mobilenet_v2", list(_mobilenet_v2())
