@@ -34,6 +34,7 @@ from d2_ext.evaluation_data import build_classification_test_loader
 from d2_ext.settings import use_checkpoint
 from d2_ext.simple_pyramid import SimpleFeaturePyramid
 from d2_ext.trainer import ReinforcedTrainer
+from dr_plugins.checkpoints import mark_loaded
 
 __all__ = [
     "ClassificationEvaluator",
@@ -51,6 +52,7 @@ __all__ = [
     "build_dr_timm_simple_fpn_backbone",
     "build_reinforced_train_loader",
     "load_reinforced",
+    "mark_loaded",
     "register_checkpoints",
     "setup_environment",
     "use_checkpoint",

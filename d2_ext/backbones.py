@@ -66,6 +66,7 @@ class TimmBackbone(Backbone):
     Attributes:
         network: The `dr_models.FeatureBackbone`.
         input_format: Order of channels that the configuration feeds, if it was built from one.
+        has_last_stage: Whether the network was built to its end, for the last of its features.
 
     Raises:
         ConfigError: `norm` is not one of these, a feature does not exist, or an option is one that
@@ -114,6 +115,7 @@ class TimmBackbone(Backbone):
             ) from error
         convert_norms(self.network, norm)
         self.freeze_at, self.norm = freeze_at, norm
+        self.has_last_stage = list(names)[-1] in chosen
         self._out_features = sorted(chosen, key=names.__getitem__)
         self._out_feature_channels = dict(
             zip(self._out_features, self.network.channels, strict=True)
@@ -151,7 +153,7 @@ class TimmBackbone(Backbone):
                 f"(MODEL.BACKBONE.FREEZE_AT is {self.freeze_at}, MODEL.DR_TIMM.NORM is "
                 f"{self.norm!r}). Give a checkpoint, MODEL.WEIGHTS (lazy: train.init_checkpoint) "
                 f"imagenet-plus://PATH; to train from scratch, set FREEZE_AT to 0 and NORM to "
-                f"'SyncBN' or ''"
+                f"'SyncBN' or ''; after copying weights into it, call d2_ext.mark_loaded(model)"
             )
 
 

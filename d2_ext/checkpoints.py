@@ -7,9 +7,10 @@ against the model's input, or not at all.
 
 from __future__ import annotations
 
+import fnmatch
 import functools
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -23,13 +24,21 @@ from torch import nn
 from d2_ext.backbones import TimmBackbone
 from d2_ext.classifier import ReinforcedClassifier
 from d2_ext.inputs import check_inputs
+from d2_ext.last_stage import find_last_stages, timm_last_stage
 from d2_ext.messages import logger
-from d2_ext.resnets import load_resnet
+from d2_ext.resnets import resnet_parts
 from dr_plugins.checkpoints import BackboneWeights, CheckpointLocation, load_backbone
 from dr_plugins.checkpoints.location import SCHEME
-from dr_plugins.errors import CheckpointError
+from dr_plugins.errors import BackboneError, CheckpointError
 
-__all__ = ["ImageNetPlusHandler", "load_reinforced", "local_location", "register_checkpoints"]
+__all__ = [
+    "ImageNetPlusHandler",
+    "find_backbones",
+    "load_reinforced",
+    "local_location",
+    "read_weights",
+    "register_checkpoints",
+]
 
 _MARK = "_loads_imagenet_plus"
 
@@ -85,7 +94,7 @@ def _loading(original: Callable[..., Any]) -> Callable[..., Any]:
             return {}
         loaded = cast("dict[str, Any]", original(self, path, *args, **kwargs))
         if path:
-            _check_loaded(self.model, path)
+            _check_loaded(self, path)
         return loaded
 
     setattr(load, _MARK, True)
@@ -107,34 +116,81 @@ def load_reinforced(model: nn.Module, address: str, trainer: Any = None) -> list
 
     Raises:
         CheckpointError: The model has no such backbone; the checkpoint is of another network; a
-            tensor is missing, left over, or of another shape; the model is fed other images than
-            those that the network was trained on.
+            tensor is missing, left over, or of another shape; the last stage of a C4 model, which
+            is in its heads, cannot be filled; the model is fed other images than those that the
+            network was trained on.
     """
     location = local_location(address)
-    backbones = _find_backbones(model)
-    if not backbones:
-        found = type(getattr(model, "backbone", model)).__name__
-        raise CheckpointError(
-            f"{address} has no place in {type(model).__name__}: its backbone is a {found}. Set "
-            f"MODEL.BACKBONE.NAME to 'build_dr_timm_fpn_backbone' (lazy: d2_ext.TimmBackbone), or "
-            f"to Detectron2's 'build_resnet_fpn_backbone'"
-        )
+    may_be_new = _new_keys(model, location, address)
+    backbones = find_backbones(model, address)
+    owners = find_last_stages(model, backbones)
     weights = []
     for name, backbone in backbones.items():
+        read = read_weights(backbone, location)
+        check_inputs(model, read.convention, address, trainer, name)
+        stages = [stage for stage, owner in owners.items() if owner == name]
         if isinstance(backbone, ResNet):
-            read = load_backbone(location, to="detectron2")
-            check_inputs(model, read.convention, address, trainer, name)
-            load_resnet(model, name, read, address)
+            parts = resnet_parts(model, name, stages, read, address, may_be_new)
+        elif isinstance(backbone, TimmBackbone):
+            parts = _timm_parts(model, name, stages, read, address, may_be_new)
         else:
-            read = _load_timm(model, name, location, address, trainer)
+            state = cast(ReinforcedClassifier, backbone).whole_state(read.state, address)
+            parts = {f"{name}.model".lstrip("."): state}
+        for part, state in parts.items():
+            model.get_submodule(part).load_state_dict(state, strict=False)
         logger.info(
-            "%s: %s was loaded into %s, all of whose tensors it holds",
+            "%s: %s was loaded into %s, %d tensors",
             address,
             read.report.arch,
-            name or "the model",
+            " and ".join(part or "the model" for part in parts),
+            sum(map(len, parts.values())),
         )
         weights.append(read)
     return weights
+
+
+def _new_keys(
+    model: nn.Module, location: CheckpointLocation, address: str
+) -> Callable[[str], bool]:
+    """Whether the checkpoint may lack a tensor of the model."""
+    own = model.state_dict()
+    for pattern in location.new_keys:
+        if not fnmatch.filter(own, pattern):
+            raise CheckpointError(
+                f"{address}: new_keys has {pattern!r}, which fits no tensor of the model; write "
+                f"names as its state_dict() does, such as {max(own, key=len)}"
+            )
+    return lambda name: any(fnmatch.fnmatchcase(name, pattern) for pattern in location.new_keys)
+
+
+def _timm_parts(
+    model: nn.Module,
+    name: str,
+    stages: Sequence[str],
+    read: BackboneWeights,
+    address: str,
+    may_be_new: Callable[[str], bool],
+) -> dict[str, Mapping[str, torch.Tensor]]:
+    """The tensors of a timm backbone, and of its last stage where heads have it."""
+    backbone = cast(TimmBackbone, model.get_submodule(name))
+    network = backbone.network
+    parts: dict[str, Mapping[str, torch.Tensor]] = {
+        f"{name}.network".lstrip("."): network.adapt(read.state)
+    }
+    for stage in () if backbone.has_last_stage else stages:
+        module = model.get_submodule(stage)
+        if all(may_be_new(f"{stage}.{key}") for key in module.state_dict()):
+            continue
+        try:
+            parts[stage] = timm_last_stage(network.model, network.options, read.state, module)
+        except BackboneError as error:
+            raise CheckpointError(
+                f"{stage} would keep random weights, because {error} than a ResNet of "
+                f"Detectron2's. Use a feature pyramid (MODEL.BACKBONE.NAME "
+                f"'build_dr_timm_fpn_backbone'), or say that it is meant to be new: "
+                f"?new_keys={stage}.*"
+            ) from error
+    return parts
 
 
 def local_location(address: str) -> CheckpointLocation:
@@ -145,39 +201,56 @@ def local_location(address: str) -> CheckpointLocation:
     return location
 
 
-def _find_backbones(model: nn.Module) -> dict[str, nn.Module]:
+def find_backbones(model: nn.Module, address: str) -> dict[str, nn.Module]:
+    """The modules that a checkpoint is loaded into, by name.
+
+    Raises:
+        CheckpointError: There are none.
+    """
     kinds = (TimmBackbone, ReinforcedClassifier, ResNet)
-    return {name: module for name, module in model.named_modules() if isinstance(module, kinds)}
+    found = {name: module for name, module in model.named_modules() if isinstance(module, kinds)}
+    if not found:
+        kind = type(getattr(model, "backbone", model)).__name__
+        raise CheckpointError(
+            f"{address} has no place in {type(model).__name__}: its backbone is a {kind}. Set "
+            f"MODEL.BACKBONE.NAME to 'build_dr_timm_fpn_backbone' (lazy: d2_ext.TimmBackbone), or "
+            f"to Detectron2's 'build_resnet_fpn_backbone'"
+        )
+    return found
 
 
-def _load_timm(
-    model: nn.Module,
-    name: str,
-    location: CheckpointLocation,
-    address: str,
-    trainer: Any,
-) -> BackboneWeights:
-    backbone = model.get_submodule(name)
+def read_weights(backbone: nn.Module, location: CheckpointLocation) -> BackboneWeights:
+    """Read a checkpoint for a backbone that `find_backbones` found.
+
+    Raises:
+        CheckpointError: See `load_backbone`.
+    """
+    if isinstance(backbone, ResNet):
+        return load_backbone(location, to="detectron2")
     network: Any = backbone.network if isinstance(backbone, TimmBackbone) else backbone
     arch = network.model if isinstance(backbone, TimmBackbone) else network.name
-    read = load_backbone(location, to="timm", arch=arch, options=network.options)
-    check_inputs(model, read.convention, address, trainer, name)
-    if isinstance(backbone, TimmBackbone):
-        backbone.network.load_state_dict(backbone.network.adapt(read.state), strict=True)
-    else:
-        cast(ReinforcedClassifier, backbone).load_whole(read.state, address)
-    return read
+    return load_backbone(location, to="timm", arch=arch, options=network.options)
 
 
-def _check_loaded(model: nn.Module, path: str) -> None:
+def _check_loaded(checkpointer: DetectionCheckpointer, path: str) -> None:
     """After Detectron2's own loading, which says nothing about a backbone without weights."""
-    for name, module in model.named_modules():
-        if isinstance(module, TimmBackbone) and not module.network.is_loaded:
-            raise CheckpointError(
-                f"{path} does not hold all weights of {name or 'the model'} "
-                f"({module.network.model}): it would train from scratch. If the file is a "
-                f"checkpoint of a classifier, write {SCHEME}{path}"
-            )
+    backbones = {
+        name: module.network
+        for name, module in checkpointer.model.named_modules()
+        if isinstance(module, TimmBackbone)
+    }
+    empty = [name for name, network in backbones.items() if not network.is_loaded]
+    # Subclasses may load one of several models, such as a student whose teacher follows it.
+    if len(empty) < len(backbones) and type(checkpointer) is not DetectionCheckpointer:
+        for name in empty:
+            logger.warning("%s does not hold the weights of %s, which keeps its own", path, name)
+    elif empty:
+        raise CheckpointError(
+            f"{path} does not hold all weights of {empty[0] or 'the model'} "
+            f"({backbones[empty[0]].model}): it would train from scratch. If the file is a "
+            f"checkpoint of a classifier, write {SCHEME}{path}; if the backbone was filled "
+            f"otherwise, call d2_ext.mark_loaded(model) first"
+        )
 
 
 @functools.cache

@@ -15,12 +15,13 @@ from d2_ext.config import timm_node, timm_options
 from d2_ext.errors import ConfigError
 from d2_ext.norms import convert_norms
 from dr_plugins import KDLoss
-from dr_plugins.checkpoints import InputConvention, check_convention
-from dr_plugins.checkpoints.keys import is_counter
+from dr_plugins.checkpoints import InputConvention, LoadRecord, check_convention
 from dr_plugins.checkpoints.record import check_options, decode_record, encode_record
 from dr_plugins.errors import BackboneError, CheckpointError
 
 __all__ = ["ReinforcedClassifier"]
+
+State = Mapping[str, torch.Tensor]
 
 _TOP = 255
 
@@ -48,7 +49,7 @@ class ReinforcedClassifier(nn.Module):
         model: The network.
         name: Of the network.
         options: The arguments for `timm.create_model`.
-        is_loaded: Whether a checkpoint of the whole network was loaded.
+        load_record: Whether weights were loaded into all of the network.
 
     Raises:
         ConfigError: `model` or `norm` is unknown.
@@ -80,8 +81,9 @@ class ReinforcedClassifier(nn.Module):
     ) -> None:
         super().__init__()
         self.name, self.num_classes, self.norm = model, num_classes, norm
-        self.options, self.is_loaded = options, False
+        self.options = options
         self.model = _create(model, num_classes, **options)
+        self.load_record = LoadRecord(self.model)
         convert_norms(self.model, norm)
         if grad_checkpointing:
             self.model.set_grad_checkpointing(True)
@@ -137,8 +139,8 @@ class ReinforcedClassifier(nn.Module):
             return {"logits": self._logits(batch["images"])}
         return [{"logits": self._logits(item["image"][None])[0]} for item in batch]
 
-    def load_whole(self, state: Mapping[str, torch.Tensor], address: str) -> None:
-        """Load a timm state dict, classifier included.
+    def whole_state(self, state: Mapping[str, torch.Tensor], address: str) -> State:
+        """Check that a timm state dict is that of the whole network, classifier included.
 
         Raises:
             CheckpointError: A tensor is missing, left over, or has another shape.
@@ -154,8 +156,7 @@ class ReinforcedClassifier(nn.Module):
                 f"shape. Set MODEL.DR_TIMM.NAME and MODEL.DR_TIMM.NUM_CLASSES to what it was "
                 f"trained as"
             )
-        self.model.load_state_dict(state, strict=False)
-        self.is_loaded = True
+        return state
 
     def get_extra_state(self) -> torch.Tensor:
         """Name and options of the network, for checkpoints."""
@@ -177,20 +178,14 @@ class ReinforcedClassifier(nn.Module):
             )
         check_options(record, self.options, "the checkpoint")
 
-    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
-        # Called by every way of loading, whatever it does about missing keys.
-        own = [f"{prefix}model.{key}" for key in self.model.state_dict() if not is_counter(key)]
-        if any(key in state_dict for key in own):
-            self.is_loaded = all(key in state_dict for key in own)
-        super()._load_from_state_dict(state_dict, prefix, *args)
-
     def _refuse_frozen_noise(self) -> None:
-        if self.norm == "FrozenBN" and not self.is_loaded:
+        if self.norm == "FrozenBN" and not self.load_record.is_complete:
             raise CheckpointError(
                 f"no weights were loaded into {self.name}, whose batch normalisation is frozen "
                 f"(MODEL.DR_TIMM.NORM, lazy: norm, is 'FrozenBN'): it would not learn. To train "
-                f"from scratch set it to 'SyncBN' or ''; to go on from a checkpoint give MODEL.WEIGHTS "
-                f"(lazy: train.init_checkpoint) imagenet-plus://PATH"
+                f"from scratch set it to 'SyncBN' or ''; to go on from a checkpoint give "
+                f"MODEL.WEIGHTS (lazy: train.init_checkpoint) imagenet-plus://PATH; after copying "
+                f"weights into it, call d2_ext.mark_loaded(model)"
             )
 
     def _losses(self, batch: Mapping[str, Any]) -> dict[str, torch.Tensor]:

@@ -2,35 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from detectron2.modeling.backbone.resnet import DeformBottleneckBlock, ResNet
 from torch import nn
 
+from d2_ext.last_stage import LAST_STAGE
 from dr_plugins.checkpoints import BackboneWeights
 from dr_plugins.checkpoints.keys import is_counter
 from dr_plugins.checkpoints.report import shorten
 from dr_plugins.errors import CheckpointError
 
-__all__ = ["load_resnet"]
+__all__ = ["resnet_parts"]
 
 State = Mapping[str, torch.Tensor]
-_HEAD = "roi_heads.res5"  # where the last stage is in Detectron2's C4 models, beside the backbone
 
 
-def load_resnet(model: nn.Module, name: str, weights: BackboneWeights, address: str) -> None:
-    """Load weights in Detectron2's layout into one of its ResNets.
-
-    Stages that the backbone leaves out have no place; in models of the kind "C4" the fifth goes
-    into the heads, where it is.
+def resnet_parts(
+    model: nn.Module,
+    name: str,
+    stages: Sequence[str],
+    weights: BackboneWeights,
+    address: str,
+    may_be_new: Callable[[str], bool],
+) -> dict[str, State]:
+    """The tensors of one of Detectron2's ResNets, and of its last stage where heads have it.
 
     Args:
         model: The whole model.
         name: Of the ResNet in it; empty if it is the model.
+        stages: Names of the last stages in heads, from `find_last_stages`.
         weights: From `load_backbone`, converted for Detectron2.
         address: Of the checkpoint, for messages.
+        may_be_new: Whether the checkpoint may lack a tensor of the model.
+
+    Returns:
+        For each module, by its name in the model, what is loaded into it.
 
     Raises:
         CheckpointError: A tensor of the network or of the checkpoint is left over, or one has
@@ -38,20 +47,17 @@ def load_resnet(model: nn.Module, name: str, weights: BackboneWeights, address: 
     """
     network = model.get_submodule(name)
     assert isinstance(network, ResNet)
-    _check_strides(network, name, weights, address)
-    parts = {name: _without_stages(weights.state, network)}
-    beside = ".".join([*name.split(".")[:-1], _HEAD])
-    head = dict(model.named_modules()).get(beside)
-    if head is not None and "res5" not in network.stage_names:
-        parts[beside] = {
-            key.removeprefix("res5."): value
-            for key, value in weights.state.items()
-            if key.startswith("res5.")
-        }
+    parts: dict[str, State] = {name: _without_stages(weights.state, network)}
+    blocks = {stage: getattr(network, stage) for stage in network.stage_names}
+    if LAST_STAGE not in network.stage_names:
+        for stage in stages:
+            parts[stage] = _of_last_stage(weights.state)
+            blocks[stage] = model.get_submodule(stage)
+    for stage, module in blocks.items():
+        _check_strides(module, stage, weights, address)
     for part, state in parts.items():
-        _check_keys(model.get_submodule(part), part, state, weights, address)
-    for part, state in parts.items():
-        model.get_submodule(part).load_state_dict(state, strict=False)
+        _check_keys(model.get_submodule(part), part, state, weights, address, may_be_new)
+    return parts
 
 
 def _without_stages(state: State, network: ResNet) -> dict[str, torch.Tensor]:
@@ -59,13 +65,24 @@ def _without_stages(state: State, network: ResNet) -> dict[str, torch.Tensor]:
     return {key: value for key, value in state.items() if key.partition(".")[0] not in absent}
 
 
+def _of_last_stage(state: State) -> dict[str, torch.Tensor]:
+    prefix = f"{LAST_STAGE}."
+    return {key.removeprefix(prefix): state[key] for key in state if key.startswith(prefix)}
+
+
 def _check_keys(
-    module: nn.Module, name: str, state: State, weights: BackboneWeights, address: str
+    module: nn.Module,
+    name: str,
+    state: State,
+    weights: BackboneWeights,
+    address: str,
+    may_be_new: Callable[[str], bool],
 ) -> None:
     own = {
         key: value.shape for key, value in module.state_dict().items() if not _is_new(module, key)
     }
-    missing = [key for key in own if key not in state]
+    prefix = f"{name}." if name else ""
+    missing = [key for key in own if key not in state and not may_be_new(prefix + key)]
     left_over = [key for key in state if key not in own]
     shapes = [key for key in own if key in state and state[key].shape != own[key]]
     faults = [
@@ -82,7 +99,8 @@ def _check_keys(
         raise CheckpointError(
             f"{address} holds {weights.report.arch}, which does not fit {name or 'the backbone'}: "
             f"{'; '.join(faults)}. Configure the backbone that it is for (yacs: {settings}; lazy: "
-            f"the same of model.backbone.bottom_up), or use another checkpoint"
+            f"the same of model.backbone.bottom_up), use another checkpoint, or name the tensors "
+            f"that are meant to be new (?new_keys=NAME,... with wildcards)"
         )
 
 
@@ -94,12 +112,12 @@ def _is_new(module: nn.Module, key: str) -> bool:
     return bool(leaf) and isinstance(module.get_submodule(parent), DeformBottleneckBlock)
 
 
-def _check_strides(network: ResNet, name: str, weights: BackboneWeights, address: str) -> None:
-    for block_name, block in network.named_modules():
+def _check_strides(stage: nn.Module, name: str, weights: BackboneWeights, address: str) -> None:
+    for block in stage.children():
         conv1: Any = getattr(block, "conv1", None)
         if hasattr(block, "conv3") and tuple(conv1.stride) != (1, 1):
             raise CheckpointError(
-                f"{name or 'the backbone'} strides in the 1×1 convolution of {block_name}, but "
+                f"{name} strides in the 1×1 convolution of its first block, but "
                 f"{weights.report.arch} of {address} was trained with strides in the 3×3: all "
                 f"tensors fit, and the features are wrong. Set MODEL.RESNETS.STRIDE_IN_1X1 to "
                 f"False (lazy: model.backbone.bottom_up.stages.stride_in_1x1)"

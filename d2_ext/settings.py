@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import copy
+import os
+from collections.abc import Callable, Iterator
 from typing import Any
 
-from detectron2.config import CfgNode
+import torch
+from detectron2.config import CfgNode, instantiate
+from detectron2.modeling import META_ARCH_REGISTRY, build_backbone
 from omegaconf import DictConfig, ListConfig
+from torch import nn
 
-from d2_ext.checkpoints import local_location
+from d2_ext.checkpoints import find_backbones, local_location, read_weights
+from d2_ext.classifier import ReinforcedClassifier
 from d2_ext.errors import ConfigError
-from dr_plugins.checkpoints import InputConvention, load_backbone
+from dr_plugins.checkpoints import InputConvention
+from dr_plugins.checkpoints.location import SCHEME
+from dr_plugins.errors import CheckpointError
 
 __all__ = ["use_checkpoint"]
 
-_CLASSIFIER = "ReinforcedClassifier"
 _TOP = 255
+_MODEL_ZOO = ("detectron2://", "catalog://")
 
 
-def use_checkpoint(cfg: Any, address: str) -> InputConvention:
+def use_checkpoint(cfg: Any, address: str | os.PathLike[str]) -> InputConvention:
     """Name a checkpoint in a configuration, and feed the images that it was trained on.
 
     Sets, in a yacs configuration, ``MODEL.WEIGHTS``, ``MODEL.PIXEL_MEAN``, ``MODEL.PIXEL_STD`` and
@@ -27,23 +35,26 @@ def use_checkpoint(cfg: Any, address: str) -> InputConvention:
 
     Args:
         cfg: A `CfgNode`, or a LazyConfig with ``model``, ``dataloader`` and ``train``. It is
-            changed.
-        address: ``imagenet-plus://PATH?source=...&arch=...``.
+            changed. Its backbone must be configured already: what it builds decides how the
+            checkpoint is read.
+        address: ``imagenet-plus://PATH?source=...&arch=...``, or a path or URL alone, before which
+            ``imagenet-plus://`` is set.
 
     Returns:
         What was set.
 
     Raises:
-        CheckpointError: The checkpoint cannot be read, or is not one for this backbone.
+        CheckpointError: The checkpoint cannot be read, or is not one for this backbone; or the
+            address is one of Detectron2's model zoo.
         ConfigError: The configuration is of neither kind.
 
     Example:
+        >>> use_checkpoint(cfg, "best.pt")                                  # doctest: +SKIP
         >>> use_checkpoint(cfg, "imagenet-plus://best.pt?arch=resnet_50")   # doctest: +SKIP
     """
+    address = _with_scheme(os.fspath(address))
     if isinstance(cfg, CfgNode):
-        is_timm = "timm" in cfg.MODEL.BACKBONE.NAME or cfg.MODEL.META_ARCHITECTURE == _CLASSIFIER
-        name = cfg.MODEL.DR_TIMM.NAME if is_timm else None
-        convention = _read(address, name)
+        convention = _convention(_build(lambda: _from_yacs(cfg)), address)
         mean, std = convention.for_range(_TOP)
         cfg.MODEL.WEIGHTS, cfg.INPUT.FORMAT = address, "RGB"
         cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD = list(mean), list(std)
@@ -53,31 +64,66 @@ def use_checkpoint(cfg: Any, address: str) -> InputConvention:
             f"expected a CfgNode, or a LazyConfig with model, dataloader and train, but got a "
             f"{type(cfg).__name__}"
         )
-    convention = _read(address, _timm_model(cfg.model))
+    convention = _convention(_build(lambda: _from_lazy(cfg)), address)
     mean, std = convention.for_range(_TOP)
     cfg.train.init_checkpoint = address
-    cfg.model.pixel_mean, cfg.model.pixel_std = list(mean), list(std)
-    if "input_format" in cfg.model:
-        cfg.model.input_format = "RGB"
+    for node in [node for node in _nodes(cfg.model) if "pixel_mean" in node] or [cfg.model]:
+        node.pixel_mean, node.pixel_std = list(mean), list(std)
+        if "input_format" in node:
+            node.input_format = "RGB"
     for node in _nodes(cfg.get("dataloader")):
         if "image_format" in node:
             node.image_format = "RGB"
     return convention
 
 
-def _read(address: str, timm_model: str | None) -> InputConvention:
-    to = "detectron2" if timm_model is None else "timm"
-    return load_backbone(local_location(address), to=to, arch=timm_model).convention
+def _with_scheme(address: str) -> str:
+    if address.startswith(_MODEL_ZOO):
+        raise CheckpointError(
+            f"{address} is a file of Detectron2's model zoo, which Detectron2 loads itself; set "
+            f"MODEL.WEIGHTS (lazy: train.init_checkpoint) to it, and the mean, std and order of "
+            f"channels that the zoo gives for it"
+        )
+    return address if address.startswith(SCHEME) else f"{SCHEME}{address}"
 
 
-def _timm_model(model: Any) -> str | None:
-    for node in _nodes(model):
-        # LazyConfig keeps the class, or its name once it was saved and loaded.
-        if str(getattr(node.get("_target_"), "__name__", node.get("_target_"))).endswith(
-            ("TimmBackbone", _CLASSIFIER)
-        ):
-            return str(node.model)
-    return None
+def _from_yacs(cfg: CfgNode) -> nn.Module:
+    """What a checkpoint is loaded into."""
+    kind = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)
+    if not isinstance(kind, type) or not issubclass(kind, ReinforcedClassifier):
+        backbone: nn.Module = build_backbone(cfg)
+        return backbone
+    plain = cfg.clone()
+    plain.defrost()
+    # Classifiers refuse other images than their own, and these are about to be set.
+    plain.INPUT.FORMAT, plain.MODEL.PIXEL_MEAN, plain.MODEL.PIXEL_STD = "RGB", [], []
+    return kind(plain)
+
+
+def _from_lazy(cfg: DictConfig) -> nn.Module:
+    """What a checkpoint is loaded into."""
+    model = copy.deepcopy(cfg).model
+    if "backbone" not in model:
+        for node in _nodes(model):
+            node.pop("pixel_mean", None)
+            node.pop("pixel_std", None)
+    module: nn.Module = instantiate(model.get("backbone", model))
+    return module
+
+
+def _build(make: Callable[[], nn.Module]) -> nn.Module:
+    """Build a module to look at its kind; nothing is computed, and no random number is drawn."""
+    try:
+        with torch.device("meta"):
+            return make()
+    except RuntimeError:  # some networks compute with values of tensors while they are built
+        with torch.random.fork_rng(devices=[]):
+            return make()
+
+
+def _convention(module: nn.Module, address: str) -> InputConvention:
+    backbone, *_ = find_backbones(module, address).values()
+    return read_weights(backbone, local_location(address)).convention
 
 
 def _nodes(config: Any) -> Iterator[DictConfig]:

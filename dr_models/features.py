@@ -18,6 +18,7 @@ from dr_plugins.checkpoints import (
     BackboneWeights,
     CheckpointLocation,
     InputConvention,
+    LoadRecord,
     load_backbone,
 )
 from dr_plugins.checkpoints.keys import is_counter
@@ -58,7 +59,7 @@ class FeatureBackbone(nn.Module):
         multiple: What the sides of images are padded to multiples of; 1 where the network needs no
             padding.
         convention: The images that timm feeds this model.
-        is_loaded: Whether a checkpoint of the whole backbone was loaded.
+        load_record: Whether weights were loaded into all of it; see `is_loaded`.
 
     Raises:
         BackboneError: Unknown model, or one without features; an index or a number of stages that
@@ -100,7 +101,7 @@ class FeatureBackbone(nn.Module):
         self.frozen_stages = frozen_stages
         self._activations = activation_names(self.features)
         self._frozen = self._freeze(levels)
-        self.is_loaded = False
+        self.load_record = LoadRecord(self.features)
         if grad_checkpointing:
             self._checkpoint_gradients()
 
@@ -116,6 +117,11 @@ class FeatureBackbone(nn.Module):
             config["interpolation"],
             config["crop_pct"],
         )
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether every tensor was loaded, or `mark_loaded` says so."""
+        return self.load_record.is_complete
 
     def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
         """Map normalised images ``[B, 3, H, W]`` to features ``[B, C_i, H / s_i, W / s_i]``.
@@ -146,7 +152,8 @@ class FeatureBackbone(nn.Module):
         if self.training and self.frozen_stages >= 0 and not self.is_loaded:
             raise CheckpointError(
                 f"frozen_stages={self.frozen_stages} freezes stages of {self.model} with random "
-                f"weights; load a checkpoint into the backbone, or set frozen_stages=-1"
+                f"weights; load a checkpoint into the backbone, or set frozen_stages=-1. After "
+                f"copying weights into it, call dr_plugins.checkpoints.mark_loaded(backbone)"
             )
         try:
             return list(self.features(images))
@@ -204,13 +211,6 @@ class FeatureBackbone(nn.Module):
                     if isinstance(module, _NormBase):
                         module.eval()
         return self
-
-    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
-        # Called by every framework's way of loading, whatever it does about missing keys.
-        own = [prefix + key for key in self.state_dict() if not is_counter(key)]
-        if any(key in state_dict for key in own):
-            self.is_loaded = all(key in state_dict for key in own)
-        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def _explain(self, error: Exception, images: torch.Tensor) -> None:
         """Say that it is the size of the images, if with those of its own the network works."""

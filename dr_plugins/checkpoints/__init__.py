@@ -20,6 +20,7 @@ from dr_plugins.checkpoints.convert import TARGETS, convert, convert_state_dict
 from dr_plugins.checkpoints.cvnets.catalog import CVNETS_MODELS
 from dr_plugins.checkpoints.detect import candidates
 from dr_plugins.checkpoints.load import Checkpoint, load_checkpoint
+from dr_plugins.checkpoints.loaded import LoadRecord, mark_loaded
 from dr_plugins.checkpoints.location import CheckpointLocation
 from dr_plugins.checkpoints.report import ConversionReport
 from dr_plugins.checkpoints.torchvision_models import torchvision_model
@@ -32,12 +33,14 @@ __all__ = [
     "CheckpointLocation",
     "ConversionReport",
     "InputConvention",
+    "LoadRecord",
     "candidates",
     "check_convention",
     "convert",
     "convert_state_dict",
     "load_backbone",
     "load_checkpoint",
+    "mark_loaded",
     "read_convention",
     "read_metadata",
     "torchvision_model",

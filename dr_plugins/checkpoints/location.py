@@ -20,7 +20,8 @@ SOURCES = ("auto", "cvnets", "timm", "torchvision")
 _WEIGHTS = {"averaged": True, "plain": False}
 _STORED = {"1": True, "0": False}
 _OPTIONS = (
-    f"source={'|'.join(SOURCES)}, arch=NAME, weights={'|'.join(_WEIGHTS)} and stored_indices=1"
+    f"source={'|'.join(SOURCES)}, arch=NAME, weights={'|'.join(_WEIGHTS)}, stored_indices=1 and "
+    f"new_keys=NAME,..."
 )
 
 
@@ -34,6 +35,8 @@ class CheckpointLocation:
         arch: A CVNets model (``resnet_50``), or a network of timm or torchvision; None finds out.
         averaged: See `load_checkpoint`.
         stored_indices: See `convert_state_dict`.
+        new_keys: Names of the model's tensors, with wildcards (``*.conv_offset.*``), that the
+            checkpoint may lack; they keep their values.
 
     Raises:
         CheckpointError: `source` is none of `SOURCES`, or the path is empty.
@@ -49,6 +52,7 @@ class CheckpointLocation:
     arch: str | None = None
     averaged: bool | None = None
     stored_indices: bool = False
+    new_keys: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.source not in SOURCES:
@@ -60,7 +64,7 @@ class CheckpointLocation:
 
     @classmethod
     def parse(cls, text: str, **defaults: Any) -> CheckpointLocation:
-        """Read ``imagenet-plus://PATH?source=...&arch=...&weights=...``, or a plain path.
+        """Read ``imagenet-plus://PATH?OPTION=VALUE&...``, or a plain path.
 
         The last question mark begins the options, unless it is part of the path: a file of that
         whole name exists, or what follows is a name or a folder. Nothing in a path is decoded.
@@ -86,6 +90,8 @@ class CheckpointLocation:
                 found["averaged"] = _WEIGHTS[value]
             elif name == "stored_indices" and value in _STORED:
                 found["stored_indices"] = _STORED[value]
+            elif name == "new_keys" and all(value.split(",")):
+                found["new_keys"] = tuple(value.split(","))
             else:
                 raise CheckpointError(
                     f"{text}: {name}={value} is not understood; the options are {_OPTIONS}"

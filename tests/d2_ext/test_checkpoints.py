@@ -14,21 +14,19 @@ pytest.importorskip("detectron2")
 pytest.importorskip("timm")
 
 from detectron2.checkpoint import DetectionCheckpointer
-from detectron2.config import LazyCall, get_cfg
 from detectron2.data import DatasetMapper, build_detection_train_loader
 from detectron2.engine import SimpleTrainer
 from detectron2.modeling import build_model
 from detectron2.utils.file_io import PathHandler, PathManager
 from fvcore.common.checkpoint import Checkpointer
-from omegaconf import OmegaConf
 from torch import nn
 
 import d2_ext
 from d2_ext import TimmBackbone
 from d2_ext.messages import logger
 from dr_plugins.checkpoints import TARGETS, convert
-from dr_plugins.errors import CheckpointError
-from tests.d2_ext.conftest import MEAN, NATIVE, STD, TIMM
+from dr_plugins.errors import BackboneError, CheckpointError
+from tests.d2_ext.conftest import MEAN, NATIVE, TIMM, random_network
 
 
 def is_filled(model: nn.Module, network: nn.Module) -> bool:
@@ -305,38 +303,57 @@ def test_a_warning_where_nothing_tells(
     assert backbone.network.is_loaded
 
 
-@pytest.mark.parametrize("options", [TIMM, NATIVE], ids=["timm", "native"])
-def test_use_checkpoint_sets_yacs(
-    options: tuple[Any, ...], yacs: Callable[..., Any], saved: Callable[..., tuple[Any, Path]]
-) -> None:
-    _, path = saved("resnet18")
-    default = get_cfg()
-    assert default.INPUT.FORMAT == "BGR"
-    cfg = yacs(*options, "INPUT.FORMAT", "BGR", "MODEL.PIXEL_MEAN", default.MODEL.PIXEL_MEAN)
-    d2_ext.use_checkpoint(cfg, f"imagenet-plus://{path}")
-    assert (cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD, cfg.INPUT.FORMAT) == (MEAN, STD, "RGB")
-    DetectionCheckpointer(build_model(cfg)).load(cfg.MODEL.WEIGHTS)
-
-
-def test_use_checkpoint_sets_lazy_configurations(saved: Callable[..., tuple[Any, Path]]) -> None:
-    from detectron2 import model_zoo
-
-    _, path = saved("resnet18")
-    cfg = model_zoo.get_config("COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.py")
-    cfg.model.backbone.bottom_up = LazyCall(TimmBackbone)(model="resnet18")
-    d2_ext.use_checkpoint(cfg, f"imagenet-plus://{path}")
-    assert cfg.train.init_checkpoint == f"imagenet-plus://{path}"
-    assert (list(cfg.model.pixel_mean), list(cfg.model.pixel_std)) == (MEAN, STD)
-    assert cfg.model.input_format == "RGB"
-    assert cfg.dataloader.train.mapper.image_format == "RGB"
-    assert cfg.dataloader.test.mapper.image_format == "RGB"
-
-
-@pytest.mark.parametrize("config", [{}, OmegaConf.create({"model": {}}), None])
-def test_use_checkpoint_needs_a_configuration(config: Any) -> None:
-    with pytest.raises(d2_ext.ConfigError, match="CfgNode"):
-        d2_ext.use_checkpoint(config, "imagenet-plus://x")
-
-
 def test_fvcores_checkpointer_is_left_alone() -> None:
     assert Checkpointer.load.__module__ == "fvcore.common.checkpoint"
+
+
+class StudentCheckpointer(DetectionCheckpointer):
+    """Loads one of two models, as those of semi-supervised detectors do."""
+
+    def _load_model(self, checkpoint: Any) -> None:
+        self.model.student.load_state_dict(checkpoint["model"], strict=False)
+
+
+class Pair(nn.Module):
+    """A student, and a teacher that follows it."""
+
+    def __init__(self, cfg: Any) -> None:
+        super().__init__()
+        self.student, self.teacher = build_model(cfg), build_model(cfg)
+
+
+def test_a_checkpointer_of_a_student_may_leave_the_teacher(
+    yacs: Callable[..., Any], saved: Callable[..., tuple[Any, Path]], tmp_path: Path
+) -> None:
+    _, path = saved("resnet18")
+    DetectionCheckpointer(build_model(yacs(*TIMM)), str(tmp_path)).save("detector")
+    pair = Pair(yacs(*TIMM))
+    StudentCheckpointer(pair).load(str(tmp_path / "detector.pth"))
+    assert pair.student.backbone.bottom_up.network.is_loaded
+    assert not pair.teacher.backbone.bottom_up.network.is_loaded
+    # Where nothing was filled, the student has no weights either.
+    with pytest.raises(CheckpointError, match="train from scratch"):
+        StudentCheckpointer(Pair(yacs(*TIMM))).load(str(path))
+    with pytest.raises(CheckpointError, match="train from scratch"):
+        DetectionCheckpointer(Pair(yacs(*TIMM))).load(str(tmp_path / "detector.pth"))
+
+
+def test_a_backbone_that_was_filled_by_hand_is_marked(
+    yacs: Callable[..., Any], tmp_path: Path
+) -> None:
+    heads = {"model": {"roi_heads.box_head.fc1.bias": torch.ones(32)}}
+    torch.save(heads, tmp_path / "heads.pth")
+    model, source = build_model(yacs(*TIMM)), random_network("resnet18")
+    network = model.backbone.bottom_up.network
+    for key, value in network.adapt(source.state_dict()).items():
+        network.state_dict()[key].copy_(value)
+    with pytest.raises(CheckpointError, match="mark_loaded"):
+        DetectionCheckpointer(model).load(str(tmp_path / "heads.pth"))
+    d2_ext.mark_loaded(model)
+    DetectionCheckpointer(model).load(str(tmp_path / "heads.pth"))
+    # What is loaded by PyTorch's own means needs no mark.
+    filled = build_model(yacs(*TIMM))
+    filled.backbone.bottom_up.network.features.load_state_dict(network.features.state_dict())
+    DetectionCheckpointer(filled).load(str(tmp_path / "heads.pth"))
+    with pytest.raises(BackboneError):
+        d2_ext.mark_loaded(build_model(yacs(*NATIVE)))

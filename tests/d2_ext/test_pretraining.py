@@ -208,7 +208,7 @@ def test_models_that_do_not_fit_the_shard_set(
 
 def test_frozen_normalisation_needs_weights(config: Callable[..., Any], tmp_path: Path) -> None:
     options = ("MODEL.DR_TIMM.NORM", "FrozenBN", "SOLVER.MAX_ITER", 1, "DATASETS.TEST", ())
-    with pytest.raises(CheckpointError, match=r"MODEL\.TIMM\.NORM.*'SyncBN'"):
+    with pytest.raises(CheckpointError, match=r"MODEL\.DR_TIMM\.NORM.*'SyncBN'"):
         build(config(*options)).train()
     whole = ReinforcedClassifier("resnet18", num_classes=3)
     DetectionCheckpointer(whole, str(tmp_path)).save("before")
@@ -241,7 +241,7 @@ def test_a_checkpoint_of_other_classes(
     config: Callable[..., Any], saved: Callable[..., tuple[Any, Path]]
 ) -> None:
     _, path = saved("resnet18")
-    with pytest.raises(CheckpointError, match=r"MODEL\.TIMM\.NUM_CLASSES"):
+    with pytest.raises(CheckpointError, match=r"MODEL\.DR_TIMM\.NUM_CLASSES"):
         DetectionCheckpointer(build_model(config())).load(f"imagenet-plus://{path}")
 
 
@@ -289,7 +289,7 @@ def test_classifiers_compare_what_they_go_on_with(
         cfg.MODEL.DR_TIMM.OPTIONS.act_layer = "silu"
         same = build_model(cfg)
         DetectionCheckpointer(same).load(f"{scheme}{other_activations}")
-        assert same.is_loaded
+        assert same.load_record.is_complete
     # Another network with the names and shapes of resnet50.
     other = ReinforcedClassifier("resnetaa50", num_classes=3)
     DetectionCheckpointer(other, str(tmp_path)).save("other")

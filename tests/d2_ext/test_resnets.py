@@ -94,25 +94,6 @@ def test_cvnets_resnets_belong_into_the_timm_backbone(
         load_reinforced(build_model(yacs(*timm_50)), address)
 
 
-def test_c4_models_have_the_last_stage_in_their_heads(
-    yacs: Callable[..., Any], saved: Callable[..., tuple[Any, Path]]
-) -> None:
-    network, path = saved("resnet50")
-    model = build_model(
-        yacs(
-            *("MODEL.BACKBONE.NAME", "build_resnet_backbone", *DEPTH_50),
-            *("MODEL.RESNETS.OUT_FEATURES", ["res4"], "MODEL.RPN.IN_FEATURES", ["res4"]),
-            *("MODEL.ANCHOR_GENERATOR.SIZES", [[32]], "MODEL.ROI_HEADS.NAME", "Res5ROIHeads"),
-            *("MODEL.ROI_HEADS.IN_FEATURES", ["res4"], "MODEL.ROI_MASK_HEAD.NUM_CONV", 0),
-        )
-    ).eval()
-    load_reinforced(model, f"imagenet-plus://{path}")
-    images = torch.randn(1, 3, 64, 64)
-    with torch.inference_mode():
-        feature = model.roi_heads.res5(model.backbone(images)["res4"])
-        torch.testing.assert_close(feature, stages(network, images)[-1], rtol=1e-4, atol=1e-4)
-
-
 def test_offsets_of_deformable_convolutions_start_anew(
     yacs: Callable[..., Any], saved: Callable[..., tuple[Any, Path]]
 ) -> None:
@@ -124,6 +105,40 @@ def test_offsets_of_deformable_convolutions_start_anew(
     block = model.backbone.bottom_up.res5[1]
     assert torch.equal(block.conv2.weight, network.layer4[1].conv2.weight)
     assert not block.conv2_offset.weight.any()
+
+
+def test_tensors_that_are_meant_to_be_new_are_named(
+    yacs: Callable[..., Any], saved: Callable[..., tuple[Any, Path]]
+) -> None:
+    network, path = saved("resnet18")
+    model = build_model(yacs(*NATIVE))
+    model.backbone.bottom_up.res5.add_module("gate", torch.nn.Conv2d(512, 8, 1))
+    before = model.backbone.bottom_up.res5.gate.weight.clone()
+    address = f"imagenet-plus://{path}"
+    with pytest.raises(CheckpointError, match=r"gate\.weight.*new_keys"):
+        load_reinforced(model, address)
+    for pattern in ("*.gates.*", "gate.*"):  # a slip, and a name that is not whole
+        with pytest.raises(CheckpointError, match="fits no tensor of the model"):
+            load_reinforced(model, f"{address}?new_keys={pattern}")
+    load_reinforced(model, f"{address}?new_keys=*.res5.gate.weight,*.res5.gate.bias")
+    assert torch.equal(model.backbone.bottom_up.res5.gate.weight, before)
+    weight = model.backbone.bottom_up.res5[1].conv2.weight
+    assert torch.equal(weight, network.layer4[1].conv2.weight)
+
+
+def test_a_stem_of_three_convolutions_is_called_that(
+    yacs: Callable[..., Any], saved: Callable[..., tuple[Any, Path]]
+) -> None:
+    """DeepLab's has a first convolution that strides, like the blocks that are refused."""
+    deeplab = pytest.importorskip("detectron2.projects.deeplab")
+    _, path = saved("resnet50")
+    cfg = yacs(*DEPTH_50, "MODEL.BACKBONE.NAME", "build_resnet_deeplab_backbone")
+    deeplab.add_deeplab_config(cfg)
+    cfg.MODEL.RESNETS.STEM_TYPE = "deeplab"
+    model = deeplab.build_resnet_deeplab_backbone(cfg, ShapeSpec(channels=3))
+    with pytest.raises(CheckpointError, match=r"stem\.conv2") as error:
+        load_reinforced(model, f"imagenet-plus://{path}")
+    assert "STRIDE_IN_1X1 to" not in str(error.value)
 
 
 def test_backbone_alone(yacs: Callable[..., Any], saved: Callable[..., tuple[Any, Path]]) -> None:

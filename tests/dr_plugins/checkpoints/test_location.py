@@ -27,6 +27,10 @@ from dr_plugins.errors import CheckpointError
         ("imagenet-plus://x?weights=plain", CheckpointLocation("x", averaged=False)),
         ("imagenet-plus://x?weights=averaged", CheckpointLocation("x", averaged=True)),
         ("imagenet-plus://x?stored_indices=1", CheckpointLocation("x", stored_indices=True)),
+        (
+            "imagenet-plus://x?new_keys=*.offset.*,gate.weight",
+            CheckpointLocation("x", new_keys=("*.offset.*", "gate.weight")),
+        ),
     ],
 )
 def test_parse(text: str, expected: CheckpointLocation) -> None:
@@ -65,6 +69,7 @@ def test_a_home_directory_that_nobody_has_is_a_name() -> None:
         ("imagenet-plus://x?source=", "source= is not understood"),
         ("imagenet-plus://x?source=keras", "source is 'keras'; expected one of auto, cvnets"),
         ("imagenet-plus://x?weights=ema", "weights=ema is not understood"),
+        ("imagenet-plus://x?new_keys=a,", "new_keys=a, is not understood"),
         ("imagenet-plus://x?arch=a&arch=b", "gives an option twice"),
         ("imagenet-plus://", "is empty"),
         ("imagenet-plus://?arch=a", "is empty"),
