@@ -83,8 +83,6 @@ class TimmBackbone(Backbone):
         32
     """
 
-    input_format: str | None = None
-
     def __init__(
         self,
         model: str,
@@ -96,6 +94,7 @@ class TimmBackbone(Backbone):
         **options: Any,
     ) -> None:
         super().__init__()
+        self.input_format = None
         _check_options(options)
         names = _feature_names(model, options)
         chosen = tuple(out_features or names)
@@ -121,11 +120,12 @@ class TimmBackbone(Backbone):
             zip(self._out_features, self.network.channels, strict=True)
         )
         self._out_feature_strides = dict(zip(self._out_features, self.network.strides, strict=True))
+        self._size_divisibility = max(self.network.strides)
 
     @property
     def size_divisibility(self) -> int:
         """The largest stride; sides that it divides give features of exactly side / stride."""
-        return max(self._out_feature_strides.values())
+        return self._size_divisibility
 
     def output_shape(self) -> dict[str, ShapeSpec]:
         """Channels and stride of each feature."""
@@ -142,11 +142,17 @@ class TimmBackbone(Backbone):
         Raises:
             CheckpointError: In training, if layers are frozen that nothing was loaded into.
         """
-        if self.training and not self.network.is_loaded:
+        if not torch.jit.is_scripting():
             self._refuse_frozen_noise()
-        return dict(zip(self._out_features, self.network(images), strict=True))
+        features = self.network(images)
+        named: dict[str, torch.Tensor] = {}
+        for index, name in enumerate(self._out_features):
+            named[name] = features[index]
+        return named
 
     def _refuse_frozen_noise(self) -> None:
+        if not self.training or self.network.is_loaded:
+            return
         if self.freeze_at > 0 or self.norm == "FrozenBN":
             raise CheckpointError(
                 f"no weights were loaded into {self.network.model}, of which layers are frozen "

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from detectron2.config import CfgNode, instantiate
 from detectron2.modeling import META_ARCH_REGISTRY, build_backbone
+from detectron2.utils.registry import locate
 from omegaconf import DictConfig, ListConfig
 from torch import nn
 
@@ -103,10 +104,11 @@ def _from_yacs(cfg: CfgNode) -> nn.Module:
 def _from_lazy(cfg: DictConfig) -> nn.Module:
     """What a checkpoint is loaded into."""
     model = copy.deepcopy(cfg).model
-    if "backbone" not in model:
-        for node in _nodes(model):
-            node.pop("pixel_mean", None)
-            node.pop("pixel_std", None)
+    for node in _nodes(model):
+        kind = node.get("_target_")
+        kind = locate(kind) if isinstance(kind, str) else kind
+        if isinstance(kind, type) and issubclass(kind, ReinforcedClassifier):
+            node.pixel_mean = node.pixel_std = None  # as in yacs
     module: nn.Module = instantiate(model.get("backbone", model))
     return module
 

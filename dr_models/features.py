@@ -72,7 +72,7 @@ class FeatureBackbone(nn.Module):
         [(1, 64, 16, 25), (1, 512, 2, 4)]
     """
 
-    __jit_unused_properties__ = ("convention",)
+    __jit_unused_properties__ = ("convention", "is_loaded")
 
     def __init__(
         self,

@@ -15,7 +15,7 @@ pytest.importorskip("timm")
 from detectron2 import model_zoo
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import LazyCall, get_cfg
-from detectron2.modeling import BACKBONE_REGISTRY, Backbone, build_model
+from detectron2.modeling import BACKBONE_REGISTRY, Backbone, build_backbone, build_model
 from detectron2.utils.file_io import PathHandler, PathManager
 from omegaconf import OmegaConf
 from torch import nn
@@ -42,23 +42,22 @@ class Download(PathHandler):
         return str(self.folder / path.rpartition("/")[2])
 
 
-@pytest.mark.parametrize("options", [TIMM, NATIVE], ids=["timm", "native"])
+FORMS = [
+    "imagenet-plus://{path}?source=timm&arch=resnet18",
+    "{path}",
+    "~/{name}",
+    "./{name}",
+    "https://example.org/{name}",
+    "imagenet-plus://https://example.org/{name}",
+    Path,
+]
+
+
 @pytest.mark.parametrize(
-    "form",
-    [
-        "imagenet-plus://{path}",
-        "imagenet-plus://{path}?source=timm&arch=resnet18",
-        "{path}",
-        "~/{name}",
-        "{name}",
-        "./{name}",
-        "https://example.org/{name}",
-        "imagenet-plus://https://example.org/{name}",
-        Path,
-    ],
+    ("form", "options"), [*((form, TIMM) for form in FORMS), ("{name}", NATIVE)], ids=str
 )
 def test_every_form_of_an_address_loads(
-    form: Any,
+    form: str | type[Path],
     options: tuple[Any, ...],
     yacs: Callable[..., Any],
     saved: Callable[..., tuple[Any, Path]],
@@ -73,17 +72,16 @@ def test_every_form_of_an_address_loads(
     default = get_cfg()
     assert default.INPUT.FORMAT == "BGR"
     cfg = yacs(*options, "INPUT.FORMAT", "BGR", "MODEL.PIXEL_MEAN", default.MODEL.PIXEL_MEAN)
-    address = path if form is Path else form.format(path=path, name=path.name)
+    address = form.format(path=path, name=path.name) if isinstance(form, str) else path
     convention = use_checkpoint(cfg, address)
     assert convention.for_range(255) == (pytest.approx(MEAN), pytest.approx(STD))
     assert (cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD, cfg.INPUT.FORMAT) == (MEAN, STD, "RGB")
-    model = build_model(cfg)
-    DetectionCheckpointer(model).load(cfg.MODEL.WEIGHTS)
-    state = model.backbone.bottom_up.state_dict()
+    backbone = build_backbone(cfg)
+    DetectionCheckpointer(backbone).load(cfg.MODEL.WEIGHTS)
+    expected = network.layer4[1].conv2.weight
     assert any(
-        value.shape == network.layer4[1].conv2.weight.shape
-        and torch.equal(value, network.layer4[1].conv2.weight)
-        for value in state.values()
+        value.shape == expected.shape and torch.equal(value, expected)
+        for value in backbone.bottom_up.parameters()
     )
 
 
