@@ -61,7 +61,7 @@ def export() -> Any:
 
 def test_scripting_a_detector(export: Any, yacs: Callable[..., Any]) -> None:
     model = build_model(yacs(*TIMM)).eval()
-    scripted = export.scripting_with_instances(Scriptable(model), FIELDS)
+    scripted = export.scripting_with_instances(Scriptable(model).eval(), FIELDS)
     inputs = ({"image": torch.randint(256, (3, 64, 96)).float()},)
     with torch.no_grad():
         (found,), (expected,) = scripted(inputs), model.inference(inputs, do_postprocess=False)
