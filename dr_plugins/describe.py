@@ -27,7 +27,8 @@ def describe(shards: ShardSet) -> str:
     policy, class_names = settings["policy"], settings["class_names"] or ["unknown"]
     names = ", ".join(field.name for field in manifest.layout.fields)
     lines = {
-        "images": f"{len(shards):,}, each with {manifest.samples} reinforcements",
+        "images": f"{len(shards):,}, each with {manifest.samples} reinforcements"
+        + (f"; {len(manifest.left_out):,} were left out" if manifest.left_out else ""),
         "keys": _few(shards.keys[:_EXAMPLES], len(shards)),
         "classes": f"{manifest.num_classes:,}, the top {manifest.topk} stored",
         "class names": _few(class_names[:_EXAMPLES], len(class_names)),

@@ -77,6 +77,7 @@ def make_set(
     samples: int = 6,
     topk: int = 2,
     teacher: nn.Module | None = None,
+    left_out: Sequence[str] = (),
     **settings: Any,
 ) -> Path:
     """Reinforce a dataset (or the image folder at a path) with a tiny teacher."""
@@ -85,5 +86,6 @@ def make_set(
     source = images if isinstance(images, ImageSource) else ImageSource(images)
     options = {"batch_size": 16, "shard_images": 5, **settings}
     generation = GenerationSettings(policy_ or policy(), samples=samples, topk=topk, **options)
-    reinforce(source, Ensemble([teacher or TinyTeacher()]), out, generation)
+    teachers = Ensemble([teacher or TinyTeacher()])
+    reinforce(source, teachers, out, generation, left_out=left_out)
     return out

@@ -32,7 +32,7 @@ from d2_ext.sampler import EpochBatches
 from dr_plugins import ImageSource, ReinforcedDataset
 from dr_plugins.errors import DatasetMismatchError
 from dr_plugins.sources import open_source
-from tests.tiny import make_photographs
+from tests.tiny import make_photographs, make_set
 
 Shards = Callable[..., Path]
 
@@ -279,3 +279,12 @@ def test_evaluation_images_that_are_not_there(tmp_path: Path) -> None:
 def test_a_crop_larger_than_the_image(photographs: Path, crop_pct: float) -> None:
     with pytest.raises(ConfigError, match=f"CROP_PCT is {crop_pct}"):
         build_classification_test_loader(str(photographs), crop_pct=crop_pct)
+
+
+def test_a_set_that_leaves_out_images(tmp_path: Path) -> None:
+    root = make_photographs(tmp_path / "train")
+    (root / "n01" / "n01_2.JPEG").write_bytes(b"")
+    shards = make_set(tmp_path / "set", root, left_out=["n01/n01_2.JPEG"])
+    loader = build_reinforced_train_loader(str(root), str(shards), total_batch_size=11)
+    (batch,) = itertools.islice(loader, 1)
+    assert len(batch["images"]) == 11

@@ -50,6 +50,11 @@ def test_a_made_set(shard_sets: Callable[..., Path]) -> None:
     assert f"torch {library_versions()['torch']}" in told["made with"]
 
 
+def test_images_that_were_left_out(tmp_path: Path, photographs: Path) -> None:
+    own = make_set(tmp_path / "set", photographs, left_out=["n01/n01_2.JPEG"])
+    assert lines(ShardSet(own))["images"] == "11, each with 6 reinforcements; 1 were left out"
+
+
 def test_missing_files_are_told(tmp_path: Path) -> None:
     own = shutil.copytree(GOLDEN, tmp_path / "own")
     (own / "shard-00001.safetensors").unlink()

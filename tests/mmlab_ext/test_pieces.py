@@ -264,6 +264,21 @@ def test_an_unreadable_image_is_named_and_not_replaced(shard_sets: Sets, tmp_pat
         dataset[5]
 
 
+@pytest.mark.parametrize("named", [str, listed])
+def test_a_set_that_leaves_out_images(tmp_path: Path, named: Callable[[Path], Any]) -> None:
+    from tests.tiny import make_photographs, make_set
+
+    root = make_photographs(tmp_path / "images")
+    (root / "n01" / "n01_2.JPEG").write_bytes(b"not an image")
+    shards = make_set(tmp_path / "set", root, left_out=["n01/n01_2.JPEG"])
+    dataset = build(DATASETS, "ReinforcedDataset", images=named(root), shards=str(shards))
+    dataset.set_epoch(0)
+    for item in dataset.__getitems__(range(len(dataset))):
+        sample = item["data_samples"]
+        assert sample.gt_label == int(sample.image_key[2]) - 1
+    assert len(dataset) == 11
+
+
 def test_unfinished_views_are_not_resized(photographs: Path, shard_sets: Sets) -> None:
     options = {"images": str(photographs), "shards": str(shard_sets())}
     with pytest.raises(ConfigError, match=r"defer leaves views unfinished.* size=32: .*\(24, 24\)"):

@@ -14,6 +14,7 @@ from dr_plugins import ReinforcedDataset
 from dr_plugins.errors import DatasetMismatchError
 from tests.timm_ext import fake_torchvision as fake
 from tests.timm_ext.test_datasets import reinforce
+from tests.tiny import make_set
 from timm_ext import create_dataset
 from timm_ext.datasets import training_dataset
 
@@ -167,3 +168,16 @@ def test_datasets_of_listed_files(
     create_dataset("flowers102-plus", str(root), "train")
     assert SAID in caplog.text
     assert training_dataset() is train
+
+
+def test_a_set_that_leaves_out_images(own: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """timm lists them; they are left out, and the others are still compared with validation."""
+    (own / "train" / "n01" / "n01_2.JPEG").write_bytes(b"")
+    shards = own / "reinforcements" / "imagenet-plus"
+    shutil.rmtree(shards)
+    make_set(shards, own / "train", left_out=["n01/n01_2.JPEG"])
+    shutil.rmtree(own / "val")
+    assert SAID in said(own, caplog)
+    train = create_dataset("imagenet-plus", root=str(own), split="train", is_training=True)
+    assert len(train) == 11
+    assert len(train.__getitems__(range(11))) == 11
