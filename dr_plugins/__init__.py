@@ -5,13 +5,20 @@ augmentations and a strong teacher's answer to each. This package makes such sha
 and trains on them; adapters for timm, MMEngine and Detectron2 live in packages of their own.
 """
 
-from dr_plugins.dataset import ReinforcedDataset
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from dr_plugins.errors import ReinforcementError
-from dr_plugins.loss import KDLoss
-from dr_plugins.policy import Policy
-from dr_plugins.shards.reader import ShardSet
-from dr_plugins.sources import ImageSource
-from dr_plugins.targets import SparseTargets
+
+if TYPE_CHECKING:
+    from dr_plugins.dataset import ReinforcedDataset
+    from dr_plugins.loss import KDLoss
+    from dr_plugins.policy import Policy
+    from dr_plugins.shards.reader import ShardSet
+    from dr_plugins.sources import ImageSource
+    from dr_plugins.targets import SparseTargets
 
 __all__ = [
     "ImageSource",
@@ -25,3 +32,24 @@ __all__ = [
 ]
 
 __version__ = "0.1.0.dev0"
+
+# Imported on first use: PyTorch takes seconds, in which a command could not even be interrupted.
+_HOMES = {
+    "ImageSource": "dr_plugins.sources",
+    "KDLoss": "dr_plugins.loss",
+    "Policy": "dr_plugins.policy",
+    "ReinforcedDataset": "dr_plugins.dataset",
+    "ShardSet": "dr_plugins.shards.reader",
+    "SparseTargets": "dr_plugins.targets",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = getattr(import_module(_HOMES[name]), name)
+    return globals()[name]
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

@@ -1,6 +1,6 @@
 """``python -m dr_plugins`` is ``dr-plugins``."""
 
-from dr_plugins.cli.main import main
+from dr_plugins.cli import run
 
 if __name__ == "__main__":
-    main(prog_name="dr-plugins")
+    run()

@@ -34,7 +34,7 @@ from dr_plugins.generation.views import ViewBatch, ViewBatches, ViewPlan
 from dr_plugins.policy import Policy
 from dr_plugins.shards.key_index import KeyIndex
 from dr_plugins.shards.manifest import Manifest
-from dr_plugins.shards.output import OutputDirectory, locked
+from dr_plugins.shards.output import OutputDirectory, finished_set, locked
 from dr_plugins.shards.records import RecordLayout, target_fields
 from dr_plugins.sources import ImageSource
 from dr_plugins.workers import check_room
@@ -163,11 +163,11 @@ def reinforce(
         **({"left_out": sorted(set(left_out))} if left_out else {}),
     }
     log_images(source)
+    if complete := finished_set(Path(out), identity):
+        _logger.info("%s is already complete", out)
+        return complete
     with locked(Path(out)):
         output = OutputDirectory(Path(out), identity, layout, keys)
-        if output.is_finished:
-            _logger.info("%s is already complete", out)
-            return Manifest.load(Path(out))
         plan = ViewPlan(len(keys), settings.samples, settings.shard_images, settings.batch_size)
         pending = [n for n in range(plan.shards) if not output.keep(n, *_place(plan, n))]
         if check_images is not None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from dr_plugins.shards.reader import map_shard
 from dr_plugins.shards.records import RecordLayout, set_checksum
 from dr_plugins.shards.shard import Shard, shard_name
 
-__all__ = ["PROGRESS_NAME", "OutputDirectory", "locked"]
+__all__ = ["PROGRESS_NAME", "OutputDirectory", "finished_set", "locked"]
 
 PROGRESS_NAME = "unfinished.json"
 _INDEX_NAME = "index.safetensors"
@@ -35,7 +35,7 @@ _LONGEST_VALUE = 120  # characters of a value in a message
 _logger = logging.getLogger(__name__)
 
 
-@contextmanager
+@contextlib.contextmanager
 def locked(directory: Path) -> Iterator[None]:
     """Create a directory and hold it alone.
 
@@ -163,21 +163,13 @@ class OutputDirectory:
         """
         path = self.directory / PROGRESS_NAME
         if (self.directory / MANIFEST_NAME).exists():
-            manifest = Manifest.load(self.directory)
-            files = [self.directory / e.file for e in (manifest.index, *manifest.shards)]
-            missing = [file.name for file in files if not file.exists()]
-            self._compare(manifest.settings, manifest.versions if missing else {})
-            if missing:
-                _logger.warning("%d files are missing, such as %s", len(missing), missing[0])
-            else:
-                path.unlink(missing_ok=True)
-            return not missing
+            return finished_set(self.directory, self._settings) is not None
         mine = {"settings": self._settings, "versions": library_versions()}
         if path.exists() and self._has_work():
             try:
                 with open(path, encoding="utf-8", opener=regular_only) as file:
                     theirs = json.load(file)
-                self._compare(theirs["settings"], theirs["versions"])
+                _compare(self.directory, self._settings, theirs["settings"], theirs["versions"])
             except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
                 raise FormatError(
                     f"{path} is damaged ({error!r}): what the shards beside it were made with is "
@@ -201,26 +193,57 @@ class OutputDirectory:
         names = (path.name for path in self.directory.iterdir())
         return any(name not in left and not name.endswith(TEMPORARY_SUFFIX) for name in names)
 
-    def _compare(self, settings: dict[str, Any], versions: dict[str, str]) -> None:
-        current = {k: v for k, v in library_versions().items() if k in versions}
-        theirs, mine = _flat({**settings, **versions}), _flat({**self._settings, **current})
-        differing = [
-            f"{name}: {_short(theirs, name)} there, {_short(mine, name)} now"
-            for name in {**theirs, **mine}
-            if name not in theirs or name not in mine or theirs[name] != mine[name]
-        ]
-        if differing:
-            raise SettingsMismatchError(
-                f"{self.directory} was made with other settings ({'; '.join(differing)}). Use the "
-                f"same ones to resume, or choose another directory."
-            )
-
     def _check_records(self, path: Path, shard: Shard) -> None:
         start = set_checksum(self._set_id)
         for position, records in enumerate(shard.records):
             key = self._keys.encoded(shard.first_row + position)
             if self._layout.damaged(records, [key] * len(records), start) is not None:
                 raise FormatError(f"{path}: a record of image {key.decode()!r} is damaged")
+
+
+def finished_set(directory: Path, settings: dict[str, Any]) -> Manifest | None:
+    """Return the set in a directory if there is nothing left to do; writable it need not be.
+
+    Args:
+        directory: Where the set may be.
+        settings: What it should have been made with.
+
+    Returns:
+        Its manifest; None where it is unfinished, or a file is missing.
+
+    Raises:
+        SettingsMismatchError: It was made with other settings.
+        FormatError: Its manifest is damaged.
+    """
+    if not (directory / MANIFEST_NAME).exists():
+        return None
+    manifest = Manifest.load(directory)
+    files = [directory / entry.file for entry in (manifest.index, *manifest.shards)]
+    missing = [file.name for file in files if not file.exists()]
+    _compare(directory, settings, manifest.settings, manifest.versions if missing else {})
+    if missing:
+        _logger.warning("%d files are missing, such as %s", len(missing), missing[0])
+        return None
+    with contextlib.suppress(OSError):
+        (directory / PROGRESS_NAME).unlink(missing_ok=True)
+    return manifest
+
+
+def _compare(
+    directory: Path, mine: dict[str, Any], theirs: dict[str, Any], versions: dict[str, str]
+) -> None:
+    current = {k: v for k, v in library_versions().items() if k in versions}
+    there, now = _flat({**theirs, **versions}), _flat({**mine, **current})
+    differing = [
+        f"{name}: {_short(there, name)} there, {_short(now, name)} now"
+        for name in {**there, **now}
+        if name not in there or name not in now or there[name] != now[name]
+    ]
+    if differing:
+        raise SettingsMismatchError(
+            f"{directory} was made with other settings ({'; '.join(differing)}). Use the same ones "
+            f"to resume, or choose another directory."
+        )
 
 
 def _flat(settings: dict[str, Any]) -> dict[str, Any]:
