@@ -22,6 +22,8 @@ DETECTRON2_SOURCES := pb1-detectron2==0.6
 PHOTOGRAPHS := labelme==6.3.1
 SDIST := download --no-deps --no-binary :all: -d $(VENV)/src
 MMCV_FORK := onedl-mmcv==2.3.6
+# Installed without what it asks for; mmlab-lite.txt names what it needs.
+MMPRETRAIN := mmpretrain==1.2.0
 ifdef DETECTRON2
 export DETECTRON2_TOOLS := $(abspath $(DETECTRON2))/tools
 endif
@@ -40,7 +42,7 @@ endif
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help quickstart test install lint format types imports bench clean
+.PHONY: help quickstart test core install lint format types imports bench clean
 
 help:
 	@echo "make quickstart   train on a small reinforced dataset and show what it gains"
@@ -54,6 +56,7 @@ help:
 	@echo "make format       ruff: repair both where it can"
 	@echo "make types        mypy"
 	@echo "make imports      the core imports no framework"
+	@echo "make core         the quick tests of the core, where no framework is installed"
 	@echo "make bench        run the benchmarks"
 	@echo "make clean        remove $(VENV) and the tools' caches"
 	@echo
@@ -80,6 +83,9 @@ types: $(DEV)
 
 imports: $(CORE)
 	$(BIN)/python -m pytest tests/test_imports.py
+
+core: $(CORE)
+	$(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS) tests/dr_plugins
 
 bench: $(DEV)
 	$(BIN)/python -m benchmarks
@@ -125,6 +131,8 @@ else
 endif
 ifeq ($(MMCV),compiled)
 	$(MAKE) -s VENV=$(VENV) MMCV=compiled forks
+else
+	$(PIP) install --no-deps $(MMPRETRAIN)
 endif
 	@rm -f $(VENV)/.stamp-dev-* && touch $@
 
