@@ -42,6 +42,7 @@ class ReinforcedClassifier(nn.Module):
         pixel_std: Divides them afterwards; likewise.
         norm: As for `TimmBackbone`.
         temperature: That of the stored answers.
+        label_weight: See `KDLoss`.
         grad_checkpointing: Compute activations again in the backward pass, to save memory.
         **options: For `timm.create_model`, such as ``drop_path_rate``.
 
@@ -76,6 +77,7 @@ class ReinforcedClassifier(nn.Module):
         pixel_std: Sequence[float] | None = None,
         norm: str = "",
         temperature: float = 1.0,
+        label_weight: float = 0.0,
         grad_checkpointing: bool = False,
         **options: Any,
     ) -> None:
@@ -87,7 +89,7 @@ class ReinforcedClassifier(nn.Module):
         convert_norms(self.model, norm)
         if grad_checkpointing:
             self.model.set_grad_checkpointing(True)
-        self.loss = KDLoss(temperature)
+        self.loss = KDLoss(temperature, label_weight)
         mean, std = _feed(self.model, pixel_mean, pixel_std)
         self.register_buffer("pixel_mean", torch.tensor(mean).view(-1, 1, 1), False)
         self.register_buffer("pixel_std", torch.tensor(std).view(-1, 1, 1), False)
@@ -107,6 +109,7 @@ class ReinforcedClassifier(nn.Module):
             "pixel_std": cfg.MODEL.PIXEL_STD,
             "norm": node.NORM,
             "temperature": cfg.REINFORCED.TEMPERATURE,
+            "label_weight": cfg.REINFORCED.LABEL_WEIGHT,
             "grad_checkpointing": node.GRAD_CHECKPOINTING,
             **timm_options(node),
         }

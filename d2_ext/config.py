@@ -86,6 +86,9 @@ def _reinforced() -> CfgNode:
     # The shard set of DATASETS.TRAIN, whose names are then folders of images, or
     # torchvision:NAME:ROOT. The images of DATASETS.TEST are named likewise.
     node.SHARDS = ""
+    # A text file that names a folder in each line, in the order of the classes; needed where they
+    # are not numbered by name, or only some are there. Also for the images of DATASETS.TEST.
+    node.CLASS_MAP = ""
     # Probability of a reinforcement; other images come plain.
     node.P = 0.99
     # Where the probability that is not stored goes: "smooth" or "zeros".
@@ -102,4 +105,6 @@ def _reinforced() -> CfgNode:
     node.CROP_PCT = 0.875
     # That of the stored answers.
     node.TEMPERATURE = 1.0
+    # Share of the cross-entropy with the image's own label in the loss.
+    node.LABEL_WEIGHT = 0.0
     return node

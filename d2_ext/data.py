@@ -91,6 +91,7 @@ def _train_loader_from_config(cfg: Any, **kwargs: Any) -> dict[str, Any]:
     options = {
         "images": cfg.DATASETS.TRAIN[0],
         "shards": node.SHARDS,
+        "class_map": node.CLASS_MAP or None,
         "total_batch_size": cfg.SOLVER.IMS_PER_BATCH,
         "p": node.P,
         "densify": node.DENSIFY,
@@ -109,6 +110,7 @@ def build_reinforced_train_loader(
     shards: str | ShardSet,
     *,
     total_batch_size: int,
+    class_map: str | None = None,
     p: float = 0.99,
     densify: str = "smooth",
     seed: int = 0,
@@ -124,6 +126,7 @@ def build_reinforced_train_loader(
             `ReinforcedDataset` takes.
         shards: The shard set.
         total_batch_size: Images of one iteration, in all processes together.
+        class_map: Where `images` is a folder, see `open_source`.
         p: See `ReinforcedDataset`.
         densify: See `ReinforcedDataset`.
         seed: Of the choice of reinforcements and of the order of images.
@@ -150,7 +153,7 @@ def build_reinforced_train_loader(
             f"REINFORCED.SIZE (size) {size}: they are {shards.policy.view_size}. Set one of the two"
         )
     dataset = ReinforcedDataset(
-        open_source(images) if isinstance(images, str) else images,
+        open_source(images, class_map) if isinstance(images, str) else images,
         shards,
         p=p,
         densify=densify,

@@ -27,6 +27,7 @@ def _test_loader_from_config(cfg: Any, images: Any, **kwargs: Any) -> dict[str, 
     options = {
         "images": images,
         "shards": shards,
+        "class_map": node.CLASS_MAP or None,
         "size": size,
         "crop_pct": node.CROP_PCT,
         "num_workers": cfg.DATALOADER.NUM_WORKERS,
@@ -39,6 +40,7 @@ def build_classification_test_loader(
     images: Any,
     *,
     shards: str | ShardSet | None = None,
+    class_map: str | None = None,
     batch_size: int = 64,
     size: int = 224,
     crop_pct: float = 0.875,
@@ -50,6 +52,7 @@ def build_classification_test_loader(
         images: A folder with one folder for each class; ``torchvision:NAME:ROOT`` for the test
             split of a torchvision dataset; or a dataset of (PIL image, label).
         shards: The shard set that the model was trained on, to compare the names of classes with.
+        class_map: Where `images` is a folder, see `open_source`.
         batch_size: Images of one batch of one process.
         size: Side of the crop in pixels.
         crop_pct: Part of the resized shorter side that the crop keeps.
@@ -66,7 +69,7 @@ def build_classification_test_loader(
     Example:
         >>> loader = build_classification_test_loader("imagenet/val", size=224)  # doctest: +SKIP
     """
-    source = _open_test_source(images)
+    source = _open_test_source(images, class_map)
     if shards is not None:
         _check_classes(source, shards)
     return DataLoader(
@@ -96,12 +99,12 @@ class _TestImages(Dataset[Mapping[str, Any]]):
         return {"images": transforms.pil_to_tensor(view), "labels": label}
 
 
-def _open_test_source(images: Any) -> ImageSource:
+def _open_test_source(images: Any, class_map: str | None) -> ImageSource:
     if isinstance(images, ImageSource):
         return images
     if not isinstance(images, str):
         return ImageSource(images)
-    return open_source(images, train=False)
+    return open_source(images, class_map, train=False)
 
 
 def _check_classes(source: ImageSource, shards: str | ShardSet) -> None:

@@ -100,6 +100,7 @@ def load_parts(
     """
     if isinstance(location, str):
         location = CheckpointLocation.parse(location)
+    new_keys = (*new_keys, *location.new_keys)
     (name, module), *stages = parts.items()
     if isinstance(module, TimmFeatures):
         weights = module.body.load(location)

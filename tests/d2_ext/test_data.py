@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import pickle
 from collections.abc import Callable
@@ -21,9 +22,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from d2_ext import (
+    ClassificationEvaluator,
     ConfigError,
     ReinforcedClassifier,
     ReinforcedLoader,
+    SimpleFeaturePyramid,
+    TimmBackbone,
     add_dr_plugins_config,
     build_classification_test_loader,
     build_reinforced_train_loader,
@@ -288,3 +292,83 @@ def test_a_set_that_leaves_out_images(tmp_path: Path) -> None:
     loader = build_reinforced_train_loader(str(root), str(shards), total_batch_size=11)
     (batch,) = itertools.islice(loader, 1)
     assert len(batch["images"]) == 11
+
+
+def test_a_class_map_numbers_the_folders(
+    photographs: Path, shard_sets: Shards, tmp_path: Path
+) -> None:
+    names = sorted(folder.name for folder in photographs.iterdir())
+    classes = tmp_path / "classes.txt"
+    classes.write_text("\n".join(reversed(names)))
+    cfg = get_cfg()
+    add_dr_plugins_config(cfg)
+    cfg.REINFORCED.CLASS_MAP = str(classes)
+    for loader in (
+        build_classification_test_loader(str(photographs), class_map=str(classes)),
+        build_classification_test_loader(cfg, str(photographs)),
+    ):
+        assert loader.dataset.source.class_names == names[::-1]
+    cfg.REINFORCED.SHARDS = str(shard_sets())
+    cfg.DATASETS.TRAIN, cfg.SOLVER.IMS_PER_BATCH = (str(photographs),), 4
+    # The set was made with the folders in the order of their names.
+    with pytest.raises(DatasetMismatchError):
+        build_reinforced_train_loader(cfg)
+    classes.write_text("\n".join(names))
+    assert build_reinforced_train_loader(cfg).dataset.source.class_names == names
+
+
+def test_resized_views_are_antialiased(photographs: Path, shard_sets: Shards) -> None:
+    options = {"total_batch_size": 4, "p": 1.0}
+    (whole,) = take(build_reinforced_train_loader(str(photographs), shard_sets(), **options), 1)
+    size = whole["images"].shape[-1] // 3
+    small = build_reinforced_train_loader(str(photographs), shard_sets(), size=size, **options)
+    (resized,) = take(small, 1)
+    expected = torch.nn.functional.interpolate(
+        whole["images"].float(), (size, size), mode="bilinear", antialias=True
+    )
+    assert resized["images"].dtype == torch.uint8
+    assert (resized["images"].float() - expected).abs().max() <= 1
+
+
+DEFAULTS = {
+    build_reinforced_train_loader: {
+        **{"class_map": None, "p": 0.99, "densify": "smooth", "seed": 0, "check": "error"},
+        **{"size": None, "defer": False, "num_workers": 0},
+    },
+    build_classification_test_loader: {
+        **{"shards": None, "class_map": None, "batch_size": 64, "size": 224},
+        **{"crop_pct": 0.875, "num_workers": 0},
+    },
+    ReinforcedClassifier.__init__: {
+        **{"num_classes": 1000, "pixel_mean": None, "pixel_std": None, "norm": ""},
+        **{"temperature": 1.0, "label_weight": 0.0, "grad_checkpointing": False},
+    },
+    TimmBackbone.__init__: {
+        **{"out_features": None, "freeze_at": 0, "norm": "", "grad_checkpointing": False}
+    },
+    SimpleFeaturePyramid.__init__: {"out_channels": 256},
+    ClassificationEvaluator.__init__: {"bins": 15},
+    EpochBatches.__init__: {"seed": 0, "rank": 0, "world_size": 1},
+    ReinforcedLoader.__init__: {"num_workers": 0},
+}
+
+
+@pytest.mark.parametrize("function", DEFAULTS, ids=lambda each: each.__qualname__)
+def test_defaults_of_public_arguments(function: Callable[..., Any]) -> None:
+    parameters = inspect.signature(function).parameters.values()
+    found = {each.name: each.default for each in parameters if each.default is not each.empty}
+    assert found == DEFAULTS[function]
+
+
+def test_defaults_of_the_keys() -> None:
+    cfg = get_cfg()
+    add_dr_plugins_config(cfg)
+    assert dict(cfg.REINFORCED) == {
+        **{"SHARDS": "", "CLASS_MAP": "", "P": 0.99, "DENSIFY": "smooth", "SEED": 0},
+        **{"CHECK": "error", "SIZE": 0, "DEFER": False, "CROP_PCT": 0.875},
+        **{"TEMPERATURE": 1.0, "LABEL_WEIGHT": 0.0},
+    }
+    assert dict(cfg.MODEL.DR_TIMM) == {
+        **{"NAME": "resnet50", "OUT_FEATURES": [], "NORM": "", "GRAD_CHECKPOINTING": False},
+        **{"NUM_CLASSES": 1000, "OPTIONS": {}},
+    }

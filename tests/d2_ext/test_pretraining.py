@@ -349,3 +349,15 @@ def test_images_to_evaluate_on_are_checked_before_training(
     shutil.copytree(sorted(validation.iterdir())[1], tmp_path / "val" / "another")
     with pytest.raises(DatasetMismatchError, match="another"):
         build(config("DATASETS.TEST", (str(tmp_path / "val"),)))
+
+
+def test_the_label_has_its_share_of_the_loss(config: Callable[..., Any]) -> None:
+    model = build_model(config("REINFORCED.LABEL_WEIGHT", 0.25)).train()
+    images = torch.randint(256, (4, 3, 32, 32), dtype=torch.uint8)
+    targets = SparseTargets([[0, 1]] * 4, [[0.6, 0.3]] * 4, num_classes=3, labels=[2] * 4)
+    found = model({"images": images, "targets": targets})["loss_kd"]
+    logits = model._logits(images)
+    expected = 0.75 * KDLoss()(logits, targets) + 0.25 * torch.nn.functional.cross_entropy(
+        logits, torch.tensor([2] * 4)
+    )
+    torch.testing.assert_close(found, expected)
