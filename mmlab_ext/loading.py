@@ -19,7 +19,7 @@ from dr_plugins.checkpoints import (
 )
 from dr_plugins.checkpoints.keys import is_counter
 from dr_plugins.checkpoints.resnets import check_layers
-from dr_plugins.errors import BackboneError, CheckpointError
+from dr_plugins.errors import BackboneError, CheckpointError, ReinforcementError
 from mmlab_ext.classifier import TimmClassifier
 from mmlab_ext.features import TimmFeatures
 from mmlab_ext.resnets import check_style, is_shared_head, native_arch
@@ -114,7 +114,10 @@ def load_parts(
     loaded = {name: first}
     for key, stage in stages:
         options = module.body.options if isinstance(module, TimmFeatures) else ()
-        loaded[key] = _load_stage(stage, first.weights, _Names(key, new_keys), options)
+        try:
+            loaded[key] = _load_stage(stage, first.weights, _Names(key, new_keys), options)
+        except ReinforcementError as error:
+            raise type(error)(f"{key}: {error}") from error
     _check_new_keys(new_keys, [key for each in loaded.values() for key in each.new])
     return loaded
 

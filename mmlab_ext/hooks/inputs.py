@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
+from mmengine.model import BaseTTAModel, is_model_wrapper
 
 from mmlab_ext.pipelines import refuse_normalised, refuse_normalising
 
@@ -60,8 +60,11 @@ class InputsHook(Hook):
 
 
 def bare_model(runner: Any) -> Any:
-    """The model without what distributes it."""
-    return runner.model.module if is_model_wrapper(runner.model) else runner.model
+    """The model without what distributes it, or gives it several views of an image."""
+    model = runner.model
+    while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
+        model = model.module
+    return model
 
 
 def bare_preprocessor(model: Any) -> Any:

@@ -122,8 +122,8 @@ def assert_stage(stage: nn.Module, network: Any) -> None:
 @pytest.mark.parametrize(
     ("head", "message"),
     [
-        ({"norm_cfg": {"type": "BN", "eps": 1e-3}}, r"layer4\.0\.bn1 .*eps 0\.001"),
-        ({"style": "caffe"}, r"style is 'caffe'"),
+        ({"norm_cfg": {"type": "BN", "eps": 1e-3}}, r"shared_head: layer4\.0\.bn1 .*eps 0\.001"),
+        ({"style": "caffe"}, r"shared_head: style is 'caffe'"),
     ],
 )
 def test_a_stage_that_computes_something_else_is_refused(

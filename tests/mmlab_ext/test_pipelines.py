@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 from mmengine.dataset import BaseDataset
-from mmengine.registry import DATASETS, TRANSFORMS
+from mmengine.model import BaseTTAModel
+from mmengine.registry import DATASETS, MODELS, TRANSFORMS
 
 import mmlab_ext  # noqa: F401  registers
 from mmlab_ext import ConfigError
@@ -169,3 +170,39 @@ def test_no_run_normalises_twice(
         train(build_runner(config))
     config["custom_hooks"][0]["check_inputs"] = False
     train(build_runner(config))
+
+
+@pytest.mark.parametrize("step", [NORMALIZE, {"type": "TinyScale"}])
+@pytest.mark.parametrize("run", ["val", "test", "several views"])
+def test_no_evaluation_normalises_twice(
+    step: dict[str, Any], run: str, build_runner: Builder, tmp_path: Path
+) -> None:
+    config = config_of("resnet18.pt")
+    part = "val" if run == "val" else "test"
+    loader = {**config.pop("train_dataloader"), "dataset": listed(step)}
+    del config["train_cfg"], config["optim_wrapper"]
+    config["default_scope"] = "mmengine"
+    config["custom_imports"]["imports"].append("mmcv.transforms")
+    config.update(
+        {
+            f"{part}_dataloader": loader,
+            f"{part}_cfg": {},
+            f"{part}_evaluator": {
+                "type": "DumpResults",
+                "out_file_path": str(tmp_path / "out.pkl"),
+            },
+        }
+    )
+    if run == "several views":
+        config["model"] = {"type": "TinyViews", "module": config["model"]}
+    runner = build_runner(config)
+    with pytest.raises(ConfigError, match=rf"{part}_dataloader\.dataset"):
+        getattr(runner, part)()
+
+
+@MODELS.register_module(force=True)
+class TinyViews(BaseTTAModel):
+    """Averages what a model answers to several views of an image."""
+
+    def merge_preds(self, data_samples_list: Any) -> Any:
+        return data_samples_list
