@@ -12,7 +12,7 @@ from dr_plugins.checkpoints.convention import (
     is_converted,
     parse_convention,
 )
-from dr_plugins.checkpoints.convert import convert_state_dict
+from dr_plugins.checkpoints.convert import convert_state_dict, naming
 from dr_plugins.checkpoints.cvnets.catalog import CVNETS_MODELS, canonical_name
 from dr_plugins.checkpoints.detect import candidates, find_resnet, is_cvnets
 from dr_plugins.checkpoints.from_host import host_convention
@@ -91,9 +91,10 @@ def load_backbone(
             else _architecture(checkpoint, location, arch)
         )
         check_recorded(checkpoint.arch, location.arch or specification, location.path)
-        state, report = convert_state_dict(
-            checkpoint.state, specification, to, stored_indices=location.stored_indices
-        )
+        with naming(location.path):
+            state, report = convert_state_dict(
+                checkpoint.state, specification, to, stored_indices=location.stored_indices
+            )
         report.weights = checkpoint.weights
         weights = BackboneWeights(state, _convention(report, metadata, location.path), report)
     _check_arch(weights.report, arch, location)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -92,14 +92,15 @@ def convert(
     _check_out(source, out, to)
     checkpoint = load_checkpoint(source, averaged)
     check_recorded(checkpoint.arch, arch, source)
-    state, report = convert_state_dict(
-        checkpoint.state,
-        arch,
-        to,
-        stock=stock,
-        stored_indices=stored_indices,
-        allow_partial=allow_partial,
-    )
+    with naming(source):
+        state, report = convert_state_dict(
+            checkpoint.state,
+            arch,
+            to,
+            stock=stock,
+            stored_indices=stored_indices,
+            allow_partial=allow_partial,
+        )
     report.weights, report.out = checkpoint.weights, str(out)
     if checkpoint.record is not None:
         # A converted file does not say with which arguments its network is built.
@@ -114,6 +115,15 @@ def convert(
     }
     _write(out, state, metadata, to)
     return report
+
+
+@contextlib.contextmanager
+def naming(path: object) -> Iterator[None]:
+    """Let an error about tensors name their file."""
+    try:
+        yield
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from error
 
 
 def default_name(arch: str, to: str) -> str:

@@ -151,6 +151,10 @@ def _check_zip(path: Path) -> None:
     """PyTorch ignores the checksums, and inflates whatever a few compressed bytes stand for."""
     with zipfile.ZipFile(path) as file:
         entries = file.infolist()
+        if any(entry.filename.endswith("/constants.pkl") for entry in entries):
+            raise CheckpointError(
+                f"{path} is a TorchScript program; save the state dict of its network"
+            )
         for entry in entries:
             if entry.compress_type != zipfile.ZIP_STORED or entry.file_size != entry.compress_size:
                 raise CheckpointError(

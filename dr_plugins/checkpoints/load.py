@@ -21,8 +21,8 @@ from dr_plugins.errors import CheckpointError
 
 __all__ = ["Checkpoint", "load_checkpoint", "strip_prefixes"]
 
-_RAW = ("state_dict", "model_state_dict", "model")
-_AVERAGED = ("state_dict_ema", "ema_state_dict", "model_ema")
+_RAW = ("state_dict", "model_state_dict", "model", "module")
+_AVERAGED = ("state_dict_ema", "ema_state_dict", "model_ema", "ema")
 # What wrappers for distributed training put before every name, and the classifiers of the MMEngine
 # and Detectron2 extensions.
 _PREFIXES = ("module.", "model.")

@@ -175,8 +175,9 @@ def test_what_does_not_fit_is_refused(
     write: Callable[[Any], str], content: Callable[[], Any], options: Any, said: str
 ) -> None:
     pytest.importorskip("timm")
-    with pytest.raises(CheckpointError, match=said):
+    with pytest.raises(CheckpointError, match=said) as error:
         load_backbone(write(content()), to="mmengine", **options)
+    assert "best.pt" in str(error.value)
 
 
 def test_a_wrong_source_is_refused(write: Callable[[Any], str]) -> None:

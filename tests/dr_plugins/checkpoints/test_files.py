@@ -174,6 +174,13 @@ def test_the_index_of_a_sharded_checkpoint_is_called_that(tmp_path: Path) -> Non
         load_checkpoint(path)
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_a_program_is_called_that(tmp_path: Path) -> None:
+    torch.jit.script(torch.nn.Linear(2, 2)).save(tmp_path / "a.pt")
+    with pytest.raises(CheckpointError, match=r"a\.pt.*TorchScript"):
+        load_checkpoint(tmp_path / "a.pt")
+
+
 JUNK = (
     *(None, 1, -1.5, True, "text", "x" * 10_000, b"bytes", [], {}, (), [1, [2]], {"a": {"b": 1}}),
     *(torch.tensor(1.0), torch.ones(0), torch.ones(2, 3), torch.ones(3, dtype=torch.complex64)),

@@ -54,6 +54,7 @@ def test_safetensors_are_told_by_content_not_by_name(tmp_path: Path) -> None:
         ("state_dict", "state_dict_ema"),
         ("model_state_dict", "ema_state_dict"),
         ("model", "model_ema"),
+        ("module", "ema"),
     ],
 )
 def test_training_checkpoints(tmp_path: Path, plain: str, averaged: str) -> None:
