@@ -1,9 +1,9 @@
-"""Batches that DataLoader workers cannot hand over, mostly because ``/dev/shm`` is too small."""
+"""DataLoader workers that die, or cannot hand over batches, mostly as ``/dev/shm`` is too small."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from multiprocessing.queues import Queue
 from typing import Any, NoReturn
@@ -13,7 +13,13 @@ from torch.utils.data import get_worker_info
 
 from dr_plugins.errors import WorkerError
 
-__all__ = ["check_room", "naming_shared_memory", "report_lost_batches"]
+__all__ = [
+    "alive",
+    "check_room",
+    "naming_shared_memory",
+    "noticing_dead_workers",
+    "report_lost_batches",
+]
 
 _SHARED_MEMORY = "/dev/shm"
 _MEBIBYTE = 1 << 20
@@ -78,6 +84,41 @@ def check_room(workers: int, batches: int, batch_bytes: int) -> None:
             f"{workers} workers keep up to {waiting} batches of {batch_bytes / _MEBIBYTE:.0f} MiB "
             f"in {_SHARED_MEMORY}, where {free / _MEBIBYTE:.0f} MiB are free. {_advice()}"
         )
+
+
+def alive(loader: Iterable[Any]) -> Iterator[Any]:
+    """Iterate over a loader.
+
+    Raises:
+        WorkerError: A worker died.
+    """
+    batches = iter(loader)
+    while True:
+        try:
+            batch = next(batches)
+        except StopIteration:
+            return
+        except (ConnectionError, EOFError) as error:
+            raise _worker_error(error) from error
+        yield batch
+
+
+@contextmanager
+def noticing_dead_workers() -> Iterator[None]:
+    """Turn the error of a dead worker into ours, wherever a signal makes PyTorch raise it."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise _worker_error(error) from error
+
+
+def _worker_error(error: Exception) -> WorkerError:
+    return WorkerError(
+        f"a worker process died ({error}). Perhaps memory ran out: try fewer workers. "
+        f"Finished shards are kept; the same command goes on after them."
+    )
 
 
 def _explained(error: Exception) -> str:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -21,7 +20,7 @@ import torch
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from dr_plugins.errors import DatasetMismatchError, ReinforcementError, WorkerError
+from dr_plugins.errors import DatasetMismatchError, ReinforcementError
 from dr_plugins.generation.agreement import check_agreement, measure_agreement
 from dr_plugins.generation.answering import Answer, Asker
 from dr_plugins.generation.background import Background
@@ -37,7 +36,7 @@ from dr_plugins.shards.manifest import Manifest
 from dr_plugins.shards.output import OutputDirectory, finished_set, locked
 from dr_plugins.shards.records import RecordLayout, target_fields
 from dr_plugins.sources import ImageSource
-from dr_plugins.workers import check_room
+from dr_plugins.workers import alive, check_room, noticing_dead_workers
 
 __all__ = ["GenerationSettings", "reinforce"]
 
@@ -205,8 +204,7 @@ def _check_images(
 ) -> None:
     """Look at the images of some rows, with the `options` of `check_readable`."""
     positions = keys.rows(source.keys).argsort()[list(rows)]
-    with _noticing_dead_workers():
-        check_readable(source, positions.tolist(), check=check, **options)
+    check_readable(source, positions.tolist(), check=check, **options)
 
 
 def _loader(batches: ViewBatches, workers: int, device: torch.device) -> DataLoader[Any]:
@@ -228,7 +226,7 @@ def _fill(
     def store(answer: Answer) -> None:
         bar.update(filler.add(answer))
 
-    with _noticing_dead_workers(), Background(_UNFINISHED.get(device.type, 0)) as background:
+    with noticing_dead_workers(), Background(_UNFINISHED.get(device.type, 0)) as background:
         for batch in batches:
             background.call(store, ask(batch, feed(batch)))
 
@@ -249,40 +247,10 @@ def _bar(plan: ViewPlan, pending: Sequence[int], shown: bool) -> Any:
 
 
 def _batches(loader: Iterable[Any]) -> Iterator[ViewBatch]:
-    for batch in _alive(loader):
+    for batch in alive(loader):
         if isinstance(batch, ReinforcementError):
             raise batch
         yield batch
-
-
-def _alive(loader: Iterable[Any]) -> Iterator[Any]:
-    batches = iter(loader)
-    while True:
-        try:
-            batch = next(batches)
-        except StopIteration:
-            return
-        except (ConnectionError, EOFError) as error:
-            raise _worker_error(error) from error
-        yield batch
-
-
-@contextmanager
-def _noticing_dead_workers() -> Iterator[None]:
-    """Turn the error of a dead worker into ours, wherever a signal makes PyTorch raise it."""
-    try:
-        yield
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
-            raise
-        raise _worker_error(error) from error
-
-
-def _worker_error(error: Exception) -> WorkerError:
-    return WorkerError(
-        f"a worker process died ({error}). Perhaps memory ran out: try fewer workers. "
-        f"Finished shards are kept; the same command goes on after them."
-    )
 
 
 def _place(plan: ViewPlan, number: int) -> tuple[tuple[int, int], int]:

@@ -13,6 +13,7 @@ from dr_plugins.errors import DatasetMismatchError, ImageReadError
 from dr_plugins.quoting import quoted
 from dr_plugins.shards.container import write_file
 from dr_plugins.sources import ImageSource
+from dr_plugins.workers import alive, noticing_dead_workers
 
 __all__ = ["CHECKS", "check_readable", "find_unreadable", "log_images", "skip_list"]
 
@@ -77,6 +78,9 @@ def find_unreadable(
     Returns:
         What is wrong, by key, for those that cannot be read.
 
+    Raises:
+        WorkerError: A worker died.
+
     Example:
         >>> find_unreadable(ImageSource([], keys=[]))
         {}
@@ -87,10 +91,9 @@ def find_unreadable(
     loader = DataLoader(checks, _BATCH, num_workers=workers, collate_fn=list)
     found: dict[str, str] = {}
     done = 0
-    with tqdm(
-        desc="checking images", total=len(checks), unit=" images", disable=not progress, leave=False
-    ) as bar:
-        for batch in loader:
+    bar = tqdm(desc="checking images", total=len(checks), unit=" images", disable=not progress)
+    with bar, noticing_dead_workers():
+        for batch in alive(loader):
             for offset, message in enumerate(batch):
                 if message is not None:
                     found[source.keys[positions[done + offset]]] = message

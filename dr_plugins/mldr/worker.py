@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from dr_plugins.errors import ReinforcementError
+from dr_plugins.images import strict_decoding
 from dr_plugins.mldr.decode import NO_PARTNER, Decoder, check_fit
 from dr_plugins.mldr.errors import AlignmentError
 from dr_plugins.mldr.inspection import named
@@ -19,6 +20,7 @@ from dr_plugins.mldr.members import load_member
 from dr_plugins.mldr.staging import SIZES_NAME, Staging
 from dr_plugins.shards.container import map_tensors
 from dr_plugins.shards.manifest import FileEntry
+from dr_plugins.shards.mapping import regular_only
 from dr_plugins.shards.reader import map_shard
 from dr_plugins.shards.records import set_checksum
 from dr_plugins.shards.shard import FINGERPRINT_BYTES, Shard, shard_name
@@ -108,7 +110,11 @@ class Worker:
         sizes, unreadable = np.zeros((len(files), 2), np.int32), []
         for position, file in enumerate(files):
             try:
-                with Image.open(file) as image:
+                with (
+                    open(file, "rb", opener=regular_only) as opened,
+                    strict_decoding,
+                    Image.open(opened) as image,
+                ):
                     sizes[position] = image.height, image.width
             except Exception as error:  # on damaged headers, Pillow raises errors of many types
                 unreadable.append(f"{file}: {error}")

@@ -14,6 +14,7 @@ from torchvision.datasets import ImageFolder
 
 from dr_plugins.errors import WorkerError
 from dr_plugins.generation.generate import GenerationSettings, reinforce
+from dr_plugins.generation.readable import find_unreadable
 from dr_plugins.generation.teachers import Ensemble
 from dr_plugins.generation.views import ViewBatch, ViewBatches, ViewPlan
 from dr_plugins.shards.key_index import KeyIndex
@@ -61,6 +62,8 @@ def test_a_dead_worker_is_a_typed_error(tmp_path: Path) -> None:
     images = Deadly([(Image.new("RGB", (30, 30), (i, i, i)), i % 3) for i in range(8)])
     source = ImageSource(images, keys=[f"k{i}" for i in range(8)])
     settings = GenerationSettings(policy("rrc"), samples=2, topk=1, batch_size=2, shard_images=2)
+    with pytest.raises(WorkerError):
+        find_unreadable(source, workers=1)
     with pytest.raises(WorkerError, match="same command goes on"):
         reinforce(
             source, Ensemble([TinyTeacher()]), tmp_path, settings,
