@@ -99,7 +99,7 @@ An interrupted run goes on where it stopped when the same command is given again
 @click.option(
     "--shard-images",
     type=_COUNT,
-    default=256,
+    default=1024,
     show_default=True,
     help="Images per shard; what an interruption can lose.",
 )

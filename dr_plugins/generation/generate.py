@@ -71,7 +71,7 @@ class GenerationSettings:
     seed: int = 0
     probs_dtype: str = "float16"
     batch_size: int = 256
-    shard_images: int = 256
+    shard_images: int = 1024
 
     def __post_init__(self) -> None:
         for name in ("samples", "topk", "batch_size", "shard_images"):

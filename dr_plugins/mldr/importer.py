@@ -38,8 +38,8 @@ from dr_plugins.shards.records import RecordLayout, target_fields
 
 __all__ = ["ImportReport", "ImportSettings", "import_archives"]
 
-_SHARD_BYTES = 16 << 20  # what a worker holds of a shard when it finishes it
-_SHARD_IMAGES = 256
+_SHARD_BYTES = 32 << 20  # what a worker holds of a shard when it finishes it
+_SHARD_IMAGES = 1024
 _BATCH_MEMBERS, _BATCH_BYTES = 16, 1 << 20
 _BATCH_HEADERS = 256
 _MOST_SHOWN = 10  # unreadable images in a message

@@ -11,10 +11,18 @@ KEYS = np.array([randomness.hash_key(f"n/{i}.jpg") for i in range(500)], np.uint
 
 
 def test_choices_are_pinned() -> None:
-    # Changing these numbers changes which reinforcement every existing training run gets.
+    # Changing these numbers changes which reinforcement every existing training run gets, and the
+    # views of every set made from now on.
     assert randomness.hash_key("n01440764/n01440764_10026.JPEG") == 3201564428367291821
     assert randomness.walk(0, 3, KEYS[:4], 400).tolist() == [25, 3, 183, 222]
     assert randomness.uniform(7, 1, KEYS[:2]).tolist() == [0.6320927129787655, 0.5014162884469585]
+    generator = randomness.image_generator(seed=7, key_hash=9, counter=3, stream=2)
+    assert generator.bit_generator.random_raw(2).tolist() == [
+        17853128749695503794,
+        10503054663876025097,
+    ]
+    default = randomness.image_generator(7, 9, 3).random()
+    assert default == randomness.image_generator(7, 9, 3, stream=0).random()
 
 
 @given(samples=st.integers(1, 60), seed=st.integers(0, 2**62), round_=st.integers(0, 3))
