@@ -15,7 +15,9 @@ model.backbone.bottom_up = L(TimmBackbone)(
     freeze_at=2,
     norm="FrozenBN",
 )
-train.init_checkpoint = "imagenet-plus://resnet50_imagenet_plus.pt?source=cvnets&arch=resnet50"
+train.init_checkpoint = (
+    "imagenet-plus://checkpoints/cvnets_resnet50_imagenet_plus.pt?source=cvnets&arch=resnet50"
+)
 
 # CVNets trains on RGB images from 0 to 1.
 model.pixel_mean = [0.0, 0.0, 0.0]

@@ -19,7 +19,9 @@ model.backbone.bottom_up = L(TimmBackbone)(
     grad_checkpointing=True,
     drop_path_rate=0.2,
 )
-train.init_checkpoint = "imagenet-plus://swin_tiny_imagenet_plus.pt?source=cvnets&arch=swin_tiny"
+train.init_checkpoint = (
+    "imagenet-plus://checkpoints/cvnets_swin_tiny_imagenet_plus.pt?source=cvnets&arch=swin_tiny"
+)
 
 optimizer = L(torch.optim.AdamW)(
     params=L(get_default_optimizer_params)(

@@ -28,7 +28,9 @@ model.backbone = L(SimpleFeaturePyramid)(
     ),
     out_channels=256,
 )
-train.init_checkpoint = "imagenet-plus://vit_base_imagenet_plus.pt?source=cvnets&arch=vit_base"
+train.init_checkpoint = (
+    "imagenet-plus://checkpoints/cvnets_vit_base_imagenet_plus.pt?source=cvnets&arch=vit_base"
+)
 train.amp.enabled = True
 
 optimizer = L(torch.optim.AdamW)(

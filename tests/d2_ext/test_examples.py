@@ -93,10 +93,31 @@ def test_lazy_examples(name: str) -> None:
 def test_large_scale_jitter_recipe() -> None:
     cfg = LazyConfig.load(str(EXAMPLES / "mask_rcnn_R_50_FPN_100ep_LSJ.py"))
     assert (cfg.optimizer.lr, cfg.optimizer.weight_decay) == (0.1, 4e-5)
-    assert cfg.dataloader.train.total_batch_size == 64
+    assert cfg.dataloader.train.total_batch_size == 32
     assert cfg.dataloader.train.mapper.augmentations[1].crop_size == [1024, 1024]
-    assert cfg.train.max_iter == 184375
+    assert cfg.train.max_iter == round(100 * 118287 / 32) == 369647
     assert round(cfg.lr_multiplier.warmup_length * cfg.train.max_iter) == 500
+    multiplier = instantiate(cfg.lr_multiplier)
+    epochs = {0: 0.01, 1: 1.0, 59: 1.0, 61: 0.1, 83: 0.1, 85: 0.01, 99: 0.01}
+    found = {epoch: multiplier(epoch / 100) for epoch in epochs}
+    assert found == pytest.approx(epochs)
+
+
+def test_the_backbone_learns_more_slowly_in_the_long_recipe() -> None:
+    pytest.importorskip("detectron2.modeling.backbone.vit", reason="Detectron2 0.6 cannot")
+    cfg = LazyConfig.load(str(EXAMPLES / "mask_rcnn_R_50_FPN_100ep_LSJ.py"))
+    model = cfg.optimizer.params.model = instantiate(cfg.model)
+    groups = {
+        id(parameter): group
+        for group in instantiate(cfg.optimizer).param_groups
+        for parameter in group["params"]
+    }
+    network = model.backbone.bottom_up.network.features
+    rates = {network.layer4[0].conv1.weight: 0.01, model.roi_heads.box_head.fc1.weight: 0.1}
+    for parameter, rate in rates.items():
+        assert groups[id(parameter)]["lr"] == pytest.approx(rate)
+    assert groups[id(network.layer4[0].bn1.weight)]["weight_decay"] == 0
+    assert groups[id(model.roi_heads.box_head.fc1.bias)]["weight_decay"] == 0
 
 
 def test_layers_of_the_vit_learn_at_their_own_rates() -> None:
