@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from os import PathLike
@@ -376,7 +377,8 @@ def _is_full(batch: list[Task]) -> bool:
 
 
 def _name(paths: list[Path], part: Part) -> str:
-    return f"{paths[part.archive].name}:{part.folder}"
+    name = os.fsencode(paths[part.archive].name).decode(errors="replace")  # may be no text
+    return f"{name}:{part.folder}"
 
 
 def _check_equal(described: list[SetDescription], names: list[str]) -> None:

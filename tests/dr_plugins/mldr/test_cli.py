@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,31 @@ def test_importing_without_the_images(tmp_path: Path, members: Members) -> None:
     arguments += ["--file-list", str(tmp_path / "list")]
     result = CliRunner().invoke(import_mldr, arguments)
     assert result.exit_code == 0, result.output
+
+
+def test_names_that_are_no_text(images: Path, tmp_path: Path, members: Members) -> None:
+    name = os.fsdecode(b"a\xff.tar.gz")
+    archive = write_tar(tmp_path / name, members())
+    out = tmp_path / os.fsdecode(b"set\xff")
+    arguments = [str(archive), "--images", str(images), "--out", str(out), "--workers", "0"]
+    result = CliRunner().invoke(import_mldr, [*arguments, "--quiet"])
+    assert result.exit_code == 0, result.output
+    archive.write_bytes(b"no archive")
+    result = CliRunner().invoke(import_mldr, [*arguments, "--quiet"])
+    assert result.exit_code == 1
+    assert isinstance(result.exception, SystemExit)  # a typed error, and it could be printed
+
+
+def test_weak_classes_are_listed(tmp_path: Path, members: Members) -> None:
+    archive = write_tar(tmp_path / "a.tar.gz", members())
+    classes = [0, 0, 0, 1, 2, 2, 1, 1, 2, 3, 3, 3]  # the teacher's are three of each in turn
+    (tmp_path / "list").write_text("\n".join(f"c{c}/{i}.png" for i, c in enumerate(classes)))
+    arguments = [str(archive), "--file-list", str(tmp_path / "list"), "--out", str(tmp_path / "s")]
+    result = CliRunner().invoke(import_mldr, [*arguments, "--workers", "0", "--quiet"])
+    assert result.exit_code == 0, result.output  # too few images to be sure
+    assert "label of 66.7% of the images" in result.output
+    assert "class c1: of 1 of 3 images; 2 are taken for c2" in result.output
+    assert "class c0" not in result.output
 
 
 def test_errors_are_one_line(images: Path, tmp_path: Path) -> None:
