@@ -85,6 +85,7 @@ DEFAULTS: dict[str, str] = {
     "SparseTargets.size": "dim=None",
     "SparseTargets.unchecked": "densify='smooth', temperature=None",
     "StudentView": "mean=None, std=None",
+    "TimmFinder.find_spec": "path=None, target=None",
     "TimmTeacher": "channels_last=True",
     "VerifyReport": "files=0, replayed=0, problems=<factory>",
     "ViewBatches": "whole=True",
