@@ -21,7 +21,9 @@ PACKAGES = ["dr_plugins", *(["dr_models", "timm_ext"] if importlib.util.find_spe
 DEFAULTS: dict[str, str] = {
     "Alignment": "class_names=None",
     "CVNetsModel": "size=224, resize=256, stock=None, stock_entries=None",
-    "CheckpointLocation": "source='auto', arch=None, averaged=None, stored_indices=False",
+    "CheckpointLocation": (
+        "source='auto', arch=None, averaged=None, stored_indices=False, new_keys=()"
+    ),
     "ClassFolders": "class_names=None",
     "ConvStemEmbed": "in_chans=3, embed_dim=768, patch_size=16, bias=True",
     "ConversionReport": (

@@ -46,8 +46,8 @@ __all__ = [
     "register",
 ]
 
-# Where a hook imports this package from within `import timm`, the networks have to wait.
-if not getattr(timm.__spec__, "_initializing", False):
+# Where a hook imports this package amid `import timm`, there may be no models yet to add to.
+if hasattr(timm, "create_model"):
     import dr_models  # noqa: F401  registers its networks with timm
 
 register()

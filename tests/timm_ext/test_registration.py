@@ -105,13 +105,16 @@ def test_modules_that_took_names_before_and_after(tmp_path: Path) -> None:
     )
 
 
-def test_registration_from_within_the_import_of_timm(tmp_path: Path) -> None:
-    """As a hook does that runs when `timm.data` is loaded, amid `import timm`."""
+@pytest.mark.parametrize(("hooked", "models"), [("timm.data", ", dr_models"), ("timm", "")])
+def test_registration_from_within_the_import_of_timm(
+    tmp_path: Path, hooked: str, models: str
+) -> None:
+    """As a hook does that runs when a module of timm is loaded, amid `import timm` or at its end."""
     (tmp_path / "hook.py").write_text(
         "import importlib.machinery, sys\n"
         "class Finder:\n"
         "    def find_spec(self, name, path, target=None):\n"
-        "        if name != 'timm.data': return None\n"
+        f"        if name != {hooked!r}: return None\n"
         "        spec = importlib.machinery.PathFinder.find_spec(name, path)\n"
         "        load = spec.loader.exec_module\n"
         "        def exec_module(module):\n"
@@ -125,7 +128,7 @@ def test_registration_from_within_the_import_of_timm(tmp_path: Path) -> None:
         tmp_path,
         "import hook\n"
         "from timm.data import create_dataset\n"
-        "import timm_ext, dr_models, timm\n"
+        f"import timm_ext{models}, timm\n"
         "assert create_dataset is timm_ext.create_dataset\n"
         "assert timm.is_model('cvnets_resnet50')\n",
     )
