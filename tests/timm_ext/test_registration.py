@@ -109,7 +109,7 @@ def test_modules_that_took_names_before_and_after(tmp_path: Path) -> None:
 def test_registration_from_within_the_import_of_timm(
     tmp_path: Path, hooked: str, models: str
 ) -> None:
-    """As a hook does that runs when a module of timm is loaded, amid `import timm` or at its end."""
+    """As a hook does that runs when a module of timm is loaded, amid or after `import timm`."""
     (tmp_path / "hook.py").write_text(
         "import importlib.machinery, sys\n"
         "class Finder:\n"
