@@ -39,6 +39,8 @@ _MEANINGLESS = (
     "numpy.dtype",
     "pathlib.PosixPath",
     "pathlib.WindowsPath",
+    "pathlib._local.PosixPath",  # Python 3.13's name
+    "pathlib._local.WindowsPath",
 )
 
 

@@ -209,6 +209,7 @@ def test_the_file_says_what_it_is(tiny: dict[str, torch.Tensor], tmp_path: Path)
 
 
 def test_what_timm_and_torchvision_feed_their_networks(tmp_path: Path) -> None:
+    pytest.importorskip("timm")
     torch.save(torchvision.models.resnet18(weights=None).state_dict(), tmp_path / "a.pt")
     out = tmp_path / "out.pth"
     convert(tmp_path / "a.pt", out, arch="torchvision:resnet18", to="detectron2")
