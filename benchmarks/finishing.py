@@ -8,8 +8,8 @@ import numpy as np
 import torch
 
 from benchmarks.report import Row, compare, report
-from dr_plugins.deferred import DeferredViews
-from dr_plugins.policy import Policy
+from dr_plugins.policies.policy import Policy
+from dr_plugins.replay.deferred import DeferredViews
 
 __all__ = ["main"]
 

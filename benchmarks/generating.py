@@ -28,8 +28,8 @@ from torchvision.datasets import ImageFolder
 from benchmarks.photographs import make_photographs
 from benchmarks.report import Row, report
 from dr_plugins.generation import Ensemble, GenerationSettings, reinforce
-from dr_plugins.policy import Policy
-from dr_plugins.sources import ImageSource
+from dr_plugins.images.sources import ImageSource
+from dr_plugins.policies.policy import Policy
 from timm_ext.teachers import TimmTeacher
 
 __all__ = ["main"]

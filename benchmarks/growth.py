@@ -20,7 +20,7 @@ from torchvision.datasets import ImageFolder
 from benchmarks.photographs import make_photographs
 from benchmarks.synthetic import make_empty_set, make_set_of
 from dr_plugins import KDLoss, ReinforcedDataset, SparseTargets
-from dr_plugins.policy import Policy
+from dr_plugins.policies.policy import Policy
 from dr_plugins.shards.reader import ShardSet
 
 __all__ = ["main"]

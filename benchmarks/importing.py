@@ -21,8 +21,8 @@ from dr_plugins.mldr import ImageOrder, ImportSettings, import_archives
 from dr_plugins.mldr.archive import walk
 from dr_plugins.mldr.decode import Decoder
 from dr_plugins.mldr.members import load_member
-from dr_plugins.policy import AugmentParams, Policy
-from dr_plugins.shards.records import RecordLayout, target_fields
+from dr_plugins.policies.policy import AugmentParams, Policy
+from dr_plugins.records import RecordLayout, target_fields
 from dr_plugins.transforms import RandAugment
 from dr_plugins.transforms.rand_augment_ops import magnitude
 

@@ -20,9 +20,9 @@ from torchvision.datasets import ImageFolder
 from benchmarks.photographs import make_photographs
 from benchmarks.report import Row, compare, report
 from benchmarks.synthetic import make_set_of, mldr_file
-from dr_plugins.dataset import ReinforcedDataset
-from dr_plugins.policy import Policy
+from dr_plugins.policies.policy import Policy
 from dr_plugins.shards.reader import ShardSet
+from dr_plugins.training.dataset import ReinforcedDataset
 
 __all__ = ["main"]
 

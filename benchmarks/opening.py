@@ -9,7 +9,7 @@ from pathlib import Path
 
 from benchmarks.report import Limit, report
 from benchmarks.synthetic import make_empty_set
-from dr_plugins.policy import Policy
+from dr_plugins.policies.policy import Policy
 
 __all__ = ["main"]
 

@@ -10,7 +10,7 @@ import torch
 
 from benchmarks.report import Row, compare, report
 from benchmarks.synthetic import make_synthetic_set, mldr_file
-from dr_plugins.policy import Policy
+from dr_plugins.policies.policy import Policy
 from dr_plugins.shards.reader import ShardSet
 
 __all__ = ["main"]

@@ -10,11 +10,11 @@ import numpy as np
 import torch
 
 from dr_plugins import randomness
-from dr_plugins.policy import AugmentParams, Policy
+from dr_plugins.policies.policy import AugmentParams, Policy
+from dr_plugins.records import RecordLayout, target_fields
 from dr_plugins.shards.key_index import KeyIndex
 from dr_plugins.shards.output import OutputDirectory, locked
 from dr_plugins.shards.reader import ShardSet
-from dr_plugins.shards.records import RecordLayout, target_fields
 from dr_plugins.shards.shard import Shard
 from dr_plugins.transforms.rand_augment_ops import magnitude
 

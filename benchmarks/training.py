@@ -24,7 +24,7 @@ from benchmarks.photographs import make_photographs
 from benchmarks.report import Limit, Row, compare, report
 from benchmarks.synthetic import CLASSES, make_set_of
 from dr_plugins import KDLoss, ReinforcedDataset
-from dr_plugins.policy import Policy
+from dr_plugins.policies.policy import Policy
 
 __all__ = ["main"]
 

@@ -34,7 +34,7 @@ from d2_ext.evaluation_data import build_classification_test_loader
 from d2_ext.settings import use_checkpoint
 from d2_ext.simple_pyramid import SimpleFeaturePyramid
 from d2_ext.trainer import ReinforcedTrainer
-from dr_plugins.checkpoints import mark_loaded
+from dr_models.checkpoints import mark_loaded
 
 __all__ = [
     "ClassificationEvaluator",

@@ -27,8 +27,8 @@ from d2_ext.inputs import check_inputs
 from d2_ext.last_stage import find_last_stages, timm_last_stage
 from d2_ext.messages import logger
 from d2_ext.resnets import resnet_parts
-from dr_plugins.checkpoints import BackboneWeights, CheckpointLocation, load_backbone
-from dr_plugins.checkpoints.location import SCHEME
+from dr_models.checkpoints import BackboneWeights, CheckpointLocation, load_backbone
+from dr_models.checkpoints.location import SCHEME
 from dr_plugins.errors import BackboneError, CheckpointError
 
 __all__ = [

@@ -17,7 +17,7 @@ from d2_ext.config import reinforced_node
 from d2_ext.errors import ConfigError
 from d2_ext.sampler import EpochBatches
 from dr_plugins import ReinforcedDataset, ShardSet, SparseTargets
-from dr_plugins.sources import open_source
+from dr_plugins.images.sources import open_source
 
 __all__ = ["ReinforcedLoader", "build_reinforced_train_loader"]
 
@@ -133,7 +133,7 @@ def build_reinforced_train_loader(
         check: See `ReinforcedDataset`.
         size: Side in pixels that the student sees; None takes that of the stored views.
         defer: Leave flips, RandAugment, erasing and mixing to the device of the model: ``images``
-            are `dr_plugins.deferred.DeferredViews` then, whose ``to(device)`` gives the images.
+            are `dr_plugins.replay.deferred.DeferredViews` then, whose ``to(device)`` gives the images.
         num_workers: Processes that load images, for each process that trains.
 
     Raises:

@@ -15,7 +15,7 @@ from d2_ext.config import reinforced_node
 from d2_ext.errors import ConfigError
 from dr_plugins import ImageSource, ShardSet
 from dr_plugins.errors import DatasetMismatchError
-from dr_plugins.sources import open_source
+from dr_plugins.images.sources import open_source
 
 __all__ = ["build_classification_test_loader"]
 

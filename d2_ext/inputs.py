@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from d2_ext.messages import logger
-from dr_plugins.checkpoints import InputConvention, check_convention
+from dr_models.checkpoints import InputConvention, check_convention
 from dr_plugins.errors import CheckpointError
 
 __all__ = ["check_inputs"]

@@ -10,9 +10,9 @@ from detectron2.modeling.backbone.resnet import DeformBottleneckBlock, ResNet
 from torch import nn
 
 from d2_ext.last_stage import LAST_STAGE
-from dr_plugins.checkpoints import BackboneWeights
-from dr_plugins.checkpoints.keys import is_counter
-from dr_plugins.checkpoints.report import shorten
+from dr_models.checkpoints import BackboneWeights
+from dr_models.checkpoints.keys import is_counter
+from dr_models.checkpoints.report import shorten
 from dr_plugins.errors import CheckpointError
 
 __all__ = ["resnet_parts"]

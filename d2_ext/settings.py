@@ -17,8 +17,8 @@ from torch import nn
 from d2_ext.checkpoints import find_backbones, local_location, read_weights
 from d2_ext.classifier import ReinforcedClassifier
 from d2_ext.errors import ConfigError
-from dr_plugins.checkpoints import InputConvention
-from dr_plugins.checkpoints.location import SCHEME
+from dr_models.checkpoints import InputConvention
+from dr_models.checkpoints.location import SCHEME
 from dr_plugins.errors import CheckpointError
 
 __all__ = ["use_checkpoint"]

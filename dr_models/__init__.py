@@ -32,8 +32,8 @@ from dr_models import (
     swin_transformer,
     vision_transformer,
 )
+from dr_models.classifiers import create_classifier
 from dr_models.features import FeatureBackbone
-from dr_models.networks import create_classifier
 
 __all__ = [
     "FeatureBackbone",

@@ -13,15 +13,15 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _NormBase
 
 from dr_models.activations import activation_names, check_activations
-from dr_models.networks import check_name
-from dr_plugins.checkpoints import (
+from dr_models.checkpoints import (
     BackboneWeights,
     CheckpointLocation,
     InputConvention,
     LoadRecord,
     load_backbone,
 )
-from dr_plugins.checkpoints.keys import is_counter
+from dr_models.checkpoints.keys import is_counter
+from dr_models.classifiers import check_name
 from dr_plugins.errors import BackboneError, CheckpointError
 
 __all__ = ["FeatureBackbone"]
@@ -153,7 +153,7 @@ class FeatureBackbone(nn.Module):
             raise CheckpointError(
                 f"frozen_stages={self.frozen_stages} freezes stages of {self.model} with random "
                 f"weights; load a checkpoint into the backbone, or set frozen_stages=-1. After "
-                f"copying weights into it, call dr_plugins.checkpoints.mark_loaded(backbone)"
+                f"copying weights into it, call dr_models.checkpoints.mark_loaded(backbone)"
             )
         try:
             return list(self.features(images))

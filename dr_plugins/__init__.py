@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 from dr_plugins.errors import ReinforcementError
 
 if TYPE_CHECKING:
-    from dr_plugins.dataset import ReinforcedDataset
-    from dr_plugins.loss import KDLoss
-    from dr_plugins.policy import Policy
+    from dr_plugins.images.sources import ImageSource
+    from dr_plugins.losses.kd_loss import KDLoss
+    from dr_plugins.policies.policy import Policy
     from dr_plugins.shards.reader import ShardSet
-    from dr_plugins.sources import ImageSource
     from dr_plugins.targets import SparseTargets
+    from dr_plugins.training.dataset import ReinforcedDataset
 
 __all__ = [
     "ImageSource",
@@ -35,10 +35,10 @@ __version__ = "0.1.0.dev0"
 
 # Imported on first use: PyTorch takes seconds, in which a command could not even be interrupted.
 _HOMES = {
-    "ImageSource": "dr_plugins.sources",
-    "KDLoss": "dr_plugins.loss",
-    "Policy": "dr_plugins.policy",
-    "ReinforcedDataset": "dr_plugins.dataset",
+    "ImageSource": "dr_plugins.images.sources",
+    "KDLoss": "dr_plugins.losses.kd_loss",
+    "Policy": "dr_plugins.policies.policy",
+    "ReinforcedDataset": "dr_plugins.training.dataset",
     "ShardSet": "dr_plugins.shards.reader",
     "SparseTargets": "dr_plugins.targets",
 }

@@ -274,7 +274,7 @@ class SparseTargets:
         cls, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Tensor:
         if func is torch.nn.functional.cross_entropy:
-            from dr_plugins.loss import cross_entropy  # loss imports this module
+            from dr_plugins.losses.kd_loss import cross_entropy  # loss imports this module
 
             return cross_entropy(*args, **(kwargs or {}))
         name = getattr(func, "__name__", repr(func))

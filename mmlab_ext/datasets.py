@@ -12,8 +12,8 @@ from torchvision.transforms import v2
 
 from dr_plugins import ReinforcedDataset as CoreReinforcedDataset
 from dr_plugins import ShardSet
-from dr_plugins.deferred import BegunView, join
 from dr_plugins.errors import FormatError
+from dr_plugins.replay.deferred import CroppedView, join
 from mmlab_ext.errors import ConfigError
 from mmlab_ext.images import KEY, open_images
 from mmlab_ext.samples import ClassificationSample
@@ -40,7 +40,7 @@ class ReinforcedDataset(Dataset[Item]):
         check: When a view is not what the teacher saw: ``error``, ``warn`` or ``off``.
         size: (height, width) in pixels that views are resized to; None keeps the stored size.
         defer: Leave flips, RandAugment, erasing and mixing to the device of the model: ``inputs``
-            are `dr_plugins.deferred.DeferredViews` then, which `TimmDataPreprocessor` takes.
+            are `dr_plugins.replay.deferred.DeferredViews` then, which `TimmDataPreprocessor` takes.
         gt_score: Add the dense target to each sample, for mmpretrain's heads.
         class_map: File with one class folder per line, in label order, where the folder holds only
             some of the classes.
@@ -174,7 +174,7 @@ class ReinforcedDataset(Dataset[Item]):
             )
             if self.gt_score:
                 sample.gt_score = targets.dense()
-            inputs = join([view]) if isinstance(view, BegunView) else view
+            inputs = join([view]) if isinstance(view, CroppedView) else view
             items.append({"inputs": inputs, "data_samples": sample})
         return items
 

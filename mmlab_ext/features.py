@@ -9,8 +9,8 @@ import torch
 from mmengine.model import BaseModule, PretrainedInit
 from mmengine.registry import MODELS
 
-from dr_plugins.checkpoints import InputConvention
-from dr_plugins.checkpoints.location import SCHEME
+from dr_models.checkpoints import InputConvention
+from dr_models.checkpoints.location import SCHEME
 from mmlab_ext.errors import ConfigError
 
 __all__ = ["TimmFeatures", "strict_pretrained"]

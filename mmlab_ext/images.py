@@ -12,8 +12,8 @@ from mmengine.registry import DATASETS
 from PIL import Image
 
 from dr_plugins import ImageSource
-from dr_plugins.images import open_image
-from dr_plugins.sources import open_source
+from dr_plugins.images.decoding import open_image
+from dr_plugins.images.sources import open_source
 from mmlab_ext.errors import ConfigError
 from mmlab_ext.samples import one_class
 

@@ -10,7 +10,7 @@ from mmengine.model import PretrainedInit, update_init_info
 from mmengine.registry import WEIGHT_INITIALIZERS
 from torch import nn
 
-from dr_plugins.checkpoints.location import SCHEME
+from dr_models.checkpoints.location import SCHEME
 from dr_plugins.errors import BackboneError, CheckpointError
 from mmlab_ext.loading import load_into
 from mmlab_ext.messages import describe

@@ -10,15 +10,15 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from dr_plugins.checkpoints import (
+from dr_models.checkpoints import (
     BackboneWeights,
     CheckpointLocation,
     InputConvention,
     load_backbone,
     read_metadata,
 )
-from dr_plugins.checkpoints.keys import is_counter
-from dr_plugins.checkpoints.resnets import check_layers
+from dr_models.checkpoints.keys import is_counter
+from dr_models.checkpoints.resnets import check_layers
 from dr_plugins.errors import BackboneError, CheckpointError, ReinforcementError
 from mmlab_ext.classifier import TimmClassifier
 from mmlab_ext.features import TimmFeatures
@@ -179,7 +179,7 @@ def _weights_of_stage(location: CheckpointLocation) -> BackboneWeights:
 
 
 def _load_classifier(module: TimmClassifier, location: CheckpointLocation, head: bool) -> Loaded:
-    from dr_models.networks import classifier_names
+    from dr_models.classifiers import classifier_names
 
     weights = load_backbone(location, to="timm", arch=module.arch, options=module.options)
     last = _Names("", [f"{name}.*" for name in classifier_names(module.model)])

@@ -10,7 +10,7 @@ from mmengine.model import BaseDataPreprocessor
 from mmengine.registry import MODELS
 
 from dr_plugins import SparseTargets
-from dr_plugins.deferred import DeferredViews
+from dr_plugins.replay.deferred import DeferredViews
 from mmlab_ext.errors import ConfigError
 from mmlab_ext.samples import one_class
 

@@ -6,7 +6,7 @@ from typing import Any, NoReturn
 
 from mmengine.runner import CheckpointLoader
 
-from dr_plugins.checkpoints.location import SCHEME
+from dr_models.checkpoints.location import SCHEME
 from dr_plugins.errors import CheckpointError
 
 __all__ = ["refuse_to_load_loosely"]

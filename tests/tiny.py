@@ -14,8 +14,8 @@ from torchvision.datasets import ImageFolder
 
 from dr_plugins.generation.generate import GenerationSettings, reinforce
 from dr_plugins.generation.teachers import Ensemble
-from dr_plugins.policy import Policy
-from dr_plugins.sources import ImageSource
+from dr_plugins.images.sources import ImageSource
+from dr_plugins.policies.policy import Policy
 
 CLASSES = ("n01", "n02", "n03")
 

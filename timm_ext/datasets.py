@@ -15,7 +15,7 @@ from torch.utils.data import Dataset, IterableDataset
 from torchvision import datasets
 
 from dr_plugins import ReinforcedDataset, ShardSet
-from dr_plugins.images import strict_decoding, to_rgb
+from dr_plugins.images.decoding import strict_decoding, to_rgb
 from timm_ext.errors import DatasetNameError, ImagesNotFoundError, UnsupportedOptionError
 from timm_ext.messages import log_on_primary
 from timm_ext.names import DatasetName, find_shards, parse_name

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import click
 
+from dr_models.cli import convert_checkpoint
 from dr_plugins import __version__
-from dr_plugins.cli.checkpoints import convert_checkpoint
 from dr_plugins.cli.command import Command
 from dr_plugins.cli.mldr import download, import_mldr
 from dr_plugins.cli.startup import disable, enable, status
@@ -172,9 +172,9 @@ def reinforce(
     from dr_plugins.generation.generate import reinforce as generate
     from dr_plugins.generation.readable import skip_list
     from dr_plugins.generation.teachers import Ensemble, load_teacher
-    from dr_plugins.policy import Policy
+    from dr_plugins.images.sources import open_source
+    from dr_plugins.policies.policy import Policy
     from dr_plugins.shards.reader import ShardSet
-    from dr_plugins.sources import open_source
 
     device = _usable_device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     sys.path.append(os.getcwd())  # so that python:MODULE:FUNCTION finds a file in it
@@ -243,8 +243,8 @@ def _usable_device(name: str) -> str:
 @click.argument("directory", type=click.Path(path_type=Path))
 def info(directory: Path) -> None:
     """Say what a shard set is."""
-    from dr_plugins.describe import describe
     from dr_plugins.shards.reader import ShardSet
+    from dr_plugins.tools.describe import describe
 
     click.echo(describe(ShardSet(directory)))
 
@@ -271,8 +271,8 @@ def verify(
     directory: Path, images: str | None, replay: int, class_map: str | None, quiet: bool
 ) -> None:
     """Check files, keys and replayed views; exit status 1 if anything is wrong."""
-    from dr_plugins.sources import open_source
-    from dr_plugins.verify import verify as check
+    from dr_plugins.images.sources import open_source
+    from dr_plugins.tools.verify import verify as check
 
     if replay and images is None:
         raise click.UsageError("--replay needs the images: give --images as well")

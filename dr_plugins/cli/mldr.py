@@ -70,9 +70,9 @@ def import_mldr(
     quiet: bool,
 ) -> None:
     """Turn archives published by apple/ml-dr into a shard set."""
+    from dr_plugins.images.sources import open_source
     from dr_plugins.mldr import ImageOrder, ImportSettings, import_archives
     from dr_plugins.shards.reader import ShardSet
-    from dr_plugins.sources import open_source
 
     if images is None and file_list is None:
         raise click.UsageError("name the images with --images, or their order with --file-list")

@@ -12,8 +12,8 @@ import torch
 from dr_plugins import randomness
 from dr_plugins.errors import DatasetMismatchError
 from dr_plugins.generation.teachers import Ensemble
-from dr_plugins.policy import Policy
-from dr_plugins.sources import ImageSource
+from dr_plugins.images.sources import ImageSource
+from dr_plugins.policies.policy import Policy
 
 __all__ = ["Agreement", "check_agreement", "label_agreement", "measure_agreement"]
 

@@ -22,21 +22,21 @@ from tqdm.auto import tqdm
 
 from dr_plugins.errors import DatasetMismatchError, ReinforcementError
 from dr_plugins.generation.agreement import check_agreement, measure_agreement
-from dr_plugins.generation.answering import Answer, Asker
 from dr_plugins.generation.background import Background
-from dr_plugins.generation.feeding import Feeder
-from dr_plugins.generation.filling import ShardFiller
+from dr_plugins.generation.predictor import Prediction, Predictor
 from dr_plugins.generation.readable import CHECKS, check_readable, log_images
 from dr_plugins.generation.resuming import asked_again, check_answers, check_views
+from dr_plugins.generation.shard_builder import ShardBuilder
 from dr_plugins.generation.teachers import Ensemble, weights_digest
+from dr_plugins.generation.view_maker import ViewMaker
 from dr_plugins.generation.views import ViewBatch, ViewBatches, ViewPlan
-from dr_plugins.policy import Policy
+from dr_plugins.images.sources import ImageSource
+from dr_plugins.policies.policy import Policy
+from dr_plugins.records import RecordLayout, target_fields
 from dr_plugins.shards.key_index import KeyIndex
 from dr_plugins.shards.manifest import Manifest
 from dr_plugins.shards.output import OutputDirectory, finished_set, locked
-from dr_plugins.shards.records import RecordLayout, target_fields
-from dr_plugins.sources import ImageSource
-from dr_plugins.workers import alive, check_room, noticing_dead_workers
+from dr_plugins.utils.workers import alive, check_room, noticing_dead_workers
 
 __all__ = ["GenerationSettings", "reinforce"]
 
@@ -183,8 +183,8 @@ def reinforce(
                 source, keys, plan, shards, settings.policy, layout, settings.seed, whole
             )
 
-        feed = Feeder(settings.policy, layout, device)
-        ask = Asker(teacher, num_classes, settings.topk, settings.batch_size)
+        feed = ViewMaker(settings.policy, layout, device)
+        ask = Predictor(teacher, num_classes, settings.topk, settings.batch_size)
         finished = sorted(set(range(plan.shards)) - set(pending))
         if pending and finished:
             again = make(asked_again(finished))
@@ -193,7 +193,7 @@ def reinforce(
                 views = feed(batch).take()
                 check_views(batch, shard, layout, keys, views)
                 check_answers(batch, shard, ask, views, identity["precision"], Path(out))
-        filler = ShardFiller(output, plan, layout, keys, num_classes)
+        filler = ShardBuilder(output, plan, layout, keys, num_classes)
         with _bar(plan, pending, progress) as bar:
             _fill(filler, _batches(_loader(make(pending), workers, device)), feed, ask, device, bar)
         return output.finish()
@@ -214,16 +214,16 @@ def _loader(batches: ViewBatches, workers: int, device: torch.device) -> DataLoa
 
 
 def _fill(
-    filler: ShardFiller,
+    filler: ShardBuilder,
     batches: Iterable[ViewBatch],
-    feed: Feeder,
-    ask: Asker,
+    feed: ViewMaker,
+    ask: Predictor,
     device: torch.device,
     bar: Any,
 ) -> None:
-    """Answer all batches; making views, asking and storing go on at the same time on CUDA."""
+    """Prediction all batches; making views, asking and storing go on at the same time on CUDA."""
 
-    def store(answer: Answer) -> None:
+    def store(answer: Prediction) -> None:
         bar.update(filler.add(answer))
 
     with noticing_dead_workers(), Background(_UNFINISHED.get(device.type, 0)) as background:

@@ -10,10 +10,10 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
 from dr_plugins.errors import DatasetMismatchError, ImageReadError
-from dr_plugins.quoting import quoted
+from dr_plugins.images.sources import ImageSource
 from dr_plugins.shards.container import write_file
-from dr_plugins.sources import ImageSource
-from dr_plugins.workers import alive, noticing_dead_workers
+from dr_plugins.utils.quoting import quoted
+from dr_plugins.utils.workers import alive, noticing_dead_workers
 
 __all__ = ["CHECKS", "check_readable", "find_unreadable", "log_images", "skip_list"]
 

@@ -14,11 +14,11 @@ import numpy as np
 import torch
 
 from dr_plugins.errors import ImageChangedError, SettingsMismatchError, TeacherError
-from dr_plugins.generation.answering import Asker
+from dr_plugins.generation.predictor import Predictor
 from dr_plugins.generation.views import ViewBatch
-from dr_plugins.replay import fingerprint
+from dr_plugins.records import RecordLayout
+from dr_plugins.replay.replayer import fingerprint
 from dr_plugins.shards.key_index import KeyIndex
-from dr_plugins.shards.records import RecordLayout
 from dr_plugins.shards.shard import Shard
 
 __all__ = ["asked_again", "check_answers", "check_views"]
@@ -68,7 +68,7 @@ def check_views(
 
 
 def check_answers(
-    batch: ViewBatch, shard: Shard, ask: Asker, views: torch.Tensor, precision: str, out: Path
+    batch: ViewBatch, shard: Shard, ask: Predictor, views: torch.Tensor, precision: str, out: Path
 ) -> None:
     """Compare a teacher's answers with those stored for the same views.
 

@@ -12,15 +12,15 @@ import torch
 from torch.utils.data import Dataset
 
 from dr_plugins import randomness
-from dr_plugins.deferred import BegunView, DeferredViews, join
 from dr_plugins.errors import PolicyError, ReinforcementError
-from dr_plugins.images import Picture, size_of
-from dr_plugins.policy import AugmentParams, Policy
+from dr_plugins.images.decoding import Picture, size_of
+from dr_plugins.images.sources import ImageSource
+from dr_plugins.policies.policy import AugmentParams, Policy
+from dr_plugins.records import RecordLayout
+from dr_plugins.replay.deferred import CroppedView, DeferredViews, join
 from dr_plugins.shards.key_index import KeyIndex
-from dr_plugins.shards.records import RecordLayout
 from dr_plugins.shards.shard import fingerprinted_sample
-from dr_plugins.sources import ImageSource
-from dr_plugins.workers import report_lost_batches
+from dr_plugins.utils.workers import report_lost_batches
 
 __all__ = ["ImagePart", "ViewBatch", "ViewBatches", "ViewPlan"]
 
@@ -228,13 +228,13 @@ class ViewBatches(Dataset["ViewBatch | ReinforcementError"]):
             others = set(self._partners(row))
         return {r: torch.from_numpy(self._load(r)[0]) for r in sorted({row, *others})}
 
-    def _view(self, row: int, params: AugmentParams) -> torch.Tensor | BegunView:
+    def _view(self, row: int, params: AugmentParams) -> torch.Tensor | CroppedView:
         image, policy = self._load(row)[0], self._policy
         other = None if params.partner is None else self._load(params.partner)[0]
         if self._whole:
             return policy.apply(image, params, other)
         partner = None if other is None else policy.begin(other, params.partner_view)
-        return BegunView(policy, policy.begin(image, params.view), params, partner)
+        return CroppedView(policy, policy.begin(image, params.view), params, partner)
 
     def _join(self, views: list[Any]) -> torch.Tensor | DeferredViews | None:
         if self._sends_pictures:

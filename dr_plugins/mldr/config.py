@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from dr_plugins.errors import PolicyError
 from dr_plugins.mldr.errors import ArchiveError
-from dr_plugins.policy import Policy
+from dr_plugins.policies.policy import Policy
 
 __all__ = ["CLASS_COUNTS", "Example", "SetDescription", "parse_config"]
 

@@ -10,8 +10,8 @@ import numpy as np
 from dr_plugins.mldr.columns import convert, convert_mixing, number_array
 from dr_plugins.mldr.errors import AlignmentError, ArchiveError
 from dr_plugins.mldr.layouts import Columns, read_columns
-from dr_plugins.policy import NO_PARTNER, Policy
-from dr_plugins.shards.records import RecordLayout
+from dr_plugins.policies.policy import NO_PARTNER, Policy
+from dr_plugins.records import RecordLayout
 from dr_plugins.transforms import CenterCrop, RandomCrop, RandomResizedCrop, Resize
 
 __all__ = ["Decoder", "check_fit"]

@@ -18,7 +18,6 @@ from dr_plugins.generation.views import ViewPlan
 from dr_plugins.mldr.alignment import Agreement, Alignment
 from dr_plugins.mldr.archive import Member, walk
 from dr_plugins.mldr.config import SetDescription
-from dr_plugins.mldr.crew import Crew
 from dr_plugins.mldr.decode import Decoder
 from dr_plugins.mldr.errors import ArchiveError
 from dr_plugins.mldr.inspection import Part, inspect, named
@@ -31,11 +30,12 @@ from dr_plugins.mldr.staging import (
     open_staging,
 )
 from dr_plugins.mldr.worker import Measured, Task, Vote, Worker
+from dr_plugins.mldr.worker_pool import Crew
+from dr_plugins.records import RecordLayout, target_fields
 from dr_plugins.shards.container import map_tensors, write_tensors
 from dr_plugins.shards.key_index import KeyIndex
 from dr_plugins.shards.manifest import FileEntry, Manifest
 from dr_plugins.shards.output import OutputDirectory, locked
-from dr_plugins.shards.records import RecordLayout, target_fields
 
 __all__ = ["ImportReport", "ImportSettings", "import_archives"]
 

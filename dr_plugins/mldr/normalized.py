@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from dr_plugins.errors import FormatError
-from dr_plugins.policy import AugmentParams, Policy
+from dr_plugins.policies.policy import AugmentParams, Policy
 from dr_plugins.shards.reader import ShardSet
 from dr_plugins.transforms import CutMix, Mixup, normalize
 

@@ -12,8 +12,8 @@ import numpy as np
 from torchvision import datasets
 
 from dr_plugins.errors import DatasetMismatchError
+from dr_plugins.images.sources import ImageSource
 from dr_plugins.mldr.errors import ArchiveError
-from dr_plugins.sources import ImageSource
 
 __all__ = ["ImageOrder"]
 

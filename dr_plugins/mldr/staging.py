@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from dr_plugins.errors import OutputError
-from dr_plugins.shards.records import RecordLayout, is_whole
+from dr_plugins.records import RecordLayout, is_whole
 
 __all__ = ["INSPECTION_NAME", "SIZES_NAME", "Staging", "clear_staging", "open_staging"]
 

@@ -12,17 +12,17 @@ import numpy as np
 from PIL import Image
 
 from dr_plugins.errors import ReinforcementError
-from dr_plugins.images import strict_decoding
+from dr_plugins.images.decoding import strict_decoding
 from dr_plugins.mldr.decode import NO_PARTNER, Decoder, check_fit
 from dr_plugins.mldr.errors import AlignmentError
 from dr_plugins.mldr.inspection import named
 from dr_plugins.mldr.members import load_member
 from dr_plugins.mldr.staging import SIZES_NAME, Staging
+from dr_plugins.records import set_checksum
 from dr_plugins.shards.container import map_tensors
 from dr_plugins.shards.manifest import FileEntry
 from dr_plugins.shards.mapping import regular_only
 from dr_plugins.shards.reader import map_shard
-from dr_plugins.shards.records import set_checksum
 from dr_plugins.shards.shard import FINGERPRINT_BYTES, Shard, shard_name
 
 __all__ = ["Measured", "Task", "Vote", "Worker", "mean_answer"]

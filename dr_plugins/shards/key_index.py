@@ -11,8 +11,8 @@ from typing import NoReturn, overload
 import numpy as np
 
 from dr_plugins.errors import FormatError, UnknownImageError
-from dr_plugins.quoting import quoted, respelt
 from dr_plugins.shards.container import map_tensors, write_tensors
+from dr_plugins.utils.quoting import quoted, respelt
 
 __all__ = ["KeyIndex", "sorted_keys"]
 

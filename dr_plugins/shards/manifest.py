@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from dr_plugins.errors import FormatError, VersionError
+from dr_plugins.records import RecordLayout, target_fields
 from dr_plugins.shards.container import write_file
 from dr_plugins.shards.mapping import regular_only
-from dr_plugins.shards.records import RecordLayout, target_fields
 
 __all__ = [
     "FORMAT_VERSION",

@@ -12,6 +12,7 @@ from typing import Any
 import filelock
 
 from dr_plugins.errors import FormatError, LockedError, OutputError, SettingsMismatchError
+from dr_plugins.records import RecordLayout, set_checksum
 from dr_plugins.shards.container import TEMPORARY_SUFFIX, file_digest, write_file
 from dr_plugins.shards.key_index import KeyIndex
 from dr_plugins.shards.manifest import (
@@ -23,7 +24,6 @@ from dr_plugins.shards.manifest import (
 )
 from dr_plugins.shards.mapping import regular_only
 from dr_plugins.shards.reader import map_shard
-from dr_plugins.shards.records import RecordLayout, set_checksum
 from dr_plugins.shards.shard import Shard, shard_name
 
 __all__ = ["PROGRESS_NAME", "OutputDirectory", "finished_set", "locked"]

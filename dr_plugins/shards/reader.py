@@ -14,17 +14,17 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dr_plugins.errors import FormatError
-from dr_plugins.policy import Policy
+from dr_plugins.policies.policy import Policy
+from dr_plugins.records import RecordLayout, is_whole, set_checksum
 from dr_plugins.shards.container import map_tensors
 from dr_plugins.shards.key_index import KeyIndex
 from dr_plugins.shards.manifest import Manifest
-from dr_plugins.shards.records import RecordLayout, is_whole, set_checksum
 from dr_plugins.shards.shard import FINGERPRINT_BYTES, Shard
 
-__all__ = ["ImageFacts", "ShardSet", "map_shard"]
+__all__ = ["ImageInfo", "ShardSet", "map_shard"]
 
 
-class ImageFacts(NamedTuple):
+class ImageInfo(NamedTuple):
     """What a shard set knows of one image besides its reinforcements.
 
     Attributes:
@@ -183,7 +183,7 @@ class ShardSet:
         records = [self._record(row, sample) for row, sample in pairs]
         return np.frombuffer(b"".join(records), self._dtype)
 
-    def image(self, row: int) -> ImageFacts:
+    def image(self, row: int) -> ImageInfo:
         """Return what the set knows of one image.
 
         Raises:
@@ -194,7 +194,7 @@ class ShardSet:
         shard = self._shard(number).content
         height, width = shard.sizes[position].tolist()
         fingerprint = shard.fingerprints[position]
-        return ImageFacts(
+        return ImageInfo(
             int(shard.labels[position]),
             (height, width),
             fingerprint.tobytes() if fingerprint.any() else None,

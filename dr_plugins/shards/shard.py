@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
+from dr_plugins.records import RecordLayout, set_checksum
 from dr_plugins.shards.container import write_tensors
 from dr_plugins.shards.key_index import KeyIndex
 from dr_plugins.shards.manifest import FileEntry
-from dr_plugins.shards.records import RecordLayout, set_checksum
 
 __all__ = ["FINGERPRINT_BYTES", "Shard", "fingerprinted_sample", "shard_name"]
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from dr_plugins.shards.records import Field
+from dr_plugins.records import Field
 
 __all__ = [
     "AnyImage",

@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 import torch
 
-from dr_plugins.shards.records import Field
+from dr_plugins.records import Field
 from dr_plugins.transforms.base import (
     AnyImage,
     Params,

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from dr_plugins.errors import PolicyError
-from dr_plugins.shards.records import Field
+from dr_plugins.records import Field
 from dr_plugins.transforms.base import (
     AnyImage,
     CropTransform,

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from dr_plugins.shards.records import Field
+from dr_plugins.records import Field
 from dr_plugins.transforms.base import Params, Size, check_probability
 from dr_plugins.transforms.kernels.batch import box_mask, upload
 

@@ -8,7 +8,7 @@ from typing import ClassVar, cast
 import numpy as np
 import torch
 
-from dr_plugins.shards.records import Field
+from dr_plugins.records import Field
 from dr_plugins.transforms.base import (
     AnyImage,
     Params,

@@ -13,7 +13,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from dr_plugins import ImageSource, ShardSet
-from dr_plugins.replay import Replayer
+from dr_plugins.replay.replayer import Replayer
 from examples.quickstart.training import Run
 
 __all__ = ["draw_accuracy", "draw_samples", "table"]

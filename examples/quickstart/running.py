@@ -16,7 +16,7 @@ import examples.quickstart.models  # noqa: F401 - registers the quickstart's mod
 from dr_plugins import Policy
 from dr_plugins.generation.generate import GenerationSettings, reinforce
 from dr_plugins.generation.teachers import Ensemble, load_teacher
-from dr_plugins.sources import open_source
+from dr_plugins.images.sources import open_source
 from examples.quickstart.training import Recipe, Run, train
 
 __all__ = ["run_all"]

@@ -8,7 +8,7 @@ from typing import Any
 from mmengine.registry import HOOKS
 from torch import nn
 
-from dr_plugins.checkpoints import CheckpointLocation, InputConvention, check_convention
+from dr_models.checkpoints import CheckpointLocation, InputConvention, check_convention
 from dr_plugins.errors import ReinforcementError
 from mmlab_ext.classifier import TimmClassifier
 from mmlab_ext.errors import ConfigError

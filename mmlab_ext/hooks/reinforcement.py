@@ -13,7 +13,7 @@ from mmengine.runner import EpochBasedTrainLoop
 
 from dr_plugins import KDLoss
 from dr_plugins.errors import ImageChangedError
-from dr_plugins.replay import Replayer
+from dr_plugins.replay.replayer import Replayer
 from mmlab_ext.datasets import ReinforcedDataset
 from mmlab_ext.errors import ConfigError
 from mmlab_ext.hooks.inputs import InputsHook, bare_model

@@ -35,7 +35,7 @@ from d2_ext import (
 from d2_ext.sampler import EpochBatches
 from dr_plugins import ImageSource, ReinforcedDataset
 from dr_plugins.errors import DatasetMismatchError
-from dr_plugins.sources import open_source
+from dr_plugins.images.sources import open_source
 from tests.tiny import make_photographs, make_set
 
 Shards = Callable[..., Path]

@@ -15,7 +15,7 @@ from detectron2.config import LazyConfig, get_cfg, instantiate
 from detectron2.modeling import build_model
 
 from d2_ext import ReinforcedClassifier, SimpleFeaturePyramid, TimmBackbone, add_dr_plugins_config
-from dr_plugins.checkpoints import CheckpointLocation
+from dr_models.checkpoints import CheckpointLocation
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples" / "detectron2"
 YAML = sorted(path.name for path in EXAMPLES.glob("*.yaml") if not path.name.startswith("Base"))

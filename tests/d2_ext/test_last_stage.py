@@ -17,9 +17,9 @@ from detectron2.modeling import build_model
 from torch import nn
 
 from d2_ext import load_reinforced
-from dr_plugins.checkpoints import load_backbone
+from dr_models.checkpoints import load_backbone
 from dr_plugins.errors import CheckpointError
-from tests.dr_plugins.checkpoints.networks import cvnets_state
+from tests.dr_models.checkpoints.networks import cvnets_state
 
 C4 = (
     *("MODEL.RESNETS.OUT_FEATURES", ["res4"], "MODEL.RPN.IN_FEATURES", ["res4"]),

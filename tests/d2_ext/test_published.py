@@ -17,10 +17,10 @@ from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.modeling import build_model
 
 import dr_models  # noqa: F401
-from dr_plugins.checkpoints import CVNETS_MODELS, load_backbone
+from dr_models.checkpoints import CVNETS_MODELS, load_backbone
 from dr_plugins.errors import CheckpointError
 from tests.d2_ext.conftest import TIMM
-from tests.dr_plugins.checkpoints.networks import cvnets_state
+from tests.dr_models.checkpoints.networks import cvnets_state
 
 SIMPLE = ("MODEL.BACKBONE.NAME", "build_dr_timm_simple_fpn_backbone")
 ZERO_TO_ONE = ("MODEL.PIXEL_MEAN", [0.0] * 3, "MODEL.PIXEL_STD", [255.0] * 3)

@@ -16,7 +16,7 @@ from detectron2.modeling import build_model
 
 from tests.d2_ext.conftest import random_network
 from tests.documents import code_blocks
-from tests.dr_plugins.checkpoints.networks import cvnets_state
+from tests.dr_models.checkpoints.networks import cvnets_state
 
 README = {"after": "**Detectron2**", "before": "**Any training loop"}
 

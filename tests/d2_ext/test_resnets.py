@@ -18,10 +18,10 @@ from detectron2.modeling import build_model
 from detectron2.modeling.backbone import build_resnet_backbone
 
 from d2_ext import load_reinforced
-from dr_plugins.checkpoints import load_backbone
+from dr_models.checkpoints import load_backbone
 from dr_plugins.errors import CheckpointError
 from tests.d2_ext.conftest import NATIVE, TIMM
-from tests.dr_plugins.checkpoints.networks import cvnets_state
+from tests.dr_models.checkpoints.networks import cvnets_state
 
 DEPTH_50 = ("MODEL.RESNETS.DEPTH", 50)
 ALL_STAGES = ("MODEL.RESNETS.OUT_FEATURES", ["res2", "res3", "res4", "res5"])

@@ -20,7 +20,7 @@ import detectron2
 
 from tests.d2_ext.coloured import make_coloured, make_coloured_set
 from tests.d2_ext.conftest import SMALL
-from tests.dr_plugins.checkpoints.networks import cvnets_state
+from tests.dr_models.checkpoints.networks import cvnets_state
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "examples" / "detectron2"

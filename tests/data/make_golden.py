@@ -10,10 +10,10 @@ import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from dr_plugins.policy import AugmentParams, Policy
+from dr_plugins.policies.policy import AugmentParams, Policy
+from dr_plugins.records import RecordLayout, target_fields
 from dr_plugins.shards.key_index import KeyIndex
 from dr_plugins.shards.output import OutputDirectory, locked
-from dr_plugins.shards.records import RecordLayout, target_fields
 from dr_plugins.shards.shard import Shard
 
 HERE = Path(__file__).parent

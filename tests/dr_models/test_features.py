@@ -13,13 +13,13 @@ from torch import nn
 timm = pytest.importorskip("timm")
 
 from dr_models import FeatureBackbone  # noqa: E402
-from dr_plugins.checkpoints import (  # noqa: E402
+from dr_models.checkpoints import (  # noqa: E402
     InputConvention,
     convert_state_dict,
     torchvision_model,
 )
 from dr_plugins.errors import BackboneError, CheckpointError  # noqa: E402
-from tests.dr_plugins.checkpoints.networks import cvnets_state  # noqa: E402
+from tests.dr_models.checkpoints.networks import cvnets_state  # noqa: E402
 
 PYRAMIDS = {
     "resnet18": ("layer1", "layer2", "layer3", "layer4"),

@@ -14,8 +14,8 @@ import torch
 timm = pytest.importorskip("timm")
 
 import dr_models  # noqa: E402, F401
-from dr_plugins.checkpoints import CVNETS_MODELS  # noqa: E402
-from dr_plugins.checkpoints.cvnets.catalog import CVNetsModel  # noqa: E402
+from dr_models.checkpoints import CVNETS_MODELS  # noqa: E402
+from dr_models.checkpoints.cvnets.catalog import CVNetsModel  # noqa: E402
 
 MODELS = list(CVNETS_MODELS.values())
 SMALL = [
@@ -122,7 +122,7 @@ def test_eps_that_no_logit_would_show(name: str, eps: float) -> None:
 def test_swin_pads_before_it_shifts_at_any_size() -> None:
     from torchvision.models.swin_transformer import ShiftedWindowAttention
 
-    from dr_models.swin_transformer import PadFirstBlock
+    from dr_models.networks.swin_transformer import PadFirstBlock
 
     torch.manual_seed(0)
     block = (
@@ -145,7 +145,7 @@ def test_swin_pads_before_it_shifts_at_any_size() -> None:
 
 
 def test_timm_loads_either_layout_by_its_own_means(tmp_path: Path) -> None:
-    from dr_plugins.checkpoints import convert
+    from dr_models.checkpoints import convert
 
     torch.manual_seed(0)
     model = CVNETS_MODELS["mobilenetv1_0.25"]

@@ -4,7 +4,7 @@ import pytest
 
 pytest.importorskip("timm")
 
-from dr_models.networks import classifier_names, create_classifier
+from dr_models.classifiers import classifier_names, create_classifier
 from dr_plugins.errors import BackboneError
 
 

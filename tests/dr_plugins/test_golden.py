@@ -13,7 +13,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from dr_plugins.shards.reader import ShardSet
-from dr_plugins.verify import verify
+from dr_plugins.tools.verify import verify
 from tests.data.make_golden import HERE, KEYS, SETS, make, without_versions
 
 FORMAT = HERE.parent.parent / "FORMAT.md"

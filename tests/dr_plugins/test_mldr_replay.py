@@ -18,8 +18,8 @@ import numpy as np
 import pytest
 import torch
 
-from dr_plugins.images import open_image
-from dr_plugins.policy import AugmentParams, Policy
+from dr_plugins.images.decoding import open_image
+from dr_plugins.policies.policy import AugmentParams, Policy
 from dr_plugins.transforms import normalize
 from dr_plugins.transforms.rand_augment_ops import OPERATIONS, magnitude
 

@@ -13,7 +13,7 @@ from mmengine import dist
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
-from dr_plugins.replay import fingerprint
+from dr_plugins.replay.replayer import fingerprint
 
 
 @HOOKS.register_module(force=True)

@@ -16,8 +16,8 @@ from torchvision.datasets import ImageFolder
 
 import dr_plugins
 import mmlab_ext
-from dr_plugins.checkpoints import load_backbone
-from dr_plugins.deferred import DeferredViews
+from dr_models.checkpoints import load_backbone
+from dr_plugins.replay.deferred import DeferredViews
 from mmlab_ext import ConfigError
 from tests.mmlab_ext.configs import MODEL, pretraining
 

@@ -14,7 +14,7 @@ from mmengine.registry import MODELS
 import mmlab_ext  # noqa: F401  registers
 from mmlab_ext import load_into
 from tests.documents import code_blocks
-from tests.dr_plugins.checkpoints.networks import cvnets_state
+from tests.dr_models.checkpoints.networks import cvnets_state
 from tests.mmlab_ext import small
 from tests.mmlab_ext.test_examples import without_validation
 

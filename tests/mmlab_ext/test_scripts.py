@@ -17,7 +17,7 @@ from mmengine.config import Config
 from torchvision.datasets import ImageFolder
 
 import dr_plugins
-from dr_plugins.replay import fingerprint
+from dr_plugins.replay.replayer import fingerprint
 from tests.mmlab_ext import small
 from tests.mmlab_ext.configs import pretraining
 

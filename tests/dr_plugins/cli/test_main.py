@@ -20,7 +20,7 @@ from torchvision.datasets import ImageFolder
 
 from dr_plugins import __version__
 from dr_plugins.cli.main import main
-from dr_plugins.policies import preset_names
+from dr_plugins.policies.config import preset_names
 from dr_plugins.shards.reader import ShardSet
 from tests.tiny import hurt, make_photographs, make_set, photograph
 

@@ -14,7 +14,7 @@ from dr_plugins.errors import DatasetMismatchError
 from dr_plugins.generation.agreement import Agreement, check_agreement, measure_agreement
 from dr_plugins.generation.generate import GenerationSettings, reinforce
 from dr_plugins.generation.teachers import Ensemble
-from dr_plugins.sources import ImageSource, open_source
+from dr_plugins.images.sources import ImageSource, open_source
 from tests.tiny import make_photographs, policy
 
 CLASSES = [f"c{i:02d}" for i in range(12)]

@@ -29,13 +29,13 @@ from dr_plugins.errors import (
 from dr_plugins.generation import generate as generate_module
 from dr_plugins.generation.generate import GenerationSettings, reinforce
 from dr_plugins.generation.teachers import Ensemble
-from dr_plugins.policy import Policy
-from dr_plugins.replay import Replayer
+from dr_plugins.images.sources import ImageSource
+from dr_plugins.policies.policy import Policy
+from dr_plugins.replay.replayer import Replayer
 from dr_plugins.shards import container
 from dr_plugins.shards.output import locked
 from dr_plugins.shards.reader import ShardSet
-from dr_plugins.sources import ImageSource
-from dr_plugins.verify import verify
+from dr_plugins.tools.verify import verify
 from tests.tiny import TinyTeacher, hurt, make_photographs, make_set, policy
 
 # 12 images and 6 views of each in shards of 5 images and batches of 16: no multiple of another.

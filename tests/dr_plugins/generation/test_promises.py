@@ -12,18 +12,18 @@ import torch
 from PIL import Image
 from torch import nn
 
-from dr_plugins import dataset, randomness
 from dr_plugins.errors import TeacherError, WorkerError
 from dr_plugins.generation import generate, views
-from dr_plugins.generation.answering import Answer, Asker
 from dr_plugins.generation.background import Background
-from dr_plugins.generation.feeding import ReadyViews
+from dr_plugins.generation.predictor import Prediction, Predictor
 from dr_plugins.generation.teachers import Ensemble
+from dr_plugins.generation.view_maker import ReadyViews
 from dr_plugins.generation.views import ViewBatch, ViewBatches, ViewPlan
+from dr_plugins.images.sources import ImageSource
+from dr_plugins.records import RecordLayout, target_fields
 from dr_plugins.shards.container import write_file
 from dr_plugins.shards.key_index import KeyIndex
-from dr_plugins.shards.records import RecordLayout, target_fields
-from dr_plugins.sources import ImageSource
+from dr_plugins.training import dataset, randomness
 from tests.tiny import policy
 
 # --- seeds ----------------------------------------------------------------------------------------
@@ -77,7 +77,7 @@ def test_answers_are_not_waited_for() -> None:
     ensemble = Ensemble([Zeros(), Zeros()], temperature=2)
     blank = torch.empty(5, 3, 8, 8, dtype=torch.uint8, device="meta")
     assert ensemble.answerer(5)(blank).shape == (5, 4)
-    assert Asker(ensemble, 4, 2, 5).probs(blank).shape == (5, 4)
+    assert Predictor(ensemble, 4, 2, 5).probs(blank).shape == (5, 4)
     with pytest.raises((RuntimeError, NotImplementedError), match="meta"):
         ensemble(blank)
 
@@ -98,7 +98,7 @@ def test_an_answer_is_looked_at_only_when_its_copies_are_complete() -> None:
     log: list[str] = []
     finite = torch.tensor(True)
     nothing: Any = None
-    answer = Answer(nothing, nothing, nothing, nothing, finite, Event(log, finite))  # type: ignore[arg-type]
+    answer = Prediction(nothing, nothing, nothing, nothing, finite, Event(log, finite))  # type: ignore[arg-type]
     with pytest.raises(TeacherError, match="finite"):
         answer.wait()
     assert log == ["waited"]

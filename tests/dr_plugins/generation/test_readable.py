@@ -11,7 +11,6 @@ import pytest
 from PIL import Image
 from torchvision.datasets import ImageFolder
 
-from dr_plugins.dataset import ReinforcedDataset
 from dr_plugins.errors import (
     DatasetMismatchError,
     ImageReadError,
@@ -21,9 +20,10 @@ from dr_plugins.errors import (
 from dr_plugins.generation.generate import GenerationSettings, reinforce
 from dr_plugins.generation.readable import find_unreadable, skip_list
 from dr_plugins.generation.teachers import Ensemble
+from dr_plugins.images.sources import ImageSource, open_source
 from dr_plugins.shards.reader import ShardSet
-from dr_plugins.sources import ImageSource, open_source
-from dr_plugins.verify import verify
+from dr_plugins.tools.verify import verify
+from dr_plugins.training.dataset import ReinforcedDataset
 from tests.tiny import TinyTeacher, make_photographs, photograph, policy
 
 DAMAGED = ["n01/n01_2.JPEG", "n02/n02_4.JPEG", "n03/n03_9.JPEG"]

@@ -14,7 +14,7 @@ from dr_plugins.errors import ImageChangedError, SettingsMismatchError, TeacherE
 from dr_plugins.generation.generate import GenerationSettings, reinforce
 from dr_plugins.generation.resuming import asked_again
 from dr_plugins.generation.teachers import Ensemble
-from dr_plugins.sources import open_source
+from dr_plugins.images.sources import open_source
 from tests.tiny import TinyTeacher, make_photographs, photograph, policy
 
 

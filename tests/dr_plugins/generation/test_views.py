@@ -17,9 +17,9 @@ from dr_plugins.generation.generate import GenerationSettings, reinforce
 from dr_plugins.generation.readable import find_unreadable
 from dr_plugins.generation.teachers import Ensemble
 from dr_plugins.generation.views import ViewBatch, ViewBatches, ViewPlan
+from dr_plugins.images.sources import ImageSource
+from dr_plugins.records import RecordLayout, target_fields
 from dr_plugins.shards.key_index import KeyIndex
-from dr_plugins.shards.records import RecordLayout, target_fields
-from dr_plugins.sources import ImageSource
 from tests.tiny import TinyTeacher, make_set, policy
 
 

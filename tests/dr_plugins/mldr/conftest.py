@@ -13,8 +13,8 @@ import pytest
 import torch
 from PIL import Image
 
+from dr_plugins.images.sources import open_source
 from dr_plugins.mldr import ImageOrder, ImportReport
-from dr_plugins.sources import open_source
 
 GOLDEN = Path(__file__).resolve().parents[4] / "shared" / "mldr_golden"
 NORMALIZE = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}

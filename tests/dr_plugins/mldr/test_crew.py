@@ -8,9 +8,9 @@ import pytest
 
 from dr_plugins.errors import ReinforcementError
 from dr_plugins.mldr.alignment import Alignment
-from dr_plugins.mldr.crew import Crew
 from dr_plugins.mldr.errors import AlignmentError, ArchiveError
 from dr_plugins.mldr.worker import Vote, mean_answer
+from dr_plugins.mldr.worker_pool import Crew
 
 
 class _Worker:

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from dr_plugins.mldr.decode import Decoder, check_fit
 from dr_plugins.mldr.errors import AlignmentError, ArchiveError
-from dr_plugins.policy import Policy
-from dr_plugins.shards.records import RecordLayout, target_fields
+from dr_plugins.policies.policy import Policy
+from dr_plugins.records import RecordLayout, target_fields
 from dr_plugins.transforms.rand_augment_ops import OPERATIONS
 
 SIZE, SAMPLES, TOPK, CLASSES, IMAGES = 40, 3, 2, 20, 9

@@ -14,9 +14,9 @@ import torch
 from PIL import Image
 
 from dr_plugins import ReinforcedDataset, ShardSet
-from dr_plugins.describe import describe
 from dr_plugins.errors import DatasetMismatchError, ImageChangedError, ImageReadError
-from dr_plugins.images import open_image
+from dr_plugins.images.decoding import open_image
+from dr_plugins.images.sources import open_source
 from dr_plugins.mldr import (
     AlignmentError,
     ArchiveError,
@@ -30,9 +30,9 @@ from dr_plugins.mldr import (
 from dr_plugins.mldr import importer as importer_module
 from dr_plugins.mldr.archive import walk
 from dr_plugins.mldr.members import load_member
-from dr_plugins.sources import open_source
 from dr_plugins.targets import SparseTargets
-from dr_plugins.verify import verify
+from dr_plugins.tools.describe import describe
+from dr_plugins.tools.verify import verify
 
 from .conftest import (
     CROPFLIP,

@@ -8,8 +8,8 @@ import pytest
 from torchvision.datasets import FakeData
 
 from dr_plugins.errors import DatasetMismatchError
+from dr_plugins.images.sources import ImageSource, open_source
 from dr_plugins.mldr.order import ImageOrder
-from dr_plugins.sources import ImageSource, open_source
 
 
 class _Arrays:

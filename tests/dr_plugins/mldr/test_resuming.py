@@ -92,7 +92,7 @@ KILLED = """
 import os, sys
 from pathlib import Path
 from dr_plugins.mldr import ImageOrder, ImportSettings, importer
-from dr_plugins.sources import open_source
+from dr_plugins.images.sources import open_source
 importer._SHARD_IMAGES, importer._BATCH_MEMBERS = 5, 1
 images, archive, out = sys.argv[1:4]
 take, seen = importer._Import._take, []

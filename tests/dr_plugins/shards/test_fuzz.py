@@ -16,13 +16,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dr_plugins.describe import describe
 from dr_plugins.errors import FormatError, ReinforcementError, UnknownImageError
 from dr_plugins.shards.container import write_tensors
 from dr_plugins.shards.key_index import KeyIndex
 from dr_plugins.shards.manifest import settings_digest
 from dr_plugins.shards.reader import ShardSet
-from dr_plugins.verify import verify
+from dr_plugins.tools.describe import describe
+from dr_plugins.tools.verify import verify
 from tests.data.make_golden import HERE, KEYS
 from tests.dr_plugins.shards.mutations import damaged_bytes, mutations
 

@@ -14,8 +14,8 @@ from torchvision.datasets import ImageFolder
 from dr_plugins.errors import FormatError, LockedError, OutputError, SettingsMismatchError
 from dr_plugins.generation.generate import GenerationSettings, reinforce
 from dr_plugins.generation.teachers import Ensemble
+from dr_plugins.images.sources import ImageSource
 from dr_plugins.shards.output import locked
-from dr_plugins.sources import ImageSource
 from tests.tiny import TinyTeacher, make_photographs, make_set, policy
 
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
 from dr_plugins.errors import FormatError, ReinforcementError, UnknownImageError
-from dr_plugins.policy import Policy
+from dr_plugins.policies.policy import Policy
 from dr_plugins.shards import reader
 from dr_plugins.shards.container import map_tensors
 from dr_plugins.shards.key_index import KeyIndex

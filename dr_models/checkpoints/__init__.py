@@ -1,0 +1,47 @@
+"""Checkpoints: from the layout in which they were published to that of another library.
+
+Example:
+    Convert, and read back what the file says about its input::
+
+        from dr_models.checkpoints import convert, read_convention
+
+        report = convert("best.pt", "resnet50.safetensors", arch="resnet_50", to="timm")
+        convention = read_convention("resnet50.safetensors")
+"""
+
+from dr_models.checkpoints.backbone import BackboneWeights, load_backbone
+from dr_models.checkpoints.convention import (
+    InputConvention,
+    check_convention,
+    read_convention,
+    read_metadata,
+)
+from dr_models.checkpoints.convert import TARGETS, convert, convert_state_dict
+from dr_models.checkpoints.cvnets.catalog import CVNETS_MODELS
+from dr_models.checkpoints.detect import candidates
+from dr_models.checkpoints.load import Checkpoint, load_checkpoint
+from dr_models.checkpoints.loaded import LoadRecord, mark_loaded
+from dr_models.checkpoints.location import CheckpointLocation
+from dr_models.checkpoints.report import ConversionReport
+from dr_models.checkpoints.torchvision_models import torchvision_model
+
+__all__ = [
+    "CVNETS_MODELS",
+    "TARGETS",
+    "BackboneWeights",
+    "Checkpoint",
+    "CheckpointLocation",
+    "ConversionReport",
+    "InputConvention",
+    "LoadRecord",
+    "candidates",
+    "check_convention",
+    "convert",
+    "convert_state_dict",
+    "load_backbone",
+    "load_checkpoint",
+    "mark_loaded",
+    "read_convention",
+    "read_metadata",
+    "torchvision_model",
+]

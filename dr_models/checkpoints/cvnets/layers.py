@@ -1,0 +1,52 @@
+"""Layers that several CVNets families share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from dr_models.checkpoints.keys import AFFINE, BATCH_NORM, WEIGHT, Entry, module
+
+__all__ = ["conv_norm", "inverted_residual", "transformer_block"]
+
+
+def conv_norm(source: str, conv: str, norm: str) -> Iterator[Entry]:
+    """CVNets' ``ConvLayer``: a convolution without bias, then batch normalisation."""
+    yield from module(f"{source}.block.conv", conv, WEIGHT)
+    yield from module(f"{source}.block.norm", norm, BATCH_NORM)
+
+
+def inverted_residual(source: str, target: str, expand: bool, se: bool) -> Iterator[Entry]:
+    """An inverted residual as timm's EfficientNet family names it.
+
+    Args:
+        source: CVNets' prefix, up to and with ``.block``.
+        target: timm's prefix of the block.
+        expand: There is an expanding 1×1 convolution; without one timm calls the block
+            depthwise-separable, and its names differ.
+        se: It has squeeze-and-excitation.
+    """
+    if expand:
+        yield from conv_norm(f"{source}.exp_1x1", f"{target}.conv_pw", f"{target}.bn1")
+    depthwise, reduce = ("bn2", ("conv_pwl", "bn3")) if expand else ("bn1", ("conv_pw", "bn2"))
+    yield from conv_norm(f"{source}.conv_3x3", f"{target}.conv_dw", f"{target}.{depthwise}")
+    if se:
+        layer = f"{source}.se.se_layer"
+        yield from module(f"{layer}.fc1.block.conv", f"{target}.se.conv_reduce", AFFINE)
+        yield from module(f"{layer}.fc2.block.conv", f"{target}.se.conv_expand", AFFINE)
+    yield from conv_norm(f"{source}.red_1x1", *(f"{target}.{name}" for name in reduce))
+
+
+_TRANSFORMER = {
+    "pre_norm_mha.0": "norm1",
+    "pre_norm_mha.1.qkv_proj": "attn.qkv",
+    "pre_norm_mha.1.out_proj": "attn.proj",
+    "pre_norm_ffn.0": "norm2",
+    "pre_norm_ffn.1": "mlp.fc1",
+    "pre_norm_ffn.4": "mlp.fc2",
+}
+
+
+def transformer_block(source: str, target: str) -> Iterator[Entry]:
+    """A pre-norm transformer block as timm's vision transformers name it."""
+    for theirs, ours in _TRANSFORMER.items():
+        yield from module(f"{source}.{theirs}", f"{target}.{ours}", AFFINE)

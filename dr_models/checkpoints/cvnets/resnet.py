@@ -1,0 +1,62 @@
+"""ResNets, whose stem has a second convolution where others have a max pooling."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch.nn import functional as F
+
+from dr_models.checkpoints.cvnets.layers import conv_norm
+from dr_models.checkpoints.keys import AFFINE, Change, Entry, module
+
+__all__ = ["resnet"]
+
+
+def resnet(bottleneck: bool, *depths: int, stock_stem: bool = False) -> Iterator[Entry]:
+    """Entries of a ResNet, in the names that timm and torchvision share.
+
+    Args:
+        bottleneck: Blocks of three convolutions rather than two.
+        *depths: Blocks in each of the four stages.
+        stock_stem: Write the stem for timm's unmodified class with ``replace_stem_pool=True``: the
+            3×3 kernel within a 7×7 one, the depthwise kernel on the diagonal of a dense one. The
+            function is the same, but it costs more, and training would fill the zeros.
+    """
+    widen, densify = (_as_7x7, _as_dense) if stock_stem else (None, None)
+    yield from _stem(conv_norm("conv_1", "conv1", "bn1"), widen)
+    yield from _stem(conv_norm("layer_1", "maxpool.0", "maxpool.1"), densify)
+    convs = 3 if bottleneck else 2
+    for stage, depth in enumerate(depths, 1):
+        for block in range(depth):
+            source, target = f"layer_{stage + 1}.block_{block}", f"layer{stage}.{block}"
+            for conv in range(1, convs + 1):
+                name = "conv_batch" if conv == convs else "conv_batch_act"
+                yield from conv_norm(
+                    f"{source}.block.{name}_{conv}", f"{target}.conv{conv}", f"{target}.bn{conv}"
+                )
+            # A basic block of the first stage changes neither width nor resolution.
+            if block == 0 and (bottleneck or stage > 1):
+                yield from conv_norm(
+                    f"{source}.down_sample", f"{target}.downsample.0", f"{target}.downsample.1"
+                )
+    yield from module("classifier.classifier_fc", "fc", AFFINE)
+
+
+def _stem(entries: Iterator[Entry], change: Change | None) -> Iterator[Entry]:
+    for entry in entries:
+        is_kernel = entry.source.endswith(".conv.weight")
+        yield entry._replace(change=change) if is_kernel else entry
+
+
+def _as_7x7(weight: torch.Tensor) -> torch.Tensor:
+    """Pad a kernel ``[O, I, 3, 3]`` with zeros to ``[O, I, 7, 7]``."""
+    return F.pad(weight, (2, 2, 2, 2))
+
+
+def _as_dense(weight: torch.Tensor) -> torch.Tensor:
+    """A depthwise kernel ``[C, 1, 3, 3]`` as a dense one ``[C, C, 3, 3]``."""
+    channels = torch.arange(len(weight), device=weight.device)
+    dense = weight.new_zeros(len(weight), len(weight), *weight.shape[2:])
+    dense[channels, channels] = weight[:, 0]
+    return dense

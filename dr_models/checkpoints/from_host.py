@@ -1,0 +1,121 @@
+"""Checkpoints of timm and torchvision: as they are, or in the names of other hosts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+from dr_models.checkpoints import hosts
+from dr_models.checkpoints.convention import InputConvention
+from dr_models.checkpoints.cvnets.catalog import CVNETS_MODELS
+from dr_models.checkpoints.detect import is_plain_resnet
+from dr_models.checkpoints.keys import State, is_counter
+from dr_models.checkpoints.report import ConversionReport, shorten
+from dr_models.checkpoints.resnets import SHARED, backbone_renamer
+from dr_plugins.errors import CheckpointError
+
+__all__ = ["from_host", "host_convention"]
+
+_LAYOUTS = ("timm", "torchvision")
+
+
+def from_host(state: State, arch: str, to: str) -> tuple[State, ConversionReport]:
+    """Convert a state dict of timm or torchvision; see `convert_state_dict`.
+
+    Raises:
+        CheckpointError: Unknown architecture, another one than the checkpoint's, or one that the
+            host has no exact counterpart of.
+    """
+    layout, name = _split(state, arch)
+    report = ConversionReport(name, layout, to, name)
+    classifier = _compare(state, report)
+    kept = {key: state[key] for key in report.matched}
+    plain = name.partition(".")[0]
+    if to in _LAYOUTS:
+        if to != layout and plain not in SHARED:
+            raise CheckpointError(
+                f"{layout}'s {name} cannot be converted to {to}: only ResNets "
+                f"({shorten(sorted(SHARED))}) are the same in both"
+            )
+        report.model = plain if to == "torchvision" else name
+        present = [key for key in classifier if key in state]
+        report.num_classes = hosts.count_classes(state, present)
+        return kept, report
+    report.model, report.model_kwargs, rename = backbone_renamer(plain, to)
+    targets = {key: rename(key) for key in kept}
+    report.dropped = [key for key, target in targets.items() if target is None]
+    return {target: kept[key] for key, target in targets.items() if target is not None}, report
+
+
+def _split(state: State, arch: str) -> tuple[str, str]:
+    layout, colon, name = arch.partition(":")
+    if colon and layout in _LAYOUTS:
+        return layout, name
+    if not colon and arch in SHARED and is_plain_resnet(state):
+        return "torchvision", arch
+    raise CheckpointError(
+        f"architecture {arch!r} is not understood; expected one of the CVNets models "
+        f"({', '.join(CVNETS_MODELS)}), or timm:NAME or torchvision:NAME"
+    )
+
+
+def _compare(state: State, report: ConversionReport) -> list[str]:
+    """Match a state dict with the library's own network, and return the classifier's keys."""
+    shapes = _shapes_of(report.layout, report.arch)
+    whole = shapes(1000)
+    # Nothing but the classifier depends on the number of classes.
+    classifier = [key for key, value in shapes(7).items() if value.shape != whole[key].shape]
+    present = [key for key in classifier if key in state]
+    expected = dict(shapes(hosts.count_classes(state, present) or 1000))
+    if not present:
+        for key in classifier:
+            del expected[key]
+    if not any(map(is_counter, state)):
+        expected = {key: value for key, value in expected.items() if not is_counter(key)}
+    report.matched = [key for key in state if key in expected]
+    report.missing = [key for key in expected if key not in state]
+    report.unexpected = [key for key in state if key not in expected]
+    kept = {key: state[key] for key in report.matched}
+    report.checked = f"{report.layout}'s {report.arch}"
+    hosts.check_shapes(kept, expected, report.checked)
+    return classifier
+
+
+def _shapes_of(layout: str, name: str) -> Callable[[int], hosts.Shapes]:
+    if layout == "torchvision":
+        return lambda classes: hosts.torchvision_shapes(name, classes)
+    if hosts.timm_shapes(name, 7) is None:
+        raise CheckpointError(
+            f"timm:{name} can only be checked where timm is installed; install it with "
+            f"`pip install dr-plugins[timm]`"
+        )
+    return lambda classes: hosts.timm_shapes(name, classes) or {}
+
+
+def host_convention(
+    layout: str, name: str, mean: Sequence[float] | None, std: Sequence[float] | None
+) -> InputConvention:
+    """What timm or torchvision feeds a network, unless the caller knows better.
+
+    Args:
+        layout: ``timm`` or ``torchvision``.
+        name: The architecture.
+        mean: Of RGB from 0 to 1; None for the library's default.
+        std: Likewise.
+    """
+    defaults = hosts.timm_defaults(name) if layout == "timm" else hosts.torchvision_defaults(name)
+    _, height, width = defaults.get("input_size", (3, 224, 224))
+    return InputConvention(
+        _triple(defaults["mean"] if mean is None else mean),
+        _triple(defaults["std"] if std is None else std),
+        (height, width),
+        defaults.get("interpolation", "bilinear"),
+        math.floor(defaults.get("crop_pct", 0.875) * 1000) / 1000,
+    )
+
+
+def _triple(values: Sequence[float]) -> tuple[float, float, float]:
+    if len(values) != 3:
+        raise CheckpointError(f"{list(values)}: expected three numbers, for red, green and blue")
+    red, green, blue = (float(value) for value in values)
+    return red, green, blue

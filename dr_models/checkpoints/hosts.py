@@ -1,0 +1,179 @@
+"""The hosts' own networks: what names and shapes they have."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+
+from dr_plugins.errors import CheckpointError
+
+__all__ = [
+    "check_shapes",
+    "count_classes",
+    "cvnets_torchvision_shapes",
+    "known_name",
+    "timm_defaults",
+    "timm_shapes",
+    "torchvision_defaults",
+    "torchvision_shapes",
+]
+
+Shapes = Mapping[str, torch.Tensor]
+"""Tensors without memory: names, shapes, types."""
+
+
+def _timm() -> Any:
+    """Timm with `dr_models`' networks, or None where it is not installed."""
+    try:
+        return importlib.import_module("dr_models") and importlib.import_module("timm")
+    except ImportError:
+        return None
+
+
+def timm_shapes(name: str, num_classes: int, **kwargs: Any) -> Shapes | None:
+    """Names and shapes of a timm model's state dict; None where timm is not installed.
+
+    Raises:
+        CheckpointError: timm has no such model.
+    """
+    timm = _timm()
+    if timm is None:
+        return None
+    if not timm.is_model(name):
+        raise CheckpointError(f"timm {timm.__version__} has no model {name!r}")
+    try:
+        with torch.device("meta"):
+            return _shapes(timm.create_model(name, num_classes=num_classes, **kwargs))
+    except RuntimeError as error:
+        raise CheckpointError(f"timm {timm.__version__} cannot build {name!r}: {error}") from error
+
+
+def known_name(name: str) -> str:
+    """How timm or torchvision spells the name of a network; empty if neither has it.
+
+    Where timm is not installed, any name may be one of timm's.
+
+    Example:
+        >>> known_name("gluon_resnet50_v1b"), known_name("resnet50"), known_name("mine")
+        ('resnet50.gluon_in1k', 'resnet50', '')
+    """
+    import torchvision
+
+    timm = _timm()
+    if name in torchvision.models.list_models(module=torchvision.models) or timm is None:
+        return name
+    renamed = getattr(timm.models._registry, "_deprecated_models", {}).get(name)
+    name = renamed if isinstance(renamed, str) else name
+    if not timm.is_model(name):
+        return ""
+    return name if _timm_config(name) else name.partition(".")[0]
+
+
+def _timm_config(name: str) -> Any:
+    """What timm states about a model; None for a tag that it does not have."""
+    try:
+        return _timm().get_pretrained_cfg(name)
+    except RuntimeError:
+        return None
+
+
+def timm_defaults(name: str) -> dict[str, Any]:
+    """What timm feeds a model by default; empty where timm is not installed."""
+    timm = _timm()
+    if timm is None or not timm.is_model(name):
+        return {}
+    config = _timm_config(name)
+    return config.to_dict() if config else {}
+
+
+def torchvision_shapes(name: str, num_classes: int) -> Shapes:
+    """Names and shapes of a torchvision classification model's state dict.
+
+    Raises:
+        CheckpointError: torchvision has no such model.
+    """
+    import torchvision
+
+    if name not in torchvision.models.list_models(module=torchvision.models):
+        raise CheckpointError(
+            f"torchvision {torchvision.__version__} has no classification model {name!r}"
+        )
+    # A model without classes does not exist there; the caller has no keys of a classifier then.
+    build = partial(
+        torchvision.models.get_model, name, weights=None, num_classes=num_classes or 1000
+    )
+    try:
+        with torch.device("meta"):
+            return _shapes(build())
+    except NotImplementedError:  # RegNet computes its widths with tensors
+        return _shapes(build())
+
+
+def cvnets_torchvision_shapes(arch: str, num_classes: int) -> Shapes:
+    """Names and shapes of a CVNets model in torchvision; see `torchvision_model`."""
+    from dr_models.checkpoints.torchvision_models import torchvision_model
+
+    with torch.device("meta"):
+        return _shapes(torchvision_model(arch, num_classes or 1000))
+
+
+def torchvision_defaults(name: str) -> dict[str, Any]:
+    """What torchvision feeds a model's newest weights, under timm's names."""
+    import torchvision
+
+    preset = torchvision.models.get_model_weights(name).DEFAULT.transforms()
+    size, resize = preset.crop_size[0], preset.resize_size[0]
+    return {
+        "mean": tuple(preset.mean),
+        "std": tuple(preset.std),
+        "input_size": (3, size, size),
+        "interpolation": preset.interpolation.value,
+        "crop_pct": size / resize,
+    }
+
+
+def _shapes(model: nn.Module) -> Shapes:
+    return {key: value.to("meta") for key, value in model.state_dict().items()}
+
+
+def count_classes(state: Mapping[str, torch.Tensor], classifier: Sequence[str]) -> int:
+    """Length of the last of a classifier's tensors; 0 without one.
+
+    Raises:
+        CheckpointError: It has no dimension, or no element.
+    """
+    present = [key for key in classifier if key in state]
+    if not present:
+        return 0
+    value = state[present[-1]]
+    if not value.ndim or not len(value):
+        raise CheckpointError(
+            f"{present[-1]} has shape {list(value.shape)}; expected one number for each class"
+        )
+    return len(value)
+
+
+def check_shapes(state: Mapping[str, torch.Tensor], expected: Shapes, host: str) -> None:
+    """Compare a converted state dict with the host's network, apart from missing keys.
+
+    Raises:
+        CheckpointError: A tensor that the network has not, or has in another shape.
+    """
+    for key, value in state.items():
+        if key not in expected:
+            raise CheckpointError(f"{host} has no tensor {key}: this is another architecture")
+        if value.shape != expected[key].shape:
+            raise CheckpointError(
+                f"{key} has shape {list(value.shape)}, but {host} expects "
+                f"{list(expected[key].shape)}: this is another architecture or size"
+            )
+        if expected[key].is_floating_point() and not value.is_floating_point():
+            raise CheckpointError(
+                f"{key} is of type {value.dtype}, but {host} expects floating-point numbers; "
+                f"convert the checkpoint before it was quantized"
+            )

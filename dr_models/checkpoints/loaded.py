@@ -1,0 +1,84 @@
+"""Whether a network's tensors came from a checkpoint, whoever loaded them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from dr_models.checkpoints.keys import is_counter
+from dr_plugins.errors import BackboneError
+
+__all__ = ["LoadRecord", "mark_loaded"]
+
+
+class LoadRecord:
+    """Notices what `load_state_dict` fills: the network, a model around it, or parts of it.
+
+    What is copied into tensors directly cannot be noticed; see `mark_loaded`.
+
+    Args:
+        network: The network. Layers may be replaced later by others with the same names.
+
+    Attributes:
+        is_complete: Whether every tensor was loaded, in one call or several.
+
+    Example:
+        >>> network = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+        >>> record = LoadRecord(network)
+        >>> _ = network[0].load_state_dict(nn.Linear(2, 2).state_dict())
+        >>> record.is_complete
+        False
+        >>> _ = network[1].load_state_dict(nn.Linear(2, 2).state_dict())
+        >>> record.is_complete
+        True
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        self.is_complete = False
+        self._network, self._loaded = network, set[str]()
+        for module in network.modules():
+            module.register_load_state_dict_pre_hook(self._notice)
+
+    def mark(self) -> None:
+        """Take the network for loaded."""
+        self._loaded.update(self._network.state_dict())
+        self.is_complete = True
+
+    def _notice(self, module: nn.Module, state: Any, prefix: str, *_: Any) -> None:
+        is_whole = module is self._network
+        if prefix and not is_whole:
+            return  # the module that was asked to load has noticed
+        place = next(name for name, each in self._network.named_modules() if each is module)
+        inside = f"{place}." if place else ""
+        found = {inside + key for key in module.state_dict() if prefix + key in state}
+        own = {key for key in self._network.state_dict() if not is_counter(key)}
+        if self.is_complete and is_whole and found and not own <= found:
+            self._loaded.clear()  # another checkpoint, and the rest is not in it
+        self._loaded |= found
+        self.is_complete = own <= self._loaded
+
+
+def mark_loaded(model: nn.Module) -> None:
+    """Say that the backbones of a model hold trained weights, however they came there.
+
+    For weights that were copied into tensors without `load_state_dict`, which is noticed.
+
+    Args:
+        model: A backbone or classifier of the extensions, or a model that holds some.
+
+    Raises:
+        BackboneError: It holds none.
+
+    Example:
+        >>> mark_loaded(teacher)                                            # doctest: +SKIP
+    """
+    found = [getattr(module, "load_record", None) for module in model.modules()]
+    records = [record for record in found if isinstance(record, LoadRecord)]
+    if not records:
+        raise BackboneError(
+            f"{type(model).__name__} holds no backbone whose loading is checked; pass the one that "
+            f"is, or leave this call out"
+        )
+    for record in records:
+        record.mark()

@@ -1,0 +1,78 @@
+"""What a file says that its network is called, held against what the user calls it.
+
+Two networks may share all names and shapes, and compute different things (`resnet18` and
+`resnetblur18`): then only the name tells them apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from dr_models.checkpoints import hosts
+from dr_models.checkpoints.cvnets.catalog import CVNETS_MODELS, canonical_name
+from dr_plugins.errors import CheckpointError
+
+__all__ = ["check_recorded", "cvnets_name", "recorded_name"]
+
+
+def recorded_name(content: Mapping[str, Any], metadata: Mapping[str, str]) -> str:
+    """The network's name according to a file; empty if it gives none that a library knows.
+
+    Read are timm's ``arch``, the ``model`` or ``arch`` of a script's stored ``args``, and the
+    metadata of safetensors files.
+
+    Example:
+        >>> recorded_name({"arch": "resnet50", "state_dict": {}}, {})
+        'resnet50'
+    """
+    arguments = content.get("args")
+    if not isinstance(arguments, Mapping):
+        arguments = getattr(arguments, "__dict__", {})
+    names = (
+        metadata.get("model"),
+        metadata.get("arch"),
+        metadata.get("architecture"),
+        content.get("arch"),
+        arguments.get("model"),
+        arguments.get("arch"),
+    )
+    known = (_known(name) for name in names if isinstance(name, str) and name)
+    return next(filter(None, known), "")
+
+
+def _known(name: str) -> str:
+    name = name.rpartition(":")[2].rpartition("/")[2]
+    return name if canonical_name(name) in CVNETS_MODELS else hosts.known_name(name)
+
+
+def check_recorded(recorded: str, asked: str, path: object) -> None:
+    """Make sure that a network is called what its file calls it.
+
+    Args:
+        recorded: From `recorded_name`; empty is not compared.
+        asked: What the user calls it, such as ``timm:resnet18`` or ``resnet_50``.
+        path: Of the file, for the message.
+
+    Raises:
+        CheckpointError: Another name.
+
+    Example:
+        >>> check_recorded("resnet18.a1_in1k", "timm:resnet18", "x.pth")
+    """
+    plain = _known(asked).partition(".")[0]
+    if not recorded or recorded.partition(".")[0] in (plain, asked.rpartition(":")[2]):
+        return
+    if ":" not in asked and cvnets_name(recorded) == cvnets_name(asked):
+        return
+    raise CheckpointError(
+        f"{path} says that it holds {recorded}, but is taken for {asked}: tensors of the same "
+        f"names and shapes may compute something else. Name {recorded} (arch), or use another "
+        f"checkpoint"
+    )
+
+
+def cvnets_name(name: str) -> str:
+    """The catalog's spelling of a CVNets model, also for ``resnet50``, as timm spells it."""
+    spellings = (canonical_name(spelling) for spelling in (name, f"cvnets_{name}"))
+    return next((spelling for spelling in spellings if spelling in CVNETS_MODELS), name)

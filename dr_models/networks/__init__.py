@@ -1,0 +1,1 @@
+"""The networks that Apple published, registered with timm as ``cvnets_*``."""

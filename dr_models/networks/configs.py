@@ -1,0 +1,55 @@
+"""timm's ``pretrained_cfg`` of the published models, out of the core's catalog."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from timm.models import generate_default_cfgs
+
+from dr_models.checkpoints.convention import cvnets_convention
+from dr_models.checkpoints.convert import convert_state_dict
+from dr_models.checkpoints.cvnets.catalog import CVNETS_MODELS
+from dr_models.checkpoints.detect import is_cvnets
+from dr_models.checkpoints.from_cvnets import TAG
+
+__all__ = ["default_configs", "from_cvnets"]
+
+
+def default_configs(family: str, **fields: Any) -> Mapping[str, Any]:
+    """Timm's ``default_cfgs`` for one family of the catalog.
+
+    Args:
+        family: See `dr_models.checkpoints.cvnets.catalog.CVNetsModel`.
+        **fields: Besides the input, such as ``first_conv`` and ``classifier``.
+    """
+    configs: dict[str, Any] = {}
+    for model in CVNETS_MODELS.values():
+        if model.family == family:
+            inputs = cvnets_convention(model)
+            configs[f"{model.timm}.{TAG}"] = {
+                "url": "",
+                "input_size": (3, *inputs.input_size),
+                "mean": inputs.mean,
+                "std": inputs.std,
+                "interpolation": inputs.interpolation,
+                "crop_pct": inputs.crop_pct,
+                "origin_url": "https://github.com/apple/ml-dr",
+                "paper_ids": "arXiv:2303.08983",
+                **fields,
+            }
+    cfgs: Mapping[str, Any] = generate_default_cfgs(configs)
+    return cfgs
+
+
+def from_cvnets(state: dict[str, Any], model: Any) -> dict[str, torch.Tensor]:
+    """Let ``pretrained_cfg_overlay=dict(file=...)`` take files in either layout.
+
+    A `pretrained_filter_fn` of timm's builder.
+    """
+    if not is_cvnets(state):
+        return state
+    architecture = model.pretrained_cfg["architecture"]
+    converted, _ = convert_state_dict(state, architecture)
+    return converted

@@ -1,0 +1,49 @@
+"""EfficientNet as CVNets has it: squeezes rounded to multiples of 8, and no less than 32 wide."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from timm.models import register_model
+from timm.models._efficientnet_blocks import SqueezeExcite
+from timm.models.efficientnet import _gen_efficientnet
+from torch import nn
+
+from dr_models.networks.configs import default_configs, from_cvnets
+from dr_models.networks.squeeze import squeeze_width
+
+__all__: list[str] = []
+
+default_cfgs = default_configs("efficientnet", first_conv="conv_stem", classifier="classifier")
+
+
+def _create(variant: str, width: float, depth: float, pretrained: bool, **kwargs: Any) -> nn.Module:
+    model: nn.Module = _gen_efficientnet(
+        variant,
+        width,
+        depth,
+        pretrained=pretrained,
+        se_layer=partial(SqueezeExcite, rd_round_fn=squeeze_width),
+        pretrained_filter_fn=from_cvnets,
+        **kwargs,
+    )
+    return model
+
+
+@register_model
+def cvnets_efficientnet_b2(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """EfficientNet-B2."""
+    return _create("cvnets_efficientnet_b2", 1.1, 1.2, pretrained, **kwargs)
+
+
+@register_model
+def cvnets_efficientnet_b3(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """EfficientNet-B3."""
+    return _create("cvnets_efficientnet_b3", 1.2, 1.4, pretrained, **kwargs)
+
+
+@register_model
+def cvnets_efficientnet_b4(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """EfficientNet-B4."""
+    return _create("cvnets_efficientnet_b4", 1.4, 1.8, pretrained, **kwargs)

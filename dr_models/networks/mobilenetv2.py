@@ -1,0 +1,47 @@
+"""MobileNetV2 as CVNets has it: the stem keeps 32 channels and the head 1280 at every width."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from timm.models import register_model
+from timm.models.efficientnet import _gen_mobilenet_v2
+from torch import nn
+
+from dr_models.networks.configs import default_configs, from_cvnets
+
+__all__: list[str] = []
+
+default_cfgs = default_configs(
+    "mobilenetv2", pool_size=(7, 7), first_conv="conv_stem", classifier="classifier"
+)
+
+
+def _create(variant: str, width: float, pretrained: bool, **kwargs: Any) -> nn.Module:
+    model: nn.Module = _gen_mobilenet_v2(
+        variant,
+        width,
+        fix_stem_head=True,
+        pretrained=pretrained,
+        pretrained_filter_fn=from_cvnets,
+        **kwargs,
+    )
+    return model
+
+
+@register_model
+def cvnets_mobilenetv2_025(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """MobileNetV2, width 0.25."""
+    return _create("cvnets_mobilenetv2_025", 0.25, pretrained, **kwargs)
+
+
+@register_model
+def cvnets_mobilenetv2_050(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """MobileNetV2, width 0.5."""
+    return _create("cvnets_mobilenetv2_050", 0.5, pretrained, **kwargs)
+
+
+@register_model
+def cvnets_mobilenetv2_100(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """MobileNetV2, width 1.0; timm's `mobilenetv2_100` is the same network."""
+    return _create("cvnets_mobilenetv2_100", 1.0, pretrained, **kwargs)

@@ -1,0 +1,77 @@
+"""ResNet as CVNets has it: a stem of two 3×3 convolutions, the second depthwise, and no pooling."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from timm.models import build_model_with_cfg, register_model
+from timm.models.resnet import BasicBlock, Bottleneck, ResNet
+from torch import nn
+
+from dr_models.networks.configs import default_configs, from_cvnets
+
+__all__ = ["CVNetsResNet"]
+
+default_cfgs = default_configs("resnet", pool_size=(7, 7), first_conv="conv1", classifier="fc")
+
+
+class CVNetsResNet(ResNet):
+    """timm's ResNet with CVNets' stem; for its arguments see `timm.models.resnet.ResNet`."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{**kwargs, "replace_stem_pool": True})
+        first: Any = self.conv1
+        width = first.out_channels
+        place = {"device": first.weight.device, "dtype": first.weight.dtype}
+        stem: Any = nn.Conv2d(first.in_channels, width, 3, 2, 1, bias=False, **place)
+        pool: Any = nn.Conv2d(width, width, 3, 2, 1, groups=width, bias=False, **place)
+        for conv in (stem, pool):
+            nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+        self.conv1 = stem
+        # The name is timm's, from networks that pool here.
+        self.maxpool[0] = pool
+
+
+def _create(
+    variant: str, block: type[nn.Module], layers: tuple[int, ...], pretrained: bool, **kwargs: Any
+) -> nn.Module:
+    model: nn.Module = build_model_with_cfg(
+        CVNetsResNet,
+        variant,
+        pretrained,
+        pretrained_filter_fn=from_cvnets,
+        block=block,
+        layers=layers,
+        **kwargs,
+    )
+    return model
+
+
+@register_model
+def cvnets_resnet18(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """ResNet-18."""
+    return _create("cvnets_resnet18", BasicBlock, (2, 2, 2, 2), pretrained, **kwargs)
+
+
+@register_model
+def cvnets_resnet34(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """ResNet-34."""
+    return _create("cvnets_resnet34", BasicBlock, (3, 4, 6, 3), pretrained, **kwargs)
+
+
+@register_model
+def cvnets_resnet50(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """ResNet-50."""
+    return _create("cvnets_resnet50", Bottleneck, (3, 4, 6, 3), pretrained, **kwargs)
+
+
+@register_model
+def cvnets_resnet101(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """ResNet-101."""
+    return _create("cvnets_resnet101", Bottleneck, (3, 4, 23, 3), pretrained, **kwargs)
+
+
+@register_model
+def cvnets_resnet152(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """ResNet-152."""
+    return _create("cvnets_resnet152", Bottleneck, (3, 8, 36, 3), pretrained, **kwargs)

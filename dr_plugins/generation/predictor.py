@@ -1,0 +1,94 @@
+"""The teacher's side of generation: views in, the top of its answers out, nobody waiting."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from dr_plugins.errors import TeacherError
+from dr_plugins.generation.teachers import Ensemble, check_finite
+from dr_plugins.generation.view_maker import ReadyViews
+from dr_plugins.generation.views import ViewBatch
+from dr_plugins.transforms.kernels.batch import upload
+
+__all__ = ["Prediction", "Predictor"]
+
+
+class Prediction(NamedTuple):
+    """What is kept of a teacher's answer to a batch: tensors on the CPU, complete after `wait`.
+
+    Attributes:
+        batch: The views.
+        probs: float32 ``[B, k]``, the largest probabilities, descending.
+        ids: int64 ``[B, k]``, their classes.
+        fingerprinted: uint8 ``[n, 3, H, W]``, the views to fingerprint, as the teacher got them.
+        finite: Boolean; whether all probabilities are finite.
+        copied: CUDA event after which the copies are complete; None elsewhere.
+    """
+
+    batch: ViewBatch
+    probs: torch.Tensor
+    ids: torch.Tensor
+    fingerprinted: torch.Tensor
+    finite: torch.Tensor
+    copied: torch.cuda.Event | None
+
+    def wait(self) -> None:
+        """Wait until all is there.
+
+        Raises:
+            TeacherError: The answers are not finite.
+        """
+        if self.copied is not None:
+            self.copied.synchronize()
+        check_finite(bool(self.finite))
+
+
+class Predictor:
+    """Asks a teacher about batches of views.
+
+    Args:
+        teacher: On its device.
+        num_classes: How many classes it answers with.
+        topk: How many classes of each answer are kept.
+        batch_size: Most views in a batch.
+    """
+
+    def __init__(self, teacher: Ensemble, num_classes: int, topk: int, batch_size: int) -> None:
+        self._answer = teacher.answerer(batch_size)
+        self._num_classes, self._topk = num_classes, topk
+
+    def probs(self, views: torch.Tensor) -> torch.Tensor:
+        """Return the probabilities of all classes, float32 ``[B, C]``, without waiting for them.
+
+        Raises:
+            TeacherError: It answers with another number of classes.
+        """
+        probs = self._answer(views)
+        if probs.shape[1] != self._num_classes:
+            raise TeacherError(
+                f"the teacher answered a batch of {len(views)} views with {probs.shape[1]} "
+                f"classes, but with {self._num_classes} before; it must always give logits "
+                f"[B, {self._num_classes}]"
+            )
+        return probs
+
+    def __call__(self, batch: ViewBatch, ready: ReadyViews) -> Prediction:
+        """Start to ask about one batch.
+
+        Raises:
+            TeacherError: The answer has another number of classes.
+        """
+        views = ready.take()
+        chosen = [part.fingerprinted for part in batch.parts if part.fingerprinted is not None]
+        # Before the teacher gets the views, which it might change.
+        fingerprinted = views.index_select(0, upload(np.array(chosen, np.int64), views.device))
+        probs = self.probs(views)
+        top = probs.topk(self._topk, dim=1)
+        on_cuda = views.device.type == "cuda"  # elsewhere nothing tells when a copy is complete
+        kept = (top.values, top.indices, fingerprinted, torch.isfinite(probs).all())
+        top_probs, ids, fingerprinted, finite = (t.to("cpu", non_blocking=on_cuda) for t in kept)
+        copied = torch.cuda.current_stream(views.device).record_event() if on_cuda else None
+        return Prediction(batch, top_probs, ids, fingerprinted, finite, copied)

@@ -1,0 +1,88 @@
+"""Filling shards with answers, one shard after the other."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from dr_plugins.errors import DatasetMismatchError
+from dr_plugins.generation.predictor import Prediction
+from dr_plugins.generation.views import ImagePart, ViewPlan
+from dr_plugins.records import RecordLayout
+from dr_plugins.replay.replayer import fingerprint
+from dr_plugins.shards.key_index import KeyIndex
+from dr_plugins.shards.output import OutputDirectory
+from dr_plugins.shards.shard import Shard
+
+__all__ = ["ShardBuilder"]
+
+
+class ShardBuilder:
+    """Puts answers into shards and writes each shard when its last answer is there.
+
+    Args:
+        output: Where the shards go.
+        plan: Division into shards and batches.
+        layout: Byte layout of a record.
+        keys: The images, in row order.
+        num_classes: Number of the teacher's classes.
+    """
+
+    def __init__(
+        self,
+        output: OutputDirectory,
+        plan: ViewPlan,
+        layout: RecordLayout,
+        keys: KeyIndex,
+        num_classes: int,
+    ) -> None:
+        self._output, self._plan, self.layout, self._keys = output, plan, layout, keys
+        self._num_classes = num_classes
+        self._shard: Shard | None = None
+
+    def add(self, answer: Prediction) -> int:
+        """Store an answer; answers must come in order.
+
+        Returns:
+            How many images it completes.
+
+        Raises:
+            TeacherError: The answer is not finite.
+            DatasetMismatchError: A label is beyond the teacher's classes.
+            OutputError: A shard cannot be written.
+        """
+        answer.wait()
+        batch, plan = answer.batch, self._plan
+        rows = plan.rows(batch.shard)
+        if self._shard is None:
+            self._shard = Shard.empty(rows.start, len(rows), plan.samples, self.layout)
+        stop = batch.first + len(batch.records)
+        self._shard.records.reshape(-1)[batch.first : stop] = self._filled(answer)
+        self._note(self._shard, answer)
+        if stop == len(rows) * plan.samples:
+            self._output.add(batch.shard, self._shard)
+            self._shard = None
+        return stop // plan.samples - batch.first // plan.samples
+
+    def _filled(self, answer: Prediction) -> np.ndarray:
+        records = answer.batch.records.numpy().view(self.layout.dtype)[:, 0]
+        records["probs"] = answer.probs.numpy()
+        records["ids"] = answer.ids.numpy()
+        return records
+
+    def _note(self, shard: Shard, answer: Prediction) -> None:
+        views = iter(answer.fingerprinted)
+        for part in answer.batch.parts:
+            self._check_label(part)
+            position = part.row - shard.first_row
+            shard.labels[position] = part.label
+            shard.sizes[position] = part.size
+            if part.fingerprinted is not None:
+                digest = fingerprint(next(views))
+                shard.fingerprints[position] = np.frombuffer(digest, np.uint8)
+
+    def _check_label(self, part: ImagePart) -> None:
+        if part.label >= self._num_classes:
+            raise DatasetMismatchError(
+                f"image {self._keys[part.row]!r} has label {part.label}, the teacher knows "
+                f"{self._num_classes} classes; use a teacher of the dataset's classes"
+            )

@@ -1,0 +1,1 @@
+"""Images: which pixels a file has, and data sets as images with keys."""

@@ -1,0 +1,215 @@
+"""Opening images: one definition of what pixels an image file has.
+
+Every image becomes 8-bit RGB before it is augmented:
+
+* grey is replicated; palettes are looked up; CMYK and YCbCr are converted by Pillow;
+* transparency is dropped, not blended;
+* 16-bit grey keeps its high byte (Pillow alone would clip it to white); 32-bit integer and float
+  grey is clipped to 0..255;
+* EXIF orientation is ignored, as torchvision's and timm's datasets do;
+* of an animation, the first frame is used;
+* a file that is cut off or damaged is an error, whatever the rest of the process asked Pillow for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import threading
+from os import PathLike
+from typing import IO
+
+import numpy as np
+from PIL import Image, ImageFile
+
+from dr_plugins.errors import ImageReadError
+from dr_plugins.images.jpeg import decode_jpeg
+from dr_plugins.shards.mapping import regular_only
+
+__all__ = [
+    "Picture",
+    "check_image",
+    "open_image",
+    "open_picture",
+    "size_of",
+    "strict_decoding",
+    "to_rgb",
+]
+
+Picture = Image.Image | np.ndarray
+"""An RGB image: Pillow's, or its pixels as uint8 ``[height, width, 3]``."""
+
+File = str | PathLike[str] | IO[bytes]
+
+
+class _StrictDecoding:
+    """Makes Pillow refuse damaged files, whatever ``ImageFile.LOAD_TRUNCATED_IMAGES`` says.
+
+    Pillow would fill what is missing with grey. The switch belongs to the whole process: it is off
+    while any thread is inside, and the last one to leave puts it back.
+    """
+
+    def __init__(self) -> None:
+        self._lock, self._inside, self._before = threading.Lock(), 0, False
+        os.register_at_fork(after_in_child=self._forget_other_threads)
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._inside:
+                self._before = ImageFile.LOAD_TRUNCATED_IMAGES
+            self._inside += 1
+            ImageFile.LOAD_TRUNCATED_IMAGES = False
+
+    def __exit__(self, *error: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                ImageFile.LOAD_TRUNCATED_IMAGES = self._before
+
+    def _forget_other_threads(self) -> None:
+        """A forked process has one thread, and inherits what the others were doing."""
+        if self._inside:
+            ImageFile.LOAD_TRUNCATED_IMAGES = self._before
+        self._lock, self._inside = threading.Lock(), 0
+
+
+strict_decoding = _StrictDecoding()
+"""Context in which Pillow decodes a file completely or raises an error."""
+
+
+def size_of(image: Picture) -> tuple[int, int]:
+    """(height, width) of an image in pixels."""
+    if isinstance(image, Image.Image):
+        return image.height, image.width
+    return image.shape[0], image.shape[1]
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Return an 8-bit RGB version of any PIL image; see this module for the rules.
+
+    Raises:
+        OSError: The image data is damaged (Pillow decodes lazily).
+    """
+    if image.mode == "RGB":
+        image.load()
+        return image
+    if image.mode.startswith("I;16"):
+        high = np.asarray(image).astype(np.uint16) >> 8
+        return Image.fromarray(high.astype(np.uint8)).convert("RGB")
+    if image.mode in ("I", "F"):
+        clipped = np.nan_to_num(np.asarray(image, dtype=np.float64)).clip(0, 255)
+        return Image.fromarray(clipped.astype(np.uint8)).convert("RGB")
+    return image.convert("RGB")
+
+
+def open_picture(file: File, key: str, *, as_pixels: bool = True) -> Picture:
+    """Open an image file in the fastest way that gives the pixels of `open_image`.
+
+    Args:
+        file: See `open_image`.
+        key: Likewise.
+        as_pixels: Give an array, not a PIL image.
+
+    Returns:
+        RGB, the array uint8 ``[height, width, 3]``. Pixels are the caller's own.
+
+    Raises:
+        ImageReadError: The file is missing, damaged or no image.
+    """
+    if not as_pixels:
+        return open_image(file, key)
+    try:
+        content = _read(file)
+        pixels = decode_jpeg(content.getvalue())
+        # A copy, because Pillow's own memory is not for writing.
+        return np.array(_decode(content)) if pixels is None else pixels
+    except Exception as error:
+        raise _unreadable(key, error) from error
+
+
+def open_image(file: File, key: str) -> Image.Image:
+    """Open and decode an image file.
+
+    Args:
+        file: Path of a regular file, or a file opened for reading bytes, which is closed.
+        key: The image's key, for error messages.
+
+    Returns:
+        RGB image, decoded.
+
+    Raises:
+        ImageReadError: The file is missing, damaged or no image.
+    """
+    try:
+        return _decode(_read(file))
+    # On damaged files, Pillow's decoders raise errors of many types; archives have their own.
+    except Exception as error:
+        raise _unreadable(key, error) from error
+
+
+def check_image(file: File, key: str) -> None:
+    """Look at the beginning and the end of an image file; decode it if they do not say enough.
+
+    Args:
+        file: See `open_image`.
+        key: Likewise.
+
+    Raises:
+        ImageReadError: The file is missing, cut off, or no image. Damage in its middle may go
+            unnoticed.
+    """
+    try:
+        with _opened(file) as opened:
+            if not _seems_whole(opened):
+                opened.seek(0)
+                _decode(_read(opened))
+    except Exception as error:
+        raise _unreadable(key, error) from error
+
+
+class _Content(io.BytesIO):
+    """A file that was read already; Pillow's messages show it by its name."""
+
+    def __init__(self, data: bytes, name: object) -> None:
+        super().__init__(data)
+        self._name = name
+
+    def __repr__(self) -> str:
+        return repr(self._name)
+
+
+def _opened(file: File) -> IO[bytes]:
+    if isinstance(file, str | PathLike):
+        return open(file, "rb", opener=regular_only)
+    return file
+
+
+def _read(file: File) -> _Content:
+    """Read a file and close it."""
+    with contextlib.closing(_opened(file)) as opened:
+        return _Content(opened.read(), getattr(opened, "name", opened))
+
+
+def _decode(content: _Content) -> Image.Image:
+    with strict_decoding, Image.open(content) as image:
+        return to_rgb(image)
+
+
+_ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}
+
+
+def _seems_whole(file: IO[bytes]) -> bool:
+    """Whether a file begins with the headers of an image and ends as its format does."""
+    with contextlib.suppress(Exception), strict_decoding, Image.open(file) as image:
+        end = _ENDS.get(image.format or "")
+        if end is not None:
+            file.seek(-min(64, file.seek(0, os.SEEK_END)), os.SEEK_END)
+            return file.read().rstrip(b"\0").endswith(end)  # some cameras add zeros
+    return False
+
+
+def _unreadable(key: str, error: Exception) -> ImageReadError:
+    return ImageReadError(
+        f"cannot read image {key!r}: {error}. Restore the file; no other image takes its place."
+    )

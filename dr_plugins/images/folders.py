@@ -1,0 +1,119 @@
+"""Folders of images, one for each class."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from torchvision import datasets
+from torchvision.datasets.folder import IMG_EXTENSIONS
+
+from dr_plugins.shards.manifest import MANIFEST_NAME
+from dr_plugins.shards.output import PROGRESS_NAME
+from dr_plugins.utils.quoting import quoted, respelt
+
+__all__ = ["ClassFolders"]
+
+_SPLITS = ("train", "training", "trainval", "val", "valid", "validation", "test", "testing", "eval")
+
+
+class ClassFolders(datasets.ImageFolder):
+    """torchvision's ImageFolder, which counts what it leaves out and refuses folders of splits.
+
+    A folder without images that is hidden, or that holds shard sets, is no class.
+
+    Args:
+        root: The directory that holds the class folders.
+        class_names: Names of the classes in label order; some may have no folder. None for those of
+            the folders, sorted.
+
+    Attributes:
+        left_out: How many files were left out, by extension in lower case with its dot.
+
+    Raises:
+        FileNotFoundError: There are no folders, or one of them holds no images.
+        ValueError: The folders are those of splits, or not those of `class_names`.
+    """
+
+    def __init__(self, root: str, class_names: Sequence[str] | None = None) -> None:
+        self._names = class_names
+        self._files: dict[str, list[str]] = {}
+        self.left_out: Counter[str] = Counter()
+        super().__init__(root)
+        self._files = {}
+        if class_names is not None:
+            self.classes = list(class_names)
+
+    def find_classes(self, directory: str | Path) -> tuple[list[str], dict[str, int]]:
+        """Look for the files of all folders; see `torchvision.datasets.DatasetFolder`."""
+        with os.scandir(directory) as entries:
+            folders = sorted(entry.name for entry in entries if entry.is_dir())
+        for name in folders:
+            self._look_into(os.path.join(directory, name), name)
+        empty = [name for name, files in self._files.items() if not files]
+        if empty or not self._files:
+            what = f"folders {empty[:3]} hold no images" if empty else "there are no folders"
+            raise FileNotFoundError(f"{what} ({', '.join(IMG_EXTENSIONS)}) in {directory}")
+        if self._names is None:
+            self._refuse_splits(directory)
+            return list(self._files), {name: i for i, name in enumerate(self._files)}
+        index = {name: i for i, name in enumerate(self._names)}
+        if len(index) != len(self._names):
+            raise ValueError("the class map lists a class twice")
+        unknown = [name for name in self._files if name not in index]
+        if unknown:
+            raise ValueError(
+                f"folders {', '.join(map(quoted, unknown[:3]))} are not in the class map"
+                + _other_spelling(unknown, index)
+            )
+        return list(self._files), {name: index[name] for name in self._files}
+
+    def make_dataset(
+        self, directory: str | Path, class_to_idx: dict[str, int], *_: object, **__: object
+    ) -> list[tuple[str, int]]:
+        """List the files that `find_classes` found; see `torchvision.datasets.DatasetFolder`."""
+        return [(file, class_to_idx[name]) for name in class_to_idx for file in self._files[name]]
+
+    def _look_into(self, folder: str, name: str) -> None:
+        images: list[str] = []
+        others: Counter[str] = Counter()
+        is_apart = name.startswith(".")
+        for where, _, files in sorted(os.walk(folder, followlinks=True)):
+            is_apart = is_apart or MANIFEST_NAME in files or PROGRESS_NAME in files
+            for file in sorted(files):
+                if file.lower().endswith(IMG_EXTENSIONS):
+                    images.append(os.path.join(where, file))
+                else:
+                    others[os.path.splitext(file)[1].lower()] += 1
+        if images or not is_apart:
+            self._files[name] = images
+            self.left_out += others
+
+    def _refuse_splits(self, directory: str | Path) -> None:
+        named = [name for name in self._files if name.lower() in _SPLITS]
+        deep = [name for name in named if self._is_deep(os.path.join(directory, name), name)]
+        if deep or len(named) == len(self._files):
+            suspect = (deep or named)[0]
+            raise ValueError(
+                f"the classes would be {', '.join(map(quoted, list(self._files)[:6]))}, but "
+                f"{quoted(suspect)} is the name of a split of a dataset; name the folder that "
+                f"holds the class folders, such as {os.path.join(directory, suspect)}. If it is a "
+                f"class, list all classes in a class map"
+            )
+
+    def _is_deep(self, folder: str, name: str) -> bool:
+        """Whether all images of a class lie in folders within its own."""
+        return all(os.path.dirname(file) != folder for file in self._files[name])
+
+
+def _other_spelling(unknown: Sequence[str], known: dict[str, int]) -> str:
+    for name in unknown:
+        for form in respelt(name):
+            if form in known:
+                return (
+                    f"; it lists {quoted(form)}, which looks the same as {quoted(name)} but is in "
+                    f"another Unicode normal form: rename one of them"
+                )
+    return ""

@@ -1,0 +1,1 @@
+"""Replay: a record and its image become the view that the teacher saw."""

@@ -1,0 +1,223 @@
+"""Replaying stored views, and noticing when an image is not the one that the teacher saw."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from dr_plugins.errors import (
+    DatasetMismatchError,
+    FormatError,
+    ImageChangedError,
+    UnknownImageError,
+)
+from dr_plugins.images.decoding import Picture, size_of
+from dr_plugins.images.sources import ImageSource
+from dr_plugins.policies.policy import AugmentParams
+from dr_plugins.replay.deferred import CroppedView
+from dr_plugins.shards.reader import ShardSet
+from dr_plugins.shards.shard import FINGERPRINT_BYTES, fingerprinted_sample
+from dr_plugins.utils.quoting import quoted
+
+__all__ = ["Replayer", "fingerprint", "known_images"]
+
+_logger = logging.getLogger(__name__)
+
+
+def fingerprint(view: torch.Tensor) -> bytes:
+    """Return the 8-byte BLAKE2b digest of a view, uint8 ``[3, H, W]``, taken in CHW order."""
+    return hashlib.blake2b(view.contiguous().numpy().data, digest_size=FINGERPRINT_BYTES).digest()
+
+
+def known_images(source: ImageSource, shards: ShardSet) -> ImageSource:
+    """Return the images without those that were left out when the set was made."""
+    known = source.without(shards.manifest.left_out)
+    if len(known) < len(source):
+        _logger.warning(
+            "%d of %d images are left out, as they were when the shard set was made",
+            len(source) - len(known),
+            len(source),
+        )
+    return known
+
+
+class Replayer:
+    """Joins images and reinforcements by key and computes the stored views.
+
+    Args:
+        source: The images; each must be in the shard set, or left out when it was made.
+        shards: The reinforcements; they may cover more images.
+
+    Attributes:
+        source: The images that are in the shard set.
+        rows: int64 ``[len(source)]``, the shard set's row of each image.
+
+    Raises:
+        UnknownImageError: An image is not in the shard set; or the set mixes images, and one of
+            them is not in the source.
+        DatasetMismatchError: The images have other classes than the shard set.
+    """
+
+    def __init__(self, source: ImageSource, shards: ShardSet) -> None:
+        self.source = known_images(source, shards)
+        self.shards = shards
+        self.policy = shards.policy
+        self.rows = shards.keys.rows(self.source.keys)
+        self._positions = self._invert() if self.policy.mixings else None
+        self._check_classes()
+
+    def load(self, index: int, *, as_pixels: bool = False) -> tuple[Picture, int]:
+        """Load an image and make sure that it is the one that was reinforced.
+
+        Args:
+            index: Position in the source.
+            as_pixels: Give an array, not a PIL image.
+
+        Returns:
+            What `ImageSource.load_picture` gives: RGB image and label.
+
+        Raises:
+            ImageReadError: The image cannot be read.
+            ImageChangedError: Its size is not that of the reinforced image.
+            DatasetMismatchError: Its label is not that of the reinforced image.
+        """
+        image, label = self.source.load_picture(index, as_pixels=as_pixels)
+        facts, size = self.shards.image(int(self.rows[index])), size_of(image)
+        if facts.size != size and any(facts.size):
+            raise ImageChangedError(
+                f"image {self.source.keys[index]!r} is {size[0]}x{size[1]} pixels, but "
+                f"{facts.size[0]}x{facts.size[1]} when it was reinforced. Restore the original "
+                f"images, or reinforce these."
+            )
+        if label >= self.shards.manifest.num_classes:
+            raise DatasetMismatchError(
+                f"image {self.source.keys[index]!r} has label {label}, but the shard set has "
+                f"{self.shards.manifest.num_classes} classes. Use the dataset that was reinforced."
+            )
+        if label != facts.label and min(label, facts.label) >= 0:
+            raise DatasetMismatchError(
+                f"image {self.source.keys[index]!r} has label {label}, but {facts.label} when it "
+                f"was reinforced: the classes are numbered differently. Use the same class order."
+            )
+        return image, label
+
+    def view(self, index: int, params: AugmentParams) -> tuple[torch.Tensor, int]:
+        """Compute a stored view.
+
+        Args:
+            index: Position in the source.
+            params: From one of the image's records.
+
+        Returns:
+            uint8 ``[3, H, W]``, and the image's label, -1 where another image is mixed in.
+
+        Raises:
+            ImageReadError: The image or its partner cannot be read.
+            ImageChangedError: The image or its partner has changed.
+        """
+        image, partner, label = self._pictures(index, params)
+        return self.policy.apply(image, params, partner), label
+
+    def begin(self, index: int, params: AugmentParams) -> tuple[CroppedView, int]:
+        """Compute the part of a stored view that needs whole images; otherwise as `view`."""
+        image, other, label = self._pictures(index, params)
+        view = self.policy.begin(image, params.view)
+        partner = None if other is None else self.policy.begin(other, params.partner_view)
+        return CroppedView(self.policy, view, params, partner), label
+
+    def _pictures(self, index: int, params: AugmentParams) -> tuple[Picture, Picture | None, int]:
+        """Load what a view is made of: the image, its partner if it has one, and the label."""
+        image, label = self._load_for(index, params.view)
+        if params.partner is None:
+            return image, None, label
+        assert self._positions is not None
+        if params.partner >= len(self._positions):
+            raise FormatError(
+                f"a record of image {self.source.keys[index]!r} mixes in row {params.partner}, but "
+                f"the shard set has {len(self._positions)} images: it was made by a faulty writer"
+            )
+        partner, _ = self._load_for(int(self._positions[params.partner]), params.partner_view)
+        return image, partner, -1
+
+    def _load_for(self, index: int, view: Sequence[Any]) -> tuple[Picture, int]:
+        """Load an image that a view with these parameters can be made of."""
+        image, label = self.load(index, as_pixels=self.policy.takes_pixels)
+        try:
+            self.policy.check_fit(view, size_of(image))
+        except ValueError as error:  # where sizes are not on record
+            raise ImageChangedError(
+                f"image {self.source.keys[index]!r} is not the one that was reinforced: {error} "
+                f"Restore the original images, or reinforce these."
+            ) from error
+        return image, label
+
+    def is_fingerprinted(self, index: int, sample: int) -> bool:
+        """Whether `sample` is the one of the image's reinforcements whose view is on record."""
+        return sample == fingerprinted_sample(int(self.rows[index]), self.shards.manifest.samples)
+
+    def compare(self, index: int) -> bool:
+        """Replay the image's fingerprinted view and check it.
+
+        Returns:
+            Whether there was a fingerprint to compare with.
+
+        Raises:
+            ImageReadError: The image or its partner cannot be read.
+            ImageChangedError: The image or its partner has changed.
+            FormatError: The record is damaged.
+        """
+        row, samples = int(self.rows[index]), self.shards.manifest.samples
+        record = self.shards.read(np.array([row]), np.array([fingerprinted_sample(row, samples)]))
+        (params,) = self.policy.decode(record)
+        self.check(index, self.view(index, params)[0])
+        return self.shards.image(row).fingerprint is not None
+
+    def check(self, index: int, view: torch.Tensor) -> None:
+        """Compare the view of the image's fingerprinted sample with what the teacher saw.
+
+        Raises:
+            ImageChangedError: They differ.
+        """
+        stored = self.shards.image(int(self.rows[index])).fingerprint
+        if stored is not None and stored != fingerprint(view):
+            raise ImageChangedError(
+                f"image {self.source.keys[index]!r} does not replay to what its teacher saw: its "
+                f"content has changed, or a library decodes or resizes it differently (made with "
+                f"{self.shards.manifest.versions}). Restore the images or the versions; "
+                f"`dr-plugins verify --replay` shows how many images are concerned."
+            )
+
+    def _invert(self) -> np.ndarray:
+        """Position of each row's image; any may be mixed into another."""
+        positions = np.full(len(self.shards), -1, np.int32)
+        positions[self.rows] = np.arange(len(self.rows))
+        lacking = np.flatnonzero(positions < 0)
+        if len(lacking):
+            raise UnknownImageError(
+                f"the dataset lacks {len(lacking)} of the set's {len(positions)} images, such as "
+                f"{quoted(self.shards.keys[int(lacking[0])])}. "
+                f"A set that mixes images needs all of them."
+            )
+        return positions
+
+    def _check_classes(self) -> None:
+        names, stored = self.source.class_names, self.shards.manifest.settings["class_names"]
+        if names is None or stored is None or names == stored:
+            return
+        differing = [pair for pair in zip(names, stored, strict=False) if pair[0] != pair[1]]
+        raise DatasetMismatchError(
+            f"the dataset has {len(names)} classes, the shard set {len(stored)}"
+            + (f"; the first that differ are {_shown(differing[0])}" if differing else "")
+            + ". Use the dataset that was reinforced, with its classes in the same order. Where "
+            "only the order differs, give that of the set with a class map: --class-map (timm, "
+            "`dr-plugins verify`), class_map (MMEngine), dr_plugins.images.sources.open_source (Python)."
+        )
+
+
+def _shown(pair: tuple[str, str]) -> str:
+    return f"({', '.join(map(quoted, pair))})"

@@ -1,0 +1,1 @@
+"""Tools for shard sets: describe and verify."""

@@ -1,0 +1,1 @@
+"""Training on a shard set: the data set, and what a set demands of a trainer."""

@@ -1,0 +1,313 @@
+"""The reinforced dataset: any dataset of images, answered by the teacher that saw them."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Callable, Sequence
+from os import PathLike
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.utils.data import Dataset, default_collate
+
+from dr_plugins import randomness
+from dr_plugins.errors import DatasetMismatchError, ImageChangedError
+from dr_plugins.images.decoding import size_of
+from dr_plugins.images.sources import ImageSource
+from dr_plugins.policies.policy import AugmentParams, Policy
+from dr_plugins.replay.deferred import CroppedView, DeferredViews, join
+from dr_plugins.replay.replayer import Replayer
+from dr_plugins.shards.reader import ShardSet
+from dr_plugins.targets import SparseTargets
+from dr_plugins.training.draws import Draws
+from dr_plugins.utils.workers import naming_shared_memory, report_lost_batches
+
+__all__ = ["ReinforcedDataset"]
+
+View = torch.Tensor | CroppedView
+Images = torch.Tensor | DeferredViews
+Sample = tuple[View, SparseTargets]
+_PLAIN_STREAM = 1
+
+
+class ReinforcedDataset(Dataset[Sample]):
+    """Pairs each image with one of its reinforcements: a replayed view and the teacher's answer.
+
+    Which reinforcement an image gets is a pure function of seed, epoch and image key: it does not
+    depend on workers, ranks or order, and none repeats before all were used. With probability
+    ``1 - p`` the image comes plain, with its one-hot label (Faghri et al., 2023, use p = 0.99).
+
+    Args:
+        images: Map-style dataset of (PIL image, label) without transform, or an `ImageSource`.
+        shards: A shard set or its directory. It may cover more images than the dataset holds.
+        p: Probability of a reinforcement, within ``[0, 1]``.
+        densify: How the probability that is not stored is spread, ``"smooth"`` or ``"zeros"``; see
+            `SparseTargets`.
+        seed: Seed of all choices, ``0 <= seed < 2**63``.
+        transform: From a PIL image to a tensor, for plain images; by default a random resized crop
+            and a flip to the size of the stored views, followed by `postprocess`.
+        postprocess: Applied to replayed views, uint8 ``[3, H, W]``; to resize or normalise them.
+            With `transform`, both must give the same dtype and range of values.
+        keys: Keys of the images, where they cannot be derived; see `image_keys`.
+        check: What to do when a replayed view is not what the teacher saw (one view of each image
+            is on record and comes up once in S epochs): ``"error"``, ``"warn"`` or ``"off"``.
+        defer: Leave flips, RandAugment, erasing and mixing to the device that the images are sent
+            to: `collate` then gives `DeferredViews`, whose ``to(device)`` gives the images.
+            Workers have less to do, and a GPU hardly more.
+
+    Raises:
+        FormatError: The shard set is missing or damaged.
+        UnknownImageError: An image has no reinforcement.
+        DatasetMismatchError: The dataset has other classes, or a transform of its own.
+        ValueError: An option is out of range.
+
+    Example:
+        >>> images = ImageFolder("imagenet/train")                          # doctest: +SKIP
+        >>> train = ReinforcedDataset(images, "imagenet-plus", seed=0)      # doctest: +SKIP
+        >>> loader = DataLoader(train, 256, shuffle=True, num_workers=8,    # doctest: +SKIP
+        ...                     collate_fn=train.collate)
+        >>> train.set_epoch(1)                                              # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        images: Any,
+        shards: ShardSet | str | PathLike[str],
+        *,
+        p: float = 0.99,
+        densify: str = "smooth",
+        seed: int = 0,
+        transform: Callable[[Image.Image], Any] | None = None,
+        postprocess: Callable[[torch.Tensor], torch.Tensor] | None = None,
+        keys: Sequence[str] | None = None,
+        check: str = "error",
+        defer: bool = False,
+    ) -> None:
+        _check_choice("densify", densify, ("smooth", "zeros"))
+        _check_choice("check", check, ("error", "warn", "off"))
+        if not 0.0 <= p <= 1.0:
+            raise ValueError(f"p is {p}; a probability within 0 and 1 was expected")
+        if not 0 <= seed < 1 << 63:
+            raise ValueError(f"seed is {seed}; 0 <= seed < 2**63 was expected")
+        if defer and postprocess is not None:
+            raise ValueError(
+                "postprocess cannot be applied to views that are finished later; leave out defer, "
+                "or postprocess the batch where it is finished"
+            )
+        source = images if isinstance(images, ImageSource) else ImageSource(images, keys)
+        self.shards = shards if isinstance(shards, ShardSet) else ShardSet(shards)
+        self.p, self.densify, self.seed, self.check = p, densify, seed, check
+        self.transform = transform
+        self.postprocess = postprocess
+        self.defer = defer
+        self._replayer = Replayer(source, self.shards)
+        policy = self.shards.policy
+        self._plain_policy = Policy.load("rrc", size=policy.view_size[0], backend=policy.backend)
+        # In shared memory, so that running workers see the epoch that the main process sets.
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+        self._draws = Draws(len(source))
+
+    @property
+    def source(self) -> ImageSource:
+        """The images."""
+        return self._replayer.source
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes of the targets."""
+        return self.shards.manifest.num_classes
+
+    @property
+    def temperature(self) -> float:
+        """What the teacher's logits were divided by; the targets and their loss have the same."""
+        return float(self.shards.manifest.settings.get("temperature", 1.0))
+
+    @property
+    def epoch(self) -> int:
+        """The current epoch, from 0."""
+        return int(self._epoch)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Set the epoch, from 0, also for workers that are already running.
+
+        Raises:
+            ValueError: It is negative.
+        """
+        if epoch < 0:
+            raise ValueError(f"epoch is {epoch}; epochs are counted from 0")
+        self._epoch.fill_(epoch)
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> Sample:
+        """Return one image and its target; see `__getitems__`."""
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[Sample]:
+        """Return images with their targets; DataLoader calls this once for a whole batch.
+
+        Args:
+            indices: Positions in the dataset.
+
+        Returns:
+            For each, a tensor (uint8 ``[3, H, W]`` unless `transform` and `postprocess` make it
+            something else), or with `defer` a `CroppedView`, and the `SparseTargets` of one sample.
+
+        Raises:
+            ImageReadError: An image cannot be read.
+            ImageChangedError: An image is not the one that was reinforced.
+            FormatError: A record or a shard is damaged.
+        """
+        report_lost_batches()
+        epoch, rows = self.epoch, self._replayer.rows[np.asarray(indices, np.int64)]
+        self._draws.count(epoch, np.asarray(indices, np.int64))
+        count, hashes = len(rows), self._hashes(rows)
+        reinforced = randomness.uniform(self.seed, epoch, hashes) < self.p
+        chosen = randomness.walk(self.seed, epoch, hashes, self.shards.manifest.samples)
+        records = self.shards.read(rows[reinforced], chosen[reinforced])
+        params = iter(self.shards.policy.decode(records))
+        views, labels = [], []
+        for index, sample, is_replay, key_hash in zip(
+            indices, chosen.tolist(), reinforced.tolist(), hashes.tolist(), strict=True
+        ):
+            view, label = (
+                self._replay(int(index), sample, next(params))
+                if is_replay
+                else self._plain(int(index), epoch, key_hash)
+            )
+            views.append(view)
+            labels.append(label)
+        ids = np.full((count, self.shards.manifest.topk), -1, np.int64)
+        probs = np.zeros(ids.shape, np.float32)
+        ids[reinforced], probs[reinforced] = records["ids"], records["probs"]
+        classes = np.array(labels, np.int64)
+        ids[~reinforced, 0], probs[~reinforced, 0] = classes[~reinforced], 1.0
+        targets = SparseTargets(
+            torch.from_numpy(ids),
+            torch.from_numpy(probs),
+            num_classes=self.num_classes,
+            labels=torch.from_numpy(classes),
+            densify=self.densify,
+            temperature=self.temperature,
+        )
+        return [(view, targets[i]) for i, view in enumerate(views)]
+
+    def is_reinforced(self, indices: Sequence[int]) -> np.ndarray:
+        """Which images come with a stored view in this epoch, not plain.
+
+        Args:
+            indices: Positions in the dataset.
+
+        Returns:
+            bool ``[len(indices)]``.
+        """
+        hashes = self._hashes(self._replayer.rows[np.asarray(indices, np.int64)])
+        drawn: np.ndarray = randomness.uniform(self.seed, self.epoch, hashes)
+        return drawn < self.p
+
+    def _hashes(self, rows: np.ndarray) -> np.ndarray:
+        keys = self.shards.keys
+        return np.array([randomness.hash_key(keys.encoded(r)) for r in rows.tolist()], np.uint64)
+
+    def _replay(self, index: int, sample: int, params: AugmentParams) -> tuple[View, int]:
+        is_checked = self.check != "off" and self._replayer.is_fingerprinted(index, sample)
+        if self.defer:
+            if is_checked:
+                self._check(index, self._replayer.view(index, params)[0])
+            return self._replayer.begin(index, params)
+        view, label = self._replayer.view(index, params)
+        if is_checked:
+            self._check(index, view)
+        return self._postprocessed(view), label
+
+    def _check(self, index: int, view: torch.Tensor) -> None:
+        try:
+            self._replayer.check(index, view)
+        except ImageChangedError as error:
+            if self.check == "error":
+                raise
+            warnings.warn(str(error), stacklevel=2)
+
+    def _plain(self, index: int, epoch: int, key_hash: int) -> tuple[View, int]:
+        view, label = self._plain_view(index, epoch, key_hash)
+        return CroppedView(self.shards.policy, view, None) if self.defer else view, label
+
+    def _plain_view(self, index: int, epoch: int, key_hash: int) -> tuple[torch.Tensor, int]:
+        as_pixels = self.transform is None and self._plain_policy.takes_pixels
+        image, label = self._replayer.load(index, as_pixels=as_pixels)
+        if label < 0:
+            raise DatasetMismatchError(
+                f"image {self.source.keys[index]!r} has no label, so it cannot be used plain; "
+                f"set p=1"
+            )
+        if self.transform is not None:
+            assert isinstance(image, Image.Image)
+            return torch.as_tensor(self.transform(image)), label
+        rng = randomness.image_generator(self.seed, key_hash, epoch, _PLAIN_STREAM)
+        params = self._plain_policy.sample(rng, size_of(image))
+        return self._postprocessed(self._plain_policy.apply(image, params)), label
+
+    def _postprocessed(self, view: torch.Tensor) -> torch.Tensor:
+        return view if self.postprocess is None else self.postprocess(view)
+
+    def with_own_epoch(self) -> ReinforcedDataset:
+        """Return the same dataset for another iteration, whose epoch is set apart from this one's.
+
+        Images and shard set are shared. `copy.copy` shares the epoch too.
+        """
+        twin = copy.copy(self)
+        twin._epoch = self._epoch.clone().share_memory_()
+        twin._draws = Draws(len(self))
+        return twin
+
+    @staticmethod
+    def collate(samples: Sequence[Sample]) -> tuple[Images, SparseTargets]:
+        """Join samples to a batch: images ``[B, 3, H, W]`` and one `SparseTargets`.
+
+        Pass it to DataLoader as ``collate_fn``; without, torch complains that "default_collate:
+        batch must contain tensors".
+
+        Returns:
+            The images, a tensor or with `defer` `DeferredViews`; and the targets.
+
+        Raises:
+            TypeError: `transform` and `postprocess` give images of different dtypes.
+            WorkerError: A worker finds no room for the batch in shared memory.
+        """
+        images, targets = zip(*samples, strict=True)
+        with naming_shared_memory():
+            joined = join(images, _stack) if isinstance(images[0], CroppedView) else _stack(images)
+            return joined, SparseTargets.stack(targets)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._epoch.share_memory_()  # a copy has workers of its own
+
+    def __repr__(self) -> str:
+        return f"ReinforcedDataset({self.source!r}, {self.shards!r}, p={self.p})"
+
+
+def _stack(views: Sequence[torch.Tensor]) -> torch.Tensor:
+    dtypes = {view.dtype for view in views}
+    if len(dtypes) > 1:  # stacking would convert those that are uint8 as they are, 0 to 255
+        raise TypeError(
+            f"the images of a batch have different dtypes: {', '.join(map(str, dtypes))}. "
+            f"`transform` makes plain images and `postprocess` stored views; let both give the "
+            f"same dtype and range, such as uint8 from 0 to 255 and no `postprocess`."
+        )
+    # Decoded pixels lie channels-last; stacked as they lie, they are copied many times faster. A
+    # few plain images that lie otherwise shall not slow down the rest.
+    lying = sum(view.ndim == 3 and view.stride(0) == 1 for view in views)
+    if 2 * lying > len(views):
+        stacked: torch.Tensor = default_collate([view.permute(1, 2, 0) for view in views])
+        return stacked.permute(0, 3, 1, 2)
+    return default_collate(list(views))
+
+
+def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name} is {value!r}; expected one of {', '.join(choices)}")

@@ -1,0 +1,426 @@
+from __future__ import annotations
+
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageFile
+from torch.utils.data import ConcatDataset, Subset
+from torchvision import datasets, transforms
+from torchvision.datasets import ImageFolder
+
+from dr_plugins.errors import DatasetMismatchError, ImageReadError
+from dr_plugins.images.sources import ImageSource, image_keys, open_source
+from dr_plugins.replay.replayer import Replayer
+from dr_plugins.training.dataset import ReinforcedDataset
+from tests.tiny import CLASSES, TinyTeacher, make_photographs, make_set, photograph
+from tests.tiny import policy as small
+
+KEYS = [f"{c}/{c}_{i}.JPEG" for c in CLASSES for i in (2, 4, 9, 11)]
+
+
+def timm_dataset(root: Path | str, **options: Any) -> Any:
+    data = pytest.importorskip("timm.data")
+    return data.ImageDataset(str(root), **options)
+
+
+def pixels(image: Image.Image) -> np.ndarray:
+    assert image.mode == "RGB"
+    return np.asarray(image)
+
+
+def by_key(source: ImageSource) -> dict[str, tuple[bytes, int]]:
+    loaded = (source.load(i) for i in range(len(source)))
+    return {
+        key: (pixels(image).tobytes(), label)
+        for key, (image, label) in zip(source.keys, loaded, strict=True)
+    }
+
+
+# --- folders --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ending", ["", "/", "/../train"])
+def test_keys_of_a_folder(photographs: Path, ending: str) -> None:
+    source = ImageSource(ImageFolder(f"{photographs}{ending}"))
+    assert sorted(source.keys) == sorted(KEYS)
+    assert source.class_names == list(CLASSES)
+    image, label = source.load(source.keys.index("n02/n02_9.JPEG"))
+    with Image.open(photographs / "n02" / "n02_9.JPEG") as expected:
+        assert np.array_equal(pixels(image), np.asarray(expected))
+    assert label == 1
+
+
+@pytest.mark.parametrize("kind", [ImageFolder, timm_dataset])
+def test_arrays_and_images_have_the_same_pixels(photographs: Path, kind: Any) -> None:
+    source = ImageSource(Subset(kind(str(photographs)), list(range(11, -1, -1))))
+    for index in range(len(source)):
+        image, label = source.load(index)
+        array, other_label = source.load_picture(index)
+        assert isinstance(array, np.ndarray)
+        assert np.array_equal(array, pixels(image))
+        assert label == other_label
+        assert isinstance(source.load_picture(index, as_pixels=False)[0], Image.Image)
+
+
+def test_the_same_for_what_is_no_jpeg_file(tmp_path: Path, photographs: Path) -> None:
+    (tmp_path / "n01").mkdir()
+    photograph(0, 40, 50).save(tmp_path / "n01" / "a.png")
+    png, own_loader = ImageFolder(str(tmp_path)), ImageFolder(str(photographs), loader=Image.open)
+    for images in (png, own_loader, datasets.FakeData(2)):
+        source = ImageSource(images, keys=[str(i) for i in range(len(images))])
+        whole = source.load(0)[0]
+        for as_pixels, form in ((True, np.ndarray), (False, Image.Image)):
+            image, _ = source.load_picture(0, as_pixels=as_pixels)
+            assert isinstance(image, form)
+            assert np.array_equal(np.asarray(image), pixels(whole))
+
+
+def _open_and_convert(path: str) -> Image.Image:
+    with Image.open(path) as image:
+        return image.convert("RGB")
+
+
+@pytest.mark.parametrize("loader", [Image.open, _open_and_convert])
+@pytest.mark.parametrize("as_pixels", [False, True])
+def test_half_a_file_is_refused_whoever_decodes_it(
+    tmp_path: Path, photographs: Path, loader: Any, as_pixels: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+    (tmp_path / "n01").mkdir()
+    data = (photographs / KEYS[0]).read_bytes()
+    (tmp_path / "n01" / "half.jpg").write_bytes(data[: len(data) // 2])
+    source = ImageSource(ImageFolder(str(tmp_path), loader=loader))
+    with pytest.raises(ImageReadError, match=r"n01/half\.jpg"):
+        source.load_picture(0, as_pixels=as_pixels)
+    assert ImageFile.LOAD_TRUNCATED_IMAGES
+
+
+def test_keys_of_a_folder_named_by_a_relative_path(
+    photographs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(photographs)
+    for root in (".", "./", "../train", Path()):
+        assert sorted(image_keys(ImageFolder(root))) == sorted(KEYS)
+
+
+def test_keys_of_nested_folders_and_links(tmp_path: Path, photographs: Path) -> None:
+    (tmp_path / "a" / "deep" / "er").mkdir(parents=True)
+    photograph(0, 5, 5).save(tmp_path / "a" / "deep" / "er" / "x y ü.png")
+    (tmp_path / "b").symlink_to(photographs / "n01")
+    keys = image_keys(ImageFolder(str(tmp_path)))
+    assert keys == ["a/deep/er/x y ü.png", *(f"b/n01_{i}.JPEG" for i in (11, 2, 4, 9))]
+
+
+def test_keys_of_timms_folder(photographs: Path) -> None:
+    source = ImageSource(timm_dataset(photographs))
+    assert source.keys == KEYS, "timm sorts by number"
+    assert source.class_names == list(CLASSES)
+    assert by_key(source) == by_key(ImageSource(ImageFolder(str(photographs))))
+
+
+@pytest.mark.parametrize("prefix", ["", "./"])
+def test_keys_of_timms_archive(tmp_path: Path, photographs: Path, prefix: str) -> None:
+    with tarfile.open(tmp_path / "train.tar", "w") as tar:
+        for name in CLASSES:
+            tar.add(photographs / name, f"{prefix}{name}")
+    source = ImageSource(timm_dataset(tmp_path / "train.tar"))
+    assert source.class_names == list(CLASSES)
+    assert by_key(source) == by_key(ImageSource(ImageFolder(str(photographs))))
+
+
+def test_the_two_orders_differ_and_the_images_do_not(photographs: Path) -> None:
+    theirs, ours = timm_dataset(photographs), ImageFolder(str(photographs))
+    assert image_keys(theirs) != image_keys(ours)
+    assert sorted(image_keys(theirs)) == sorted(image_keys(ours))
+
+
+def test_both_orders_give_the_same_samples(photographs: Path, shard_sets: Any) -> None:
+    directory = shard_sets("randaug_mixing", "tensor")
+    a = ReinforcedDataset(ImageFolder(str(photographs)), directory, p=0.7, seed=4)
+    b = ReinforcedDataset(timm_dataset(photographs), directory, p=0.7, seed=4)
+    for epoch in (0, 5, 17):
+        a.set_epoch(epoch)
+        b.set_epoch(epoch)
+        mine = dict(zip(a.source.keys, a.__getitems__(range(len(a))), strict=True))
+        theirs = dict(zip(b.source.keys, b.__getitems__(range(len(b))), strict=True))
+        assert mine.keys() == theirs.keys()
+        for key, (view, target) in mine.items():
+            assert torch.equal(view, theirs[key][0])
+            assert torch.equal(target.ids, theirs[key][1].ids)
+            assert torch.equal(target.probs, theirs[key][1].probs)
+            assert target.labels == theirs[key][1].labels
+
+
+# --- what is not readable -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("damage", ["truncated", "empty", "text", "missing"])
+@pytest.mark.parametrize("kind", ["torchvision", "timm"])
+def test_no_neighbour_takes_the_place_of_an_unreadable_image(
+    tmp_path: Path, kind: str, damage: str
+) -> None:
+    root = make_photographs(tmp_path / "train", per_class=2)
+    images = ImageFolder(str(root)) if kind == "torchvision" else timm_dataset(root)
+    source = ImageSource(images)
+    index = source.keys.index("n02/n02_2.JPEG")
+    path = root / source.keys[index]
+    if damage == "missing":
+        path.unlink()
+    else:
+        content = path.read_bytes()
+        path.write_bytes(
+            {"truncated": content[: len(content) // 2], "empty": b"", "text": b"x" * 99}[damage]
+        )
+    with pytest.raises(ImageReadError, match=r"cannot read image 'n02/n02_2\.JPEG'"):
+        source.load(index)
+    if kind == "timm" and damage in ("empty", "missing"):
+        images[index]  # timm itself answers with the next image, and a log message
+
+
+# --- subsets and others ---------------------------------------------------------------------------
+
+
+def test_subsets(photographs: Path) -> None:
+    whole = ImageFolder(str(photographs))
+    keys = image_keys(whole)
+    nested = Subset(Subset(whole, [9, 1, 3, 1]), [2, 0, 1, 3])
+    source = ImageSource(nested)
+    assert source.keys == [keys[i] for i in (3, 9, 1, 1)]
+    assert source.class_names == list(CLASSES)
+    full = by_key(ImageSource(whole))
+    for i, key in enumerate(source.keys):
+        image, label = source.load(i)
+        assert (pixels(image).tobytes(), label) == full[key]
+
+
+def test_a_subset_of_timms_dataset(photographs: Path) -> None:
+    source = ImageSource(Subset(timm_dataset(photographs), [5, 2]))
+    assert source.keys == [KEYS[5], KEYS[2]]
+    assert source.load(0)[1] == 1
+
+
+def test_a_dataset_of_ones_own() -> None:
+    pairs = [(photograph(i, 9, 8), i) for i in range(3)]
+    source = ImageSource(pairs, keys=["x/1", "x/2", "x/3"])
+    assert source.class_names is None
+    image, label = source.load(2)
+    assert np.array_equal(pixels(image), pixels(pairs[2][0]))
+    assert label == 2
+    greys = [(image.convert("L"), None) for image, _ in pairs]
+    image, label = ImageSource(greys, keys=["a", "b", "c"]).load(1)
+    assert (image.mode, label) == ("RGB", -1)
+
+
+@pytest.mark.parametrize("cls", ["FakeData", "Concat", "Arrays"])
+def test_keys_that_cannot_be_derived(photographs: Path, cls: str) -> None:
+    class Arrays:
+        """Looks like CIFAR, but nothing says that its order is fixed."""
+
+        data, targets = (photograph(0, 8, 8),), (0,)
+
+        def __len__(self) -> int:
+            return 1
+
+    dataset: Any = {
+        "FakeData": lambda: datasets.FakeData(3),
+        "Concat": lambda: ConcatDataset([ImageFolder(str(photographs))] * 2),
+        "Arrays": Arrays,
+    }[cls]()
+    with pytest.raises(DatasetMismatchError, match=r"cannot derive image keys .*pass `keys`"):
+        ImageSource(dataset)
+
+
+def test_one_key_for_each_image(photographs: Path) -> None:
+    with pytest.raises(DatasetMismatchError, match="2 keys for a dataset of 12 images"):
+        ImageSource(ImageFolder(str(photographs)), keys=["a", "b"])
+
+
+@pytest.mark.parametrize("kind", ["torchvision", "timm", "subset"])
+def test_a_transform_is_refused_with_its_remedy(photographs: Path, kind: str) -> None:
+    if kind == "timm":
+        dataset = timm_dataset(photographs, transform=transforms.ToTensor())
+    else:
+        dataset = ImageFolder(str(photographs), transform=transforms.ToTensor())
+    if kind == "subset":
+        dataset = Subset(Subset(dataset, [1, 2]), [0])
+    with pytest.raises(DatasetMismatchError, match=r"has a transform.*ReinforcedDataset"):
+        ImageSource(dataset)
+
+
+def test_a_dataset_that_gives_tensors() -> None:
+    source = ImageSource([(torch.zeros(3, 8, 8), 0)], keys=["a"])
+    with pytest.raises(DatasetMismatchError, match=r"gives a Tensor for image 'a'.*PIL image"):
+        source.load(0)
+
+
+@pytest.mark.parametrize("kind", ["torchvision", "timm"])
+def test_target_transforms_are_kept(photographs: Path, kind: str) -> None:
+    def shifted(label: int) -> int:
+        return (label + 1) % 3
+
+    if kind == "timm":
+        dataset = timm_dataset(photographs, target_transform=shifted)
+    else:
+        dataset = ImageFolder(str(photographs), target_transform=shifted)
+    source = ImageSource(dataset)
+    assert source.load(source.keys.index("n01/n01_2.JPEG"))[1] == 1
+    assert source.load(source.keys.index("n03/n03_2.JPEG"))[1] == 0
+    assert all(source.load(i)[1] == dataset[i][1] for i in range(len(source)))
+
+
+def test_a_loader_of_ones_own_is_used(photographs: Path) -> None:
+    dataset = ImageFolder(str(photographs), loader=lambda path: Image.new("L", (4, 4), 7))
+    assert (pixels(ImageSource(dataset).load(0)[0]) == 7).all()
+
+
+# --- class order ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def numbered(tmp_path: Path) -> Path:
+    """Class folders that sort differently by text and by number."""
+    return make_photographs(tmp_path / "train", per_class=2, classes=("2", "10"))
+
+
+def test_another_label_order_is_an_error_where_names_are_known(
+    numbered: Path, tmp_path: Path
+) -> None:
+    folder, theirs = ImageFolder(str(numbered)), timm_dataset(numbered)
+    assert (folder.classes, theirs.reader.class_to_idx) == (["10", "2"], {"2": 0, "10": 1})
+    out = make_set(tmp_path / "set", numbered, teacher=TinyTeacher(2), policy_=small("rrc"))
+    ReinforcedDataset(folder, out)
+    with pytest.raises(DatasetMismatchError, match=r"first that differ are \('2', '10'\)"):
+        ReinforcedDataset(theirs, out)
+
+
+def test_another_label_order_is_an_error_where_only_labels_are_known(
+    numbered: Path, tmp_path: Path
+) -> None:
+    folder, theirs = ImageFolder(str(numbered)), timm_dataset(numbered)
+    out = make_set(tmp_path / "set", numbered, teacher=TinyTeacher(2), policy_=small("rrc"))
+    pairs = [(image, label) for image, label in theirs]
+    train = ReinforcedDataset(pairs, out, keys=image_keys(theirs))
+    with pytest.raises(DatasetMismatchError, match=r"has label .*numbered differently"):
+        train[0]
+    same = ReinforcedDataset(list(folder), out, keys=image_keys(folder))
+    assert len(same[0]) == 2
+
+
+def test_other_classes_are_an_error(tmp_path: Path, photographs: Path, shard_sets: Any) -> None:
+    root = make_photographs(tmp_path / "train", classes=("n01", "n02", "n04"))
+    (root / "n04").rename(root / "n05")
+    for i in (2, 4, 9, 11):
+        (root / "n05" / f"n04_{i}.JPEG").rename(root / "n05" / f"n03_{i}.JPEG")
+    source = ImageFolder(str(root))
+    relabelled = ImageSource(source, image_keys(ImageFolder(str(photographs))))
+    with pytest.raises(DatasetMismatchError, match=r"\('n05', 'n03'\)"):
+        ReinforcedDataset(relabelled, shard_sets())
+    fewer = Subset(ImageFolder(str(photographs)), range(4))
+    assert len(ReinforcedDataset(fewer, shard_sets())) == 4
+
+
+def test_class_map(tmp_path: Path, photographs: Path) -> None:
+    names = tmp_path / "classes.txt"
+    names.write_text("n03\nsea lion \n\nn02\nn01\n", encoding="utf-8")
+    source = open_source(str(photographs), names)
+    assert source.class_names == ["n03", "sea lion", "n02", "n01"]
+    labels = {source.keys[i][:3]: source.load(i)[1] for i in range(len(source))}
+    assert labels == {"n01": 3, "n02": 2, "n03": 0}
+    out = make_set(tmp_path / "set", source, teacher=TinyTeacher(4), policy_=small("rrc"))
+    shards = Replayer(source, ReinforcedDataset(source, out).shards).shards
+    assert shards.manifest.num_classes == 4
+    assert shards.image(shards.keys.row("n02/n02_2.JPEG")).label == 2
+    with pytest.raises(DatasetMismatchError, match="3 classes, the shard set 4"):
+        ReinforcedDataset(ImageFolder(str(photographs)), out)
+
+
+def test_class_maps_of_timm_agree(tmp_path: Path, photographs: Path) -> None:
+    names = tmp_path / "classes.txt"
+    names.write_text("n03\nn02\nn01\n")
+    theirs = ImageSource(timm_dataset(photographs, class_map=str(names)))
+    ours = open_source(str(photographs), names)
+    assert theirs.class_names == ours.class_names == ["n03", "n02", "n01"]
+    assert by_key(theirs) == by_key(ours)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [("n01\nn02\n", "'n03' are not in the class map"), ("n01\nn02\nn03\nn02\n", "twice")],
+)
+def test_class_maps_that_do_not_fit(
+    tmp_path: Path, photographs: Path, content: str, message: str
+) -> None:
+    names = tmp_path / "classes.txt"
+    names.write_text(content)
+    with pytest.raises(DatasetMismatchError, match=message):
+        open_source(str(photographs), names)
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        "nowhere",
+        "torchvision:CIFAR10",
+        "torchvision:CIFAR10:nowhere",
+        "torchvision:CIFAR11:nowhere",
+        "torchvision:ImageFolder:nowhere",
+        "torchvision:vision:nowhere",
+        "",
+    ],
+)
+def test_images_that_cannot_be_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spec: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DatasetMismatchError, match=r"cannot open images .*torchvision:NAME:ROOT"):
+        open_source(spec)
+
+
+def test_a_folder_without_images(tmp_path: Path) -> None:
+    (tmp_path / "n01").mkdir()
+    with pytest.raises(DatasetMismatchError, match="cannot open images"):
+        open_source(str(tmp_path))
+    with pytest.raises(DatasetMismatchError, match="cannot open images"):
+        open_source(str(tmp_path), tmp_path / "no-class-map.txt")
+
+
+def test_repr(photographs: Path) -> None:
+    assert repr(ImageSource(ImageFolder(str(photographs)))) == "ImageSource(ImageFolder, 12 images)"
+
+
+class FlippingSubset(Subset):  # type: ignore[type-arg]
+    """Does more than choose, in a place that the dataset below knows nothing of."""
+
+    transform: Any = None
+
+    def __getitem__(self, index: int) -> Any:
+        image, label = super().__getitem__(index)
+        return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT), label
+
+    def __getitems__(self, indices: list[int]) -> Any:
+        return [self[i] for i in indices]
+
+
+class OtherLabels(ImageFolder):
+    def __getitem__(self, index: int) -> Any:
+        return super().__getitem__(index)[0], 2
+
+
+def test_what_a_subclass_does_is_not_bypassed(photographs: Path) -> None:
+    folder = ImageFolder(str(photographs))
+    subset = FlippingSubset(folder, [3, 1])
+    source = ImageSource(subset)
+    assert source.keys == [image_keys(folder)[3], image_keys(folder)[1]]
+    assert np.array_equal(np.asarray(source.load(0)[0]), np.asarray(folder[3][0])[:, ::-1])
+    assert ImageSource(OtherLabels(str(photographs))).load(0)[1] == 2
+
+
+def test_a_transform_at_any_level_is_refused(photographs: Path) -> None:
+    subset = FlippingSubset(ImageFolder(str(photographs)), [3, 1])
+    subset.transform = lambda image: image
+    with pytest.raises(DatasetMismatchError, match="FlippingSubset has a transform"):
+        ImageSource(Subset(subset, [0]))
