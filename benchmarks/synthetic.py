@@ -12,6 +12,7 @@ import torch
 from dr_plugins import randomness
 from dr_plugins.policies.policy import AugmentParams, Policy
 from dr_plugins.records import RecordLayout, target_fields
+from dr_plugins.replay.stored_policy import stored_policy
 from dr_plugins.shards.key_index import KeyIndex
 from dr_plugins.shards.output import OutputDirectory, locked
 from dr_plugins.shards.reader import ShardSet
@@ -109,7 +110,7 @@ def mldr_file(path: Path, shards: ShardSet, row: int) -> None:
     records = shards.read(np.full(shards.manifest.samples, row), np.arange(shards.manifest.samples))
     content = [
         {"params": _compressed(params), "prob": (record["probs"].tolist(), record["ids"].tolist())}
-        for params, record in zip(shards.policy.decode(records), records, strict=True)
+        for params, record in zip(stored_policy(shards).decode(records), records, strict=True)
     ]
     torch.save((row, content), path, pickle_protocol=4)
 

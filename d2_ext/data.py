@@ -18,6 +18,7 @@ from d2_ext.errors import ConfigError
 from d2_ext.sampler import EpochBatches
 from dr_plugins import ReinforcedDataset, ShardSet, SparseTargets
 from dr_plugins.images.sources import open_source
+from dr_plugins.replay.stored_policy import stored_policy
 
 __all__ = ["ReinforcedLoader", "build_reinforced_train_loader"]
 
@@ -133,7 +134,7 @@ def build_reinforced_train_loader(
         check: See `ReinforcedDataset`.
         size: Side in pixels that the student sees; None takes that of the stored views.
         defer: Leave flips, RandAugment, erasing and mixing to the device of the model: ``images``
-            are `dr_plugins.replay.deferred.DeferredViews` then, whose ``to(device)`` gives the images.
+            are `DeferredViews` then, whose ``to(device)`` gives the images.
         num_workers: Processes that load images, for each process that trains.
 
     Raises:
@@ -146,11 +147,12 @@ def build_reinforced_train_loader(
         ...     "imagenet/train", "imagenet-plus", total_batch_size=1024, num_workers=8)
     """
     shards = shards if isinstance(shards, ShardSet) else ShardSet(shards)
-    is_resized = size is not None and shards.policy.view_size != (size, size)
+    stored = stored_policy(shards).view_size
+    is_resized = size is not None and stored != (size, size)
     if defer and is_resized:
         raise ConfigError(
             f"REINFORCED.DEFER (defer) leaves views unfinished, which cannot be resized to "
-            f"REINFORCED.SIZE (size) {size}: they are {shards.policy.view_size}. Set one of the two"
+            f"REINFORCED.SIZE (size) {size}: they are {stored}. Set one of the two"
         )
     dataset = ReinforcedDataset(
         open_source(images, class_map) if isinstance(images, str) else images,

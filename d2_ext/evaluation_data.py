@@ -16,6 +16,7 @@ from d2_ext.errors import ConfigError
 from dr_plugins import ImageSource, ShardSet
 from dr_plugins.errors import DatasetMismatchError
 from dr_plugins.images.sources import open_source
+from dr_plugins.replay.stored_policy import stored_policy
 
 __all__ = ["build_classification_test_loader"]
 
@@ -23,7 +24,7 @@ __all__ = ["build_classification_test_loader"]
 def _test_loader_from_config(cfg: Any, images: Any, **kwargs: Any) -> dict[str, Any]:
     node = reinforced_node(cfg)
     shards = ShardSet(node.SHARDS) if node.SHARDS else None
-    size = node.SIZE or (shards.policy.view_size[0] if shards else 224)
+    size = node.SIZE or (stored_policy(shards).view_size[0] if shards else 224)
     options = {
         "images": images,
         "shards": shards,

@@ -14,7 +14,10 @@ import numpy as np
 
 from dr_plugins.errors import FormatError
 
-__all__ = ["Field", "RecordLayout", "is_whole", "set_checksum", "target_fields"]
+__all__ = ["TARGET_FIELDS", "Field", "RecordLayout", "is_whole", "set_checksum", "target_fields"]
+
+TARGET_FIELDS = ("ids", "probs")
+"""Names of the fields that hold a teacher's answer, see `target_fields`."""
 
 _DTYPES = frozenset({"<u1", "<u2", "<u4", "<f2", "<f4", "<f8"})
 _CHECKSUM = "crc32"
@@ -91,6 +94,11 @@ class RecordLayout:
         if len({name for name, _, _ in table}) != len(table):
             raise FormatError(f"record fields are not unique: {[name for name, _, _ in table]}")
         self.dtype = np.dtype(table)
+
+    @property
+    def parameters(self) -> tuple[Field, ...]:
+        """The fields of the augmentation; the others are the teacher's answer and the checksum."""
+        return tuple(field for field in self.fields if field.name not in TARGET_FIELDS)
 
     @property
     def itemsize(self) -> int:

@@ -14,6 +14,7 @@ from dr_plugins import ReinforcedDataset as CoreReinforcedDataset
 from dr_plugins import ShardSet
 from dr_plugins.errors import FormatError
 from dr_plugins.replay.deferred import CroppedView, join
+from dr_plugins.replay.stored_policy import stored_policy
 from mmlab_ext.errors import ConfigError
 from mmlab_ext.images import KEY, open_images
 from mmlab_ext.samples import ClassificationSample
@@ -85,11 +86,11 @@ class ReinforcedDataset(Dataset[Item]):
             raise ConfigError(
                 f"{KEY}.shards: {error} (make a shard set with `dr-plugins reinforce`)"
             ) from error
-        if size is not None and tuple(_pair(size)) != shard_set.policy.view_size:
+        if size is not None and tuple(_pair(size)) != stored_policy(shard_set).view_size:
             if defer:
                 raise ConfigError(
                     f"{KEY}.defer leaves views unfinished, which cannot be resized to size={size}: "
-                    f"they are {shard_set.policy.view_size}. Set one of the two"
+                    f"they are {stored_policy(shard_set).view_size}. Set one of the two"
                 )
             options["postprocess"] = v2.Resize(_pair(size), antialias=True)
         self.reinforced = CoreReinforcedDataset(source, shard_set, defer=defer, **options)

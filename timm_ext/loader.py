@@ -118,7 +118,7 @@ def _can_defer(dataset: ReinforcedDataset, options: dict[str, Any], size: tuple[
     if tuple(int(part) for part in re.findall(r"\d+", timm.__version__)[:3]) < _SAFE_PREFETCHER:
         return False
     on_gpu = options["use_prefetcher"] and torch.device(options["device"]).type == "cuda"
-    return bool(on_gpu and size == dataset.shards.policy.view_size)
+    return bool(on_gpu and size == dataset.policy.view_size)
 
 
 class _EpochSampler(Sampler[int]):

@@ -12,13 +12,12 @@ from dr_plugins.errors import PolicyError
 
 __all__ = ["preset_names", "read_policy"]
 
+_PRESETS = resources.files("dr_plugins.policies") / "presets"
+
 
 def preset_names() -> list[str]:
     """Return the names of the policies that come with the package."""
-    folder = resources.files("dr_plugins") / "policies" / "presets"
-    return sorted(
-        Path(entry.name).stem for entry in folder.iterdir() if entry.name.endswith(".yaml")
-    )
+    return sorted(Path(entry.name).stem for entry in _PRESETS.iterdir())
 
 
 def read_policy(name_or_path: str) -> dict[str, Any]:
@@ -34,9 +33,7 @@ def read_policy(name_or_path: str) -> dict[str, Any]:
         PolicyError: Unknown preset, unreadable file, or no mapping in it.
     """
     if name_or_path in preset_names():
-        text = (
-            resources.files("dr_plugins") / "policies" / "presets" / f"{name_or_path}.yaml"
-        ).read_text()
+        text = (_PRESETS / f"{name_or_path}.yaml").read_text(encoding="utf-8")
     else:
         try:
             text = Path(name_or_path).read_text(encoding="utf-8")

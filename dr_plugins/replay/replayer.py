@@ -20,6 +20,7 @@ from dr_plugins.images.decoding import Picture, size_of
 from dr_plugins.images.sources import ImageSource
 from dr_plugins.policies.policy import AugmentParams
 from dr_plugins.replay.deferred import CroppedView
+from dr_plugins.replay.stored_policy import stored_policy
 from dr_plugins.shards.reader import ShardSet
 from dr_plugins.shards.shard import FINGERPRINT_BYTES, fingerprinted_sample
 from dr_plugins.utils.quoting import quoted
@@ -66,7 +67,7 @@ class Replayer:
     def __init__(self, source: ImageSource, shards: ShardSet) -> None:
         self.source = known_images(source, shards)
         self.shards = shards
-        self.policy = shards.policy
+        self.policy = stored_policy(shards)
         self.rows = shards.keys.rows(self.source.keys)
         self._positions = self._invert() if self.policy.mixings else None
         self._check_classes()
@@ -215,7 +216,7 @@ class Replayer:
             + (f"; the first that differ are {_shown(differing[0])}" if differing else "")
             + ". Use the dataset that was reinforced, with its classes in the same order. Where "
             "only the order differs, give that of the set with a class map: --class-map (timm, "
-            "`dr-plugins verify`), class_map (MMEngine), dr_plugins.images.sources.open_source (Python)."
+            "`dr-plugins verify`), class_map (MMEngine), dr_plugins.open_source (Python)."
         )
 
 

@@ -195,7 +195,7 @@ def _is_consistent(manifest: Manifest) -> bool:
         return False
     answers = target_fields(manifest.topk, manifest.num_classes, settings["probs_dtype"])
     return (
-        manifest.layout.fields[-len(answers) :] == answers
+        manifest.layout.fields == (*manifest.layout.parameters, *answers)
         and sum(entry.images for entry in manifest.shards) == manifest.index.images
     )
 

@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dr_plugins.errors import FormatError
-from dr_plugins.policies.policy import Policy
 from dr_plugins.records import RecordLayout, is_whole, set_checksum
 from dr_plugins.shards.container import map_tensors
 from dr_plugins.shards.key_index import KeyIndex
@@ -127,18 +126,6 @@ class ShardSet:
         if len(keys) != len(self):
             raise FormatError(f"{path} holds {len(keys)} images, the manifest says {len(self)}")
         return keys
-
-    @cached_property
-    def policy(self) -> Policy:
-        """The augmentation policy that the records' parameters belong to."""
-        policy = Policy.from_config(self.manifest.settings["policy"])
-        stored = self.manifest.layout.fields[:-2]  # without ids and probs
-        if tuple(policy.fields) != stored:
-            raise FormatError(
-                f"{self.directory}: the policy stores {[f.name for f in policy.fields]}, the "
-                f"records hold {[f.name for f in stored]}. Copy the manifest again."
-            )
-        return policy
 
     def __len__(self) -> int:
         """Return the number of images."""

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 
 from dr_plugins.generation.agreement import label_agreement
+from dr_plugins.policies.policy import Policy
+from dr_plugins.replay.stored_policy import stored_policy
 from dr_plugins.shards.reader import ShardSet
 
 __all__ = ["describe"]
@@ -23,8 +25,9 @@ def describe(shards: ShardSet) -> str:
     """
     manifest = shards.manifest
     settings = manifest.settings
-    share = _agreement_of_first_shard(shards)
-    policy, class_names = settings["policy"], settings["class_names"] or ["unknown"]
+    policy, config = stored_policy(shards), settings["policy"]
+    class_names = settings["class_names"] or ["unknown"]
+    share = _agreement_of_first_shard(shards, policy)
     names = ", ".join(field.name for field in manifest.layout.fields)
     lines = {
         "images": f"{len(shards):,}, each with {manifest.samples} reinforcements"
@@ -32,9 +35,8 @@ def describe(shards: ShardSet) -> str:
         "keys": _few(shards.keys[:_EXAMPLES], len(shards)),
         "classes": f"{manifest.num_classes:,}, the top {manifest.topk} stored",
         "class names": _few(class_names[:_EXAMPLES], len(class_names)),
-        "views": "x".join(map(str, shards.policy.view_size))
-        + f" pixels, backend {policy['backend']}",
-        "policy": "\n".join(f"{k}: {json.dumps(v)}" for k, v in policy.items() if k != "backend"),
+        "views": "x".join(map(str, policy.view_size)) + f" pixels, backend {policy.backend}",
+        "policy": "\n".join(f"{k}: {json.dumps(v)}" for k, v in config.items() if k != "backend"),
         "record": f"{manifest.layout.itemsize} bytes: {names}",
         "on disk": _space(shards),
         "teachers": ", ".join(settings.get("teachers") or ["not named"]),
@@ -42,7 +44,7 @@ def describe(shards: ShardSet) -> str:
         "agreement": "unknown"
         if share is None
         else f"the teacher's top class is the label in {share:.1%} of the first shard",
-        **_origin(settings.get("origin"), bool(shards.policy.mixings)),
+        **_origin(settings.get("origin"), bool(policy.mixings)),
         "made with": ", ".join(f"{name} {version}" for name, version in manifest.versions.items()),
         "set id": manifest.set_id,
     }
@@ -77,8 +79,8 @@ def _space(shards: ShardSet) -> str:
     return f"{size:,} bytes in {len(files):,} files, {size / max(records, 1):.1f} per record"
 
 
-def _agreement_of_first_shard(shards: ShardSet) -> float | None:
+def _agreement_of_first_shard(shards: ShardSet, policy: Policy) -> float | None:
     if not shards.manifest.shards:
         return None
     labels = np.array([shards.image(row).label for row in shards.rows(0)])
-    return label_agreement(shards.policy, shards.records(0), labels)
+    return label_agreement(policy, shards.records(0), labels)

@@ -11,6 +11,7 @@ from tqdm.auto import tqdm
 from dr_plugins.errors import FormatError, ImageChangedError, ReinforcementError
 from dr_plugins.images.sources import ImageSource
 from dr_plugins.replay.replayer import Replayer, known_images
+from dr_plugins.replay.stored_policy import stored_policy
 from dr_plugins.shards.container import file_digest
 from dr_plugins.shards.manifest import FileEntry
 from dr_plugins.shards.reader import ShardSet
@@ -84,7 +85,7 @@ def _verify_files(shards: ShardSet, report: VerifyReport, progress: bool) -> Non
         try:
             _verify_digest(shards, entry)
             if number == 0:
-                _ = shards.keys, shards.policy
+                _ = shards.keys, stored_policy(shards)
             else:
                 shards.records(number - 1)
         except ReinforcementError as error:

@@ -104,7 +104,7 @@ class ReinforcedDataset(Dataset[Sample]):
         self.postprocess = postprocess
         self.defer = defer
         self._replayer = Replayer(source, self.shards)
-        policy = self.shards.policy
+        policy = self.policy
         self._plain_policy = Policy.load("rrc", size=policy.view_size[0], backend=policy.backend)
         # In shared memory, so that running workers see the epoch that the main process sets.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
@@ -114,6 +114,11 @@ class ReinforcedDataset(Dataset[Sample]):
     def source(self) -> ImageSource:
         """The images."""
         return self._replayer.source
+
+    @property
+    def policy(self) -> Policy:
+        """What was done to the stored views."""
+        return self._replayer.policy
 
     @property
     def num_classes(self) -> int:
@@ -169,7 +174,7 @@ class ReinforcedDataset(Dataset[Sample]):
         reinforced = randomness.uniform(self.seed, epoch, hashes) < self.p
         chosen = randomness.walk(self.seed, epoch, hashes, self.shards.manifest.samples)
         records = self.shards.read(rows[reinforced], chosen[reinforced])
-        params = iter(self.shards.policy.decode(records))
+        params = iter(self.policy.decode(records))
         views, labels = [], []
         for index, sample, is_replay, key_hash in zip(
             indices, chosen.tolist(), reinforced.tolist(), hashes.tolist(), strict=True
@@ -234,7 +239,7 @@ class ReinforcedDataset(Dataset[Sample]):
 
     def _plain(self, index: int, epoch: int, key_hash: int) -> tuple[View, int]:
         view, label = self._plain_view(index, epoch, key_hash)
-        return CroppedView(self.shards.policy, view, None) if self.defer else view, label
+        return CroppedView(self.policy, view, None) if self.defer else view, label
 
     def _plain_view(self, index: int, epoch: int, key_hash: int) -> tuple[torch.Tensor, int]:
         as_pixels = self.transform is None and self._plain_policy.takes_pixels

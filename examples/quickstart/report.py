@@ -84,7 +84,7 @@ def draw_samples(
         samples = rng.choice(shards.manifest.samples, columns, replace=False)
         for axis, sample in zip(line[1:], samples, strict=True):
             record = shards.read(np.array([row]), np.array([sample]))
-            view, _ = replayer.view(index, shards.policy.decode(record)[0])
+            view, _ = replayer.view(index, replayer.policy.decode(record)[0])
             axis.imshow(view.permute(1, 2, 0).numpy())
             top = zip(record["ids"][0][:3], record["probs"][0][:3], strict=True)
             axis.set_title("\n".join(f"{names[i]} {p:.2f}" for i, p in top), fontsize=8)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from dr_plugins.replay.stored_policy import stored_policy
 from dr_plugins.shards.reader import ShardSet
 from dr_plugins.tools.verify import verify
 from tests.data.make_golden import HERE, KEYS, SETS, make, without_versions
@@ -69,7 +70,7 @@ def test_numbers_of_all_fields() -> None:
     assert unmixed["partner"] == 2**32 - 1
     assert unmixed["partner_crop"].tolist() == [0, 0, 0, 0]
     assert (unmixed["mixup"], unmixed["cutmix"].tolist()) == (1.0, [0, 0, 0, 0])
-    (params,) = shards.policy.decode(shards.read(np.array([1]), np.array([4])))
+    (params,) = stored_policy(shards).decode(shards.read(np.array([1]), np.array([4])))
     assert params.partner is None
 
 

@@ -81,7 +81,7 @@ def test_batches_are_the_stored_views_normalised_for_the_student(
 
 def test_a_gpu_finishes_the_views_unless_they_are_resized(make: Make) -> None:
     dataset = make()
-    size = dataset.shards.policy.view_size
+    size = dataset.policy.view_size
     for device, prefetcher, student, expected in (
         ("cuda", True, size, True),
         (torch.device("cuda", 1), True, size, True),

@@ -21,6 +21,7 @@ from torchvision.datasets import ImageFolder
 from dr_plugins import __version__
 from dr_plugins.cli.main import main
 from dr_plugins.policies.config import preset_names
+from dr_plugins.replay.stored_policy import stored_policy
 from dr_plugins.shards.reader import ShardSet
 from tests.tiny import hurt, make_photographs, make_set, photograph
 
@@ -71,7 +72,7 @@ def test_reinforce(tmp_path: Path, photographs: Path) -> None:
     assert "12 images x 2 reinforcements, top-2 of 3 classes" in result.stdout
     shards = ShardSet(out)
     assert shards.manifest.settings["teachers"] == ["python:tests.tiny:build_teacher"]
-    assert shards.policy.view_size == (16, 16)
+    assert stored_policy(shards).view_size == (16, 16)
 
 
 def test_the_progress_bar_counts_images_and_can_be_silenced(
@@ -424,7 +425,7 @@ def test_the_console_script_is_killed_and_resumes(tmp_path: Path, photographs: P
     expected = make_set(
         tmp_path / "expected",
         ImageFolder(str(photographs)),
-        policy_=ShardSet(out).policy,
+        policy_=stored_policy(ShardSet(out)),
         samples=2,
         batch_size=256,
         shard_images=5,

@@ -205,7 +205,7 @@ def test_what_is_stored_is_what_the_teacher_answers(photographs: Path, uninterru
     for index, row in enumerate(replayer.rows.tolist()):
         assert shards.image(row).label == source.load(index)[1]
         records = shards.read(np.full(6, row), np.arange(6))
-        views = [replayer.view(index, p)[0] for p in shards.policy.decode(records)]
+        views = [replayer.view(index, p)[0] for p in replayer.policy.decode(records)]
         probs = torch.softmax(TinyTeacher()(torch.stack(views)), 1)
         expected = probs.sort(1, descending=True)
         np.testing.assert_array_equal(records["ids"], expected.indices[:, :2])

@@ -30,6 +30,7 @@ from dr_plugins.mldr import (
 from dr_plugins.mldr import importer as importer_module
 from dr_plugins.mldr.archive import walk
 from dr_plugins.mldr.members import load_member
+from dr_plugins.replay.stored_policy import stored_policy
 from dr_plugins.targets import SparseTargets
 from dr_plugins.tools.describe import describe
 from dr_plugins.tools.verify import verify
@@ -75,15 +76,15 @@ def test_golden_archives_replay_bit_for_bit(
     assert replayed.shape[:2] == (len(shards), shards.manifest.samples)
     for index, sample in np.ndindex(replayed.shape[:2]):
         record = shards[names[index], sample]
-        (params,) = shards.policy.decode(np.array([record]))
+        (params,) = stored_policy(shards).decode(np.array([record]))
         partner = None
         if params.partner is not None:
             key = shards.keys[params.partner]
             partner = open_image(images / key, key)
         image = open_image(images / names[index], names[index])
-        view = replay_normalized(shards.policy, image, params, partner, mean=mean, std=std)
+        view = replay_normalized(stored_policy(shards), image, params, partner, mean=mean, std=std)
         assert view.numpy().tobytes() == replayed[index, sample].tobytes()
-        student = shards.policy.apply(image, params, partner).double()
+        student = stored_policy(shards).apply(image, params, partner).double()
         levels = torch.from_numpy(replayed[index, sample]).double()
         levels = (levels * torch.tensor(std).view(3, 1, 1) + torch.tensor(mean).view(3, 1, 1)) * 255
         assert (student - levels).abs().max() < (1e-4 if partner is None else 0.502)

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 
 from dr_plugins.errors import FormatError, ReinforcementError, UnknownImageError
 from dr_plugins.policies.policy import Policy
+from dr_plugins.replay.stored_policy import stored_policy
 from dr_plugins.shards import reader
 from dr_plugins.shards.container import map_tensors
 from dr_plugins.shards.key_index import KeyIndex
@@ -61,7 +62,7 @@ def test_a_batch_equals_single_accesses_in_any_order_with_duplicates(
     assert batch.dtype == shards.manifest.layout.dtype
     rows, samples = np.array(pairs, np.int64).reshape(-1, 2).T
     assert shards.read(rows, samples).tobytes() == batch.tobytes()
-    params = shards.policy.decode(batch)
+    params = stored_policy(shards).decode(batch)
     for (row, sample), found in zip(pairs, params, strict=True):
         assert found.partner == params_all(row, sample).partner
         assert found.view[0] == list(params_all(row, sample).view[0])
@@ -144,7 +145,7 @@ def test_ten_thousand_shards_open_nothing_until_used(
     )
     descriptors = len(os.listdir("/proc/self/fd"))
     big = ShardSet(tmp_path)
-    assert (len(big), len(repr(big)) > 0, big.policy.view_size) == (count, True, (24, 24))
+    assert (len(big), len(repr(big)) > 0, stored_policy(big).view_size) == (count, True, (24, 24))
     assert [index[row] for row in big.keys.rows(keys).tolist()] == keys
     pickle.loads(pickle.dumps(big))
     assert opened == []
@@ -449,7 +450,7 @@ def test_a_policy_that_does_not_fit_the_records_is_refused(own: Path) -> None:
     changed = {**manifest.settings, "policy": policy}
     Manifest(changed, manifest.layout, manifest.index, manifest.shards, {}).save(own)
     with pytest.raises(ReinforcementError, match=r"the policy stores \['crop', 'flip'\]"):
-        _ = ShardSet(own).policy
+        _ = stored_policy(ShardSet(own))
 
 
 @pytest.mark.parametrize("name", ["labels", "sizes", "fingerprints"])

@@ -12,6 +12,7 @@ from dr_plugins.errors import FormatError
 from dr_plugins.generation.agreement import label_agreement
 from dr_plugins.images.sources import ImageSource
 from dr_plugins.policies.policy import Policy
+from dr_plugins.replay.stored_policy import stored_policy
 from dr_plugins.shards.manifest import library_versions
 from dr_plugins.shards.reader import ShardSet
 from dr_plugins.tools.describe import describe
@@ -67,7 +68,7 @@ def test_missing_files_are_told(tmp_path: Path) -> None:
 
 def agreement(shards: ShardSet, number: int = 0) -> float | None:
     labels = np.array([shards.image(row).label for row in shards.rows(number)])
-    return label_agreement(shards.policy, shards.records(number), labels)
+    return label_agreement(stored_policy(shards), shards.records(number), labels)
 
 
 @pytest.mark.parametrize("name", ["randaug", "randaug_mixing"])

@@ -72,7 +72,7 @@ def test_a_sample_is_a_stored_reinforcement(
     make: Any, photographs: Path, name: str, backend: str
 ) -> None:
     train = make(name, backend, p=1.0)
-    shards, policy = train.shards, train.shards.policy
+    shards, policy = train.shards, train.policy
     for index, key in enumerate(train.source.keys):
         view, target = train[index]
         assert (view.dtype, view.shape) == (torch.uint8, (3, 24, 24))
