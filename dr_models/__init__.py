@@ -22,28 +22,8 @@ except ImportError as error:
         f"Install it with `pip install dr-plugins[timm]`."
     ) from error
 
-from dr_models import (
-    efficientnet,
-    mobilenetv1,
-    mobilenetv2,
-    mobilenetv3,
-    mobilevit,
-    resnet,
-    swin_transformer,
-    vision_transformer,
-)
+from dr_models import networks
 from dr_models.classifiers import create_classifier
 from dr_models.features import FeatureBackbone
 
-__all__ = [
-    "FeatureBackbone",
-    "create_classifier",
-    "efficientnet",
-    "mobilenetv1",
-    "mobilenetv2",
-    "mobilenetv3",
-    "mobilevit",
-    "resnet",
-    "swin_transformer",
-    "vision_transformer",
-]
+__all__ = ["FeatureBackbone", "create_classifier", "networks"]

@@ -6,13 +6,16 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 import click
 
 from dr_plugins.errors import ReinforcementError
 
-__all__ = ["Command"]
+__all__ = ["Command", "PluginGroup"]
+
+_GROUP = "dr_plugins.commands"
 
 
 class Command(click.Command):
@@ -55,3 +58,36 @@ def _terminable() -> Iterator[None]:
         raise
     finally:
         signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+
+
+class PluginGroup(click.Group):
+    """A group to which any package adds commands, as entry points of ``dr_plugins.commands``."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names of all commands, sorted."""
+        return sorted({*super().list_commands(ctx), *_plugins()})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Return a command, imported now if it is a plugin's."""
+        own = super().get_command(ctx, cmd_name)
+        entry = _plugins().get(cmd_name)
+        if own is not None or entry is None:
+            return own
+        try:
+            command: click.Command = entry.load()
+        except ImportError as error:  # the others still work, and so does --help
+            return _broken(entry, error)
+        return command
+
+
+def _plugins() -> dict[str, EntryPoint]:
+    return {entry.name: entry for entry in entry_points(group=_GROUP)}
+
+
+def _broken(entry: EntryPoint, error: ImportError) -> click.Command:
+    message = f"{entry.value} cannot be imported: {error}"
+
+    def fail(**_: Any) -> None:
+        raise click.ClickException(message)
+
+    return click.Command(entry.name, callback=fail, help=message)

@@ -10,16 +10,15 @@ from pathlib import Path
 
 import click
 
-from dr_models.cli import convert_checkpoint
 from dr_plugins import __version__
-from dr_plugins.cli.command import Command
+from dr_plugins.cli.command import Command, PluginGroup
 from dr_plugins.cli.mldr import download, import_mldr
 from dr_plugins.cli.startup import disable, enable, status
 
 __all__ = ["main"]
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=PluginGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__)
 def main() -> None:
     """Make, inspect and verify reinforced datasets (Dataset Reinforcement, ICCV 2023).
@@ -171,7 +170,8 @@ def reinforce(
     from dr_plugins.generation.generate import GenerationSettings
     from dr_plugins.generation.generate import reinforce as generate
     from dr_plugins.generation.readable import skip_list
-    from dr_plugins.generation.teachers import Ensemble, load_teacher
+    from dr_plugins.generation.teacher_schemes import load_teacher
+    from dr_plugins.generation.teachers import Ensemble
     from dr_plugins.images.sources import open_source
     from dr_plugins.policies.policy import Policy
     from dr_plugins.shards.reader import ShardSet
@@ -291,7 +291,6 @@ def verify(
 
 main.add_command(import_mldr)
 main.add_command(download)
-main.add_command(convert_checkpoint)
 main.add_command(enable)
 main.add_command(disable)
 main.add_command(status)

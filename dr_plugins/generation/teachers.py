@@ -1,15 +1,12 @@
-"""Teachers: what answers the augmented views, named by a specification.
+"""Teachers: what answers the augmented views.
 
 A teacher is a ``torch.nn.Module`` from uint8 views ``[B, 3, H, W]`` to logits ``[B, C]``; resizing
-and normalising are its own business. Specifications are ``SCHEME:REST``: each scheme is one
-function, and those that need a framework live in that framework's extension, imported on demand.
+and normalising are its own business.
 """
 
 from __future__ import annotations
 
 import hashlib
-import importlib
-import inspect
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from typing import Any
@@ -19,12 +16,7 @@ from torch import nn
 
 from dr_plugins.errors import TeacherError
 
-__all__ = ["Ensemble", "check_finite", "load_teacher", "weights_digest"]
-
-_SCHEMES = {
-    "timm": "timm_ext.teachers:load_timm_teacher",
-    "python": "dr_plugins.generation.teachers:load_python_teacher",
-}
+__all__ = ["Ensemble", "check_finite", "weights_digest"]
 
 
 class Ensemble(nn.Module):
@@ -160,56 +152,6 @@ def _refuse_probabilities(logits: torch.Tensor) -> None:
             "the teacher's answers are probabilities (none is negative, each row sums to 1), and "
             "softmax would be applied a second time; return logits, or the probabilities' logarithm"
         )
-
-
-def load_teacher(spec: str) -> nn.Module:
-    """Build the teacher that a specification names.
-
-    Args:
-        spec: ``timm:NAME`` (pretrained), ``timm:NAME@CHECKPOINT`` (a file), or
-            ``python:MODULE:FUNCTION`` (a function without arguments that returns a teacher).
-
-    Raises:
-        TeacherError: Unknown scheme, or the teacher cannot be built.
-    """
-    scheme, _, rest = spec.partition(":")
-    if scheme not in _SCHEMES or not rest:
-        raise TeacherError(
-            f"teacher {spec!r} is not understood; expected timm:NAME[@CHECKPOINT] or "
-            f"python:MODULE:FUNCTION"
-        )
-    module, _, function = _SCHEMES[scheme].partition(":")
-    try:
-        loader = getattr(importlib.import_module(module), function)
-    except ImportError as error:
-        advice = f". Install it with `pip install dr-plugins[{scheme}]`."
-        raise TeacherError(
-            f"teacher {spec!r} needs the {scheme} extension: {error}"
-            + (advice if "pip install" not in str(error) else "")
-        ) from error
-    teacher: nn.Module = loader(rest)
-    return teacher
-
-
-def load_python_teacher(rest: str) -> nn.Module:
-    """Call ``MODULE:FUNCTION`` and return the teacher that it makes.
-
-    Raises:
-        TeacherError: There is no such function, or it does not return a module.
-    """
-    module, _, name = rest.partition(":")
-    try:
-        function = getattr(importlib.import_module(module), name)
-        inspect.signature(function).bind()
-    except (ImportError, AttributeError, TypeError, ValueError) as error:
-        raise TeacherError(
-            f"teacher python:{rest}: {error}. Expected python:MODULE:FUNCTION, with the module on "
-            f"PYTHONPATH and the function callable without arguments."
-        ) from error
-    teacher = function()  # an error of the user's own code is shown as it is
-    if not isinstance(teacher, nn.Module):
-        raise TeacherError(f"teacher python:{rest} returned {type(teacher).__name__}, not a Module")
-    return teacher
 
 
 def weights_digest(teacher: nn.Module) -> str:

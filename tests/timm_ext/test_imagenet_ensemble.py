@@ -14,7 +14,8 @@ from safetensors.torch import save_file
 
 from dr_plugins import Policy, ReinforcedDataset, ShardSet
 from dr_plugins.generation.generate import GenerationSettings, reinforce
-from dr_plugins.generation.teachers import Ensemble, load_teacher
+from dr_plugins.generation.teacher_schemes import load_teacher
+from dr_plugins.generation.teachers import Ensemble
 from dr_plugins.images.sources import ImageSource, open_source
 from dr_plugins.tools.verify import verify
 

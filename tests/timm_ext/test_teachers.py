@@ -15,7 +15,8 @@ from timm.models import register_model
 from torch import nn
 
 from dr_plugins.errors import TeacherError
-from dr_plugins.generation.teachers import Ensemble, load_teacher, weights_digest
+from dr_plugins.generation.teacher_schemes import load_teacher
+from dr_plugins.generation.teachers import Ensemble, weights_digest
 from tests.tiny import make_set, policy
 from timm_ext.teachers import TimmTeacher, load_timm_teacher
 

@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from dr_plugins.errors import TeacherError
-from dr_plugins.generation.teachers import Ensemble, load_teacher, weights_digest
+from dr_plugins.generation.teacher_schemes import load_teacher
+from dr_plugins.generation.teachers import Ensemble, weights_digest
 from tests.tiny import TinyTeacher
 
 VIEWS = torch.randint(0, 256, (5, 3, 8, 8), dtype=torch.uint8, generator=torch.manual_seed(0))
@@ -138,8 +139,8 @@ def test_a_python_teacher() -> None:
         ("python:tests.tiny:photograph", "missing a required argument: 'seed'"),
         ("python:tests.tiny:CLASSES", "not a callable object"),
         ("python:tests.tiny:policy", "returned Policy, not a Module"),
-        ("python:", "expected timm:NAME"),
-        ("timm", "expected timm:NAME"),
+        ("python:", "python, timm"),
+        ("timm", "python, timm"),
         ("keras:resnet50", "'keras:resnet50' is not understood"),
         ("", "'' is not understood"),
     ],
