@@ -24,7 +24,7 @@ from dr_plugins.mldr.members import load_member
 from dr_plugins.policies.policy import AugmentParams, Policy
 from dr_plugins.records import RecordLayout, target_fields
 from dr_plugins.transforms import RandAugment
-from dr_plugins.transforms.rand_augment_ops import magnitude
+from dr_plugins.transforms.operations import OPERATIONS
 
 __all__ = ["main"]
 
@@ -171,7 +171,7 @@ def _values(policy: Policy, view: Any) -> list[Any]:
         if isinstance(transform, RandAugment):
             size = policy.view_size
             signs = [-1.0 if code & 128 else 1.0 for code in value]
-            found = [magnitude(c & 127, transform.magnitude, 31, size) for c in value]
+            found = [OPERATIONS[c & 127].magnitude(transform.magnitude, 31, size) for c in value]
             pairs = zip(value, signs, found, strict=True)
             values.append([(code & 127, sign * strength) for code, sign, strength in pairs])
         elif transform.name == "random_horizontal_flip":

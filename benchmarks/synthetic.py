@@ -17,7 +17,7 @@ from dr_plugins.shards.key_index import KeyIndex
 from dr_plugins.shards.output import OutputDirectory, locked
 from dr_plugins.shards.reader import ShardSet
 from dr_plugins.shards.shard import Shard
-from dr_plugins.transforms.rand_augment_ops import magnitude
+from dr_plugins.transforms.operations import OPERATIONS
 
 __all__ = ["make_empty_set", "make_set_of", "make_synthetic_set", "mldr_file"]
 
@@ -125,7 +125,7 @@ def _compressed(params: AugmentParams) -> list[Any]:
 
 
 def _operation(code: int) -> tuple[int, float]:
-    strength = magnitude(code & 127, 9, 31, (224, 224))
+    strength = OPERATIONS[code & 127].magnitude(9, 31, (224, 224))
     return code & 127, strength if code < 128 else -strength
 
 

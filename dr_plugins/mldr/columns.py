@@ -13,13 +13,13 @@ import numpy as np
 from dr_plugins.mldr.errors import ArchiveError
 from dr_plugins.transforms import RandAugment, Resize
 from dr_plugins.transforms.base import Size
+from dr_plugins.transforms.operations import OPERATIONS, operation_names
 from dr_plugins.transforms.rand_augment import NEGATIVE
-from dr_plugins.transforms.rand_augment_ops import OPERATIONS, SIGNED, magnitude
 
 __all__ = ["convert", "convert_mixing", "number_array"]
 
 _LARGEST = (1 << 16) - 1
-_NUMBERS = {name: number for number, name in enumerate(OPERATIONS)}
+_NUMBERS = {name: number for number, name in enumerate(operation_names())}
 
 
 def number_array(values: Sequence[Any], kind: str, width: int | None, what: str) -> np.ndarray:
@@ -123,9 +123,10 @@ def _operations(values: list[Any], transform: RandAugment, size: Size) -> np.nda
 def _codes(transform: RandAugment, size: Size) -> dict[tuple[int | str, float], int]:
     """Record codes of all operations by (number or name, exact magnitude)."""
     codes: dict[tuple[int | str, float], int] = {}
-    for number, name in enumerate(OPERATIONS):
-        strength = magnitude(number, transform.magnitude, transform.num_magnitude_bins, size)
-        if number in SIGNED and strength:
+    for number, operation in enumerate(OPERATIONS):
+        name = operation.name
+        strength = operation.magnitude(transform.magnitude, transform.num_magnitude_bins, size)
+        if operation.signed and strength:
             codes[number, -strength] = codes[name, -strength] = number | NEGATIVE
         codes[number, strength] = codes[name, strength] = number
     return codes

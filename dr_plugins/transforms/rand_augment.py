@@ -19,17 +19,19 @@ from dr_plugins.transforms.base import (
 )
 from dr_plugins.transforms.kernels import kernels_for
 from dr_plugins.transforms.kernels.batch import upload
-from dr_plugins.transforms.rand_augment_ops import OPERATIONS, SIGNED, apply_operation, magnitude
+from dr_plugins.transforms.operations import OPERATIONS, operation_names
 
 __all__ = ["NEGATIVE", "RandAugment"]
 
 NEGATIVE = 0x80
 """Added to an operation's number in a record where its magnitude is negative."""
 
+_NUMBERS = {name: number for number, name in enumerate(operation_names())}
+
 
 @dataclass(frozen=True)
 class RandAugment(ViewTransform):
-    """Apply `num_ops` operations drawn from 14, with probability `p` (Cubuk et al., 2020).
+    """Apply `num_ops` random operations, with probability `p` (Cubuk et al., 2020).
 
     Parameters are one byte per operation: its number, plus 128 where its magnitude is negative;
     all zero (Identity) where nothing is applied. Magnitudes follow from `magnitude` and the image
@@ -40,6 +42,7 @@ class RandAugment(ViewTransform):
         magnitude: Strength, within ``[0, num_magnitude_bins)``.
         num_magnitude_bins: Number of levels.
         p: Probability that the image is augmented at all.
+        operations: Names of the operations to draw from, see `OPERATIONS`.
     """
 
     name: ClassVar[str] = "rand_augment"
@@ -47,6 +50,7 @@ class RandAugment(ViewTransform):
     magnitude: int = 9
     num_magnitude_bins: int = 31
     p: float = 1.0
+    operations: tuple[str, ...] = operation_names()
 
     def __post_init__(self) -> None:
         check_count("num_ops", self.num_ops)
@@ -59,6 +63,13 @@ class RandAugment(ViewTransform):
                 f"expected 0 <= magnitude < num_magnitude_bins = {self.num_magnitude_bins}"
             )
 
+        unknown = set(self.operations) - set(operation_names())
+        if unknown or not self.operations:
+            raise ValueError(
+                f"rand_augment operations are {list(self.operations)}, expected some of "
+                f"{list(operation_names())}"
+            )
+
     @property
     def field(self) -> Field:
         """``ops``: one uint8 per operation."""
@@ -68,11 +79,12 @@ class RandAugment(ViewTransform):
         """Draw operations uniformly, and signs where an operation has one."""
         if rng.random() >= self.p:
             return (0,) * self.num_ops
-        operations = rng.integers(0, len(OPERATIONS), self.num_ops).tolist()
+        drawn = rng.integers(0, len(self.operations), self.num_ops).tolist()
         signs = rng.integers(0, 2, self.num_ops).tolist()
+        numbers = [_NUMBERS[self.operations[position]] for position in drawn]
         return tuple(
-            op | (NEGATIVE if sign and op in SIGNED else 0)
-            for op, sign in zip(operations, signs, strict=True)
+            number | (NEGATIVE if sign and OPERATIONS[number].signed else 0)
+            for number, sign in zip(numbers, signs, strict=True)
         )
 
     def apply(self, image: AnyImage, params: Params) -> AnyImage:
@@ -100,6 +112,6 @@ class RandAugment(ViewTransform):
         return torch.empty_like(images).index_copy_(0, index, grouped)
 
     def _apply_one(self, image: AnyImage, code: int) -> AnyImage:
-        operation, size = code & ~NEGATIVE, kernels_for(image).size(image)
-        strength = magnitude(operation, self.magnitude, self.num_magnitude_bins, size)
-        return apply_operation(image, operation, -strength if code & NEGATIVE else strength)
+        operation, size = OPERATIONS[code & ~NEGATIVE], kernels_for(image).size(image)
+        magnitude = operation.magnitude(self.magnitude, self.num_magnitude_bins, size)
+        return operation.apply(image, -magnitude if code & NEGATIVE else magnitude)

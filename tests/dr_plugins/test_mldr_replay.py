@@ -21,7 +21,7 @@ import torch
 from dr_plugins.images.decoding import open_image
 from dr_plugins.policies.policy import AugmentParams, Policy
 from dr_plugins.transforms import normalize
-from dr_plugins.transforms.rand_augment_ops import OPERATIONS, magnitude
+from dr_plugins.transforms.operations import OPERATIONS, operation_names
 
 GOLDEN = Path(__file__).parents[2].parent / "shared" / "mldr_golden"
 pytestmark = pytest.mark.skipif(
@@ -127,8 +127,8 @@ def operations(policy: Policy, stored: list[tuple[Any, float]]) -> tuple[int, ..
     (ra,) = [t for t in policy.transforms if t.name == "rand_augment"]
     codes = []
     for operation, strength in stored:
-        index = OPERATIONS.index(operation) if isinstance(operation, str) else operation
-        ours = magnitude(index, ra.magnitude, ra.num_magnitude_bins, policy.view_size)
+        index = operation_names().index(operation) if isinstance(operation, str) else operation
+        ours = OPERATIONS[index].magnitude(ra.magnitude, ra.num_magnitude_bins, policy.view_size)
         assert abs(strength) == ours, OPERATIONS[index]
         codes.append(index | (0x80 if strength < 0 else 0))
     return tuple(codes)

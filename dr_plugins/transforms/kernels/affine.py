@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 
-__all__ = ["Matrix", "rotation", "shear_x", "shear_y"]
+__all__ = ["Matrix", "rotation", "shear_x", "shear_y", "translation"]
 
 Matrix = tuple[float, float, float, float, float, float]
 
@@ -42,3 +42,8 @@ def rotation(degrees: float, height: int, width: int) -> Matrix:
     cos, sin = round(math.cos(angle), 15), round(math.sin(angle), 15)
     x, y = width / 2, height / 2
     return cos, sin, cos * -x + sin * -y + x, -sin, cos, -sin * -x + cos * -y + y
+
+
+def translation(x: int, y: int) -> Matrix:
+    """Return the matrix that moves the image `x` pixels to the right and `y` down."""
+    return 1.0, 0.0, float(-x), 0.0, 1.0, float(-y)

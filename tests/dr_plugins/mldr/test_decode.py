@@ -12,7 +12,7 @@ from dr_plugins.mldr.decode import Decoder, check_fit
 from dr_plugins.mldr.errors import AlignmentError, ArchiveError
 from dr_plugins.policies.policy import Policy
 from dr_plugins.records import RecordLayout, target_fields
-from dr_plugins.transforms.rand_augment_ops import OPERATIONS
+from dr_plugins.transforms.operations import operation_names
 
 SIZE, SAMPLES, TOPK, CLASSES, IMAGES = 40, 3, 2, 20, 9
 NAMES = ("random_resized_crop", "random_horizontal_flip", "rand_augment", "random_erase")
@@ -47,6 +47,7 @@ def top_of_a_softmax(seed: int) -> list[float]:
     return logits.softmax(0).topk(TOPK).values.flip(0).tolist()
 
 
+OPERATIONS = operation_names()
 signed = st.sampled_from(OPERATIONS[1:10])
 operations = st.lists(
     st.tuples(signed, st.sampled_from([1.0, -1.0])).map(lambda p: (p[0], p[1] * STRENGTH[p[0]]))

@@ -13,10 +13,10 @@ from torchvision.datasets import ImageFolder
 from dr_plugins import ReinforcedDataset, SparseTargets
 from dr_plugins.errors import DeviceMismatchError, ImageChangedError
 from dr_plugins.policies.policy import Policy
+from dr_plugins.replay import deferred
 from dr_plugins.replay.deferred import DeferredViews, check_device
-from dr_plugins.replay.replayer import deferred
 from dr_plugins.transforms import RandAugment
-from dr_plugins.transforms.rand_augment_ops import OPERATIONS, SIGNED
+from dr_plugins.transforms.operations import OPERATIONS
 from tests.dr_plugins.policies.test_policy import PRESETS
 from tests.tiny import photograph
 from tests.tiny import policy as small
@@ -124,7 +124,9 @@ def test_the_check_tries_every_operation(name: str) -> None:
     place = [f.name for f in policy.fields].index("ops")
     codes = {code for p in params for code in p.view[place]}
     assert {code & 0x7F for code in codes} == set(range(len(OPERATIONS)))
-    assert {code & 0x7F for code in codes if code & 0x80} == set(SIGNED)
+    assert {code & 0x7F for code in codes if code & 0x80} == {
+        n for n, operation in enumerate(OPERATIONS) if operation.signed
+    }
     assert any(isinstance(t, RandAugment) for t in policy.transforms)
     assert sorted(np.unique(cropped)) == list(range(256))
     assert any(p.view[place + 1][2] for p in params)  # something is erased
