@@ -52,7 +52,7 @@ help:
 	@echo
 	@echo "for developers:"
 	@echo "make install      only what the tests need, into $(VENV)"
-	@echo "make lint         ruff: rules and formatting"
+	@echo "make lint         ruff: rules and formatting; the layers of CONTRIBUTING.md"
 	@echo "make format       ruff: repair both where it can"
 	@echo "make types        mypy"
 	@echo "make imports      the core imports no framework"
@@ -73,6 +73,7 @@ install: $(DEV)
 lint: $(DEV)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
 
 format: $(DEV)
 	$(BIN)/ruff check --fix .

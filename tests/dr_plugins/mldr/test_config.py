@@ -6,6 +6,7 @@ import pytest
 
 from dr_plugins.mldr.config import Example, parse_config
 from dr_plugins.mldr.errors import ArchiveError
+from dr_plugins.transforms.operations import operation_names
 
 NORMALIZE = {"mean": [0.5, 0.4, 0.3], "std": [0.1, 0.2, 0.3]}
 RRC = {"random_resized_crop": {"enable": True, "size": 224}}
@@ -35,7 +36,13 @@ def test_defaults_are_those_of_torchvision_and_mldr() -> None:
             "interpolation": "bilinear",
         },
         "random_horizontal_flip": {"p": 0.5},
-        "rand_augment": {"num_ops": 2, "magnitude": 9, "num_magnitude_bins": 31, "p": 1.0},
+        "rand_augment": {
+            "num_ops": 2,
+            "magnitude": 9,
+            "num_magnitude_bins": 31,
+            "p": 1.0,
+            "operations": list(operation_names()),
+        },
         "random_erase": {"p": 0.5, "scale": [0.02, 0.33], "ratio": [0.3, 3.3]},
         "mixup": {"alpha": 1.0, "div_by": 1.0, "p": 1.0},
         "cutmix": {"alpha": 1.0, "p": 1.0},

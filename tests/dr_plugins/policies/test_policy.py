@@ -18,6 +18,7 @@ from dr_plugins.policies.config import preset_names
 from dr_plugins.policies.policy import AugmentParams, Policy
 from dr_plugins.records import RecordLayout, target_fields
 from dr_plugins.transforms import RandAugment, RandomHorizontalFlip, RandomResizedCrop, Resize
+from dr_plugins.transforms.operations import operation_names
 from tests.tiny import photograph
 from tests.tiny import policy as small
 
@@ -49,7 +50,13 @@ def test_presets_are_those_of_the_paper() -> None:
         "ratio": [3 / 4, 4 / 3],
         "interpolation": "bilinear",
     }
-    augment = {"num_ops": 2, "magnitude": 9, "num_magnitude_bins": 31, "p": 1.0}
+    augment = {
+        "num_ops": 2,
+        "magnitude": 9,
+        "num_magnitude_bins": 31,
+        "p": 1.0,
+        "operations": list(operation_names()),
+    }
     erase = {"p": 0.25, "scale": [0.02, 0.33], "ratio": [0.3, 3.3]}
     rrc = {"backend": "pil", "random_resized_crop": crop, "random_horizontal_flip": {"p": 0.5}}
     mixing = {

@@ -1,0 +1,72 @@
+"""The layers of CONTRIBUTING.md are checked, and the check notices a breach."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("importlinter")
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ("dr_plugins", "dr_models", "timm_ext", "mmlab_ext", "d2_ext")
+
+
+def check_layers(root: Path) -> subprocess.CompletedProcess[str]:
+    command = [
+        sys.executable,
+        "-c",
+        "from importlinter.cli import lint_imports_command as lint; lint()",
+    ]
+    return subprocess.run(
+        [*command, "--no-cache"], cwd=root, capture_output=True, text=True, check=False
+    )
+
+
+@pytest.fixture
+def copied(tmp_path: Path) -> Path:
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    for package in PACKAGES:
+        shutil.copytree(ROOT / package, tmp_path / package)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("module", "line"),
+    [
+        ("dr_plugins/shards/reader.py", "from dr_plugins.policies.policy import Policy"),
+        ("dr_plugins/records.py", "import dr_plugins.shards.manifest"),
+        ("dr_plugins/tools/verify.py", "def late():\n    import dr_models"),
+        ("timm_ext/names.py", "import d2_ext.config"),
+        ("dr_plugins/metrics.py", "def late():\n    import timm"),
+    ],
+)
+def test_an_upward_import_is_noticed(copied: Path, module: str, line: str) -> None:
+    assert check_layers(copied).returncode == 0
+    with open(copied / module, "a", encoding="utf-8") as file:
+        file.write(f"\n{line}\n")
+    result = check_layers(copied)
+    assert result.returncode == 1
+    assert module.removesuffix(".py").replace("/", ".") in result.stdout
+
+
+def test_the_documented_layers_are_the_checked_ones() -> None:
+    picture = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").split("```")[1]
+    documented = [
+        re.findall(r"\b(?:\w+_ext|dr_\w+(?:\.\w+)?)\b", line) for line in picture.splitlines()
+    ]
+    config = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    layers = re.search(r'name = "layers".*?layers = \[(.*?)\]', config, re.DOTALL)
+    assert layers is not None
+    checked = [re.findall(r"[\w.]+", line) for line in layers[1].splitlines()]
+    assert [line for line in documented if line] == [line for line in checked if line]
+
+
+def test_no_module_imports_a_layer_by_string() -> None:
+    for package in ("dr_plugins", "dr_models"):
+        for path in (ROOT / package).rglob("*.py"):
+            found = re.findall(r"import_module\(\s*[\"']([\w.]+)", path.read_text(encoding="utf-8"))
+            assert not found, f"{path} imports {found} by string"
