@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-__all__ = ["SparseTargets"]
+__all__ = ["SparseTargets", "check_temperature", "implements"]
+
+_Function = TypeVar("_Function", bound=Callable[..., Tensor])
 
 
 class SparseTargets:
@@ -273,10 +275,8 @@ class SparseTargets:
     def __torch_function__(
         cls, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Tensor:
-        if func is torch.nn.functional.cross_entropy:
-            from dr_plugins.losses.kd_loss import cross_entropy  # loss imports this module
-
-            return cross_entropy(*args, **(kwargs or {}))
+        if func in _IMPLEMENTED:
+            return _IMPLEMENTED[func](*args, **(kwargs or {}))
         name = getattr(func, "__name__", repr(func))
         raise TypeError(f"{name}() does not take SparseTargets: {_INSTEAD}")
 
@@ -314,7 +314,20 @@ _INSTEAD = (
     "probabilities of all classes"
 )
 
+# Functions of torch that take SparseTargets, and who computes them; see `implements`.
+_IMPLEMENTED: dict[Any, Callable[..., Tensor]] = {}
+
 _FIELDS = ("ids", "probs", "labels", "num_classes", "densify", "temperature")
+
+
+def implements(torch_function: Any) -> Callable[[_Function], _Function]:
+    """Decorate the function that computes `torch_function` of `SparseTargets`."""
+
+    def register(function: _Function) -> _Function:
+        _IMPLEMENTED[torch_function] = function
+        return function
+
+    return register
 
 
 def check_temperature(temperature: float) -> None:

@@ -16,7 +16,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from dr_plugins.losses.kd_loss import full_precision, plain_rows
+from dr_plugins.losses.plain import full_precision, plain_rows
 from dr_plugins.targets import SparseTargets
 
 __all__ = ["fused_loss"]

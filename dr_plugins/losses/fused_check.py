@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import logging
 import math
 from collections.abc import Callable
@@ -11,7 +10,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from dr_plugins.losses.kd_loss import plain_rows
+from dr_plugins.losses.plain import plain_rows
 from dr_plugins.targets import SparseTargets
 
 __all__ = ["kernels_work"]
@@ -45,7 +44,8 @@ def _is_bad_moment(device: torch.device) -> bool:
 
 def _try_kernels(device: torch.device) -> bool:
     try:
-        fused_loss = importlib.import_module("dr_plugins.losses.fused").fused_loss
+        from dr_plugins.losses.fused import fused_loss  # Triton takes a second to import
+
         difference = _disagreement(fused_loss, device)
         reason = f"it is off by {difference:.2g}" if difference > _TOLERANCE else None
     except torch.OutOfMemoryError:  # tells nothing about the kernels, and passes
