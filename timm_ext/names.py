@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-from dr_plugins.shards.manifest import MANIFEST_NAME
+from dr_plugins.utils.files import MANIFEST_NAME
 from timm_ext.errors import DatasetNameError, ShardsNotFoundError
 
 __all__ = ["NAMES", "SHARDS_VARIABLE", "DatasetName", "find_shards", "parse_name"]

@@ -25,7 +25,7 @@ from PIL import Image, ImageFile
 
 from dr_plugins.errors import ImageReadError
 from dr_plugins.images.jpeg import decode_jpeg
-from dr_plugins.shards.mapping import regular_only
+from dr_plugins.utils.files import regular_only
 
 __all__ = [
     "Picture",

@@ -10,8 +10,7 @@ from pathlib import Path
 from torchvision import datasets
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from dr_plugins.shards.manifest import MANIFEST_NAME
-from dr_plugins.shards.output import PROGRESS_NAME
+from dr_plugins.utils.files import MANIFEST_NAME, PROGRESS_NAME
 from dr_plugins.utils.quoting import quoted, respelt
 
 __all__ = ["ClassFolders"]

@@ -21,9 +21,9 @@ from dr_plugins.mldr.staging import SIZES_NAME, Staging
 from dr_plugins.records import set_checksum
 from dr_plugins.shards.container import map_tensors
 from dr_plugins.shards.manifest import FileEntry
-from dr_plugins.shards.mapping import regular_only
 from dr_plugins.shards.reader import map_shard
 from dr_plugins.shards.shard import FINGERPRINT_BYTES, Shard, shard_name
+from dr_plugins.utils.files import regular_only
 
 __all__ = ["Measured", "Task", "Vote", "Worker", "mean_answer"]
 

@@ -21,7 +21,8 @@ from typing import Any
 import numpy as np
 
 from dr_plugins.errors import FormatError, OutputError
-from dr_plugins.shards.mapping import map_file, regular_only
+from dr_plugins.shards.mapping import map_file
+from dr_plugins.utils.files import regular_only
 
 __all__ = ["TEMPORARY_SUFFIX", "file_digest", "map_tensors", "write_file", "write_tensors"]
 

@@ -14,11 +14,10 @@ from typing import Any
 from dr_plugins.errors import FormatError, VersionError
 from dr_plugins.records import RecordLayout, target_fields
 from dr_plugins.shards.container import write_file
-from dr_plugins.shards.mapping import regular_only
+from dr_plugins.utils.files import MANIFEST_NAME, regular_only
 
 __all__ = [
     "FORMAT_VERSION",
-    "MANIFEST_NAME",
     "FileEntry",
     "Manifest",
     "library_versions",
@@ -26,7 +25,6 @@ __all__ = [
 ]
 
 FORMAT_VERSION = 1
-MANIFEST_NAME = "manifest.json"
 _FORMAT = "dr-plugins"
 _LIBRARIES = ("dr-plugins", "torch", "torchvision", "numpy", "pillow")
 _MAX_IMAGES = (1 << 32) - 1  # a record names its partner's row in four bytes

@@ -1,4 +1,4 @@
-"""Reading files that may be anything: regular ones only, through maps that hold no file open.
+"""Reading files through maps that hold no file open.
 
 Python's own `mmap` keeps a file descriptor for each map before 3.13, and a set may have more shards
 than a process may open files. PyTorch's maps are private and writable, so each worker's count as
@@ -8,16 +8,16 @@ memory that it may need. These are the system's page cache, shared by all proces
 from __future__ import annotations
 
 import ctypes
-import errno
 import mmap
 import os
-import stat
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
-__all__ = ["map_file", "regular_only"]
+from dr_plugins.utils.files import regular_only
+
+__all__ = ["map_file"]
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _map, _unmap = _libc.mmap, _libc.munmap
@@ -62,16 +62,3 @@ def map_file(path: Path) -> np.ndarray:
         if size == 0:
             raise OSError("the file is empty")
         return np.asarray(_Map(file.fileno(), size))
-
-
-def regular_only(path: str, flags: int) -> int:
-    """An opener for `open` that refuses pipes and devices, which may never end.
-
-    Raises:
-        OSError: The path is something else than a regular file.
-    """
-    descriptor = os.open(path, flags | os.O_NONBLOCK)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise OSError(errno.EINVAL, "not a regular file")
-    return descriptor

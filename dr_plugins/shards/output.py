@@ -15,20 +15,13 @@ from dr_plugins.errors import FormatError, LockedError, OutputError, SettingsMis
 from dr_plugins.records import RecordLayout, set_checksum
 from dr_plugins.shards.container import TEMPORARY_SUFFIX, file_digest, write_file
 from dr_plugins.shards.key_index import KeyIndex
-from dr_plugins.shards.manifest import (
-    MANIFEST_NAME,
-    FileEntry,
-    Manifest,
-    library_versions,
-    settings_digest,
-)
-from dr_plugins.shards.mapping import regular_only
+from dr_plugins.shards.manifest import FileEntry, Manifest, library_versions, settings_digest
 from dr_plugins.shards.reader import map_shard
 from dr_plugins.shards.shard import Shard, shard_name
+from dr_plugins.utils.files import MANIFEST_NAME, PROGRESS_NAME, regular_only
 
-__all__ = ["PROGRESS_NAME", "OutputDirectory", "finished_set", "locked"]
+__all__ = ["OutputDirectory", "finished_set", "locked"]
 
-PROGRESS_NAME = "unfinished.json"
 _INDEX_NAME = "index.safetensors"
 _LOCK_NAME = ".lock"
 _LONGEST_VALUE = 120  # characters of a value in a message

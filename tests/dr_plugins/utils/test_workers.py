@@ -134,7 +134,8 @@ def test_docker_s_shared_memory_is_too_small() -> None:
     if os.getuid() or subprocess.run(["unshare", "-m", "sh", "-c", mount], check=False).returncode:
         pytest.skip("only root may mount")
     script = (
-        "from torch.utils.data import DataLoader; from tests.dr_plugins.utils.test_workers import Large\n"
+        "from torch.utils.data import DataLoader\n"
+        "from tests.dr_plugins.utils.test_workers import Large\n"
         "for batch in DataLoader(Large(), 2, num_workers=4, collate_fn=list, timeout=100): pass"
     )
     command = f"{mount} && exec {sys.executable} -c '{script}'"
