@@ -11,8 +11,8 @@ import torch
 from detectron2.modeling.roi_heads import ROIHeads
 from torch import nn
 
-from dr_models.checkpoints.keys import is_counter
 from dr_models.checkpoints.resnets import backbone_renamer
+from dr_models.cvnets.keys import is_counter
 from dr_plugins.errors import BackboneError
 
 __all__ = ["LAST_STAGE", "find_last_stages", "timm_last_stage"]

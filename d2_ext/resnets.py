@@ -11,8 +11,8 @@ from torch import nn
 
 from d2_ext.last_stage import LAST_STAGE
 from dr_models.checkpoints import BackboneWeights
-from dr_models.checkpoints.keys import is_counter
-from dr_models.checkpoints.report import shorten
+from dr_models.cvnets.keys import is_counter
+from dr_models.cvnets.report import shorten
 from dr_plugins.errors import CheckpointError
 
 __all__ = ["resnet_parts"]

@@ -1,29 +1,42 @@
-"""What the adapters build on timm: the published networks, and any timm network as a backbone.
+"""Networks and checkpoints: what the adapters build on, for every host.
 
-The networks of ml-dr's published checkpoints are registered with timm as ``cvnets_*``. They differ
-from timm's of the same name, in ways that a state dict mostly does not show: importing this package
-adds them to timm, for files that ``dr-plugins convert-checkpoint`` writes. The prefix says whose
-variant it is and collides with none of timm's names. All 27 are registered, also those that timm
-has as well, so that one rule gives the name and every ``pretrained_cfg`` states the input that the
-weights were trained on: RGB from 0 to 1, without mean and standard deviation.
+- `dr_models.checkpoints` loads, converts and checks checkpoints; it needs no framework.
+- `dr_models.networks` registers the networks of ml-dr's published checkpoints with timm, as
+  ``cvnets_*``. They differ from timm's of the same name, in ways that a state dict mostly does not
+  show. The prefix says whose variant it is. All 27 are registered, also those that timm has, so
+  that one rule gives the name and every ``pretrained_cfg`` states the input that the weights were
+  trained on: RGB from 0 to 1, without mean and standard deviation.
+- `FeatureBackbone` makes any timm network the backbone of a detector.
 
 Example:
-    >>> import timm, dr_models
+    >>> import timm, dr_models.networks
     >>> model = timm.create_model("cvnets_resnet50.dr_in1k_plus")
     >>> model.pretrained_cfg["mean"], model.pretrained_cfg["std"]
     ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 """
 
-try:
-    import timm  # noqa: F401
-except ImportError as error:
-    raise ImportError(
-        f"dr_models needs timm, which cannot be imported: {error}. "
-        f"Install it with `pip install dr-plugins[timm]`."
-    ) from error
+from __future__ import annotations
 
-from dr_models import networks
-from dr_models.classifiers import create_classifier
-from dr_models.features import FeatureBackbone
+import importlib
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["FeatureBackbone", "create_classifier", "networks"]
+if TYPE_CHECKING:
+    from dr_models.classifiers import create_classifier
+    from dr_models.features import FeatureBackbone
+
+__all__ = ["FeatureBackbone", "create_classifier"]
+
+# These need timm, and are imported when they are asked for: checkpoints are of use without it.
+_HOMES = {"FeatureBackbone": "features", "create_classifier": "classifiers"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    except ImportError as error:
+        raise ImportError(
+            f"dr_models.{name} needs timm, which cannot be imported: {error}. "
+            f"Install it with `pip install dr-plugins[timm]`."
+        ) from error

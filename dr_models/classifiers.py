@@ -8,6 +8,7 @@ from typing import Any
 import timm
 from torch import nn
 
+import dr_models.networks  # noqa: F401  registers them with timm
 from dr_plugins.errors import BackboneError
 
 __all__ = ["check_name", "classifier_names", "create_classifier"]

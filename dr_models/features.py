@@ -20,8 +20,8 @@ from dr_models.checkpoints import (
     LoadRecord,
     load_backbone,
 )
-from dr_models.checkpoints.keys import is_counter
 from dr_models.classifiers import check_name
+from dr_models.cvnets.keys import is_counter
 from dr_plugins.errors import BackboneError, CheckpointError
 
 __all__ = ["FeatureBackbone"]

@@ -17,8 +17,8 @@ from dr_models.checkpoints import (
     load_backbone,
     read_metadata,
 )
-from dr_models.checkpoints.keys import is_counter
 from dr_models.checkpoints.resnets import check_layers
+from dr_models.cvnets.keys import is_counter
 from dr_plugins.errors import BackboneError, CheckpointError, ReinforcementError
 from mmlab_ext.classifier import TimmClassifier
 from mmlab_ext.features import TimmFeatures

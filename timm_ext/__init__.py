@@ -48,6 +48,6 @@ __all__ = [
 
 # Where a hook imports this package amid `import timm`, there may be no models yet to add to.
 if hasattr(timm, "create_model"):
-    import dr_models  # noqa: F401  registers its networks with timm
+    import dr_models.networks  # noqa: F401  registers its networks with timm
 
 register()

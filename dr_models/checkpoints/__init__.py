@@ -17,13 +17,13 @@ from dr_models.checkpoints.convention import (
     read_metadata,
 )
 from dr_models.checkpoints.convert import TARGETS, convert, convert_state_dict
-from dr_models.checkpoints.cvnets.catalog import CVNETS_MODELS
-from dr_models.checkpoints.detect import candidates
 from dr_models.checkpoints.load import Checkpoint, load_checkpoint
 from dr_models.checkpoints.loaded import LoadRecord, mark_loaded
 from dr_models.checkpoints.location import CheckpointLocation
-from dr_models.checkpoints.report import ConversionReport
-from dr_models.checkpoints.torchvision_models import torchvision_model
+from dr_models.cvnets.catalog import CVNETS_MODELS
+from dr_models.cvnets.renaming import candidates
+from dr_models.cvnets.report import ConversionReport
+from dr_models.cvnets.torchvision_models import torchvision_model
 
 __all__ = [
     "CVNETS_MODELS",

@@ -13,16 +13,17 @@ from dr_models.checkpoints.convention import (
     parse_convention,
 )
 from dr_models.checkpoints.convert import convert_state_dict, naming
-from dr_models.checkpoints.cvnets.catalog import CVNETS_MODELS, canonical_name
-from dr_models.checkpoints.detect import candidates, find_resnet, is_cvnets
+from dr_models.checkpoints.detect import find_resnet
 from dr_models.checkpoints.from_host import host_convention
-from dr_models.checkpoints.keys import State
 from dr_models.checkpoints.load import Checkpoint, load_checkpoint
 from dr_models.checkpoints.location import SCHEME, CheckpointLocation
 from dr_models.checkpoints.record import check_options
 from dr_models.checkpoints.recorded import check_recorded, cvnets_name
-from dr_models.checkpoints.report import ConversionReport, shorten
 from dr_models.checkpoints.resnets import SHARED
+from dr_models.cvnets.catalog import CVNETS_MODELS, canonical_name
+from dr_models.cvnets.keys import State
+from dr_models.cvnets.renaming import candidates, is_cvnets
+from dr_models.cvnets.report import ConversionReport, shorten
 from dr_plugins.errors import CheckpointError
 
 __all__ = ["BackboneWeights", "load_backbone"]

@@ -7,13 +7,17 @@ when it is fed ImageNet-normalised images, only worse: nothing else notices.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from dr_models.checkpoints.cvnets.catalog import CVNetsModel
 from dr_models.checkpoints.files import read_file_metadata
+from dr_models.cvnets.inputs import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    INPUT_FIELDS,
+    InputConvention,
+    cvnets_convention,
+)
 from dr_plugins.errors import CheckpointError
 
 __all__ = [
@@ -33,67 +37,7 @@ __all__ = [
 FORMAT_VERSION = 1
 """Of the metadata that converted files carry."""
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-
 _TOLERANCE = 1e-3  # of the range 0 to 1: hosts round, such as 123.675 for 0.485 * 255
-_FIELDS = ("mean", "std", "input_size", "crop_pct")
-
-
-@dataclass(frozen=True)
-class InputConvention:
-    """The images that a network expects: RGB, ``(image / 255 - mean) / std``.
-
-    Attributes:
-        mean: Of the three channels, for images from 0 to 1.
-        std: Likewise; above 0, up to 1.
-        input_size: Height and width in pixels.
-        interpolation: ``bilinear`` or ``bicubic``, as timm names them.
-        crop_pct: Part of the resized shorter side that the centre crop keeps, above 0, up to 1.
-
-    Example:
-        >>> InputConvention().for_range(255)
-        ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
-    """
-
-    mean: tuple[float, float, float] = IMAGENET_MEAN
-    std: tuple[float, float, float] = IMAGENET_STD
-    input_size: tuple[int, int] = (224, 224)
-    interpolation: str = "bilinear"
-    crop_pct: float = 0.875
-
-    def __post_init__(self) -> None:
-        outside = not all(-1 <= value <= 1 for value in (*self.mean, *self.std))  # NaN too
-        if len(self.mean) != 3 or len(self.std) != 3 or outside or min(self.std) <= 0:
-            raise CheckpointError(
-                f"mean {self.mean} and std {self.std}: expected three numbers each, for red, green "
-                f"and blue between 0 and 1, for images from 0 to 1, with std above 0"
-            )
-
-    def for_range(self, top: float) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """Mean and standard deviation for images from 0 to `top`, such as 255."""
-        # Products such as 0.485 * 255 miss the literature's 123.675 in the last digits.
-        return (
-            tuple(round(value * top, 6) for value in self.mean),
-            tuple(round(value * top, 6) for value in self.std),
-        )
-
-    def to_metadata(self) -> dict[str, str]:
-        """The fields as safetensors' metadata holds them: strings, numbers in JSON."""
-        return {
-            name: json.dumps(value) if name in _FIELDS else value
-            for name, value in asdict(self).items()
-        }
-
-
-def cvnets_convention(model: CVNetsModel) -> InputConvention:
-    """How CVNets feeds a published model: RGB from 0 to 1, as it is.
-
-    CVNets truncates no length, so `crop_pct` is rounded down: timm's floor of ``size / crop_pct``
-    then gives the very length that CVNets resizes to.
-    """
-    crop = math.floor(model.size / model.resize * 1000) / 1000
-    return InputConvention((0.0,) * 3, (1.0,) * 3, (model.size,) * 2, "bilinear", crop)
 
 
 def is_converted(metadata: Mapping[str, str]) -> bool:
@@ -147,7 +91,7 @@ def parse_convention(metadata: Mapping[str, str], path: str | Path) -> InputConv
         CheckpointError: Its fields are damaged.
     """
     try:
-        values = {name: json.loads(metadata[name]) for name in _FIELDS}
+        values = {name: json.loads(metadata[name]) for name in INPUT_FIELDS}
         return InputConvention(
             tuple(float(value) for value in values["mean"]),  # type: ignore[arg-type]
             tuple(float(value) for value in values["std"]),  # type: ignore[arg-type]

@@ -20,16 +20,16 @@ from dr_models.checkpoints.convention import (
     is_converted,
     parse_convention,
 )
-from dr_models.checkpoints.cvnets.catalog import CVNETS_MODELS, canonical_name
 from dr_models.checkpoints.files import METADATA_KEY
 from dr_models.checkpoints.from_cvnets import from_cvnets
 from dr_models.checkpoints.from_host import from_host, host_convention
-from dr_models.checkpoints.keys import State
 from dr_models.checkpoints.load import load_checkpoint, strip_prefixes
 from dr_models.checkpoints.record import check_options
 from dr_models.checkpoints.recorded import check_recorded
-from dr_models.checkpoints.report import ConversionReport, shorten
 from dr_models.checkpoints.values import digest
+from dr_models.cvnets.catalog import CVNETS_MODELS, canonical_name
+from dr_models.cvnets.keys import State
+from dr_models.cvnets.report import ConversionReport
 from dr_plugins import __version__
 from dr_plugins.errors import CheckpointError
 from dr_plugins.shards.container import file_digest
@@ -189,31 +189,8 @@ def convert_state_dict(
         )
     else:
         converted, report = from_host(state, arch, to)
-    _check_complete(report, allow_partial)
+    report.check_complete(allow_partial)
     return converted, report
-
-
-def _check_complete(report: ConversionReport, allow_partial: bool) -> None:
-    if not (report.missing or report.unexpected) or (allow_partial and report.matched):
-        return
-    raise CheckpointError(
-        f"the checkpoint is not a whole {report.arch}: {len(report.matched)} keys match, "
-        f"{len(report.missing)} are missing"
-        + (f" ({shorten(report.missing)})" if report.missing else "")
-        + f", {len(report.unexpected)} are unexpected"
-        + (f" ({shorten(report.unexpected)})" if report.unexpected else "")
-        + _advice(report)
-    )
-
-
-def _advice(report: ConversionReport) -> str:
-    prefixes = {key.partition(".")[0] for key in report.unexpected}
-    if not report.matched and len(prefixes) == 1:
-        return f". All keys begin with {prefixes.pop() + '.'!r}; save the state dict of that part"
-    return (
-        ". Name the architecture that it has (`dr-plugins convert-checkpoint` can also convert a "
-        "part: --allow-partial)"
-    )
 
 
 def _convention(

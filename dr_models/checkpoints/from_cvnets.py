@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
-import torch
-
 from dr_models.checkpoints import hosts
-from dr_models.checkpoints.cvnets.catalog import CVNetsModel
-from dr_models.checkpoints.cvnets.swin import damaged_indices, with_stored_indices
-from dr_models.checkpoints.cvnets.torchvision_names import torchvision_target
-from dr_models.checkpoints.detect import candidates, is_cvnets
-from dr_models.checkpoints.keys import Entry, State
-from dr_models.checkpoints.report import ConversionReport, shorten
+from dr_models.cvnets.catalog import CVNetsModel
+from dr_models.cvnets.keys import Entry, State
+from dr_models.cvnets.renaming import TAG, check_architecture, rename, settle_indices
+from dr_models.cvnets.report import ConversionReport
+from dr_models.cvnets.torchvision_names import torchvision_target
 from dr_plugins.errors import CheckpointError
 
-__all__ = ["TAG", "from_cvnets"]
-
-TAG = "dr_in1k_plus"
-"""Of the models in `dr_models`: trained on ImageNet+."""
-
-_IGNORED = "neural_augmentor."
+__all__ = ["from_cvnets"]
 
 
 def from_cvnets(
@@ -34,13 +25,13 @@ def from_cvnets(
     """
     target, kwargs, entries, notes = _cvnets_target(model, to, stock)
     report = ConversionReport(model.name, "cvnets", to, target, kwargs, notes=notes)
-    _check_architecture(state, model)
+    check_architecture(state, model)
     if model.family == "swin":
-        state = _settle_indices(state, stored_indices, report)
+        state = settle_indices(state, stored_indices, report)
     elif stored_indices:
         raise CheckpointError(f"{model.name} stores no position indices; only Swin models do")
     classifier = [entry.source for entry in entries if entry.source.startswith(model.classifier)]
-    converted = _apply(entries, state, report, classifier)
+    converted = rename(entries, state, report, classifier)
     report.num_classes = hosts.count_classes(state, classifier)
     expected = _expected(report)
     if expected is not None:
@@ -87,78 +78,6 @@ def _cvnets_target(
         + f". Convert it to timm instead (--to timm), and use the timm backbone of the {to} "
         f"extension with model {model.timm}"
     )
-
-
-def _check_architecture(state: State, model: CVNetsModel) -> None:
-    found = candidates(state)
-    if model.name in found:
-        return
-    if found:
-        raise CheckpointError(
-            f"the checkpoint is that of {' or '.join(found)}, not of {model.name}; name the "
-            f"architecture that it has"
-        )
-    if not is_cvnets(state):
-        raise CheckpointError(
-            f"the checkpoint is not in CVNets layout: it begins with {shorten(list(state))}. For "
-            f"one of timm or torchvision give timm:NAME or torchvision:NAME as architecture"
-        )
-    key, axis, size = model.width
-    if key in state and (state[key].ndim <= axis or state[key].shape[axis] != size):
-        raise CheckpointError(
-            f"{key} has shape {list(state[key].shape)}, but in {model.name} it has {size} on axis "
-            f"{axis}: the checkpoint is that of another architecture"
-        )
-
-
-def _settle_indices(state: State, stored: bool, report: ConversionReport) -> State:
-    damaged = damaged_indices(state)
-    if damaged:
-        entries = max(damaged.values())
-        report.notes.append(
-            f"{len(damaged)} relative_position_index buffers are damaged (up to {entries} of their "
-            f"entries), as averaging leaves them; "
-            + (
-                "the tables were rewritten to compute the same as with them"
-                if stored
-                else "they are rebuilt, see `stored_indices` for the published behaviour"
-            )
-        )
-    return with_stored_indices(state) if stored else state
-
-
-def _apply(
-    entries: Iterable[Entry], state: State, report: ConversionReport, classifier: list[str]
-) -> State:
-    """Rename and change the tensors, and note what is missing and left over."""
-    converted: State = {}
-    rest = dict.fromkeys(state)
-    # A backbone without its classifier is whole; one with half a classifier is not.
-    headless = not any(key in state for key in classifier)
-    for entry in entries:
-        if entry.source not in state:
-            if not (headless and entry.source in classifier):
-                report.missing.append(entry.source)
-            continue
-        rest.pop(entry.source, None)
-        report.matched.append(entry.source)
-        if entry.target is not None:
-            value = state[entry.source]
-            converted[entry.target] = _changed(entry, value)
-    for key in rest:
-        (report.ignored if key.startswith(_IGNORED) else report.unexpected).append(key)
-    return converted
-
-
-def _changed(entry: Entry, value: torch.Tensor) -> torch.Tensor:
-    if entry.change is None:
-        return value
-    try:
-        return entry.change(value)
-    except (IndexError, RuntimeError, ValueError, ZeroDivisionError) as error:
-        raise CheckpointError(
-            f"{entry.source} has shape {list(value.shape)}, which is not that of a published model"
-        ) from error
 
 
 def _expected(report: ConversionReport) -> hosts.Shapes | None:

@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 
 from dr_models.checkpoints import hosts
 from dr_models.checkpoints.convention import InputConvention
-from dr_models.checkpoints.cvnets.catalog import CVNETS_MODELS
 from dr_models.checkpoints.detect import is_plain_resnet
-from dr_models.checkpoints.keys import State, is_counter
-from dr_models.checkpoints.report import ConversionReport, shorten
 from dr_models.checkpoints.resnets import SHARED, backbone_renamer
+from dr_models.cvnets.catalog import CVNETS_MODELS
+from dr_models.cvnets.keys import State, is_counter
+from dr_models.cvnets.report import ConversionReport, shorten
 from dr_plugins.errors import CheckpointError
 
 __all__ = ["from_host", "host_convention"]

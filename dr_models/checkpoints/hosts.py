@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -30,9 +29,12 @@ Shapes = Mapping[str, torch.Tensor]
 def _timm() -> Any:
     """Timm with `dr_models`' networks, or None where it is not installed."""
     try:
-        return importlib.import_module("dr_models") and importlib.import_module("timm")
+        import timm
+
+        import dr_models.networks  # noqa: F401  registers them
     except ImportError:
         return None
+    return timm
 
 
 def timm_shapes(name: str, num_classes: int, **kwargs: Any) -> Shapes | None:
@@ -116,7 +118,7 @@ def torchvision_shapes(name: str, num_classes: int) -> Shapes:
 
 def cvnets_torchvision_shapes(arch: str, num_classes: int) -> Shapes:
     """Names and shapes of a CVNets model in torchvision; see `torchvision_model`."""
-    from dr_models.checkpoints.torchvision_models import torchvision_model
+    from dr_models.cvnets.torchvision_models import torchvision_model
 
     with torch.device("meta"):
         return _shapes(torchvision_model(arch, num_classes or 1000))

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from dr_models.checkpoints.keys import is_counter
+from dr_models.cvnets.keys import is_counter
 from dr_plugins.errors import BackboneError
 
 __all__ = ["LoadRecord", "mark_loaded"]

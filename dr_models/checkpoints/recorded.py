@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from dr_models.checkpoints import hosts
-from dr_models.checkpoints.cvnets.catalog import CVNETS_MODELS, canonical_name
+from dr_models.cvnets.catalog import CVNETS_MODELS, canonical_name
 from dr_plugins.errors import CheckpointError
 
 __all__ = ["check_recorded", "cvnets_name", "recorded_name"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from dr_models.checkpoints.convention import InputConvention
-from dr_models.checkpoints.report import ConversionReport
+from dr_models.cvnets.report import ConversionReport
 
 __all__ = ["how_to_load"]
 
@@ -40,7 +40,8 @@ def how_to_load(report: ConversionReport, inputs: InputConvention) -> str:
 
 def _timm(report: ConversionReport, inputs: InputConvention) -> list[str]:
     arguments = {"num_classes": report.num_classes, **report.model_kwargs}
-    imports = "import dr_models, timm" if report.model.startswith("cvnets_") else "import timm"
+    is_ours = report.model.startswith("cvnets_")
+    imports = "import dr_models.networks, timm" if is_ours else "import timm"
     return [
         imports,
         f"model = timm.create_model({report.model!r}, {_arguments(arguments)}, "

@@ -8,11 +8,9 @@ from typing import Any
 import torch
 from timm.models import generate_default_cfgs
 
-from dr_models.checkpoints.convention import cvnets_convention
-from dr_models.checkpoints.convert import convert_state_dict
-from dr_models.checkpoints.cvnets.catalog import CVNETS_MODELS
-from dr_models.checkpoints.detect import is_cvnets
-from dr_models.checkpoints.from_cvnets import TAG
+from dr_models.cvnets.catalog import CVNETS_MODELS, canonical_name
+from dr_models.cvnets.inputs import cvnets_convention
+from dr_models.cvnets.renaming import TAG, is_cvnets, to_timm
 
 __all__ = ["default_configs", "from_cvnets"]
 
@@ -21,7 +19,7 @@ def default_configs(family: str, **fields: Any) -> Mapping[str, Any]:
     """Timm's ``default_cfgs`` for one family of the catalog.
 
     Args:
-        family: See `dr_models.checkpoints.cvnets.catalog.CVNetsModel`.
+        family: See `dr_models.cvnets.catalog.CVNetsModel`.
         **fields: Besides the input, such as ``first_conv`` and ``classifier``.
     """
     configs: dict[str, Any] = {}
@@ -50,6 +48,4 @@ def from_cvnets(state: dict[str, Any], model: Any) -> dict[str, torch.Tensor]:
     """
     if not is_cvnets(state):
         return state
-    architecture = model.pretrained_cfg["architecture"]
-    converted, _ = convert_state_dict(state, architecture)
-    return converted
+    return to_timm(state, CVNETS_MODELS[canonical_name(model.pretrained_cfg["architecture"])])

@@ -54,7 +54,7 @@ def random_network(name: str, seed: int = 0, **options: Any) -> torch.nn.Module:
     """A timm network whose statistics are not those of an untouched one."""
     import timm
 
-    import dr_models  # noqa: F401
+    import dr_models.networks  # noqa: F401
 
     torch.manual_seed(seed)
     network = timm.create_model(name, **options)

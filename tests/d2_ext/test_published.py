@@ -16,7 +16,7 @@ import timm
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.modeling import build_model
 
-import dr_models  # noqa: F401
+import dr_models.networks  # noqa: F401
 from dr_models.checkpoints import CVNETS_MODELS, load_backbone
 from dr_plugins.errors import CheckpointError
 from tests.d2_ext.conftest import TIMM

@@ -13,9 +13,9 @@ import torch
 
 timm = pytest.importorskip("timm")
 
-import dr_models  # noqa: E402, F401
+import dr_models.networks  # noqa: E402, F401
 from dr_models.checkpoints import CVNETS_MODELS  # noqa: E402
-from dr_models.checkpoints.cvnets.catalog import CVNetsModel  # noqa: E402
+from dr_models.cvnets.catalog import CVNetsModel  # noqa: E402
 
 MODELS = list(CVNETS_MODELS.values())
 SMALL = [

@@ -19,7 +19,7 @@ def save_weights(config: Any, folder: Path) -> tuple[str, dict[str, torch.Tensor
     """A checkpoint, with random weights, of the network that a config's backbone is."""
     import timm
 
-    import dr_models  # noqa: F401  registers cvnets_*
+    import dr_models.networks  # noqa: F401  registers cvnets_*
 
     backbone = config.model.backbone
     name = backbone.get("model") or f"resnet{backbone.depth}"

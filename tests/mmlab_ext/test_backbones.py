@@ -13,7 +13,7 @@ from mmengine.registry import MODELS
 from mmengine.runner.checkpoint import load_checkpoint
 from torch import nn
 
-import dr_models  # noqa: F401  registers cvnets_*
+import dr_models.networks  # noqa: F401  registers cvnets_*
 import mmlab_ext  # noqa: F401  registers
 from dr_plugins.errors import BackboneError, CheckpointError
 from mmlab_ext import ConfigError

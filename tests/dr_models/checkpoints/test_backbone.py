@@ -20,7 +20,7 @@ from dr_models.checkpoints import (
     load_backbone,
 )
 from dr_models.checkpoints.backbone import BackboneWeights
-from dr_models.checkpoints.report import ConversionReport
+from dr_models.cvnets.report import ConversionReport
 from dr_plugins.errors import CheckpointError
 from tests.dr_models.checkpoints.networks import cvnets_state
 

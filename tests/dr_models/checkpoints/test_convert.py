@@ -27,8 +27,8 @@ from dr_models.checkpoints import (
     read_metadata,
     torchvision_model,
 )
-from dr_models.checkpoints.cvnets.catalog import canonical_name
 from dr_models.cli import convert_checkpoint
+from dr_models.cvnets.catalog import canonical_name
 from dr_plugins.errors import CheckpointError
 from tests.dr_models.checkpoints.networks import cvnets_state
 

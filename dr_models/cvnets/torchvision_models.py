@@ -11,8 +11,8 @@ from torchvision.models.mobilenetv2 import InvertedResidual
 from torchvision.models.vision_transformer import ConvStemConfig
 from torchvision.ops import Conv2dNormActivation
 
-from dr_models.checkpoints.cvnets.catalog import CVNETS_MODELS, canonical_name
-from dr_models.checkpoints.cvnets.torchvision_names import torchvision_target
+from dr_models.cvnets.catalog import CVNETS_MODELS, canonical_name
+from dr_models.cvnets.torchvision_names import torchvision_target
 
 __all__ = ["torchvision_model"]
 

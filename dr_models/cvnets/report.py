@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["ConversionReport"]
+from dr_plugins.errors import CheckpointError
+
+__all__ = ["ConversionReport", "shorten"]
 
 _SHOWN = 6
 _LONGEST = 100
@@ -49,6 +51,35 @@ class ConversionReport:
     notes: list[str] = field(default_factory=list)
     checked: str = ""
     out: str = ""
+
+    def check_complete(self, allow_partial: bool = False) -> None:
+        """Refuse a checkpoint that is not that of the whole network.
+
+        Args:
+            allow_partial: Accept missing and unexpected keys, if any key matched.
+
+        Raises:
+            CheckpointError: Keys are missing, or were not expected.
+        """
+        if not (self.missing or self.unexpected) or (allow_partial and self.matched):
+            return
+        raise CheckpointError(
+            f"the checkpoint is not a whole {self.arch}: {len(self.matched)} keys match, "
+            f"{len(self.missing)} are missing"
+            + (f" ({shorten(self.missing)})" if self.missing else "")
+            + f", {len(self.unexpected)} are unexpected"
+            + (f" ({shorten(self.unexpected)})" if self.unexpected else "")
+            + self._advice()
+        )
+
+    def _advice(self) -> str:
+        prefixes = {key.partition(".")[0] for key in self.unexpected}
+        if not self.matched and len(prefixes) == 1:
+            return f". All keys begin with '{prefixes.pop()}.'; save the state dict of that part"
+        return (
+            ". Name the architecture that it has (`dr-plugins convert-checkpoint` can also convert "
+            "a part: --allow-partial)"
+        )
 
     def __str__(self) -> str:
         arguments = "".join(f", {name}={value!r}" for name, value in self.model_kwargs.items())

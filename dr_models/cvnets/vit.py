@@ -8,8 +8,8 @@ from functools import partial
 import torch
 from torch.nn import functional as F
 
-from dr_models.checkpoints.cvnets.layers import conv_norm, transformer_block
-from dr_models.checkpoints.keys import AFFINE, Entry, module, tensor
+from dr_models.cvnets.keys import AFFINE, Entry, module, tensor
+from dr_models.cvnets.layers import conv_norm, transformer_block
 
 __all__ = ["vit"]
 

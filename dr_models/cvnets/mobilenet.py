@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from dr_models.checkpoints.cvnets.layers import conv_norm, inverted_residual
-from dr_models.checkpoints.keys import AFFINE, Entry, module
+from dr_models.cvnets.keys import AFFINE, Entry, module
+from dr_models.cvnets.layers import conv_norm, inverted_residual
 
 __all__ = ["efficientnet", "mobilenet_v1", "mobilenet_v2", "mobilenet_v3"]
 

@@ -7,17 +7,17 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 
-from dr_models.checkpoints.cvnets.mobilenet import (
+from dr_models.cvnets.keys import Entry
+from dr_models.cvnets.mobilenet import (
     efficientnet,
     mobilenet_v1,
     mobilenet_v2,
     mobilenet_v3,
 )
-from dr_models.checkpoints.cvnets.mobilevit import mobilevit
-from dr_models.checkpoints.cvnets.resnet import resnet
-from dr_models.checkpoints.cvnets.swin import swin
-from dr_models.checkpoints.cvnets.vit import vit
-from dr_models.checkpoints.keys import Entry
+from dr_models.cvnets.mobilevit import mobilevit
+from dr_models.cvnets.resnet import resnet
+from dr_models.cvnets.swin import swin
+from dr_models.cvnets.vit import vit
 
 __all__ = ["CVNETS_MODELS", "CVNetsModel", "canonical_name"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from dr_models.checkpoints.keys import AFFINE, BATCH_NORM, WEIGHT, Entry, module
+from dr_models.cvnets.keys import AFFINE, BATCH_NORM, WEIGHT, Entry, module
 
 __all__ = ["conv_norm", "inverted_residual", "transformer_block"]
 

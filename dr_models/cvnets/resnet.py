@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import torch
 from torch.nn import functional as F
 
-from dr_models.checkpoints.cvnets.layers import conv_norm
-from dr_models.checkpoints.keys import AFFINE, Change, Entry, module
+from dr_models.cvnets.keys import AFFINE, Change, Entry, module
+from dr_models.cvnets.layers import conv_norm
 
 __all__ = ["resnet"]
 

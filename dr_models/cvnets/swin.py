@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import torch
 
-from dr_models.checkpoints.keys import AFFINE, WEIGHT, Entry, module, tensor
+from dr_models.cvnets.keys import AFFINE, WEIGHT, Entry, module, tensor
 from dr_plugins.errors import CheckpointError
 
 __all__ = ["damaged_indices", "swin", "window_index", "with_stored_indices"]

@@ -1,6 +1,6 @@
 """CVNets' models in torchvision's names, as far as its networks compute the same.
 
-Most of them do with a few layers exchanged, see `dr_models.checkpoints.torchvision_models`.
+Most of them do with a few layers exchanged, see `dr_models.cvnets.torchvision_models`.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator, Mapping
 
 import torch
 
-from dr_models.checkpoints.cvnets.catalog import CVNetsModel
-from dr_models.checkpoints.cvnets.layers import conv_norm
-from dr_models.checkpoints.cvnets.swin import window_index
-from dr_models.checkpoints.keys import AFFINE, Change, Entry, module
+from dr_models.cvnets.catalog import CVNetsModel
+from dr_models.cvnets.keys import AFFINE, Change, Entry, module
+from dr_models.cvnets.layers import conv_norm
+from dr_models.cvnets.swin import window_index
 from dr_plugins.errors import CheckpointError
 
 __all__ = ["torchvision_target"]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from dr_models.checkpoints.cvnets.layers import conv_norm, transformer_block
-from dr_models.checkpoints.keys import AFFINE, WEIGHT, Entry, module
+from dr_models.cvnets.keys import AFFINE, WEIGHT, Entry, module
+from dr_models.cvnets.layers import conv_norm, transformer_block
 
 __all__ = ["mobilevit"]
 

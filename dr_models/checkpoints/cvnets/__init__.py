@@ -1,1 +1,0 @@
-"""What is particular to CVNets: its key names, its networks, its models."""

@@ -1,0 +1,145 @@
+"""A state dict in CVNets' layout under other names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import torch
+
+from dr_models.cvnets.catalog import CVNETS_MODELS, CVNetsModel
+from dr_models.cvnets.keys import Entry, State
+from dr_models.cvnets.report import ConversionReport, shorten
+from dr_models.cvnets.swin import damaged_indices, with_stored_indices
+from dr_plugins.errors import CheckpointError
+
+__all__ = [
+    "TAG",
+    "candidates",
+    "check_architecture",
+    "is_cvnets",
+    "rename",
+    "settle_indices",
+    "to_timm",
+]
+
+TAG = "dr_in1k_plus"
+"""Of the models in `dr_models`: trained on ImageNet+."""
+
+_IGNORED = "neural_augmentor."
+_FIRST = ("conv_1.", "patch_emb.0.block.")
+
+
+def is_cvnets(state: Mapping[str, object]) -> bool:
+    """Whether keys are named as CVNets names them; prefixes of wrappers must be gone."""
+    return any(key.startswith(_FIRST) for key in state)
+
+
+def candidates(state: Mapping[str, torch.Tensor]) -> list[str]:
+    """The published CVNets models whose keys and widths a state dict has.
+
+    Two, where they differ in the image size only.
+    """
+    return [name for name, model in CVNETS_MODELS.items() if _fits(model, state)]
+
+
+def _fits(model: CVNetsModel, state: Mapping[str, torch.Tensor]) -> bool:
+    key, axis, size = model.width
+    width = state.get(key)
+    if width is None or width.ndim <= axis or width.shape[axis] != size:
+        return False
+    return {entry.source for entry in model.entries()} <= state.keys()
+
+
+def check_architecture(state: State, model: CVNetsModel) -> None:
+    """Refuse a state dict that is not that of a model.
+
+    Raises:
+        CheckpointError: Another architecture, or another layout.
+    """
+    found = candidates(state)
+    if model.name in found:
+        return
+    if found:
+        raise CheckpointError(
+            f"the checkpoint is that of {' or '.join(found)}, not of {model.name}; name the "
+            f"architecture that it has"
+        )
+    if not is_cvnets(state):
+        raise CheckpointError(
+            f"the checkpoint is not in CVNets layout: it begins with {shorten(list(state))}. For "
+            f"one of timm or torchvision give timm:NAME or torchvision:NAME as architecture"
+        )
+    key, axis, size = model.width
+    if key in state and (state[key].ndim <= axis or state[key].shape[axis] != size):
+        raise CheckpointError(
+            f"{key} has shape {list(state[key].shape)}, but in {model.name} it has {size} on axis "
+            f"{axis}: the checkpoint is that of another architecture"
+        )
+
+
+def settle_indices(state: State, stored: bool, report: ConversionReport) -> State:
+    """Note Swin's damaged position indices, and if `stored` keep the function that they give."""
+    damaged = damaged_indices(state)
+    if damaged:
+        entries = max(damaged.values())
+        report.notes.append(
+            f"{len(damaged)} relative_position_index buffers are damaged (up to {entries} of their "
+            f"entries), as averaging leaves them; "
+            + (
+                "the tables were rewritten to compute the same as with them"
+                if stored
+                else "they are rebuilt, see `stored_indices` for the published behaviour"
+            )
+        )
+    return with_stored_indices(state) if stored else state
+
+
+def rename(
+    entries: Iterable[Entry], state: State, report: ConversionReport, classifier: list[str]
+) -> State:
+    """Rename and change the tensors, and note what is missing and left over."""
+    converted: State = {}
+    rest = dict.fromkeys(state)
+    # A backbone without its classifier is whole; one with half a classifier is not.
+    headless = not any(key in state for key in classifier)
+    for entry in entries:
+        if entry.source not in state:
+            if not (headless and entry.source in classifier):
+                report.missing.append(entry.source)
+            continue
+        rest.pop(entry.source, None)
+        report.matched.append(entry.source)
+        if entry.target is not None:
+            value = state[entry.source]
+            converted[entry.target] = _changed(entry, value)
+    for key in rest:
+        (report.ignored if key.startswith(_IGNORED) else report.unexpected).append(key)
+    return converted
+
+
+def _changed(entry: Entry, value: torch.Tensor) -> torch.Tensor:
+    if entry.change is None:
+        return value
+    try:
+        return entry.change(value)
+    except (IndexError, RuntimeError, ValueError, ZeroDivisionError) as error:
+        raise CheckpointError(
+            f"{entry.source} has shape {list(value.shape)}, which is not that of a published model"
+        ) from error
+
+
+def to_timm(state: State, model: CVNetsModel) -> State:
+    """Rename the tensors of a whole checkpoint for the network that `dr_models.networks` has.
+
+    Raises:
+        CheckpointError: Another architecture; keys are missing or left over.
+    """
+    check_architecture(state, model)
+    report = ConversionReport(model.name, "cvnets", "timm", model.timm)
+    entries = list(model.entries())
+    classifier = [entry.source for entry in entries if entry.source.startswith(model.classifier)]
+    if model.family == "swin":
+        state = settle_indices(state, False, report)
+    converted = rename(entries, state, report, classifier)
+    report.check_complete()
+    return converted
