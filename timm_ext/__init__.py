@@ -24,6 +24,7 @@ if [int(number) for number in re.findall(r"\d+", timm.__version__)[:3]] < [1, 0,
         f"`pip install -U timm`."
     )
 
+from dr_plugins.utils.advice import add_advice
 from timm_ext.datasets import create_dataset
 from timm_ext.errors import (
     DatasetNameError,
@@ -50,4 +51,10 @@ __all__ = [
 if hasattr(timm, "create_model"):
     import dr_models.networks  # noqa: F401  registers its networks with timm
 
+add_advice(
+    "timm",
+    class_map="--class-map FILE",
+    num_classes="--num-classes N",
+    temperature="leave out --smoothing 0, which takes a cross-entropy without temperature",
+)
 register()

@@ -21,35 +21,29 @@ from timm_ext.errors import UnsupportedOptionError
 from timm_ext.messages import log_on_primary
 from timm_ext.refusals import check_loader_options
 
-__all__ = ["StudentView", "create_loader"]
+__all__ = ["Normalize", "create_loader"]
 
 _SAFE_PREFETCHER = (1, 0, 31)
 
 
 @dataclass(frozen=True)
-class StudentView:
-    """Makes a stored view what the student takes.
+class Normalize:
+    """Makes float32 of uint8 views, as timm does where it has no prefetcher.
 
     Attributes:
-        size: (height, width) in pixels to resize to, bilinear and antialiased.
-        mean: Of the channels, in [0, 1]; None leaves normalising to timm's prefetcher.
-        std: Of the channels, in [0, 1].
+        mean: Of the channels, in [0, 1].
+        std: Likewise.
 
     Example:
-        >>> StudentView((8, 8))(torch.zeros(3, 16, 16, dtype=torch.uint8)).shape
-        torch.Size([3, 8, 8])
+        >>> Normalize((0.0,) * 3, (1.0,) * 3)(torch.zeros(3, 8, 8, dtype=torch.uint8)).dtype
+        torch.float32
     """
 
-    size: tuple[int, int]
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
 
     def __call__(self, view: torch.Tensor) -> torch.Tensor:
-        """Convert uint8 ``[3, H, W]`` to `size`: uint8, or float32 and normalised with `mean`."""
-        if tuple(view.shape[-2:]) != self.size:
-            view = transforms.resize(view, list(self.size), antialias=True)
-        if self.mean is None or self.std is None:
-            return view
+        """Convert uint8 ``[3, H, W]`` to float32, normalised."""
         return transforms.normalize(view.float() / 255, list(self.mean), list(self.std))
 
 
@@ -87,10 +81,11 @@ def create_loader(dataset: Any, *args: Any, **kwargs: Any) -> Any:
     size = _input_size(options["input_size"])
     check_loader_options(options)
     _explain(dataset, options)
-    normalise = {} if options["use_prefetcher"] else {k: tuple(options[k]) for k in ("mean", "std")}
     dataset = copy_for_loader(dataset)
     dataset.defer = _can_defer(dataset, options, size)
-    dataset.postprocess = None if dataset.defer else StudentView(size, **normalise)
+    dataset.size = size
+    if not options["use_prefetcher"]:  # else that normalises, on the device
+        dataset.postprocess = Normalize(tuple(options["mean"]), tuple(options["std"]))
     ours = {"re_prob": 0.0, "collate_fn": dataset.collate}
     # Pageable memory is copied only when the device is done with the step before, and finishing
     # the views would have to wait for that.

@@ -53,17 +53,7 @@ def _check_classes(images: Any, train: ReinforcedDataset) -> None:
         source = ImageSource(images)
     except DatasetMismatchError:  # of a kind whose images have no names
         return
-    names, expected = source.class_names, train.source.class_names
-    if names is None or expected is None or names == expected:
-        return
-    pairs = zip(names, expected, strict=False)
-    differing = [pair for pair in pairs if pair[0] != pair[1]]
-    raise DatasetMismatchError(
-        f"the validation images have {len(names)} classes, those for training {len(expected)}"
-        + (f"; the first that differ are {differing[0]}" if differing else "")
-        + ": labels would be shifted. Give the names of all classes in order with --class-map, "
-        "or validate on images of the same classes"
-    )
+    train.contract().check_class_names(source.class_names, "the set of validation images")
 
 
 def _shared(images: Any, training: Any) -> tuple[int, int, str]:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 from dr_plugins.targets import SparseTargets
+from dr_plugins.utils.advice import advice
 
 __all__ = ["check_inputs", "is_taken_apart"]
 
@@ -48,8 +49,7 @@ def check_inputs(logits: Tensor, target: SparseTargets | Tensor, temperature: fl
     if stored is not None and stored != temperature:
         raise ValueError(
             f"the targets have temperature {stored}, the loss {temperature}: use "
-            f"KDLoss(temperature={stored}) (timm: leave out --smoothing 0, which takes "
-            f"a cross-entropy without temperature)"
+            f"KDLoss(temperature={stored}){advice('temperature')}"
         )
 
 
@@ -62,7 +62,7 @@ def _check_probs(logits: Tensor, target: SparseTargets | Tensor) -> None:
     if target.shape[1] != logits.shape[1]:
         raise ValueError(
             f"the model has {logits.shape[1]} classes, the targets {target.shape[1]}: "
-            "build the model with as many classes as the targets (timm: --num-classes)"
+            f"build the model with as many classes as the targets{advice('num_classes')}"
         )
     if isinstance(target, Tensor) and _is_readable(target):
         _check_range(target)
@@ -102,5 +102,5 @@ def _check_labels(logits: Tensor, labels: Tensor) -> None:
     if outside.numel():
         raise ValueError(
             f"label {int(outside[0])} is not in [0, {classes}), the classes of the model: "
-            "build it with as many classes as the dataset (timm: --num-classes)"
+            f"build it with as many classes as the dataset{advice('num_classes')}"
         )

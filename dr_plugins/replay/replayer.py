@@ -16,6 +16,7 @@ from dr_plugins.errors import (
     ImageChangedError,
     UnknownImageError,
 )
+from dr_plugins.images.classes import check_class_names
 from dr_plugins.images.decoding import Picture, size_of
 from dr_plugins.images.sources import ImageSource
 from dr_plugins.policies.policy import AugmentParams
@@ -70,7 +71,8 @@ class Replayer:
         self.policy = stored_policy(shards)
         self.rows = shards.keys.rows(self.source.keys)
         self._positions = self._invert() if self.policy.mixings else None
-        self._check_classes()
+        stored = shards.manifest.settings["class_names"]
+        check_class_names(self.source.class_names, stored, "the dataset", "the shard set")
 
     def load(self, index: int, *, as_pixels: bool = False) -> tuple[Picture, int]:
         """Load an image and make sure that it is the one that was reinforced.
@@ -205,20 +207,3 @@ class Replayer:
                 f"A set that mixes images needs all of them."
             )
         return positions
-
-    def _check_classes(self) -> None:
-        names, stored = self.source.class_names, self.shards.manifest.settings["class_names"]
-        if names is None or stored is None or names == stored:
-            return
-        differing = [pair for pair in zip(names, stored, strict=False) if pair[0] != pair[1]]
-        raise DatasetMismatchError(
-            f"the dataset has {len(names)} classes, the shard set {len(stored)}"
-            + (f"; the first that differ are {_shown(differing[0])}" if differing else "")
-            + ". Use the dataset that was reinforced, with its classes in the same order. Where "
-            "only the order differs, give that of the set with a class map: --class-map (timm, "
-            "`dr-plugins verify`), class_map (MMEngine), dr_plugins.open_source (Python)."
-        )
-
-
-def _shown(pair: tuple[str, str]) -> str:
-    return f"({', '.join(map(quoted, pair))})"

@@ -87,6 +87,11 @@ class Manifest:
         return list(self.settings.get("left_out", ()))
 
     @property
+    def temperature(self) -> float:
+        """What the teacher's logits were divided by before its softmax."""
+        return float(self.settings.get("temperature", 1.0))
+
+    @property
     def set_id(self) -> str:
         """Digest of the settings; every shard of the set carries it."""
         return settings_digest(self.settings)

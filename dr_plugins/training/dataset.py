@@ -11,25 +11,25 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from torch.utils.data import Dataset, default_collate
+from torch.utils.data import Dataset
+from torchvision.transforms.v2.functional import resize
 
 from dr_plugins import randomness
-from dr_plugins.errors import DatasetMismatchError, ImageChangedError
+from dr_plugins.errors import DatasetMismatchError, ImageChangedError, ReinforcementError
 from dr_plugins.images.decoding import size_of
 from dr_plugins.images.sources import ImageSource
 from dr_plugins.policies.policy import AugmentParams, Policy
-from dr_plugins.replay.deferred import CroppedView, DeferredViews, join
+from dr_plugins.replay.deferred import CroppedView
 from dr_plugins.replay.replayer import Replayer
 from dr_plugins.shards.reader import ShardSet
 from dr_plugins.targets import SparseTargets
+from dr_plugins.training.batch import Images, Sample, Samples, View, collate
+from dr_plugins.training.contract import Contract
 from dr_plugins.training.draws import Draws
-from dr_plugins.utils.workers import naming_shared_memory, report_lost_batches
+from dr_plugins.utils.workers import report_lost_batches
 
 __all__ = ["ReinforcedDataset"]
 
-View = torch.Tensor | CroppedView
-Images = torch.Tensor | DeferredViews
-Sample = tuple[View, SparseTargets]
 _PLAIN_STREAM = 1
 
 
@@ -49,7 +49,9 @@ class ReinforcedDataset(Dataset[Sample]):
         seed: Seed of all choices, ``0 <= seed < 2**63``.
         transform: From a PIL image to a tensor, for plain images; by default a random resized crop
             and a flip to the size of the stored views, followed by `postprocess`.
-        postprocess: Applied to replayed views, uint8 ``[3, H, W]``; to resize or normalise them.
+        size: (height, width) in pixels, or the side of a square, that views are resized to,
+            bilinear and antialiased; None keeps the stored size. `transform` gives its own.
+        postprocess: Applied to views afterwards, uint8 ``[3, H, W]``; to normalise them, for one.
             With `transform`, both must give the same dtype and range of values.
         keys: Keys of the images, where they cannot be derived; see `image_keys`.
         check: What to do when a replayed view is not what the teacher saw (one view of each image
@@ -81,6 +83,7 @@ class ReinforcedDataset(Dataset[Sample]):
         densify: str = "smooth",
         seed: int = 0,
         transform: Callable[[Image.Image], Any] | None = None,
+        size: int | Sequence[int] | None = None,
         postprocess: Callable[[torch.Tensor], torch.Tensor] | None = None,
         keys: Sequence[str] | None = None,
         check: str = "error",
@@ -92,19 +95,21 @@ class ReinforcedDataset(Dataset[Sample]):
             raise ValueError(f"p is {p}; a probability within 0 and 1 was expected")
         if not 0 <= seed < 1 << 63:
             raise ValueError(f"seed is {seed}; 0 <= seed < 2**63 was expected")
-        if defer and postprocess is not None:
-            raise ValueError(
-                "postprocess cannot be applied to views that are finished later; leave out defer, "
-                "or postprocess the batch where it is finished"
-            )
         source = images if isinstance(images, ImageSource) else ImageSource(images, keys)
         self.shards = shards if isinstance(shards, ShardSet) else ShardSet(shards)
         self.p, self.densify, self.seed, self.check = p, densify, seed, check
         self.transform = transform
+        self.size = None if size is None else _pair(size)
         self.postprocess = postprocess
         self.defer = defer
         self._replayer = Replayer(source, self.shards)
         policy = self.policy
+        if defer and (postprocess is not None or self.size not in (None, policy.view_size)):
+            raise ValueError(
+                f"views that are finished on the device can be neither resized (size={size}, they "
+                f"are {policy.view_size}) nor postprocessed; leave out defer, or do it to the "
+                f"finished batch"
+            )
         self._plain_policy = Policy.load("rrc", size=policy.view_size[0], backend=policy.backend)
         # In shared memory, so that running workers see the epoch that the main process sets.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
@@ -128,7 +133,15 @@ class ReinforcedDataset(Dataset[Sample]):
     @property
     def temperature(self) -> float:
         """What the teacher's logits were divided by; the targets and their loss have the same."""
-        return float(self.shards.manifest.settings.get("temperature", 1.0))
+        return self.shards.manifest.temperature
+
+    def contract(self, error: type[ReinforcementError] = DatasetMismatchError) -> Contract:
+        """Return what the shard set demands of the rest of the training.
+
+        Args:
+            error: Type of the errors of its checks.
+        """
+        return Contract(self.shards, self.source.class_names, error)
 
     @property
     def epoch(self) -> int:
@@ -152,7 +165,7 @@ class ReinforcedDataset(Dataset[Sample]):
         """Return one image and its target; see `__getitems__`."""
         return self.__getitems__([index])[0]
 
-    def __getitems__(self, indices: Sequence[int]) -> list[Sample]:
+    def __getitems__(self, indices: Sequence[int]) -> Samples:
         """Return images with their targets; DataLoader calls this once for a whole batch.
 
         Args:
@@ -161,6 +174,7 @@ class ReinforcedDataset(Dataset[Sample]):
         Returns:
             For each, a tensor (uint8 ``[3, H, W]`` unless `transform` and `postprocess` make it
             something else), or with `defer` a `CroppedView`, and the `SparseTargets` of one sample.
+            `collate` takes the targets of all of them as they are.
 
         Raises:
             ImageReadError: An image cannot be read.
@@ -199,7 +213,7 @@ class ReinforcedDataset(Dataset[Sample]):
             densify=self.densify,
             temperature=self.temperature,
         )
-        return [(view, targets[i]) for i, view in enumerate(views)]
+        return Samples(views, targets)
 
     def is_reinforced(self, indices: Sequence[int]) -> np.ndarray:
         """Which images come with a stored view in this epoch, not plain.
@@ -227,7 +241,7 @@ class ReinforcedDataset(Dataset[Sample]):
         view, label = self._replayer.view(index, params)
         if is_checked:
             self._check(index, view)
-        return self._postprocessed(view), label
+        return self._for_student(view), label
 
     def _check(self, index: int, view: torch.Tensor) -> None:
         try:
@@ -254,9 +268,11 @@ class ReinforcedDataset(Dataset[Sample]):
             return torch.as_tensor(self.transform(image)), label
         rng = randomness.image_generator(self.seed, key_hash, epoch, _PLAIN_STREAM)
         params = self._plain_policy.sample(rng, size_of(image))
-        return self._postprocessed(self._plain_policy.apply(image, params)), label
+        return self._for_student(self._plain_policy.apply(image, params)), label
 
-    def _postprocessed(self, view: torch.Tensor) -> torch.Tensor:
+    def _for_student(self, view: torch.Tensor) -> torch.Tensor:
+        if self.size is not None and tuple(view.shape[-2:]) != self.size:
+            view = resize(view, list(self.size), antialias=True)
         return view if self.postprocess is None else self.postprocess(view)
 
     def with_own_epoch(self) -> ReinforcedDataset:
@@ -283,10 +299,7 @@ class ReinforcedDataset(Dataset[Sample]):
             TypeError: `transform` and `postprocess` give images of different dtypes.
             WorkerError: A worker finds no room for the batch in shared memory.
         """
-        images, targets = zip(*samples, strict=True)
-        with naming_shared_memory():
-            joined = join(images, _stack) if isinstance(images[0], CroppedView) else _stack(images)
-            return joined, SparseTargets.stack(targets)
+        return collate(samples)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -296,21 +309,11 @@ class ReinforcedDataset(Dataset[Sample]):
         return f"ReinforcedDataset({self.source!r}, {self.shards!r}, p={self.p})"
 
 
-def _stack(views: Sequence[torch.Tensor]) -> torch.Tensor:
-    dtypes = {view.dtype for view in views}
-    if len(dtypes) > 1:  # stacking would convert those that are uint8 as they are, 0 to 255
-        raise TypeError(
-            f"the images of a batch have different dtypes: {', '.join(map(str, dtypes))}. "
-            f"`transform` makes plain images and `postprocess` stored views; let both give the "
-            f"same dtype and range, such as uint8 from 0 to 255 and no `postprocess`."
-        )
-    # Decoded pixels lie channels-last; stacked as they lie, they are copied many times faster. A
-    # few plain images that lie otherwise shall not slow down the rest.
-    lying = sum(view.ndim == 3 and view.stride(0) == 1 for view in views)
-    if 2 * lying > len(views):
-        stacked: torch.Tensor = default_collate([view.permute(1, 2, 0) for view in views])
-        return stacked.permute(0, 3, 1, 2)
-    return default_collate(list(views))
+def _pair(size: int | Sequence[int]) -> tuple[int, int]:
+    height, width = (size, size) if isinstance(size, int) else tuple(size)
+    if min(height, width) < 1:
+        raise ValueError(f"size is {size}; pixels, or (height, width), were expected")
+    return height, width
 
 
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:

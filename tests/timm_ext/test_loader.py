@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 import timm_ext.loader
 from dr_plugins import ReinforcedDataset, SparseTargets
 from timm_ext import UnsupportedOptionError, create_dataset, create_loader
-from timm_ext.loader import StudentView, timm_create_loader
+from timm_ext.loader import Normalize, timm_create_loader
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
 Make = Callable[..., ReinforcedDataset]
@@ -149,12 +149,8 @@ def test_another_input_size_resizes_the_stored_views(make: Make, size: Any) -> N
     assert (dataset[0][0] - expected).abs().max() <= 1.01 / 255 / min(STD)
 
 
-def test_student_view_keeps_what_needs_no_change() -> None:
-    view = torch.randint(0, 256, (3, 8, 8), dtype=torch.uint8)
-    assert StudentView((8, 8))(view) is view
-    assert pickle.loads(pickle.dumps(StudentView((8, 8), MEAN, STD))) == StudentView(
-        (8, 8), MEAN, STD
-    )
+def test_normalize_travels_to_workers() -> None:
+    assert pickle.loads(pickle.dumps(Normalize(MEAN, STD))) == Normalize(MEAN, STD)
 
 
 @pytest.mark.parametrize("prefetcher", [True, False])

@@ -464,10 +464,10 @@ def test_compiled_step_moves_targets() -> None:
     ("logits", "target", "error", "message"),
     [
         (torch.zeros(2, 5), SparseTargets.one_hot([1, 2], 6), ValueError,
-         "model has 5 classes, the targets 6: .*--num-classes"),
+         "model has 5 classes, the targets 6"),
         (torch.zeros(2, 5), torch.zeros(2, 6), ValueError, "5 classes, the targets 6"),
         (torch.zeros(2, 5), torch.tensor([1, 5]), ValueError,
-         r"label 5 is not in \[0, 5\).*--num-classes"),
+         r"label 5 is not in \[0, 5\)"),
         (torch.zeros(2, 5), torch.tensor([-1, 1]), ValueError, "label -1 is not"),
         (torch.zeros(2, 5), torch.tensor([-100, 1]), ValueError, "label -100 is not"),
         (torch.zeros(2, 5), SparseTargets.one_hot([1], 5), ValueError,

@@ -1,0 +1,45 @@
+"""Classes in label order, and whether two lists of them agree."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from dr_plugins.errors import DatasetMismatchError, ReinforcementError
+from dr_plugins.utils.advice import advice
+from dr_plugins.utils.quoting import quoted
+
+__all__ = ["check_class_names"]
+
+
+def check_class_names(
+    names: Sequence[str] | None,
+    expected: Sequence[str] | None,
+    what: str,
+    reference: str,
+    error: type[ReinforcementError] = DatasetMismatchError,
+) -> None:
+    """Compare the classes of two data sets, names and order; nothing is wrong if one is unknown.
+
+    Args:
+        names: In label order.
+        expected: Likewise.
+        what: Whose `names` are, for the message.
+        reference: Whose `expected` are.
+        error: Type of the error.
+
+    Raises:
+        DatasetMismatchError: They differ, so that labels would mean other classes.
+
+    Example:
+        >>> check_class_names(["cat", "dog"], ["cat", "dog"], "the dataset", "the shard set")
+    """
+    if names is None or expected is None or list(names) == list(expected):
+        return
+    pairs = zip(names, expected, strict=False)
+    differing = [f"({quoted(a)}, {quoted(b)})" for a, b in pairs if a != b]
+    raise error(
+        f"{what} has {len(names)} classes, {reference} {len(expected)}"
+        + (f"; the first that differ are {differing[0]}" if differing else "")
+        + ": labels would mean other classes. Use the same classes in the same order; where only "
+        f"the order differs, give it with a class map{advice('class_map')}"
+    )
