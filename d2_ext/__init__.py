@@ -35,6 +35,7 @@ from d2_ext.settings import use_checkpoint
 from d2_ext.simple_pyramid import SimpleFeaturePyramid
 from d2_ext.trainer import ReinforcedTrainer
 from dr_models.checkpoints import mark_loaded
+from dr_plugins.utils.advice import add_advice
 
 __all__ = [
     "ClassificationEvaluator",
@@ -57,5 +58,12 @@ __all__ = [
     "setup_environment",
     "use_checkpoint",
 ]
+
+add_advice(
+    "Detectron2",
+    class_map="REINFORCED.CLASS_MAP, lazy: class_map",
+    num_classes="MODEL.DR_TIMM.NUM_CLASSES, lazy: num_classes",
+    temperature="REINFORCED.TEMPERATURE, lazy: temperature",
+)
 
 register_checkpoints()

@@ -11,14 +11,12 @@ from detectron2.config import configurable
 from detectron2.utils import comm
 from detectron2.utils.events import get_event_storage
 from torch.utils.data import DataLoader
-from torchvision.transforms.v2 import functional as transforms
 
 from d2_ext.config import reinforced_node
 from d2_ext.errors import ConfigError
 from d2_ext.sampler import EpochBatches
 from dr_plugins import ReinforcedDataset, ShardSet, SparseTargets
 from dr_plugins.images.sources import open_source
-from dr_plugins.replay.stored_policy import stored_policy
 
 __all__ = ["ReinforcedLoader", "build_reinforced_train_loader"]
 
@@ -147,23 +145,19 @@ def build_reinforced_train_loader(
         ...     "imagenet/train", "imagenet-plus", total_batch_size=1024, num_workers=8)
     """
     shards = shards if isinstance(shards, ShardSet) else ShardSet(shards)
-    stored = stored_policy(shards).view_size
-    is_resized = size is not None and stored != (size, size)
-    if defer and is_resized:
-        raise ConfigError(
-            f"REINFORCED.DEFER (defer) leaves views unfinished, which cannot be resized to "
-            f"REINFORCED.SIZE (size) {size}: they are {stored}. Set one of the two"
+    try:
+        dataset = ReinforcedDataset(
+            open_source(images, class_map) if isinstance(images, str) else images,
+            shards,
+            p=p,
+            densify=densify,
+            seed=seed,
+            check=check,
+            size=size,
+            defer=defer,
         )
-    dataset = ReinforcedDataset(
-        open_source(images, class_map) if isinstance(images, str) else images,
-        shards,
-        p=p,
-        densify=densify,
-        seed=seed,
-        check=check,
-        postprocess=_Resize(size) if size is not None and is_resized else None,
-        defer=defer,
-    )
+    except ValueError as error:
+        raise ConfigError(f"REINFORCED (lazy: build_reinforced_train_loader): {error}") from error
     batches = EpochBatches(
         len(dataset),
         total_batch_size,
@@ -185,13 +179,3 @@ def _collate(samples: Sequence[tuple[torch.Tensor, SparseTargets]]) -> Batch:
     """Join samples to what `ReinforcedClassifier` takes."""
     images, targets = ReinforcedDataset.collate(samples)
     return {"images": images, "targets": targets}
-
-
-class _Resize:
-    """Brings a view to the student's size, bilinear and antialiased."""
-
-    def __init__(self, size: int) -> None:
-        self.size = [size, size]
-
-    def __call__(self, view: torch.Tensor) -> torch.Tensor:
-        return transforms.resize(view, self.size, antialias=True)

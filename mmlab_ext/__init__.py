@@ -32,6 +32,7 @@ except ImportError as error:
         f"Install it with `pip install dr-plugins[mmlab]`."
     ) from error
 
+from dr_plugins.utils.advice import add_advice
 from mmlab_ext.classifier import TimmClassifier
 from mmlab_ext.datasets import ImageFolder, ReinforcedDataset
 from mmlab_ext.errors import ConfigError
@@ -62,3 +63,10 @@ __all__ = [
     "load_into",
     "refuse_to_load_loosely",
 ]
+
+add_advice(
+    "MMEngine",
+    class_map="class_map=FILE of the dataset",
+    num_classes="num_classes of the model or its head",
+    temperature="loss=dict(type='KDLoss', temperature=...) of the model",
+)

@@ -14,7 +14,6 @@ from dr_plugins import ReinforcedDataset as CoreReinforcedDataset
 from dr_plugins import ShardSet
 from dr_plugins.errors import FormatError
 from dr_plugins.replay.deferred import CroppedView, join
-from dr_plugins.replay.stored_policy import stored_policy
 from mmlab_ext.errors import ConfigError
 from mmlab_ext.images import KEY, open_images
 from mmlab_ext.samples import ClassificationSample
@@ -79,21 +78,25 @@ class ReinforcedDataset(Dataset[Item]):
     ) -> None:
         _refuse_pipeline(pipeline)
         source = open_images(images, class_map)
-        options: dict[str, Any] = {"p": p, "densify": densify, "seed": seed, "check": check}
         try:
             shard_set = ShardSet(shards)
         except FormatError as error:
             raise ConfigError(
                 f"{KEY}.shards: {error} (make a shard set with `dr-plugins reinforce`)"
             ) from error
-        if size is not None and tuple(_pair(size)) != stored_policy(shard_set).view_size:
-            if defer:
-                raise ConfigError(
-                    f"{KEY}.defer leaves views unfinished, which cannot be resized to size={size}: "
-                    f"they are {stored_policy(shard_set).view_size}. Set one of the two"
-                )
-            options["postprocess"] = v2.Resize(_pair(size), antialias=True)
-        self.reinforced = CoreReinforcedDataset(source, shard_set, defer=defer, **options)
+        try:
+            self.reinforced = CoreReinforcedDataset(
+                source,
+                shard_set,
+                p=p,
+                densify=densify,
+                seed=seed,
+                check=check,
+                size=size,
+                defer=defer,
+            )
+        except ValueError as error:
+            raise ConfigError(f"{KEY}: {error}") from error
         self.gt_score = gt_score
         # In shared memory, as the epoch itself.
         self._is_told = torch.zeros((), dtype=torch.uint8).share_memory_()

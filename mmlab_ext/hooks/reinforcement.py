@@ -170,18 +170,8 @@ def _check_validation(runner: Any, train: ReinforcedDataset) -> None:
             f"{key}.pipeline decodes to BGR, but training images are RGB; use "
             f"dict(type='ImageFolder', root=...), whose root may be this dataset's config"
         )
-    names, expected = (
-        list(getattr(each, "metainfo", {}).get("classes") or ()) for each in (dataset, train)
-    )
-    if names and expected and names != expected:
-        pairs = zip(names, expected, strict=False)
-        differing = [pair for pair in pairs if pair[0] != pair[1]]
-        raise ConfigError(
-            f"{key} has {len(names)} classes, the shard set {len(expected)}"
-            + (f"; the first that differ are {differing[0]}" if differing else "")
-            + f": labels would be shifted. Set {key}.class_map to a file with the names of all "
-            f"classes in order, or validate on images of the same classes"
-        )
+    names = list(getattr(dataset, "metainfo", {}).get("classes") or ()) or None
+    train.reinforced.contract(ConfigError).check_class_names(names, key)
 
 
 def _check_preprocessor(runner: Any, preprocessor: Any, dataset: ReinforcedDataset) -> None:
@@ -217,23 +207,12 @@ def _check_model(model: Any, dataset: ReinforcedDataset) -> None:
             f"{type(mixing).__name__}: it would mix views that the teacher answered unmixed. Leave "
             f"it out, or use a shard set whose policy mixes"
         )
+    contract = dataset.reinforced.contract(ConfigError)
     for key, holder in (("model", model), ("model.head", getattr(model, "head", None))):
         classes = getattr(holder, "num_classes", None)
-        if isinstance(classes, int) and classes != dataset.num_classes:
-            raise ConfigError(
-                f"{key}.num_classes is {classes}, but the shard set at {_KEY}.shards has "
-                f"{dataset.num_classes} classes; set {key}.num_classes={dataset.num_classes}"
-            )
+        if isinstance(classes, int):
+            contract.check_num_classes(classes, key)
+    # A loss without temperature has that of 1.
     losses = [module for module in model.modules() if isinstance(module, KDLoss)]
-    if not losses and dataset.temperature != 1:
-        raise ConfigError(
-            f"the answers were stored with temperature {dataset.temperature}, and the model's loss "
-            f"has none; set its loss to dict(type='KDLoss', temperature={dataset.temperature})"
-        )
-    for module in losses:
-        if module.temperature != dataset.temperature:
-            raise ConfigError(
-                f"model.loss.temperature is {module.temperature}, but the answers were stored with "
-                f"{dataset.temperature}; set model.loss=dict(type='KDLoss', "
-                f"temperature={dataset.temperature})"
-            )
+    for temperature in {loss.temperature for loss in losses} or {1.0}:
+        contract.check_temperature(temperature, "model.loss.temperature")
