@@ -17,6 +17,8 @@ from dr_models.checkpoints.record import (
 )
 from dr_models.checkpoints.recorded import recorded_name
 from dr_models.checkpoints.values import check_values, digest
+from dr_models.checkpoints.recorded import recorded_name
+from dr_models.checkpoints.values import DIGEST_KEY, check_values, digest
 from dr_plugins.errors import CheckpointError
 
 __all__ = ["Checkpoint", "load_checkpoint", "strip_prefixes"]
@@ -75,10 +77,10 @@ def load_checkpoint(path: str | Path, averaged: bool | None = None) -> Checkpoin
         )
     stripped = strip_prefixes(tensors)
     check_values(stripped, path)
-    if metadata.get("tensors_sha256", "") not in ("", digest(stripped)):
+    if DIGEST_KEY in metadata and metadata[DIGEST_KEY] != digest(stripped, metadata):
         raise CheckpointError(
-            f"{path}: its tensors are not those that were written: the file is damaged, or was "
-            f"changed. Convert the original again"
+            f"{path} does not hold what was written: it is damaged, or was changed. Convert the "
+            f"original again"
         )
     record = decode_record(stripped[RECORD_KEY]) if RECORD_KEY in stripped else None
     if record is not None:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
 
 import torch
 
 from dr_plugins.errors import CheckpointError
 
-__all__ = ["check_values", "digest"]
+__all__ = ["DIGEST_KEY", "check_values", "digest"]
+
+DIGEST_KEY = "content_sha256"
+"""Of the digest in a converted file's metadata."""
+
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
@@ -76,14 +81,15 @@ def _check_form(key: str, value: torch.Tensor, path: object) -> None:
         )
 
 
-def digest(state: Mapping[str, torch.Tensor]) -> str:
-    """SHA-256 over names, types, shapes and bytes, in the order of the names.
+def digest(state: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> str:
+    """SHA-256 over all metadata but the digest, and over names, types, shapes and bytes of tensors.
 
     Example:
-        >>> digest({"a": torch.zeros(2)})[:8]
-        '16edfb67'
+        >>> digest({"a": torch.zeros(2)}, {"arch": "resnet18"})[:8]
+        '1ca3823d'
     """
-    found = hashlib.sha256()
+    stated = {key: value for key, value in metadata.items() if key != DIGEST_KEY}
+    found = hashlib.sha256(json.dumps(stated, sort_keys=True).encode())
     for key in sorted(state):
         value = state[key].detach().contiguous()
         found.update(f"{key} {value.dtype} {list(value.shape)}\n".encode())

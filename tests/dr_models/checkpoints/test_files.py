@@ -20,6 +20,8 @@ import torch
 from torch import serialization
 
 from dr_models.checkpoints import convert, load_backbone, load_checkpoint, read_metadata
+from dr_models.checkpoints import convert, load_backbone, load_checkpoint, read_metadata
+from dr_models.checkpoints.values import DIGEST_KEY, digest
 from dr_plugins.errors import CheckpointError
 
 STATE = {"a.weight": torch.arange(1.0, 601.0).view(20, 30), "a.bias": torch.ones(20)}
@@ -30,15 +32,27 @@ def saved(path: Path, content: Any = STATE) -> Path:
     return path
 
 
-def test_a_flipped_bit_anywhere_in_the_tensors_is_noticed(tmp_path: Path) -> None:
-    whole = saved(tmp_path / "a.pt").read_bytes()
-    start = whole.index(STATE["a.weight"].numpy().tobytes())
-    for place in random.Random(0).sample(range(start * 8, (start + 2400) * 8), 20):
+def with_flipped_bits(path: Path, count: int) -> Iterator[int]:
+    """The file with one wrong bit, each time another one; gives the byte that it is in."""
+    whole = path.read_bytes()
+    for place in random.Random(0).sample(range(len(whole) * 8), count):
         damaged = bytearray(whole)
         damaged[place // 8] ^= 1 << place % 8
-        (tmp_path / "a.pt").write_bytes(damaged)
-        with pytest.raises(CheckpointError, match=r"a\.pt: \S*data/0 .*checksum"):
-            load_checkpoint(tmp_path / "a.pt")
+        path.write_bytes(damaged)
+        yield place // 8
+
+
+def test_a_flipped_bit_is_refused_or_changes_nothing(tmp_path: Path) -> None:
+    path = saved(tmp_path / "a.pt", {"state_dict": STATE, "arch": "resnet18"})
+    start = path.read_bytes().index(STATE["a.weight"].numpy().tobytes())
+    for byte in with_flipped_bits(path, 300):
+        try:
+            found = load_checkpoint(path)
+        except CheckpointError:
+            continue
+        assert not start <= byte < start + 2400
+        assert found.arch == "resnet18"
+        assert all(torch.equal(found.state[key], STATE[key]) for key in STATE)
 
 
 def test_files_written_without_checksums_are_read(tmp_path: Path) -> None:
@@ -58,12 +72,14 @@ def test_a_converted_file_notices_a_flipped_bit(tmp_path: Path) -> None:
     network = timm.create_model("test_resnet", num_classes=3)
     out = tmp_path / "out.safetensors"
     convert(saved(tmp_path / "a.pt", network.state_dict()), out, arch="timm:test_resnet")
-    load_backbone(str(out), to="timm")
-    damaged = bytearray(out.read_bytes())
-    damaged[-7] ^= 1
-    out.write_bytes(damaged)
-    with pytest.raises(CheckpointError, match=r"out\.safetensors.*damaged"):
-        load_backbone(str(out), to="timm")
+    whole = load_backbone(str(out), to="timm")
+    for _ in with_flipped_bits(out, 60):
+        try:
+            found = load_backbone(str(out), to="timm")
+        except CheckpointError:
+            continue
+        assert found.convention == whole.convention
+        assert all(torch.equal(found.state[key], whole.state[key]) for key in whole.state)
 
 
 def deflated(path: Path) -> None:
@@ -251,6 +267,7 @@ def test_metadata_of_any_kind_are_read_or_refused(tmp_path: Path) -> None:
         for value in (None, "7", "[" * 5000, "[NaN, 1, 1]"):
             changed = {**metadata, key: value}
             kept = {name: each for name, each in changed.items() if each is not None}
+            kept[DIGEST_KEY] = digest(state, kept)
             safetensors.torch.save_file(state, out, kept)
             try:
                 load_backbone(str(out), to="timm", arch="test_resnet")
