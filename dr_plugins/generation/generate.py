@@ -34,7 +34,7 @@ from dr_plugins.images.sources import ImageSource
 from dr_plugins.policies.policy import Policy
 from dr_plugins.records import RecordLayout, target_fields
 from dr_plugins.shards.key_index import KeyIndex
-from dr_plugins.shards.manifest import Manifest
+from dr_plugins.shards.manifest import MAX_SAMPLES, Manifest
 from dr_plugins.shards.output import OutputDirectory, finished_set, locked
 from dr_plugins.utils.workers import alive, check_room, noticing_dead_workers
 
@@ -77,6 +77,8 @@ class GenerationSettings:
         for name in ("samples", "topk", "batch_size", "shard_images"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; at least 1 was expected")
+        if self.samples > MAX_SAMPLES:
+            raise ValueError(f"samples is {self.samples}; at most {MAX_SAMPLES} were expected")
         if not 0 <= self.seed < 1 << 64:
             raise ValueError(f"seed is {self.seed}; 0 <= seed < 2**64 was expected")
 

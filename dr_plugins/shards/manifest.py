@@ -18,6 +18,7 @@ from dr_plugins.utils.files import MANIFEST_NAME, regular_only
 
 __all__ = [
     "FORMAT_VERSION",
+    "MAX_SAMPLES",
     "FileEntry",
     "Manifest",
     "library_versions",
@@ -27,6 +28,7 @@ __all__ = [
 FORMAT_VERSION = 1
 _FORMAT = "dr-plugins"
 _LIBRARIES = ("dr-plugins", "torch", "torchvision", "numpy", "pillow")
+MAX_SAMPLES = 1 << 20  # choosing one of an image's takes memory for each
 _MAX_IMAGES = (1 << 32) - 1  # a record names its partner's row in four bytes
 _FILE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*\.safetensors")
 
@@ -188,6 +190,8 @@ def _entry(data: dict[str, Any]) -> FileEntry:
 def _is_consistent(manifest: Manifest) -> bool:
     settings = manifest.settings
     if not all(_is_count(settings[name], 1) for name in ("samples", "topk", "num_classes")):
+        return False
+    if manifest.samples > MAX_SAMPLES:
         return False
     if not isinstance(settings["policy"], dict):
         return False

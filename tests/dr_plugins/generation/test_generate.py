@@ -538,6 +538,11 @@ def test_a_teacher_that_fails_later_keeps_finished_shards(
     assert (tmp_path / "set" / "shard-00000.safetensors").exists()
 
 
+def test_more_samples_than_a_set_can_have() -> None:
+    with pytest.raises(ValueError, match="samples is 1048577"):
+        GenerationSettings(policy(), samples=(1 << 20) + 1)
+
+
 @pytest.mark.parametrize("name", ["samples", "topk", "batch_size", "shard_images"])
 def test_counts_start_at_one(name: str) -> None:
     with pytest.raises(ValueError, match=f"{name} is 0"):

@@ -144,6 +144,7 @@ def test_contradictions_and_huge_counts_are_refused(
     [
         ("samples", 0),
         ("samples", 18.0),
+        ("samples", 10**9),
         ("samples", float("inf")),
         ("samples", "18"),
         ("samples", True),
