@@ -35,7 +35,7 @@ def log_images(source: ImageSource) -> None:
     if source.left_out:
         ends = [f"{n} {end or 'without'}" for end, n in source.left_out.most_common(_FEW)]
         _logger.warning(
-            "%d files were left out, whose names do not end as those of images do (%s)",
+            "files left out, as their extensions are not those of images: %d (%s)",
             source.left_out.total(),
             ", ".join(ends),
         )
@@ -168,7 +168,7 @@ def skip_list(
             _logger.warning("left out: %s", message)
     if keys:
         examples = ", ".join(map(quoted, keys[:3])) + (", ..." if len(keys) > 3 else "")
-        _logger.warning("%d images are left out, as listed in %s: %s", len(keys), path, examples)
+        _logger.warning("images left out, as listed in %s: %d (%s)", path, len(keys), examples)
     return keys
 
 

@@ -10,11 +10,12 @@ from pathlib import Path
 from torchvision import datasets
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from dr_plugins.utils.files import MANIFEST_NAME, PROGRESS_NAME
+from dr_plugins.utils.files import LOCK_NAME, MANIFEST_NAME, PROGRESS_NAME
 from dr_plugins.utils.quoting import quoted, respelt
 
 __all__ = ["ClassFolders"]
 
+_OF_SETS = {LOCK_NAME, MANIFEST_NAME, PROGRESS_NAME}
 _SPLITS = ("train", "training", "trainval", "val", "valid", "validation", "test", "testing", "eval")
 
 
@@ -80,7 +81,7 @@ class ClassFolders(datasets.ImageFolder):
         others: Counter[str] = Counter()
         is_apart = name.startswith(".")
         for where, _, files in sorted(os.walk(folder, followlinks=True)):
-            is_apart = is_apart or MANIFEST_NAME in files or PROGRESS_NAME in files
+            is_apart = is_apart or not _OF_SETS.isdisjoint(files)
             for file in sorted(files):
                 if file.lower().endswith(IMG_EXTENSIONS):
                     images.append(os.path.join(where, file))

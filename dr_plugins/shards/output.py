@@ -18,12 +18,11 @@ from dr_plugins.shards.key_index import KeyIndex
 from dr_plugins.shards.manifest import FileEntry, Manifest, library_versions, settings_digest
 from dr_plugins.shards.reader import map_shard
 from dr_plugins.shards.shard import Shard, shard_name
-from dr_plugins.utils.files import MANIFEST_NAME, PROGRESS_NAME, regular_only
+from dr_plugins.utils.files import LOCK_NAME, MANIFEST_NAME, PROGRESS_NAME, regular_only
 
 __all__ = ["OutputDirectory", "finished_set", "locked"]
 
 _INDEX_NAME = "index.safetensors"
-_LOCK_NAME = ".lock"
 _LONGEST_VALUE = 120  # characters of a value in a message
 _logger = logging.getLogger(__name__)
 
@@ -36,7 +35,7 @@ def locked(directory: Path) -> Iterator[None]:
         LockedError: Another process holds it.
         OutputError: It cannot be created or written to.
     """
-    lock = filelock.FileLock(directory / _LOCK_NAME)
+    lock = filelock.FileLock(directory / LOCK_NAME)
     try:
         directory.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=0)
@@ -182,7 +181,7 @@ class OutputDirectory:
 
     def _has_work(self) -> bool:
         """Whether there is more than a run leaves that was stopped before its first shard."""
-        left = (PROGRESS_NAME, _LOCK_NAME)
+        left = (PROGRESS_NAME, LOCK_NAME)
         names = (path.name for path in self.directory.iterdir())
         return any(name not in left and not name.endswith(TEMPORARY_SUFFIX) for name in names)
 

@@ -6,13 +6,16 @@ import errno
 import os
 import stat
 
-__all__ = ["MANIFEST_NAME", "PROGRESS_NAME", "regular_only"]
+__all__ = ["LOCK_NAME", "MANIFEST_NAME", "PROGRESS_NAME", "regular_only"]
 
 MANIFEST_NAME = "manifest.json"
 """In the directory of a complete shard set."""
 
 PROGRESS_NAME = "unfinished.json"
 """In the directory of one that is being made."""
+
+LOCK_NAME = ".lock"
+"""Held by the one process that writes to a directory."""
 
 
 def regular_only(path: str, flags: int) -> int:

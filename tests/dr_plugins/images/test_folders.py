@@ -12,6 +12,9 @@ from dr_plugins.errors import DatasetMismatchError, UnknownImageError
 from dr_plugins.images.sources import ImageSource, open_source
 from dr_plugins.tools.verify import verify
 from dr_plugins.training.dataset import ReinforcedDataset
+from dr_plugins.shards.output import locked
+from dr_plugins.images.sources import ImageSource, open_source
+from dr_plugins.tools.verify import verify
 from tests.tiny import TinyTeacher, make_photographs, make_set, photograph
 
 
@@ -91,6 +94,13 @@ def test_a_shard_set_among_its_images(place: str, tmp_path: Path) -> None:
     next(out.glob("shard-*")).unlink()
     make_set(out, open_source(str(root)))
     assert verify(out, open_source(str(root)), replay=12).problems == []
+
+
+def test_a_shard_set_that_was_never_begun(tmp_path: Path) -> None:
+    root = images(tmp_path, "a/1.jpg")
+    with locked(root / "reinforcements" / "set"):
+        pass
+    assert open_source(str(root)).class_names == ["a"]
 
 
 def test_a_class_may_be_called_reinforcements(tmp_path: Path) -> None:
