@@ -14,6 +14,11 @@ from dr_models.checkpoints import BackboneWeights
 from dr_models.cvnets.keys import is_counter
 from dr_models.cvnets.report import shorten
 from dr_plugins.errors import CheckpointError
+from dr_models.checkpoints import BackboneWeights
+from dr_models.cvnets.keys import is_counter
+from dr_models.cvnets.report import shorten
+from dr_models.checkpoints.resnets import check_layers
+from dr_plugins.errors import BackboneError, CheckpointError
 
 __all__ = ["resnet_parts"]
 
@@ -43,7 +48,7 @@ def resnet_parts(
 
     Raises:
         CheckpointError: A tensor of the network or of the checkpoint is left over, or one has
-            another shape; or the network strides elsewhere.
+            another shape; or the network strides elsewhere or normalises with another eps.
     """
     network = model.get_submodule(name)
     assert isinstance(network, ResNet)
@@ -56,7 +61,14 @@ def resnet_parts(
     for stage, module in blocks.items():
         _check_strides(module, stage, weights, address)
     for part, state in parts.items():
-        _check_keys(model.get_submodule(part), part, state, weights, address, may_be_new)
+        module = model.get_submodule(part)
+        _check_keys(module, part, state, weights, address, may_be_new)
+        try:
+            check_layers(module, state)
+        except BackboneError as error:
+            raise CheckpointError(
+                f"{address} does not fit {part or 'the model'}: {error}"
+            ) from error
     return parts
 
 

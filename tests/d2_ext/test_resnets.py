@@ -141,6 +141,17 @@ def test_a_stem_of_three_convolutions_is_called_that(
     assert "STRIDE_IN_1X1 to" not in str(error.value)
 
 
+def test_another_eps_is_refused(
+    yacs: Callable[..., Any], saved: Callable[..., tuple[Any, Path]]
+) -> None:
+    """All tensors fit, and the features are off by a percent."""
+    _, path = saved("resnet18")
+    model = build_model(yacs(*NATIVE))
+    model.backbone.bottom_up.res3[0].conv1.norm.eps = 1e-3
+    with pytest.raises(CheckpointError, match=r"res3\.0\.conv1\.norm.*0\.001"):
+        load_reinforced(model, f"imagenet-plus://{path}")
+
+
 def test_backbone_alone(yacs: Callable[..., Any], saved: Callable[..., tuple[Any, Path]]) -> None:
     network, path = saved("resnet18")
     backbone = build_resnet_backbone(yacs(*NATIVE), ShapeSpec(channels=3))
