@@ -20,8 +20,9 @@ from mmlab_ext.pipelines import decodes_to_bgr, refuse_normalised, refuse_normal
 pytest.importorskip("mmdet", reason="MMDetection is not installed")
 import mmdet.datasets  # registers
 
-from tests.mmlab_ext.test_backbone_hook import MEAN, STD, config_of, train
+from tests.mmlab_ext.test_backbone_hook import MEAN, STD, train
 from tests.mmlab_ext.test_backbones import saved
+from tests.mmlab_ext.test_parts import short
 
 Builder = Callable[..., Any]
 NORMALIZE = {"type": "Normalize", "mean": MEAN, "std": STD, "to_rgb": True}
@@ -154,7 +155,7 @@ def test_no_run_normalises_twice(
     part: str, step: dict[str, Any], build_runner: Builder, tmp_path: Path
 ) -> None:
     _, path = saved("resnet18", tmp_path)
-    config = config_of(path)
+    config = short(path)
     config["default_scope"] = "mmengine"
     config["custom_imports"]["imports"].append("mmcv.transforms")
     config["model"]["type"] = "TinyDetector"
@@ -168,6 +169,16 @@ def test_no_run_normalises_twice(
     config[f"{part}_dataloader"] = {**loader, "dataset": listed(step)}
     with pytest.raises(ConfigError, match=rf"{part}_dataloader\.dataset"):
         train(build_runner(config))
+
+
+def test_a_pipeline_may_normalise_instead_of_the_model(
+    build_runner: Builder, tmp_path: Path
+) -> None:
+    _, path = saved("resnet18", tmp_path)
+    config = short(path)
+    config["default_scope"] = "mmengine"
+    config["custom_imports"]["imports"].append("mmcv.transforms")
+    config["train_dataloader"]["dataset"] = listed(NORMALIZE)
     config["custom_hooks"][0]["check_inputs"] = False
     train(build_runner(config))
 
@@ -177,7 +188,7 @@ def test_no_run_normalises_twice(
 def test_no_evaluation_normalises_twice(
     step: dict[str, Any], run: str, build_runner: Builder, tmp_path: Path
 ) -> None:
-    config = config_of("resnet18.pt")
+    config = short("resnet18.pt")
     part = "val" if run == "val" else "test"
     loader = {**config.pop("train_dataloader"), "dataset": listed(step)}
     del config["train_cfg"], config["optim_wrapper"]
