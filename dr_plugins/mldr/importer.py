@@ -22,6 +22,7 @@ from dr_plugins.mldr.decode import Decoder
 from dr_plugins.mldr.errors import ArchiveError
 from dr_plugins.mldr.inspection import Part, inspect, named
 from dr_plugins.mldr.order import ImageOrder
+from dr_plugins.mldr.pool import WorkerPool
 from dr_plugins.mldr.staging import (
     INSPECTION_NAME,
     SIZES_NAME,
@@ -221,15 +222,15 @@ class _Import:
         if self._output.is_finished:
             _logger.info("%s is already complete", self._output.directory)
             return []
-        with Crew(self._worker, self._settings.workers) as crew:
-            self._measure(crew)
-            self._resume(crew)
+        with WorkerPool(self._worker, self._settings.workers) as pool:
+            self._measure(pool)
+            self._resume(pool)
             with self._bar("importing", self._done.size, int(self._done.sum())) as bar:
-                self._finish_full(crew, range(self._plan.shards))
+                self._finish_full(pool, range(self._plan.shards))
                 for number in range(len(self._paths)):
-                    self._import(number, crew, bar)
-                for result in crew.drain():
-                    self._take(result, crew, bar)
+                    self._import(number, pool, bar)
+                for result in pool.drain():
+                    self._take(result, pool, bar)
             if not self._finished.all():
                 raise ArchiveError("an archive has changed since it was looked through")
             agreement = self._alignment.finish()
@@ -246,7 +247,7 @@ class _Import:
             disable=not self._settings.progress,
         )
 
-    def _measure(self, crew: Crew) -> None:
+    def _measure(self, pool: WorkerPool) -> None:
         """Write down the sizes of all images, unless that was done before."""
         path, order = self._worker.staging.directory / SIZES_NAME, self._order
         source = {"order": self._order_digest, "looked_at": str(order.files is not None)}
@@ -260,10 +261,10 @@ class _Import:
         with self._bar("looking at images", len(files)) as bar:
             for first in range(0, len(files), _BATCH_HEADERS):
                 batch = range(first, min(first + _BATCH_HEADERS, len(files)))
-                crew.submit("measure", first, [files[number] for number in batch])
-                for result in crew.ready():
+                pool.submit("measure", first, [files[number] for number in batch])
+                for result in pool.ready():
                     _note(result, sizes, unreadable, bar)
-            for result in crew.drain():
+            for result in pool.drain():
                 _note(result, sizes, unreadable, bar)
         if unreadable:
             shown = "; ".join(unreadable[:_MOST_SHOWN])
@@ -274,7 +275,7 @@ class _Import:
             )
         write_tensors(path, {"sizes": sizes}, source)
 
-    def _resume(self, crew: Crew) -> None:
+    def _resume(self, pool: WorkerPool) -> None:
         """Take stock of what an interrupted import has left."""
         for shard in range(self._plan.shards):
             rows = self._plan.rows(shard)
@@ -283,12 +284,12 @@ class _Import:
                 self._finished[shard] = True
                 self._missing[shard] = 0
                 self._done[:, rows.start : rows.stop] = True
-                crew.submit("review", shard, rows.start, labels)
+                pool.submit("review", shard, rows.start, labels)
             elif self._worker.staging.path(shard).exists():
-                crew.submit("resume", shard, [self._keys.encoded(r) for r in rows], labels)
-            for result in crew.ready():
+                pool.submit("resume", shard, [self._keys.encoded(r) for r in rows], labels)
+            for result in pool.ready():
                 self._take_stock(result)
-        for result in crew.drain():
+        for result in pool.drain():
             self._take_stock(result)
         if self._done.any():
             _logger.info("resuming: %d of %d are done", self._done.sum(), self._done.size)
@@ -303,7 +304,7 @@ class _Import:
         self._missing[shard] -= done.sum()
         self._alignment.add(votes)
 
-    def _import(self, number: int, crew: Crew, bar: Any) -> None:
+    def _import(self, number: int, pool: WorkerPool, bar: Any) -> None:
         """Read one archive as far as there is something to do in it."""
         part_of = {p.folder: n for n, p in enumerate(self._parts) if p.archive == number}
         wanted = [n for n in part_of.values() if not self._done[n].all()]
@@ -319,10 +320,10 @@ class _Import:
             batch.append(self._task(number, part, member, row, read))
             left -= 1
             if _is_full(batch) or not left:
-                crew.submit("store", batch)
+                pool.submit("store", batch)
                 batch = []
-                for result in crew.ready():
-                    self._take(result, crew, bar)
+                for result in pool.ready():
+                    self._take(result, pool, bar)
             if not left:
                 break
 
@@ -338,7 +339,7 @@ class _Import:
         key, label = self._keys.encoded(row), int(self._labels[row])
         return Task(part, member.name, member.index, shard, position, key, label, data)
 
-    def _take(self, result: Any, crew: Crew, bar: Any) -> None:
+    def _take(self, result: Any, pool: WorkerPool, bar: Any) -> None:
         if isinstance(result, tuple):
             shard, entry = result
             assert isinstance(entry, FileEntry)
@@ -349,14 +350,14 @@ class _Import:
             self._missing[vote.shard] -= 1
         bar.update(len(votes))
         self._alignment.add(votes)
-        self._finish_full(crew, {vote.shard for vote in votes})
+        self._finish_full(pool, {vote.shard for vote in votes})
 
-    def _finish_full(self, crew: Crew, shards: Any) -> None:
+    def _finish_full(self, pool: WorkerPool, shards: Any) -> None:
         for shard in shards:
             if self._missing[shard] == 0 and not self._finished[shard]:
                 self._finished[shard] = True
                 rows = self._plan.rows(shard)
-                crew.submit("finish", shard, rows.start, self._labels[rows.start : rows.stop])
+                pool.submit("finish", shard, rows.start, self._labels[rows.start : rows.stop])
 
 
 def _has_metadata(path: Path, metadata: dict[str, str]) -> bool:

@@ -1,64 +1,15 @@
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import numpy as np
 import pytest
 
-from dr_plugins.errors import ReinforcementError
 from dr_plugins.mldr.alignment import Alignment
 from dr_plugins.mldr.errors import AlignmentError, ArchiveError
+from dr_plugins.mldr.errors import AlignmentError
 from dr_plugins.mldr.worker import Vote, mean_answer
 from dr_plugins.mldr.worker_pool import Crew
-
-
-class _Worker:
-    def square(self, number: int) -> int:
-        return number * number
-
-    def fail(self) -> None:
-        raise ArchiveError("a.tar.gz, member '7': damaged")
-
-    def die(self) -> None:
-        os._exit(1)
-
-
-@pytest.mark.parametrize("processes", [0, 2])
-def test_all_results_come_out_once(processes: int) -> None:
-    found: list[int] = []
-    with Crew(_Worker(), processes) as crew:
-        for number in range(40):
-            crew.submit("square", number)
-            found.extend(crew.ready())
-        found.extend(crew.drain())
-        crew.submit("square", 2)
-        for result in crew.drain():
-            found.append(result)
-            if result == 4:  # work that follows from a result
-                crew.submit("square", 100)
-    assert sorted(found) == sorted([n * n for n in range(40)] + [4, 10_000])
-
-
-@pytest.mark.parametrize("processes", [0, 1])
-def test_errors_arrive_as_they_are(processes: int) -> None:
-    def run() -> None:
-        with Crew(_Worker(), processes) as crew:
-            crew.submit("fail")
-            list(crew.drain())
-
-    with pytest.raises(ArchiveError, match="member '7': damaged"):
-        run()
-
-
-def test_a_killed_worker_is_an_error() -> None:
-    def run() -> None:
-        with Crew(_Worker(), 1) as crew:
-            crew.submit("die")
-            list(crew.drain())
-
-    with pytest.raises(ReinforcementError, match="was killed"):
-        run()
 
 
 def votes(hits: int, misses: int, part: int = 0) -> list[Vote]:

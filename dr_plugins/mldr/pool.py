@@ -15,13 +15,13 @@ from typing import Any
 
 from dr_plugins.errors import ReinforcementError
 
-__all__ = ["Crew"]
+__all__ = ["WorkerPool"]
 
 _QUEUED_PER_PROCESS = 3
 _worker: Any = None
 
 
-class Crew:
+class WorkerPool:
     """Calls methods of one object, in other processes if there are any.
 
     Args:
@@ -29,9 +29,9 @@ class Crew:
         processes: Number of processes; with 0 everything happens in this one.
 
     Example:
-        >>> with Crew([3, 1, 2], 0) as crew:
-        ...     crew.submit("index", 2)
-        ...     list(crew.drain())
+        >>> with WorkerPool([3, 1, 2], 0) as pool:
+        ...     pool.submit("index", 2)
+        ...     list(pool.drain())
         [2]
     """
 
@@ -41,7 +41,7 @@ class Crew:
         self._results: list[Any] = []
         self._executor: ProcessPoolExecutor | None = None
 
-    def __enter__(self) -> Crew:
+    def __enter__(self) -> WorkerPool:
         if self._processes:
             # A server that has imported this package forks the workers: they share its memory.
             context = multiprocessing.get_context("forkserver")
