@@ -17,6 +17,7 @@ from mmengine.runner import EpochBasedTrainLoop
 from torch import nn
 
 import mmlab_ext  # noqa: F401  registers
+from dr_plugins.checkpoints import mark_loaded
 from dr_plugins.errors import BackboneError, CheckpointError
 from mmlab_ext import ConfigError, load_into
 
@@ -198,7 +199,7 @@ def test_tensors_may_be_declared_as_new(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"new_keys has '\*\.offset\.\*'"):
         load_into(backbone, path, new_keys=["*.conv_offset.*", "*.offset.*"])
     offset = backbone.layer4[0].conv2.conv_offset.weight.data.fill_(0.5)
-    loaded = load_into(backbone, path, new_keys=["*.conv_offset.*"])
+    loaded = load_into(backbone, f"imagenet-plus://{path}?new_keys=*.conv_offset.*")
     assert len(loaded.new) == 6
     assert torch.equal(backbone.layer4[0].conv2.weight, network.layer4[0].conv2.weight)
     assert (offset == 0.5).all()
@@ -225,6 +226,13 @@ def test_plugins_may_be_declared_as_new(
     new = {key for key in seen.state if ".context_block." in key}
     assert len(new) == 16 * 8
     assert all(torch.equal(seen.state[key], source[key]) for key in seen.state.keys() - new)
+
+
+def test_a_backbone_may_be_said_to_be_loaded() -> None:
+    config = {"type": "TimmFeatures", "model": "resnet18", "frozen_stages": 1}
+    model = nn.Sequential(MODELS.build(config))
+    mark_loaded(model)
+    model.train()(images())
 
 
 def test_new_keys_are_for_our_checkpoints() -> None:
