@@ -186,7 +186,8 @@ def _timm_parts(
         except BackboneError as error:
             raise CheckpointError(
                 f"{stage} would keep random weights, because {error} than a ResNet of "
-                f"Detectron2's. Use a feature pyramid (MODEL.BACKBONE.NAME "
+                f"Detectron2's. Set MODEL.RESNETS.STRIDE_IN_1X1 to False, from which that stage is "
+                f"built; if that does not help, use a feature pyramid (MODEL.BACKBONE.NAME "
                 f"'build_dr_timm_fpn_backbone'), or say that it is meant to be new: "
                 f"?new_keys={stage}.*"
             ) from error
