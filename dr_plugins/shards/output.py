@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ __all__ = ["OutputDirectory", "finished_set", "locked"]
 
 _INDEX_NAME = "index.safetensors"
 _LONGEST_VALUE = 120  # characters of a value in a message
+_OURS = re.compile(r"(?:shard-[0-9]+|index)\.safetensors|(?:manifest|unfinished)\.json")
 _logger = logging.getLogger(__name__)
 
 
@@ -173,7 +175,8 @@ class OutputDirectory:
             )
         try:
             for left_over in self.directory.glob(f"*{TEMPORARY_SUFFIX}"):
-                left_over.unlink()
+                if _OURS.fullmatch(left_over.name.removesuffix(TEMPORARY_SUFFIX)):
+                    left_over.unlink()
         except OSError as error:
             raise OutputError(f"cannot delete {error.filename}: {error.strerror}") from error
         write_file(path, [json.dumps(mine, indent=1, ensure_ascii=False).encode()])

@@ -211,6 +211,14 @@ def test_left_overs_are_removed_or_named(
         assert not left_over.exists()
 
 
+def test_foreign_files_are_no_left_overs(tmp_path: Path, photographs: Path) -> None:
+    for name in ("thesis.tmp", "model.safetensors.tmp"):
+        (tmp_path / name).write_bytes(b"precious")
+    make_set(tmp_path, photographs)
+    for name in ("thesis.tmp", "model.safetensors.tmp"):
+        assert (tmp_path / name).read_bytes() == b"precious"
+
+
 def test_a_left_over_progress_file_goes_once_the_set_is_complete(
     tmp_path: Path, photographs: Path
 ) -> None:
