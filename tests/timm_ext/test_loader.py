@@ -19,9 +19,12 @@ import timm_ext.loader
 from dr_plugins import ReinforcedDataset, SparseTargets
 from timm_ext import UnsupportedOptionError, create_dataset, create_loader
 from timm_ext.loader import Normalize, timm_create_loader
+from timm_ext.loader import StudentView
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
 Make = Callable[..., ReinforcedDataset]
+# Not imported by name: `register` would bind it anew here too.
+LOADER = signature(timm_ext.loader.timm_create_loader)
 
 
 @pytest.fixture
@@ -79,7 +82,10 @@ def test_batches_are_the_stored_views_normalised_for_the_student(
     assert sorted(found) == sorted(expected)
 
 
-def test_a_gpu_finishes_the_views_unless_they_are_resized(make: Make) -> None:
+def test_a_gpu_finishes_the_views_unless_they_are_resized(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("timm.__version__", "1.0.31")
     dataset = make()
     size = dataset.policy.view_size
     for device, prefetcher, student, expected in (
@@ -112,12 +118,13 @@ def test_unfinished_views_are_pinned(
     make: Make, monkeypatch: pytest.MonkeyPatch, asked: bool, deferred: bool
 ) -> None:
     seen: dict[str, Any] = {}
+    original = timm_ext.loader.timm_create_loader
 
     def create(**options: Any) -> Any:
         seen.update(options)
-        return timm_create_loader(**{**options, "pin_memory": False})
+        return original(**{**options, "pin_memory": False})
 
-    create.__signature__ = signature(timm_create_loader)  # type: ignore[attr-defined]
+    create.__signature__ = LOADER  # type: ignore[attr-defined]
     monkeypatch.setattr(timm_ext.loader, "timm_create_loader", create)
     monkeypatch.setattr(timm_ext.loader, "_can_defer", lambda *_: deferred)
     load(make(), pin_memory=asked)
@@ -317,7 +324,8 @@ def test_ranks_share_the_images_and_shuffle_anew_each_epoch(
             {"input_size_choices": [24, 32]},
             "--train-img-sizes",
             marks=pytest.mark.skipif(
-                "input_size_choices" not in signature(timm_create_loader).parameters,
+                "input_size_choices"
+                not in signature(timm_ext.loader.timm_create_loader).parameters,
                 reason="this timm has no scheduled sizes",
             ),
         ),
