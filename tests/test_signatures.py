@@ -44,7 +44,7 @@ DEFAULTS: dict[str, str] = {
     "FeatureBackbone.train": "mode=True",
     "Field": "shape=()",
     "GenerationSettings": (
-        "samples=400, topk=10, seed=0, probs_dtype='float16', batch_size=256, shard_images=256"
+        "samples=400, topk=10, seed=0, probs_dtype='float16', batch_size=256, shard_images=1024"
     ),
     "ImageOrder": "size=None",
     "ImageOrder.of_list": "root=None",
