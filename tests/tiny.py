@@ -87,5 +87,6 @@ def make_set(
     options = {"batch_size": 16, "shard_images": 5, **settings}
     generation = GenerationSettings(policy_ or policy(), samples=samples, topk=topk, **options)
     teachers = Ensemble([teacher or TinyTeacher()])
-    reinforce(source, teachers, out, generation, left_out=left_out)
+    # A teacher of random weights knows none of the labels.
+    reinforce(source, teachers, out, generation, left_out=left_out, min_agreement=0)
     return out

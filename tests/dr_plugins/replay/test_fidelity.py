@@ -129,7 +129,9 @@ def generate(
 ) -> Seen:
     source, spy = ImageSource(images), SpyingTeacher()
     generation = GenerationSettings(policy, **options)
-    reinforce(source, Ensemble([spy]), out, generation, workers=workers, views_on=views_on)
+    chosen: dict[str, Any] = {"workers": workers, "views_on": views_on}
+    # A teacher of random weights knows none of the labels.
+    reinforce(source, Ensemble([spy]), out, generation, min_agreement=0, **chosen)
     return spy.seen(list(source.keys), generation.topk, generation.probs_dtype)
 
 
@@ -261,7 +263,7 @@ def test_lossless_probabilities_are_the_softmax_itself(
     spy = SpyingTeacher()
     source = ImageSource(every_mode)
     options = GenerationSettings(small("rrc"), samples=2, topk=3, probs_dtype="float32")
-    reinforce(source, Ensemble([spy]), tmp_path, options)
+    reinforce(source, Ensemble([spy]), tmp_path, options, min_agreement=0)
     train = ReinforcedDataset(every_mode, tmp_path, p=1.0)
     answers = {
         view.numpy().tobytes(): probs
