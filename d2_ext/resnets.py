@@ -11,13 +11,9 @@ from torch import nn
 
 from d2_ext.last_stage import LAST_STAGE
 from dr_models.checkpoints import BackboneWeights
-from dr_models.cvnets.keys import is_counter
-from dr_models.cvnets.report import shorten
-from dr_plugins.errors import CheckpointError
-from dr_models.checkpoints import BackboneWeights
-from dr_models.cvnets.keys import is_counter
-from dr_models.cvnets.report import shorten
 from dr_models.checkpoints.resnets import check_layers
+from dr_models.cvnets.keys import is_counter
+from dr_models.cvnets.report import shorten
 from dr_plugins.errors import BackboneError, CheckpointError
 
 __all__ = ["resnet_parts"]

@@ -26,21 +26,11 @@ from dr_models.checkpoints.from_host import from_host, host_convention
 from dr_models.checkpoints.load import load_checkpoint, strip_prefixes
 from dr_models.checkpoints.record import check_options
 from dr_models.checkpoints.recorded import check_recorded
-from dr_models.checkpoints.values import digest
+from dr_models.checkpoints.values import DIGEST_KEY, digest
 from dr_models.cvnets.catalog import CVNETS_MODELS, canonical_name
 from dr_models.cvnets.keys import State
 from dr_models.cvnets.report import ConversionReport
 from dr_plugins import __version__
-from dr_models.cvnets.catalog import CVNETS_MODELS, canonical_name
-from dr_models.checkpoints.files import METADATA_KEY
-from dr_models.checkpoints.from_cvnets import from_cvnets
-from dr_models.checkpoints.from_host import from_host, host_convention
-from dr_models.cvnets.keys import State
-from dr_models.checkpoints.load import load_checkpoint, strip_prefixes
-from dr_models.checkpoints.record import check_options
-from dr_models.checkpoints.recorded import check_recorded
-from dr_models.cvnets.report import ConversionReport, shorten
-from dr_models.checkpoints.values import DIGEST_KEY, digest
 from dr_plugins.errors import CheckpointError
 from dr_plugins.shards.container import file_digest
 

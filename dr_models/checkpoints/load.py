@@ -16,8 +16,6 @@ from dr_models.checkpoints.record import (
     record_of_mmengine,
 )
 from dr_models.checkpoints.recorded import recorded_name
-from dr_models.checkpoints.values import check_values, digest
-from dr_models.checkpoints.recorded import recorded_name
 from dr_models.checkpoints.values import DIGEST_KEY, check_values, digest
 from dr_plugins.errors import CheckpointError
 

@@ -31,7 +31,6 @@ from dr_plugins.mldr.staging import (
     open_staging,
 )
 from dr_plugins.mldr.worker import Measured, Task, Vote, Worker
-from dr_plugins.mldr.worker_pool import Crew
 from dr_plugins.records import RecordLayout, target_fields
 from dr_plugins.shards.container import map_tensors, write_tensors
 from dr_plugins.shards.key_index import KeyIndex

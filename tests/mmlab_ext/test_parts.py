@@ -17,7 +17,7 @@ from mmengine.runner import EpochBasedTrainLoop
 from torch import nn
 
 import mmlab_ext  # noqa: F401  registers
-from dr_plugins.checkpoints import mark_loaded
+from dr_models.checkpoints import mark_loaded
 from dr_plugins.errors import BackboneError, CheckpointError
 from mmlab_ext import ConfigError, load_into
 

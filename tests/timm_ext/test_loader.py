@@ -18,8 +18,7 @@ from torch.utils.data import DataLoader
 import timm_ext.loader
 from dr_plugins import ReinforcedDataset, SparseTargets
 from timm_ext import UnsupportedOptionError, create_dataset, create_loader
-from timm_ext.loader import Normalize, timm_create_loader
-from timm_ext.loader import StudentView
+from timm_ext.loader import Normalize
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
 Make = Callable[..., ReinforcedDataset]

@@ -20,7 +20,6 @@ import torch
 from torch import serialization
 
 from dr_models.checkpoints import convert, load_backbone, load_checkpoint, read_metadata
-from dr_models.checkpoints import convert, load_backbone, load_checkpoint, read_metadata
 from dr_models.checkpoints.values import DIGEST_KEY, digest
 from dr_plugins.errors import CheckpointError
 

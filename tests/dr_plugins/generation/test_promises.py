@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from dr_plugins import randomness
 from dr_plugins.errors import TeacherError, WorkerError
 from dr_plugins.generation import generate, views
 from dr_plugins.generation.background import Background
@@ -23,7 +24,7 @@ from dr_plugins.images.sources import ImageSource
 from dr_plugins.records import RecordLayout, target_fields
 from dr_plugins.shards.container import write_file
 from dr_plugins.shards.key_index import KeyIndex
-from dr_plugins.training import dataset, randomness
+from dr_plugins.training import dataset
 from tests.tiny import policy
 
 # --- seeds ----------------------------------------------------------------------------------------

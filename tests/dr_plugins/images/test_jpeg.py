@@ -20,8 +20,9 @@ from torchvision.datasets import ImageFolder
 
 simplejpeg = pytest.importorskip("simplejpeg")
 
-from dr_plugins import ReinforcedDataset, jpeg  # noqa: E402
+from dr_plugins import ReinforcedDataset  # noqa: E402
 from dr_plugins.errors import ImageReadError  # noqa: E402
+from dr_plugins.images import jpeg  # noqa: E402
 from dr_plugins.images.decoding import open_image, open_picture  # noqa: E402
 from tests.tiny import make_photographs, make_set, photograph, policy  # noqa: E402
 

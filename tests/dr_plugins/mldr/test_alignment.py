@@ -6,10 +6,8 @@ import numpy as np
 import pytest
 
 from dr_plugins.mldr.alignment import Alignment
-from dr_plugins.mldr.errors import AlignmentError, ArchiveError
 from dr_plugins.mldr.errors import AlignmentError
 from dr_plugins.mldr.worker import Vote, mean_answer
-from dr_plugins.mldr.worker_pool import Crew
 
 
 def votes(hits: int, misses: int, part: int = 0) -> list[Vote]:

@@ -11,12 +11,13 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from dr_plugins import ReinforcedDataset, workers
+from dr_plugins import ReinforcedDataset
 from dr_plugins.errors import WorkerError
 from dr_plugins.generation.generate import GenerationSettings, reinforce
 from dr_plugins.generation.teachers import Ensemble
 from dr_plugins.generation.views import ViewBatches
 from dr_plugins.images.sources import open_source
+from dr_plugins.utils import workers
 from tests.tiny import TinyTeacher, policy
 
 # What PyTorch raises, in a thread of the worker that pickles its batches.
