@@ -13,34 +13,59 @@ from typing import TYPE_CHECKING, Any
 from dr_plugins.errors import ReinforcementError
 
 if TYPE_CHECKING:
-    from dr_plugins.images.sources import ImageSource
+    from dr_plugins.generation.generate import GenerationSettings, reinforce
+    from dr_plugins.generation.teacher_schemes import load_teacher
+    from dr_plugins.generation.teachers import Ensemble
+    from dr_plugins.images.sources import ImageSource, open_source
     from dr_plugins.losses.kd_loss import KDLoss
+    from dr_plugins.metrics import expected_calibration_error
     from dr_plugins.policies.policy import Policy
+    from dr_plugins.replay.replayer import Replayer
     from dr_plugins.shards.reader import ShardSet
     from dr_plugins.targets import SparseTargets
+    from dr_plugins.tools.describe import describe
+    from dr_plugins.tools.verify import verify
     from dr_plugins.training.dataset import ReinforcedDataset
 
 __all__ = [
+    "Ensemble",
+    "GenerationSettings",
     "ImageSource",
     "KDLoss",
     "Policy",
     "ReinforcedDataset",
     "ReinforcementError",
+    "Replayer",
     "ShardSet",
     "SparseTargets",
     "__version__",
+    "describe",
+    "expected_calibration_error",
+    "load_teacher",
+    "open_source",
+    "reinforce",
+    "verify",
 ]
 
 __version__ = "0.1.0.dev0"
 
 # Imported on first use: PyTorch takes seconds, in which a command could not even be interrupted.
 _HOMES = {
+    "Ensemble": "dr_plugins.generation.teachers",
+    "GenerationSettings": "dr_plugins.generation.generate",
     "ImageSource": "dr_plugins.images.sources",
     "KDLoss": "dr_plugins.losses.kd_loss",
     "Policy": "dr_plugins.policies.policy",
     "ReinforcedDataset": "dr_plugins.training.dataset",
+    "Replayer": "dr_plugins.replay.replayer",
     "ShardSet": "dr_plugins.shards.reader",
     "SparseTargets": "dr_plugins.targets",
+    "describe": "dr_plugins.tools.describe",
+    "expected_calibration_error": "dr_plugins.metrics",
+    "load_teacher": "dr_plugins.generation.teacher_schemes",
+    "open_source": "dr_plugins.images.sources",
+    "reinforce": "dr_plugins.generation.generate",
+    "verify": "dr_plugins.tools.verify",
 }
 
 

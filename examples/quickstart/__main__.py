@@ -9,10 +9,7 @@ from pathlib import Path
 
 import click
 
-from dr_plugins import ShardSet
-from dr_plugins.images.sources import open_source
-from dr_plugins.tools.describe import describe
-from dr_plugins.tools.verify import verify
+from dr_plugins import ShardSet, describe, open_source, verify
 from examples.quickstart.data import load
 from examples.quickstart.folders import export_folders
 from examples.quickstart.report import draw_accuracy, draw_samples, table

@@ -12,8 +12,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
-from dr_plugins import ImageSource, ShardSet
-from dr_plugins.replay.replayer import Replayer
+from dr_plugins import ImageSource, Replayer, ShardSet
 from examples.quickstart.training import Run
 
 __all__ = ["draw_accuracy", "draw_samples", "table"]

@@ -13,10 +13,14 @@ import torch
 from tqdm import tqdm
 
 import examples.quickstart.models  # noqa: F401 - registers the quickstart's models with timm
-from dr_plugins import Policy
-from dr_plugins.generation.generate import GenerationSettings, reinforce
-from dr_plugins.generation.teachers import Ensemble, load_teacher
-from dr_plugins.images.sources import open_source
+from dr_plugins import (
+    Ensemble,
+    GenerationSettings,
+    Policy,
+    load_teacher,
+    open_source,
+    reinforce,
+)
 from examples.quickstart.training import Recipe, Run, train
 
 __all__ = ["run_all"]

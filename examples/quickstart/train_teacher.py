@@ -25,7 +25,7 @@ from torchvision.datasets import FashionMNIST
 from torchvision.transforms import v2
 from tqdm import tqdm
 
-from dr_plugins.metrics import expected_calibration_error
+from dr_plugins import expected_calibration_error
 from examples.quickstart.data import prepare
 from examples.quickstart.models import FASHION_MEAN, FASHION_STD, TEACHER_WEIGHTS
 

@@ -15,7 +15,7 @@ import torch
 from tqdm import tqdm
 
 import timm_ext
-from dr_plugins.metrics import expected_calibration_error
+from dr_plugins import expected_calibration_error
 from examples.quickstart.models import FASHION_MEAN, FASHION_STD
 
 __all__ = ["Recipe", "Run", "train"]
