@@ -169,6 +169,15 @@ def build_dr_timm_backbone(cfg: Any, input_shape: ShapeSpec) -> TimmBackbone:
 
     Raises:
         ConfigError: See `TimmBackbone`; or `add_dr_plugins_config` was not called.
+
+    Example:
+        >>> from detectron2.config import get_cfg
+        >>> from d2_ext import add_dr_plugins_config
+        >>> cfg = get_cfg()
+        >>> add_dr_plugins_config(cfg)
+        >>> cfg.MODEL.DR_TIMM.NAME = "resnet18"
+        >>> sorted(build_dr_timm_backbone(cfg, ShapeSpec(channels=3)).output_shape())
+        ['res2', 'res3', 'res4', 'res5']
     """
     return _from_config(cfg, input_shape, timm_node(cfg).OUT_FEATURES)
 
@@ -181,6 +190,9 @@ def build_dr_timm_fpn_backbone(cfg: Any, input_shape: ShapeSpec) -> FPN:
 
     Raises:
         ConfigError: See `TimmBackbone`; or the network has features of one scale only.
+
+    Example:
+        >>> cfg.MODEL.BACKBONE.NAME = "build_dr_timm_fpn_backbone"  # doctest: +SKIP
     """
     return _fpn(cfg, input_shape, lambda _: LastLevelMaxPool())
 
@@ -191,6 +203,9 @@ def build_dr_retinanet_timm_fpn_backbone(cfg: Any, input_shape: ShapeSpec) -> FP
 
     Raises:
         ConfigError: See `build_dr_timm_fpn_backbone`.
+
+    Example:
+        >>> cfg.MODEL.BACKBONE.NAME = "build_dr_retinanet_timm_fpn_backbone"  # doctest: +SKIP
     """
 
     def top(bottom_up: TimmBackbone) -> nn.Module:
@@ -207,6 +222,9 @@ def build_dr_timm_simple_fpn_backbone(cfg: Any, input_shape: ShapeSpec) -> Simpl
 
     Raises:
         ConfigError: See `TimmBackbone`; or the network is a pyramid already.
+
+    Example:
+        >>> cfg.MODEL.BACKBONE.NAME = "build_dr_timm_simple_fpn_backbone"  # doctest: +SKIP
     """
     timm_node(cfg)
     return SimpleFeaturePyramid(

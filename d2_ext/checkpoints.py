@@ -78,6 +78,11 @@ def register_checkpoints() -> None:
     One method is replaced, `DetectionCheckpointer.load`, because nothing else knows both the model
     and the address, and because Detectron2's main branch takes the options off an address before a
     handler sees it. Other addresses go to the original.
+
+    Example:
+        >>> register_checkpoints()
+        >>> PathManager.exists("imagenet-plus://missing.pt")
+        False
     """
     PathManager.register_handler(ImageNetPlusHandler(), allow_override=True)
     original = DetectionCheckpointer.load
@@ -119,6 +124,11 @@ def load_reinforced(model: nn.Module, address: str, trainer: Any = None) -> list
             tensor is missing, left over, or of another shape; the last stage of a C4 model, which
             is in its heads, cannot be filled; the model is fed other images than those that the
             network was trained on.
+
+    Example:
+        >>> (weights,) = load_reinforced(model, "imagenet-plus://best.pt")  # doctest: +SKIP
+        >>> weights.report.arch                                             # doctest: +SKIP
+        'resnet_50'
     """
     location = local_location(address)
     may_be_new = _new_keys(model, location, address)

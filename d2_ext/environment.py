@@ -11,6 +11,12 @@ def setup_environment() -> None:
     Detectron2 calls this when it is imported with ``DETECTRON2_ENV_MODULE=d2_ext`` in the
     environment, its own seam for such set-ups: with it an unmodified ``tools/train_net.py`` reads
     yacs files that use this package.
+
+    Example:
+        >>> from detectron2.config import get_cfg
+        >>> setup_environment()
+        >>> get_cfg().MODEL.DR_TIMM.NAME
+        'resnet50'
     """
     # Within the function: with that variable set, an import of Detectron2 leads here before it is
     # finished itself.

@@ -40,3 +40,7 @@ def __getattr__(name: str) -> Any:
             f"dr_models.{name} needs timm, which cannot be imported: {error}. "
             f"Install it with `pip install dr-plugins[timm]`."
         ) from error
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

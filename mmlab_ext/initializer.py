@@ -33,6 +33,11 @@ class Pretrained(PretrainedInit):
     Raises:
         CheckpointError: When a module is initialised with what does not fit it.
         BackboneError: When it is a module that checkpoints cannot be converted to.
+
+    Example:
+        >>> config = dict(type="Pretrained", checkpoint="imagenet-plus://best.pt")
+        >>> initializer = WEIGHT_INITIALIZERS.build(config)
+        >>> initializer(model.backbone)                                     # doctest: +SKIP
     """
 
     def __init__(

@@ -74,6 +74,10 @@ def load_into(
     Raises:
         CheckpointError: The checkpoint does not fit.
         BackboneError: Another kind of module, or one that computes something else.
+
+    Example:
+        >>> loaded = load_into(model.backbone, "imagenet-plus://best.pt")   # doctest: +SKIP
+        >>> loaded.convention, len(loaded.keys)                             # doctest: +SKIP
     """
     return load_parts({"": module}, location, head=head, new_keys=new_keys)[""]
 

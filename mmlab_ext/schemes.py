@@ -21,6 +21,11 @@ def refuse_to_load_loosely(filename: str, map_location: Any = None) -> NoReturn:
 
     Raises:
         CheckpointError: Always.
+
+    Example:
+        >>> refuse_to_load_loosely("imagenet-plus://best.pt")           # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        dr_plugins.errors.CheckpointError: imagenet-plus://best.pt would be loaded by MMEngine...
     """
     raise CheckpointError(
         f"{filename} would be loaded by MMEngine, which only warns where nothing fits. In a config "

@@ -30,6 +30,12 @@ def register(*modules: ModuleType) -> None:
 
     Args:
         *modules: Modules that are not in `sys.modules`.
+
+    Example:
+        >>> import timm.data
+        >>> register()
+        >>> timm.data.create_dataset is datasets.create_dataset
+        True
     """
     refusals.change_classes()
     loss.change_classes()

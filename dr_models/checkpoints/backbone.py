@@ -39,6 +39,10 @@ class BackboneWeights(NamedTuple):
             checkpoint has one, elsewhere without.
         convention: The images that the network was trained on.
         report: What became of each key of the checkpoint.
+
+    Example:
+        >>> weights = load_backbone("best.pt", to="detectron2")             # doctest: +SKIP
+        >>> weights.convention.mean, weights.report.dropped                 # doctest: +SKIP
     """
 
     state: State

@@ -71,6 +71,10 @@ def read_metadata(path: str | Path) -> Mapping[str, str]:
 
     Raises:
         CheckpointError: Not a checkpoint, or one that `check_metadata` refuses.
+
+    Example:
+        >>> read_metadata("resnet50.safetensors")["arch"]                   # doctest: +SKIP
+        'resnet_50'
     """
     return check_metadata(read_file_metadata(Path(path)), path)
 
@@ -80,6 +84,9 @@ def read_convention(path: str | Path) -> InputConvention:
 
     Raises:
         CheckpointError: See `read_metadata`; or its fields are damaged.
+
+    Example:
+        >>> mean, std = read_convention("resnet50.safetensors").for_range(255)  # doctest: +SKIP
     """
     return parse_convention(read_metadata(path), path)
 

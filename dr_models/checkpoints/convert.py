@@ -85,6 +85,11 @@ def convert(
     Raises:
         CheckpointError: The file cannot be read, converted exactly, or written; or it says that it
             holds another network.
+
+    Example:
+        >>> report = convert("best.pt", arch="resnet_50", to="timm")        # doctest: +SKIP
+        >>> report.model                                                    # doctest: +SKIP
+        'cvnets_resnet50'
     """
     if to not in TARGETS:
         raise CheckpointError(f"cannot convert to {to!r}; expected one of {', '.join(TARGETS)}")
@@ -174,6 +179,15 @@ def convert_state_dict(
     Raises:
         CheckpointError: Another architecture; keys missing or left over; a host without a network
             that computes the same.
+
+    Example:
+        >>> import timm
+        >>> network = timm.create_model("resnet18")
+        >>> state, report = convert_state_dict(network.state_dict(), "timm:resnet18", "detectron2")
+        >>> state["stem.conv1.weight"].shape
+        torch.Size([64, 3, 7, 7])
+        >>> report.dropped[-2:]
+        ['fc.weight', 'fc.bias']
     """
     if to not in TARGETS:
         raise CheckpointError(f"cannot convert to {to!r}; expected one of {', '.join(TARGETS)}")

@@ -41,6 +41,10 @@ class Checkpoint(NamedTuple):
         arch: What the file calls its network; empty if it gives no name that a library knows.
         record: How a classifier of one of the extensions was built; None if there is nothing.
         metadata: What the file states about itself, as converted files do.
+
+    Example:
+        >>> Checkpoint({"fc.bias": torch.zeros(10)}, weights="state_dict_ema").arch
+        ''
     """
 
     state: dict[str, torch.Tensor]
@@ -63,6 +67,11 @@ def load_checkpoint(path: str | Path, averaged: bool | None = None) -> Checkpoin
     Raises:
         CheckpointError: Missing, damaged or unsafe file; one without a state dict; one that does
             not hold the weights asked for; or tensors that are no weights.
+
+    Example:
+        >>> checkpoint = load_checkpoint("last.pth.tar")                    # doctest: +SKIP
+        >>> checkpoint.weights, checkpoint.arch                             # doctest: +SKIP
+        ('state_dict_ema', 'timm:resnet50')
     """
     path = Path(path)
     content, metadata = read_file(path)

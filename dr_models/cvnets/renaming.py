@@ -38,6 +38,10 @@ def candidates(state: Mapping[str, torch.Tensor]) -> list[str]:
     """The published CVNets models whose keys and widths a state dict has.
 
     Two, where they differ in the image size only.
+
+    Example:
+        >>> candidates(load_checkpoint("best.pt").state)                    # doctest: +SKIP
+        ['resnet_50']
     """
     return [name for name, model in CVNETS_MODELS.items() if _fits(model, state)]
 

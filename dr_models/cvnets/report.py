@@ -34,6 +34,13 @@ class ConversionReport:
         notes: What else the user should know.
         checked: Whose own network names and shapes were compared with; empty if with none.
         out: The file that was written; empty if none was.
+
+    Example:
+        >>> names = dict(layout="cvnets", to="timm", model="cvnets_resnet50")
+        >>> report = ConversionReport("resnet_50", **names, missing=["x"])
+        >>> report.check_complete()                                         # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        dr_plugins.errors.CheckpointError: ... 1 are missing (x)...
     """
 
     arch: str

@@ -63,6 +63,10 @@ class GenerationSettings:
 
     Raises:
         ValueError: A value is out of range.
+
+    Example:
+        >>> GenerationSettings(Policy.load("rrc", size=224), samples=50).topk
+        10
     """
 
     policy: Policy

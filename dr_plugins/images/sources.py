@@ -215,6 +215,11 @@ def open_source(
 
     Raises:
         DatasetMismatchError: There is no such dataset or directory, or it holds no images.
+
+    Example:
+        >>> source = open_source("imagenet/train")                          # doctest: +SKIP
+        >>> source.class_names[0], source.keys[0]                           # doctest: +SKIP
+        ('n01440764', 'n01440764/n01440764_10026.JPEG')
     """
     try:
         if spec.startswith(_TORCHVISION_SCHEME):

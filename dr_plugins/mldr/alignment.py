@@ -25,6 +25,9 @@ class ClassAgreement(NamedTuple):
         agreeing: Those that the teacher takes for this class.
         mode: The class that most of them are taken for.
         in_mode: Their number.
+
+    Example:
+        >>> taken_for_another = ClassAgreement(label=0, images=50, agreeing=4, mode=7, in_mode=45)
     """
 
     label: int
@@ -40,6 +43,10 @@ class Agreement(NamedTuple):
     Attributes:
         share: Of all images.
         classes: One entry for each class, in label order.
+
+    Example:
+        >>> Agreement(0.9, [ClassAgreement(0, images=50, agreeing=45, mode=0, in_mode=45)]).share
+        0.9
     """
 
     share: float

@@ -59,6 +59,10 @@ class ImportSettings:
         min_agreement: Share of the images whose label the teacher's mean answer must be.
         workers: Processes that decode; 0 does it in this one.
         progress: Show progress bars.
+
+    Example:
+        >>> ImportSettings(workers=8).min_agreement
+        0.5
     """
 
     num_classes: int | None = None
@@ -77,6 +81,10 @@ class ImportReport:
         agreement: For each of ml-dr's sets, how often the teacher's mean answer is the label; None
             where no label is known. Empty if the set was complete already.
         notes: What a user should know about how the archives were read.
+
+    Example:
+        >>> report = import_archives(["rrc.tar.gz"], order, "out")          # doctest: +SKIP
+        >>> [found.share for found in report.agreement]                     # doctest: +SKIP
     """
 
     manifest: Manifest

@@ -24,6 +24,9 @@ def normalization(shards: ShardSet) -> tuple[list[float], list[float]]:
 
     Raises:
         FormatError: The shard set was not imported from ml-dr, or is not normalised.
+
+    Example:
+        >>> mean, std = normalization(ShardSet("imagenet-plus-mini"))       # doctest: +SKIP
     """
     origin = shards.manifest.settings.get("origin") or {}
     if not origin.get("mean") or not origin.get("std"):

@@ -28,6 +28,10 @@ class ImageOrder:
         class_names: Names of the classes in label order; None if unknown.
         files: Path of each image; None where there is none, or where it is not to be looked at.
         size: (height, width) of all images in pixels; None where they differ, or are not known.
+
+    Example:
+        >>> order = ImageOrder.of_source(open_source("imagenet/train"))     # doctest: +SKIP
+        >>> order = ImageOrder.of_list(Path("imagenet-train.txt"))          # doctest: +SKIP
     """
 
     keys: Sequence[str]

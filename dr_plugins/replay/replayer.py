@@ -63,6 +63,11 @@ class Replayer:
         UnknownImageError: An image is not in the shard set; or the set mixes images, and one of
             them is not in the source.
         DatasetMismatchError: The images have other classes than the shard set.
+
+    Example:
+        >>> replayer = Replayer(source, ShardSet("imagenet-plus"))          # doctest: +SKIP
+        >>> record = replayer.shards.read(replayer.rows[:1], np.array([17]))  # doctest: +SKIP
+        >>> view, label = replayer.view(0, replayer.policy.decode(record)[0])  # doctest: +SKIP
     """
 
     def __init__(self, source: ImageSource, shards: ShardSet) -> None:

@@ -22,6 +22,9 @@ def describe(shards: ShardSet) -> str:
 
     Raises:
         FormatError: The key index or the first shard is missing or damaged.
+
+    Example:
+        >>> print(describe(ShardSet("imagenet-plus")))                      # doctest: +SKIP
     """
     manifest = shards.manifest
     settings = manifest.settings

@@ -24,9 +24,9 @@ def add_advice(host: str, **topics: str) -> None:
 
     Example:
         >>> add_advice("Keras", num_classes="Dense(units=...)")
-        >>> advice("num_classes")
-        ' (Keras: Dense(units=...))'
-        >>> _advice["num_classes"].clear()
+        >>> "Keras: Dense(units=...)" in advice("num_classes")
+        True
+        >>> del _advice["num_classes"]["Keras"]
     """
     for topic, text in topics.items():
         _advice[topic][host] = text

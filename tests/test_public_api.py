@@ -1,0 +1,135 @@
+"""docs/api.md lists what is public, with examples, and documents use nothing else."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import importlib.util
+import inspect
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.documents import ROOT, code_blocks
+
+# What each package needs beside the core's own dependencies.
+PACKAGES = {
+    "dr_plugins": None,
+    "dr_plugins.errors": None,
+    "dr_plugins.generation": None,
+    "dr_plugins.mldr": None,
+    "dr_models": "timm",
+    "dr_models.checkpoints": None,
+    "timm_ext": "timm",
+    "mmlab_ext": "mmengine",
+    "d2_ext": "detectron2",
+}
+SHIPPED = {package.partition(".")[0] for package in PACKAGES}
+DOCUMENTS = ["README.md", *(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
+DOCUMENTS += [str(path.relative_to(ROOT)) for path in (ROOT / "examples").rglob("*.md")]
+EXAMPLES = sorted((ROOT / "examples").rglob("*.py"))
+
+
+def read_page() -> dict[str, list[str]]:
+    """The names of the page, by package."""
+    _, *sections = re.split(
+        r"^## ", (ROOT / "docs" / "api.md").read_text(encoding="utf-8"), flags=re.M
+    )
+    found = {}
+    for section in sections:
+        package, _, text = section.partition("\n")
+        found[package.strip("`")] = re.findall(r"^\| `(\w+)` \| \S.* \|$", text, re.M)
+    return found
+
+
+PAGE = read_page()
+PUBLIC = {f"{package}.{name}" for package, names in PAGE.items() for name in names}
+PUBLIC |= {*PACKAGES, "dr_models.networks"}  # whose import registers networks with timm
+
+
+def imported(package: str) -> Any:
+    """A package, where what it needs is installed."""
+    needed = PACKAGES[package]
+    if needed is not None and importlib.util.find_spec(needed) is None:
+        pytest.skip(f"{needed} is not installed")
+    if needed == "detectron2":
+        from tests.d2_ext import stand_ins
+
+        stand_ins.install()
+    return importlib.import_module(package)
+
+
+def test_the_page_has_these_packages() -> None:
+    assert list(PAGE) == list(PACKAGES)
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_the_page_lists_exactly_what_a_package_exports(package: str) -> None:
+    names = imported(package).__all__
+    assert sorted(PAGE[package]) == sorted(names)
+    assert set(names) <= set(dir(imported(package)))
+
+
+@pytest.mark.parametrize(
+    ("package", "name"), [(package, name) for package, names in PAGE.items() for name in names]
+)
+def test_every_public_name_has_an_example(package: str, name: str) -> None:
+    value = getattr(imported(package), name)
+    if isinstance(value, type) and issubclass(value, Exception):
+        assert value.__doc__
+    elif callable(value):
+        assert re.search(r"^Example:\n {4}\S", inspect.getdoc(value) or "", re.M)
+
+
+def used_names(code: str) -> Iterator[str]:
+    """What a piece of code takes from the shipped packages, with the package in front."""
+    tree, imported = ast.parse(code), set[str]()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names if alias.name.partition(".")[0] in SHIPPED]
+            imported |= {name.partition(".")[0] for name in names}
+            yield from names
+        elif isinstance(node, ast.ImportFrom) and str(node.module).partition(".")[0] in SHIPPED:
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute):
+            name = ast.unparse(node)
+            package = next((p for p in reversed(PACKAGES) if name.startswith(f"{p}.")), "")
+            if name.partition(".")[0] in imported:
+                yield ".".join(name.split(".")[: package.count(".") + 2])
+
+
+def private_names(code: str) -> list[str]:
+    """The names that a piece of code uses and the page does not list."""
+    return [name for name in used_names(code) if name not in PUBLIC]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_documents_use_public_names_only(document: str) -> None:
+    for code in code_blocks(document, "python"):
+        assert not private_names(code)
+    text = (ROOT / document).read_text(encoding="utf-8")
+    for name in re.findall(rf"`((?:{'|'.join(SHIPPED)})(?:\.\w+)+)(?:\(.*?\))?`", text):
+        assert name in PUBLIC
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_examples_use_public_names_only(path: Path) -> None:
+    assert not private_names(path.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize(
+    ("code", "name"),
+    [
+        ("from dr_plugins.metrics import a", "dr_plugins.metrics.a"),
+        ("from dr_plugins import metrics", "dr_plugins.metrics"),
+        ("import dr_plugins.metrics", "dr_plugins.metrics"),
+        ("import timm_ext\ntimm_ext.loader.b()", "timm_ext.loader"),
+        ("import dr_models.checkpoints\ndr_models.checkpoints.c", "dr_models.checkpoints.c"),
+    ],
+)
+def test_a_private_name_is_noticed(code: str, name: str) -> None:
+    assert name in private_names(code)
