@@ -65,7 +65,11 @@ DEFAULTS: dict[str, str] = {
     "Policy.load": "size=None, backend=None",
     "Policy.sample": "partners=()",
     "Published": "dataset='imagenet', note=''",
-    "RandAugment": "num_ops=2, magnitude=9, num_magnitude_bins=31, p=1.0",
+    "RandAugment": (
+        "num_ops=2, magnitude=9, num_magnitude_bins=31, p=1.0, operations=('Identity', 'ShearX', "
+        "'ShearY', 'TranslateX', 'TranslateY', 'Rotate', 'Brightness', 'Color', 'Contrast', "
+        "'Sharpness', 'Posterize', 'Solarize', 'AutoContrast', 'Equalize')"
+    ),
     "RandomCrop": "padding=0",
     "RandomErasing": "p=0.25, scale=(0.02, 0.33), ratio=(0.3, 3.3)",
     "RandomHorizontalFlip": "p=0.5",
@@ -73,8 +77,8 @@ DEFAULTS: dict[str, str] = {
         "scale=(0.08, 1.0), ratio=(0.75, 1.3333333333333333), interpolation='bilinear'"
     ),
     "ReinforcedDataset": (
-        "p=0.99, densify='smooth', seed=0, transform=None, postprocess=None, keys=None, "
-        "check='error', defer=False"
+        "p=0.99, densify='smooth', seed=0, transform=None, size=None, postprocess=None, "
+        "keys=None, check='error', defer=False"
     ),
     "ReinforcedLoss": "plain=None, temperature=None",
     "Replayer.load": "as_pixels=False",
@@ -86,7 +90,6 @@ DEFAULTS: dict[str, str] = {
     "SparseTargets.one_hot": "k=1, densify='smooth', temperature=None",
     "SparseTargets.size": "dim=None",
     "SparseTargets.unchecked": "densify='smooth', temperature=None",
-    "StudentView": "mean=None, std=None",
     "TimmFinder.find_spec": "path=None, target=None",
     "TimmTeacher": "channels_last=True",
     "VerifyReport": "files=0, replayed=0, problems=<factory>",
@@ -135,6 +138,14 @@ DEFAULTS: dict[str, str] = {
     "verify": "source=None, replay=0, progress=False",
     "walk": "progress=None",
     "window_index": "window=7",
+    "check_class_names": "error=DatasetMismatchError",
+    "log_softmax": "temperature=1.0",
+    "plain_rows": "temperature=1.0, label_weight=0.0",
+    "Contract": "class_names=None, error=DatasetMismatchError",
+    "Contract.refuse_second": "what='augment'",
+    "ReinforcedDataset.contract": "error=DatasetMismatchError",
+    "Operation": "signed=False, matrix=None",
+    "ConversionReport.check_complete": "allow_partial=False",
 }
 
 

@@ -108,7 +108,7 @@ def test_only_prefetchers_that_keep_memory_alive_finish_views(
     monkeypatch.setattr("timm.__version__", version)
     dataset = make()
     options = {"device": "cuda", "use_prefetcher": True}
-    assert timm_ext.loader._can_defer(dataset, options, dataset.shards.policy.view_size) == expected
+    assert timm_ext.loader._can_defer(dataset, options, dataset.policy.view_size) == expected
 
 
 @pytest.mark.parametrize("asked", [True, False])

@@ -105,7 +105,9 @@ def test_modules_that_took_names_before_and_after(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize(("hooked", "models"), [("timm.data", ", dr_models"), ("timm", "")])
+@pytest.mark.parametrize(
+    ("hooked", "models"), [("timm.data", ", dr_models.networks"), ("timm", "")]
+)
 def test_registration_from_within_the_import_of_timm(
     tmp_path: Path, hooked: str, models: str
 ) -> None:

@@ -32,7 +32,7 @@ def test_validation_with_other_classes_is_refused(data_dir: Path, tmp_path: Path
         shutil.copytree(folder, tmp_path / "val" / folder.name)
     assert len(create_dataset("imagenet-plus", str(tmp_path), "validation"))  # nothing is trained
     train = create_dataset("imagenet-plus", str(data_dir), "train", is_training=True)
-    message = rf"validation images have {len(others)} classes.*'{first.name}'.*--class-map"
+    message = rf"validation images has {len(others)} classes.*'{first.name}'.*--class-map"
     with pytest.raises(DatasetMismatchError, match=message):
         create_dataset("imagenet-plus", str(tmp_path), "validation")
     names = tmp_path / "names.txt"

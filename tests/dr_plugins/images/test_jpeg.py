@@ -210,7 +210,7 @@ def test_without_simplejpeg(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(encoded(RGB))
     command = (
         "import sys; sys.modules['simplejpeg'] = None\n"
-        "from dr_plugins.images.decoding import decoding as images, jpeg\n"
+        "from dr_plugins.images import decoding as images, jpeg\n"
         "data = open(sys.argv[1], 'rb').read()\n"
         "assert jpeg.decode_jpeg(data) is None\n"
         "print(images.open_picture(sys.argv[1], 'a').sum())"

@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dr_plugins.errors import FormatError, ReinforcementError, UnknownImageError
+from dr_plugins.replay.stored_policy import stored_policy
 from dr_plugins.shards.container import write_tensors
 from dr_plugins.shards.key_index import KeyIndex
 from dr_plugins.shards.manifest import settings_digest
@@ -51,7 +52,7 @@ def use(directory: Path) -> None:
         return
     for ask in (
         lambda: describe(shards),
-        lambda: shards.policy.decode(shards.read(np.arange(3), np.arange(3))),
+        lambda: stored_policy(shards).decode(shards.read(np.arange(3), np.arange(3))),
         lambda: [shards.image(row) for row in range(len(shards))],
         lambda: [shards[key, 0] for key in shards.keys],
         lambda: shards.keys.rows(KEYS),

@@ -77,7 +77,7 @@ def test_collating_without_room_says_what_to_do(
 
     train = ReinforcedDataset(open_source(str(photographs)), shard_sets())
     samples = train.__getitems__([0, 1])
-    monkeypatch.setattr("dr_plugins.training.dataset.default_collate", fail)
+    monkeypatch.setattr("dr_plugins.training.batch.default_collate", fail)
     with pytest.raises(WorkerError, match="--shm-size"):
         train.collate(samples)
 
