@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import PIL
 import pytest
 import torch
 
@@ -26,6 +27,10 @@ from dr_plugins.transforms.operations import OPERATIONS, operation_names
 GOLDEN = Path(__file__).parents[2].parent / "shared" / "mldr_golden"
 pytestmark = pytest.mark.skipif(
     not GOLDEN.is_dir(), reason=f"the reference archives are not there ({GOLDEN})"
+)
+# The references were replayed with Pillow 13, whose resizing rounds differently in some sizes.
+needs_pillow_13 = pytest.mark.skipif(
+    int(PIL.__version__.partition(".")[0]) < 13, reason="the references are Pillow 13's pixels"
 )
 UNMIXED, MIXED = ("cropflip", "randaug", "cifar"), ("mixing", "randaug_mixing")
 LAYOUTS = ("compressed", "uncompressed")
@@ -168,6 +173,7 @@ def normalized(archive: Archive, view: torch.Tensor) -> torch.Tensor:
     return normalize(view, values["mean"], values["std"])
 
 
+@needs_pillow_13
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("name", UNMIXED)
 def test_views_are_those_of_mldr_bit_for_bit(layout: str, name: str) -> None:
@@ -180,6 +186,7 @@ def test_views_are_those_of_mldr_bit_for_bit(layout: str, name: str) -> None:
     assert count == {"compressed": 40, "uncompressed": 24}[layout]
 
 
+@needs_pillow_13
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("name", MIXED)
 def test_mixed_views_are_those_of_mldr_within_half_a_level(layout: str, name: str) -> None:
