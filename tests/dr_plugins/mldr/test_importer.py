@@ -34,6 +34,7 @@ from dr_plugins.replay.stored_policy import stored_policy
 from dr_plugins.targets import SparseTargets
 from dr_plugins.tools.describe import describe
 from dr_plugins.tools.verify import verify
+from tests.dr_plugins.test_mldr_replay import needs_pillow_13
 
 from .conftest import (
     CROPFLIP,
@@ -55,6 +56,7 @@ POLICIES = ("cropflip", "mixing", "randaug", "randaug_mixing", "cifar")
 GOLDEN_SETS = [(policy, layout, 0) for policy in POLICIES for layout in LAYOUTS]
 
 
+@needs_pillow_13
 @pytest.mark.parametrize(
     ("policy", "layout", "workers"), [*GOLDEN_SETS, ("randaug_mixing", "compressed", 2)]
 )

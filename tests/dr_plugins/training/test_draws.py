@@ -113,6 +113,8 @@ def said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[s
 
     monkeypatch.setattr(warnings, "showwarning", show)
     warnings.simplefilter("always")
+    # Python 3.12 and newer warn of every fork of a process that has threads.
+    warnings.filterwarnings("ignore", category=DeprecationWarning)
     return lambda: path.read_text().splitlines()
 
 
