@@ -224,8 +224,9 @@ class SparseTargets:
 
     def cuda(self, device: Any = None, non_blocking: bool = False) -> SparseTargets:
         """Move to a GPU, by default the current one."""
-        target = torch.device("cuda" if device is None else device)
-        return self.to(target, non_blocking=non_blocking)
+        if isinstance(device, int):  # alone, a number asks torch 2.6 for a GPU already here
+            device = torch.device("cuda", device)
+        return self.to(torch.device(device or "cuda"), non_blocking=non_blocking)
 
     def pin_memory(self) -> SparseTargets:
         """Copy to page-locked memory."""
@@ -258,7 +259,7 @@ class SparseTargets:
         """Rows: an int gives a single sample; a slice, list or 1-d tensor gives a batch."""
         if self.ids.dim() == 1:
             raise TypeError("a single sample has no rows: collate with SparseTargets.stack")
-        odd = index is None or index is ... or isinstance(index, tuple | bool)
+        odd = index is None or index is ... or isinstance(index, (tuple, bool))
         if odd or getattr(index, "ndim", 0) > 1:
             raise TypeError(f"expected an index of rows, got {index!r}: use .dense() for classes")
         return self._replace(self.ids[index], self.probs[index], self.labels[index])

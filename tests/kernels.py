@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import subprocess
 import sys
@@ -58,6 +59,8 @@ def compile_kernel(
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
+    if "constexprs" not in inspect.signature(ASTSource).parameters:
+        pytest.skip("Triton 3.2, of torch 2.6, compiles for absent GPUs by another interface")
     names = kernel.arg_names
     signature = {n: "constexpr" if n in constants else types[n] for n in names}
     values = {(names.index(n),): value for n, value in constants.items()}

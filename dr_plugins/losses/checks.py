@@ -31,7 +31,7 @@ def check_inputs(logits: Tensor, target: SparseTargets | Tensor, temperature: fl
     if not isinstance(logits, Tensor) or not logits.is_floating_point():
         got = logits.dtype if isinstance(logits, Tensor) else type(logits).__name__
         raise TypeError(f"logits are {got}, expected a floating-point tensor: pass model outputs")
-    if not isinstance(target, SparseTargets | Tensor):
+    if not isinstance(target, (SparseTargets, Tensor)):  # torch 2.6 cannot compile a union
         raise TypeError(
             f"target is {type(target).__name__}: pass SparseTargets, probabilities or labels"
         )

@@ -124,7 +124,9 @@ class DeferredViews:
 
     def cuda(self, device: Any = None, non_blocking: bool = False) -> Tensor:
         """Move to a GPU, by default the current one; see `to`."""
-        return self.to(torch.device("cuda" if device is None else device), non_blocking)
+        if isinstance(device, int):  # alone, a number asks torch 2.6 for a GPU already here
+            device = torch.device("cuda", device)
+        return self.to(torch.device(device or "cuda"), non_blocking)
 
     def cpu(self) -> Tensor:
         """Finish on the CPU; see `to`."""

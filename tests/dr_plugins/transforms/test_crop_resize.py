@@ -91,7 +91,8 @@ _DISAGREE = """
 import numpy, torch
 from tests.dr_plugins.transforms.test_crop_resize import disagreements
 torch.set_num_threads(1)
-print(torch.backends.cpu.get_cpu_capability(), disagreements(numpy.random.default_rng(3), 600, 500))
+print(torch.backends.cpu.get_cpu_capability(), disagreements(numpy.random.default_rng(3), 600, 500),
+      sep="|")
 """
 
 
@@ -104,7 +105,7 @@ def test_the_tables_are_torchs_whatever_the_cpu_can_do(capability: str) -> None:
         text=True,
         check=True,
     )
-    name, _, wrong = found.stdout.strip().partition(" ")
+    name, _, wrong = found.stdout.strip().partition("|")
     assert wrong == "[]"
     assert capability != "default" or name in ("DEFAULT", "NO AVX", "DEFAULT/NO AVX")
 
