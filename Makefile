@@ -11,6 +11,9 @@ DETECTRON2 ?=
 VENV ?= .venv$(if $(filter compiled,$(MMCV)),-compiled)$(if $(DETECTRON2),-detectron2)
 # What was compiled is kept, for other clones too.
 WHEELS ?= $(HOME)/.cache/dr-plugins/wheels
+CONSTRAINTS ?= constraints.txt
+EXTRAS ?= test
+OLDEST_VENV ?= .venv-oldest
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
@@ -42,7 +45,7 @@ endif
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help quickstart test core install lint format types imports bench clean
+.PHONY: help quickstart test core oldest install lint format types imports bench clean
 
 help:
 	@echo "make quickstart   train on a small reinforced dataset and show what it gains"
@@ -57,6 +60,7 @@ help:
 	@echo "make types        mypy"
 	@echo "make imports      the core imports no framework"
 	@echo "make core         the quick tests of the core, where no framework is installed"
+	@echo "make oldest       the same with the lowest versions in pyproject.toml, in $(OLDEST_VENV)"
 	@echo "make bench        run the benchmarks"
 	@echo "make clean        remove $(VENV) and the tools' caches"
 	@echo
@@ -88,11 +92,17 @@ imports: $(CORE)
 core: $(CORE)
 	$(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS) tests/dr_plugins
 
+# One truth: each `NAME>=VERSION` of pyproject.toml becomes `NAME==VERSION`.
+oldest:
+	@mkdir -p build
+	@grep -oE '"[A-Za-z0-9-]+>=[0-9.]+"' pyproject.toml | tr -d '"' | sed 's/>=/==/' > build/oldest.txt
+	$(MAKE) -s VENV=$(OLDEST_VENV) EXTRAS=test,timm CONSTRAINTS=build/oldest.txt core
+
 bench: $(DEV)
 	$(BIN)/python -m benchmarks
 
 clean:
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
+	rm -rf $(VENV) $(OLDEST_VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
 	find $(CODE) -type d -name __pycache__ -prune -exec rm -rf {} +
 
 # An existing environment is used as it is, whoever made it.
@@ -109,7 +119,7 @@ $(VENV)/.stamp-venv:
 
 $(CORE): $(VENV)/.stamp-venv
 	@echo "installing the package and what the import tests need into $(VENV)"
-	$(PIP) install -c constraints.txt -e ".[test]"
+	$(PIP) install -c $(CONSTRAINTS) -e ".[$(EXTRAS)]"
 	@rm -f $(VENV)/.stamp-core-* && touch $@
 
 $(QUICKSTART): $(VENV)/.stamp-venv
