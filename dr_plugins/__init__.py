@@ -2,7 +2,7 @@
 
 Dataset Reinforcement (Faghri et al., ICCV 2023) stores, for every training image, many
 augmentations and a strong teacher's answer to each. This package makes such shard sets, reads them,
-and trains on them; adapters for timm, MMEngine and Detectron2 live in packages of their own.
+and trains on them; adapters for timm, MMEngine and Detectron2 are separate packages.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ __all__ = [
 
 __version__ = "0.1.0.dev0"
 
-# Imported on first use: PyTorch takes seconds, in which a command could not even be interrupted.
+# Imported on first use: importing PyTorch takes seconds, and a command cannot be interrupted then.
 _HOMES = {
     "Ensemble": "dr_plugins.generation.teachers",
     "GenerationSettings": "dr_plugins.generation.generate",

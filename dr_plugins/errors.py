@@ -1,6 +1,6 @@
 """Errors that name the file or key, what was found, what was expected and what to do about it.
 
-Every class can be built from one message, so that it survives the trip out of a DataLoader worker.
+Every class takes a single message, which lets DataLoader workers pass it to the main process.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ __all__ = [
 
 
 class ReinforcementError(Exception):
-    """Base of every error that this package raises on purpose."""
+    """Base class of all errors raised by this package."""
 
 
 class FormatError(ReinforcementError):
@@ -70,7 +70,7 @@ class BackboneError(ReinforcementError):
 
 
 class TeacherError(ReinforcementError):
-    """A teacher specification cannot be turned into a working teacher."""
+    """A teacher cannot be built from its specification, or does not work."""
 
 
 class SettingsMismatchError(ReinforcementError):
@@ -82,7 +82,7 @@ class OutputError(ReinforcementError):
 
 
 class WorkerError(ReinforcementError):
-    """A worker process died, or cannot hand over a batch."""
+    """A worker process died, or cannot pass a batch to the main process."""
 
 
 class LockedError(OutputError):

@@ -1,4 +1,4 @@
-"""Metrics of a classifier that the frameworks' training loops do not bring along."""
+"""Classification metrics that the frameworks' training loops do not provide."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ __all__ = ["expected_calibration_error"]
 
 
 def expected_calibration_error(probs: torch.Tensor, labels: torch.Tensor, bins: int = 15) -> float:
-    """Return how far confidence is from accuracy, on average over bins of equal confidence width.
+    """Return the mean gap between confidence and accuracy, over confidence bins of equal width.
 
     Args:
         probs: Class probabilities ``[N, C]``.

@@ -37,7 +37,7 @@ def image_generator(seed: int, key_hash: int, counter: int, stream: int = 0) -> 
         >>> a == image_generator(0, hash_key("n01/a.jpg"), 3).random()
         True
     """
-    # Drawing advances the first word of Philox' counter; ours sit in the words above it.
+    # Drawing advances the first word of Philox's counter; the other words are ours.
     bits = np.random.Philox(
         key=np.array([seed, key_hash], np.uint64),
         counter=np.array([0, counter, stream, 0], np.uint64),
@@ -46,7 +46,7 @@ def image_generator(seed: int, key_hash: int, counter: int, stream: int = 0) -> 
 
 
 def walk(seed: int, epoch: int, key_hashes: np.ndarray, samples: int) -> np.ndarray:
-    """Choose one reinforcement for each image, so that none repeats before all were used.
+    """Choose one reinforcement for each image; none repeats before all have been used.
 
     In each round of `samples` epochs, ``step -> (a * step + b) mod samples`` with ``a`` coprime to
     ``samples`` permutes an image's reinforcements; ``a`` and ``b`` are hashed from seed, round and
@@ -75,7 +75,7 @@ def uniform(seed: int, epoch: int, key_hashes: np.ndarray) -> np.ndarray:
 
 
 def _mix(key_hashes: np.ndarray, *words: int) -> np.ndarray:
-    """Fold `words` into `key_hashes` with the finaliser of SplitMix64 (Steele et al., 2014)."""
+    """Mix `words` into `key_hashes` with SplitMix64's finaliser (Steele et al., 2014)."""
     state = np.asarray(key_hashes, np.uint64)
     with np.errstate(over="ignore"):
         for word in words:

@@ -21,7 +21,7 @@ TARGET_FIELDS = ("ids", "probs")
 
 _DTYPES = frozenset({"<u1", "<u2", "<u4", "<f2", "<f4", "<f8"})
 _CHECKSUM = "crc32"
-# A CRC-32 taken over data and its own little-endian CRC-32 is this number, whatever the data.
+# The CRC-32 of any data followed by its little-endian CRC-32 is this constant.
 _RESIDUE = 0x2144DF1C
 
 
@@ -52,14 +52,14 @@ def target_fields(topk: int, num_classes: int, probs_dtype: str = "float16") -> 
 
     Args:
         topk: Number of classes stored for each reinforcement, at least 1.
-        num_classes: Number of classes that the teacher knows; up to 65,536 ids fit in two bytes.
+        num_classes: Number of the teacher's classes; ids take two bytes up to 65,536 classes.
         probs_dtype: ``"float16"`` or the lossless ``"float32"``.
 
     Returns:
         ``ids`` (most probable class first) and ``probs``, both of shape ``[topk]``.
 
     Raises:
-        FormatError: `topk` is not within 1 and `num_classes`, or `probs_dtype` is unknown.
+        FormatError: `topk` is not in ``[1, num_classes]``, or `probs_dtype` is unknown.
 
     Example:
         >>> [f.dtype for f in target_fields(10, 1000)]
@@ -77,7 +77,7 @@ def target_fields(topk: int, num_classes: int, probs_dtype: str = "float16") -> 
 
 
 class RecordLayout:
-    """Names, types and offsets of the fields of a record, without holes, checksum last.
+    """Names, types and offsets of a record's fields: packed, with the checksum last.
 
     Args:
         fields: The fields before the checksum, in byte order.
@@ -97,7 +97,7 @@ class RecordLayout:
 
     @property
     def parameters(self) -> tuple[Field, ...]:
-        """The fields of the augmentation; the others are the teacher's answer and the checksum."""
+        """The augmentation's fields, without the teacher's answer and the checksum."""
         return tuple(field for field in self.fields if field.name not in TARGET_FIELDS)
 
     @property
@@ -110,8 +110,8 @@ class RecordLayout:
 
         Args:
             records: Array of `dtype`, shape ``[n]``, contiguous.
-            key: UTF-8 key of the image that all of them belong to.
-            start: `set_checksum` of their set.
+            key: UTF-8 key of the image that the records belong to.
+            start: `set_checksum` of the set.
         """
         rows = records.view(np.uint8).reshape(len(records), self.itemsize)
         payload = np.ascontiguousarray(rows[:, :-4])
@@ -119,15 +119,15 @@ class RecordLayout:
         records[_CHECKSUM] = [zlib.crc32(row, image) for row in payload]
 
     def damaged(self, records: np.ndarray, keys: Sequence[bytes], start: int) -> int | None:
-        """Return the position of the first record that fails its checksum, None if all are whole.
+        """Return the position of the first record that fails its checksum, or None.
 
-        The checksum covers the set's id and the image's key: a record that is intact but belongs
-        to another set or image fails as well.
+        The checksum covers the set's id and the image's key, so an intact record of another set or
+        image fails too.
 
         Args:
             records: Array of `dtype`, shape ``[n]``, contiguous.
-            keys: UTF-8 key of the image that each record should belong to, length ``n``.
-            start: `set_checksum` of the set that they should belong to.
+            keys: Expected UTF-8 image key of each record, length ``n``.
+            start: `set_checksum` of the expected set.
         """
         rows = records.view(np.uint8).reshape(len(records), self.itemsize)
         for position, (row, key) in enumerate(zip(rows, keys, strict=True)):
@@ -136,7 +136,7 @@ class RecordLayout:
         return None
 
     def to_json(self) -> dict[str, Any]:
-        """Return the layout as it stands in a manifest."""
+        """Return the layout in the form that the manifest stores."""
         entries = [
             {
                 "name": name,
@@ -178,7 +178,7 @@ class RecordLayout:
 
 
 def set_checksum(set_id: str) -> int:
-    """Return what all record checksums of a set start from: the CRC-32 of its `Manifest.set_id`."""
+    """Return the CRC-32 of a `Manifest.set_id`, the start value of the set's record checksums."""
     return zlib.crc32(set_id.encode())
 
 

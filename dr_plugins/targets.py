@@ -1,4 +1,4 @@
-"""Sparse soft targets: the teacher's top-k probabilities of a batch, moved around like a tensor."""
+"""Sparse soft targets: the teacher's top-k probabilities of a batch, used like a tensor."""
 
 from __future__ import annotations
 
@@ -15,36 +15,37 @@ _Function = TypeVar("_Function", bound=Callable[..., Tensor])
 
 
 class SparseTargets:
-    """Class probabilities of a batch or of a single sample, of which only `k` are listed.
+    """The `k` listed class probabilities of each sample in a batch, or of a single sample.
 
-    Immutable. An id of -1 is padding, its probability is ignored: so one-hot rows and top-k rows
-    share one batch. The listed probabilities are used as they are, unless they sum to more than 1
-    (rounding) or list every class: then they are divided by their sum. `densify` says what the
-    classes that are not listed get:
+    Immutable. An id of -1 is padding and its probability is ignored, so one-hot and top-k rows can
+    share a batch. The listed probabilities are used unchanged, unless they sum to more than 1
+    (rounding) or list every class: then they are divided by their sum. `densify` selects the
+    probability of classes that are not listed:
 
-    - "smooth": an even share each of the remaining mass. A row of zeros is uniform over them.
-    - "zeros": nothing, and the listed probabilities are divided by their sum. A row of zeros
-      stays zero and contributes nothing to a loss. (So does, under either rule, a row of zeros
-      that lists every class.)
+    - "smooth": an equal share of the remaining mass. A row of zeros is uniform over them.
+    - "zeros": zero, and the listed probabilities are divided by their sum. A row of zeros stays
+      zero and contributes nothing to a loss. (With either rule, so does a row of zeros that lists
+      every class.)
 
-    `torch.nn.functional.cross_entropy(logits, targets)`, hence `torch.nn.CrossEntropyLoss()`, is
-    the soft-target cross-entropy; every other torch function raises `TypeError`. A loss of another
-    temperature than that of the targets raises `ValueError`.
+    `torch.nn.functional.cross_entropy(logits, targets)`, and therefore
+    `torch.nn.CrossEntropyLoss()`, computes the soft-target cross-entropy; every other torch
+    function raises `TypeError`. A loss whose temperature differs from that of the targets raises
+    `ValueError`.
 
     Args:
         ids: class ids in [-1, num_classes), integers, [B, k], or [k] for a single sample.
-            No class twice in a row.
+            A class occurs at most once per row.
         probs: probabilities, finite and >= 0, same shape as `ids`. Stored as float32.
         labels: ground-truth classes in [-1, num_classes), [B], or a scalar for a single sample.
             -1, the default, means unknown or not defined (mixed images).
         num_classes: number of classes C, >= 1. Must be given.
         densify: "smooth" or "zeros".
-        temperature: what the teacher's logits were divided by before its softmax, finite and > 0;
-            None, the default, means unknown, and goes with every loss.
+        temperature: divisor of the teacher's logits before its softmax, finite and > 0;
+            None, the default, means unknown, and is accepted by every loss.
 
     Raises:
-        ValueError: if a value or a shape breaks these rules. The check synchronises with a GPU:
-            see `unchecked` for what is known to be valid.
+        ValueError: if a value or a shape breaks these rules. The check synchronises with a GPU;
+            `unchecked` skips it.
         TypeError: if `ids` or `labels` are not integers, or `probs` not floating point.
 
     Example:
@@ -54,7 +55,7 @@ class SparseTargets:
                 [0.0000, 1.0000, 0.0000, 0.0000]])
     """
 
-    # Not a tuple or dataclass: libraries take those apart and rebuild them from their tensors.
+    # Not a tuple or dataclass: libraries unpack those and rebuild them from their tensors.
     __slots__ = ("densify", "ids", "labels", "num_classes", "probs", "temperature")
 
     ids: Tensor
@@ -106,7 +107,7 @@ class SparseTargets:
         densify: str = "smooth",
         temperature: float | None = None,
     ) -> SparseTargets:
-        """Build from int64, float32 and int64 tensors known to be valid, without a look at them."""
+        """Build from valid int64, float32 and int64 tensors without checking them."""
         self = object.__new__(cls)
         self._assign(ids, probs, labels, num_classes, densify, temperature)
         return self
@@ -126,14 +127,14 @@ class SparseTargets:
         densify: str = "smooth",
         temperature: float | None = None,
     ) -> SparseTargets:
-        """All mass on the label, padded to `k` entries so that it stacks with top-k samples.
+        """Put all mass on the label, padded to `k` entries to stack with top-k samples.
 
         Args:
             labels: classes in [0, num_classes), [B], or a scalar for a single sample.
             num_classes: number of classes.
             k: entries per row, >= 1.
             densify: "smooth" or "zeros".
-            temperature: that of the top-k samples in the same batch.
+            temperature: temperature of the top-k samples in the same batch.
 
         Raises:
             ValueError: if a label is not a class, or `k` < 1.
@@ -157,8 +158,8 @@ class SparseTargets:
         """Collate single samples into a batch.
 
         Raises:
-            ValueError: if there are none, one is a batch, or they differ in `k`, `num_classes`,
-                `densify` or `temperature`.
+            ValueError: if `samples` is empty, contains a batch, or the samples differ in `k`,
+                `num_classes`, `densify` or `temperature`.
         """
         samples = list(samples)
         kinds = {(tuple(s.ids.shape), s.num_classes, s.densify, s.temperature) for s in samples}
@@ -166,7 +167,7 @@ class SparseTargets:
             raise ValueError(
                 f"cannot stack (ids shape, num_classes, densify, temperature) "
                 f"{sorted(kinds, key=str)}, expected single samples that agree: pad rows with id "
-                f"-1 or SparseTargets.one_hot(..., k=), and load each shard set by itself"
+                f"-1 or SparseTargets.one_hot(..., k=), and load each shard set separately"
             )
         ids, probs, labels = (
             torch.stack([getattr(s, name) for s in samples]) for name in ("ids", "probs", "labels")
@@ -176,15 +177,15 @@ class SparseTargets:
     def normalized(
         self, method: str | None = None, dtype: torch.dtype = torch.float32
     ) -> tuple[Tensor, Tensor]:
-        """What `dense` holds, without its size.
+        """Return the probabilities of `dense` in sparse form.
 
         Args:
-            method: "smooth" or "zeros"; None is `densify`.
+            method: "smooth" or "zeros"; None means `densify`.
             dtype: floating-point type to compute in.
 
         Returns:
-            The probability of every listed class, 0 for padding, [B, k]; and that of each class
-            not listed, [B, 1].
+            The probability of every listed class, 0 for padding, [B, k]; and the probability of
+            each class that is not listed, [B, 1].
         """
         valid = self.ids >= 0
         probs = torch.where(valid, self.probs.to(dtype), 0.0)
@@ -197,18 +198,18 @@ class SparseTargets:
         return probs / torch.where(full & (total > 0), total, 1.0), share
 
     def dense(self, method: str | None = None) -> Tensor:
-        """Probabilities of all classes, float32 [B, num_classes]; `method` None is `densify`."""
+        """Probabilities of all classes, float32 [B, num_classes]; see `normalized`."""
         probs, share = self.normalized(method)
-        # The padding goes to one column more than there are classes.
+        # Padding is scattered into an extra column.
         slots = torch.where(self.ids < 0, self.num_classes, self.ids)
         out = share.expand(*share.shape[:-1], self.num_classes + 1).clone()
         return out.scatter_(-1, slots, probs)[..., :-1].contiguous()
 
     def to(self, *args: Any, **kwargs: Any) -> SparseTargets:
-        """Move, with the arguments of `torch.Tensor.to`; a dtype only ever changes `probs`.
+        """Move, with the arguments of `torch.Tensor.to`; a dtype changes only `probs`.
 
         Raises:
-            TypeError: if the dtype is not floating point: it would truncate probabilities.
+            TypeError: if the dtype is not floating point, which would truncate probabilities.
         """
         probs = self.probs.to(*args, **kwargs)
         if not probs.is_floating_point():
@@ -256,7 +257,7 @@ class SparseTargets:
         return self.ids.shape[0]
 
     def __getitem__(self, index: Any) -> SparseTargets:
-        """Rows: an int gives a single sample; a slice, list or 1-d tensor gives a batch."""
+        """Select rows: an int returns a single sample; a slice, list or 1-d tensor, a batch."""
         if self.ids.dim() == 1:
             raise TypeError("a single sample has no rows: collate with SparseTargets.stack")
         odd = index is None or index is ... or isinstance(index, (tuple, bool))
@@ -282,10 +283,10 @@ class SparseTargets:
         raise TypeError(f"{name}() does not take SparseTargets: {_INSTEAD}")
 
     def __getattr__(self, name: str) -> Any:
-        # Reached for what tensors have and this has not: argmax, eq, ndim, reshape, long, ...
+        # Called for tensor attributes that are not supported: argmax, eq, ndim, reshape, long, ...
         raise AttributeError(f"SparseTargets have no {name!r}: {_INSTEAD}")
 
-    # Otherwise Python would compare identities, after torch and numpy passed on what they refuse.
+    # Without this, Python compares identities once torch and numpy return NotImplemented.
     def __eq__(self, other: object) -> bool:
         raise TypeError(f"SparseTargets cannot be compared: {_INSTEAD}")
 
@@ -294,7 +295,7 @@ class SparseTargets:
     __array_ufunc__ = None
 
     def __array__(self, *_: Any, **__: Any) -> Any:
-        raise TypeError(f"SparseTargets are no array: {_INSTEAD}")
+        raise TypeError(f"SparseTargets cannot become an array: {_INSTEAD}")
 
 
 def _refuse_operator(name: str) -> Callable[..., Any]:
@@ -315,14 +316,14 @@ _INSTEAD = (
     "probabilities of all classes"
 )
 
-# Functions of torch that take SparseTargets, and who computes them; see `implements`.
+# torch functions that accept SparseTargets, with their implementations; see `implements`.
 _IMPLEMENTED: dict[Any, Callable[..., Tensor]] = {}
 
 _FIELDS = ("ids", "probs", "labels", "num_classes", "densify", "temperature")
 
 
 def implements(torch_function: Any) -> Callable[[_Function], _Function]:
-    """Decorate the function that computes `torch_function` of `SparseTargets`."""
+    """Register the decorated function as `torch_function` of `SparseTargets`."""
 
     def register(function: _Function) -> _Function:
         _IMPLEMENTED[torch_function] = function
@@ -359,7 +360,7 @@ def _check_shapes(ids: Tensor, probs: Tensor, labels: Tensor) -> None:
     if probs.shape != ids.shape or labels.shape != ids.shape[:-1]:
         raise ValueError(
             f"probs have shape {tuple(probs.shape)} and labels {tuple(labels.shape)}, expected "
-            f"{tuple(ids.shape)} and {tuple(ids.shape[:-1])} as the ids: pass one entry for each"
+            f"{tuple(ids.shape)} and {tuple(ids.shape[:-1])} to match ids: pass one entry for each"
         )
 
 
@@ -368,7 +369,7 @@ def _check_range(name: str, values: Tensor, low: int, num_classes: int) -> None:
     if outside.numel():
         raise ValueError(
             f"{name} hold {int(outside[0])}, expected [{low}, {num_classes}): check that "
-            "num_classes and the class order are those of the teacher"
+            "num_classes and the class order match the teacher"
         )
 
 
@@ -379,7 +380,7 @@ def _check_rows(ids: Tensor, probs: Tensor) -> None:
         raise ValueError(
             f"probs hold {float(bad[0])}, expected finite values >= 0: apply softmax to logits"
         )
-    # A top-k never lists a class twice, and merging entries would burden every training step.
+    # A top-k never lists a class twice, and merging entries would slow down every training step.
     ordered = ids.sort(-1).values
     twice = ordered[..., 1:][(ordered[..., 1:] == ordered[..., :-1]) & (ordered[..., 1:] >= 0)]
     if twice.numel():

@@ -1,4 +1,4 @@
-"""Making shard sets: the teachers' answers to many views of every image."""
+"""Generating shard sets: the teachers' answers to many views of every image."""
 
 from dr_plugins.generation.generate import GenerationSettings, reinforce
 from dr_plugins.generation.teacher_schemes import load_teacher

@@ -1,4 +1,4 @@
-"""How often teacher and labels agree: what tells classes that are numbered differently."""
+"""How often teacher and labels agree, to detect classes that are numbered differently."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from dr_plugins.policies.policy import Policy
 __all__ = ["Agreement", "check_agreement", "label_agreement", "measure_agreement"]
 
 _SAMPLE, _ENOUGH, _BATCH = 256, 20, 64  # images
-_FEW_CLASSES = 10  # below, chance alone can give more than any fixed share
+_FEW_CLASSES = 10  # with fewer, chance alone can exceed any fixed share
 _DEVIATIONS = 2  # above chance
-_LARGEST_CHANCE = 0.9  # where nearly all have one class, agreement says nothing
+_LARGEST_CHANCE = 0.9  # if nearly all images have one class, agreement means nothing
 
 
 class Agreement(NamedTuple):
@@ -28,7 +28,7 @@ class Agreement(NamedTuple):
 
     Attributes:
         share: Within ``[0, 1]``.
-        chance: What the share would be if answers and labels had nothing to do with each other.
+        chance: Expected share if answers and labels were independent.
         views: Size of the sample.
     """
 
@@ -41,9 +41,9 @@ def label_agreement(policy: Policy, records: np.ndarray, labels: np.ndarray) -> 
     """Return how often the teacher's top class is the image's label.
 
     Args:
-        policy: Of the records.
+        policy: The records' policy.
         records: Structured array ``[images, S]``.
-        labels: Integers ``[images]``, -1 where unknown.
+        labels: Integers ``[images]``, -1 if unknown.
 
     Returns:
         Share within ``[0, 1]`` over the views that are not mixed; None if no label is known.
@@ -56,16 +56,16 @@ def label_agreement(policy: Policy, records: np.ndarray, labels: np.ndarray) -> 
 def measure_agreement(
     source: ImageSource, teacher: Ensemble, policy: Policy, device: str | torch.device
 ) -> Agreement | None:
-    """Ask the teacher about one view of each of some images, spread over the whole dataset.
+    """Run the teacher on one view each of a sample of images from the whole dataset.
 
     Args:
         source: The images; up to 256 of them are read.
         teacher: On `device`.
-        policy: Makes the views; what it mixes is left unmixed.
+        policy: Makes the views, without mixing.
         device: Where the teacher runs.
 
     Returns:
-        None with less than 20 labels.
+        The agreement; None with fewer than 20 labels.
 
     Raises:
         ImageReadError: An image cannot be read.
@@ -95,13 +95,13 @@ def _compare(labels: np.ndarray, answers: np.ndarray) -> Agreement:
 def check_agreement(
     measured: Agreement | None, num_classes: int, minimum: float | None = None
 ) -> None:
-    """Refuse a teacher that agrees with the labels hardly more than by chance.
+    """Check that the teacher agrees with the labels clearly more than by chance.
 
     Args:
         measured: From `measure_agreement`.
         num_classes: Number of classes, C.
-        minimum: Share that is wanted. None for the larger of 1.5 / C and 5 %; below 10 classes, for
-            two standard deviations more than chance.
+        minimum: Least share. None means the larger of 1.5 / C and 5 %, or, below 10 classes, two
+            standard deviations above chance.
 
     Raises:
         DatasetMismatchError: The share is lower.
@@ -115,10 +115,10 @@ def check_agreement(
     if measured.share < least:
         raise DatasetMismatchError(
             f"the teacher's top class is the image's label in {measured.share:.2%} of sampled "
-            f"views, expected at least {least:.2%} with {num_classes} classes (chance alone gives "
+            f"views, expected at least {least:.2%} with {num_classes} classes (by chance: "
             f"{measured.chance:.2%}): teacher and dataset seem to number their classes "
-            f"differently, or the folders are not the teacher's classes. Give the teacher's order "
-            f"with a class map (--class-map FILE); if the teacher is meant to disagree, set the "
+            f"differently, or the folders are not the teacher's classes. Pass the teacher's order "
+            f"as a class map (--class-map FILE); if the teacher is meant to disagree, set the "
             f"minimum agreement to 0 (--min-agreement 0)"
         )
 

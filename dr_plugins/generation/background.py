@@ -1,4 +1,4 @@
-"""Work that is done in order behind the caller's back, but not far behind."""
+"""A background thread that makes calls in order, with a bounded queue."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ __all__ = ["Background"]
 
 
 class Background:
-    """Makes calls one after the other in a thread; the caller learns of their errors.
+    """Makes calls sequentially in a thread and raises their errors in the caller.
 
-    After an error nothing more is called. At its end the context manager waits for all calls, also
-    where the caller failed, whose own error then is the one that is raised.
+    After an error it makes no further calls. On exit the context manager waits for all calls, even
+    if the caller failed; the caller's own error then takes precedence.
 
     Args:
-        depth: How many calls may be unfinished; 0 waits for each.
+        depth: Maximum number of unfinished calls; 0 waits for each.
 
     Example:
         >>> done = []
@@ -36,10 +36,10 @@ class Background:
         self._thread = ThreadPoolExecutor(max_workers=1)
 
     def call(self, function: Callable[..., None], *args: Any) -> None:
-        """Have a function called, waiting while too many calls are unfinished.
+        """Schedule a call; waits while too many are unfinished.
 
         Raises:
-            Exception: That of this or of an earlier call.
+            Exception: The error of this call or of an earlier one.
         """
         self._pending.append(self._thread.submit(self._run, function, *args))
         self._wait(self._depth)

@@ -1,9 +1,9 @@
-"""Generating a shard set: views of every image, answered by the teacher, kept by shard.
+"""Generating a shard set: augments every image and stores the teacher's answers in shards.
 
-Worker processes decode the images and draw the parameters. The views are made by them or by the
-teacher's device; answers come back and are stored while the teacher works on the next batch. Which
-views make up a batch depends on the settings alone, never on the number of workers or on
-where an interrupted run stopped; so a resumed run gives the result of an uninterrupted one.
+Worker processes decode the images and draw the parameters. They or the teacher's device make the
+views. Answers are copied and stored while the teacher works on the next batch. The views of a batch
+depend on the settings alone, not on the number of workers or on where an interrupted run stopped,
+so a resumed run produces the same set as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ from dr_plugins.utils.workers import alive, check_room, noticing_dead_workers
 
 __all__ = ["GenerationSettings", "reinforce"]
 
-# Always images per second: tqdm alone turns slow rates around.
+# Always images per second: tqdm inverts slow rates by default.
 _BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_noinv_fmt}{postfix}]"
-# Answers that may be on their way: the teacher is never out of work, and memory stays bounded.
+# Answers in flight: enough to keep the teacher busy, few enough to bound memory.
 _UNFINISHED = {"cuda": 2}
 _VIEWS_ON = (None, "workers", "device")
 _logger = logging.getLogger(__name__)
@@ -50,16 +50,16 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class GenerationSettings:
-    """What determines the content of a shard set, besides images and teacher.
+    """Everything that determines the content of a shard set, except images and teacher.
 
     Attributes:
-        policy: What is done to each view.
+        policy: Augmentation of the views.
         samples: Reinforcements per image, S. The paper uses 400; 50 is as good for short training.
         topk: Classes stored for each reinforcement, k.
         seed: Seed of all parameters, ``0 <= seed < 2**64``.
         probs_dtype: ``"float16"``, or the lossless ``"float32"``.
         batch_size: Views per forward pass of the teacher.
-        shard_images: Images per shard; what an interruption can lose.
+        shard_images: Images per shard; an interruption loses at most one shard.
 
     Raises:
         ValueError: A value is out of range.
@@ -80,11 +80,11 @@ class GenerationSettings:
     def __post_init__(self) -> None:
         for name in ("samples", "topk", "batch_size", "shard_images"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; at least 1 was expected")
+                raise ValueError(f"{name} is {getattr(self, name)}; expected at least 1")
         if self.samples > MAX_SAMPLES:
-            raise ValueError(f"samples is {self.samples}; at most {MAX_SAMPLES} were expected")
+            raise ValueError(f"samples is {self.samples}; expected at most {MAX_SAMPLES}")
         if not 0 <= self.seed < 1 << 64:
-            raise ValueError(f"seed is {self.seed}; 0 <= seed < 2**64 was expected")
+            raise ValueError(f"seed is {self.seed}; expected 0 <= seed < 2**64")
 
 
 def reinforce(
@@ -102,40 +102,40 @@ def reinforce(
     check_images: str | None = "quick",
     progress: bool = False,
 ) -> Manifest:
-    """Make a shard set, or go on with one that was interrupted.
+    """Generate a shard set, or resume an interrupted one.
 
     Args:
         source: The training images.
         teacher: Answers the views; its weights become part of the set's identity.
         out: Directory of the set; created if needed.
-        settings: What the set shall be.
+        settings: Settings of the set.
         teacher_specs: Names of the teachers, for the manifest.
         device: Where the teacher runs.
-        workers: Processes that decode and augment; 0 does it in this one.
-        views_on: Who makes the views, bit for bit the same: ``"workers"``; or ``"device"``, that of
-            the teacher, while workers only decode. None for the device if it is a CUDA one.
+        workers: Processes that decode and augment; 0 uses this process.
+        views_on: Where the views are made, with identical bits: ``"workers"``; or ``"device"``, the
+            teacher's, while workers only decode. None means the device if it is a CUDA device.
         min_agreement: Least share of a sample of views in which the teacher's top class is the
-            label; see `check_agreement`. 0 leaves the check out.
-        left_out: Keys of images that are not to be reinforced; a part of the set's identity, so
-            that training leaves them out, too.
-        check_images: How to look for unreadable images before the teacher works: ``"quick"``, at
-            their beginnings and ends; ``"full"``, by decoding them; None for not at all.
+            label; see `check_agreement`. 0 skips the check.
+        left_out: Keys of images to leave out. They become part of the set's identity, so training
+            leaves them out too.
+        check_images: How to look for unreadable images before the teacher starts: ``"quick"``
+            checks their beginnings and ends, ``"full"`` decodes them, None skips the check.
         progress: Show a progress bar.
 
     Returns:
         The manifest of the complete set.
 
     Raises:
-        DatasetMismatchError: Teacher and images disagree about the classes, or there are no images.
+        DatasetMismatchError: Teacher and images have different classes, or there are no images.
         ImageReadError: Images cannot be read; finished shards are kept.
         SettingsMismatchError: `out` holds a set with other settings, or shards of another teacher.
         ImageChangedError: An image has changed since its finished shard was made.
-        TeacherError: The teacher's answers are not logits ``[B, C]``, or not the same each time.
+        TeacherError: The teacher's answers are not logits ``[B, C]``, or not reproducible.
         LockedError: Another generator writes to `out`.
         OutputError: A file cannot be written; finished shards are kept.
-        DeviceMismatchError: The device makes other views than the CPU.
+        DeviceMismatchError: The views of device and CPU differ.
         WorkerError: A worker died, or shared memory is too small for the workers' batches.
-        ValueError: `views_on` or `check_images` is none of the choices.
+        ValueError: `views_on` or `check_images` is not one of the choices.
 
     Example:
         >>> policy = Policy.load("randaug", size=224)
@@ -154,10 +154,10 @@ def reinforce(
     targets = target_fields(settings.topk, num_classes, settings.probs_dtype)
     layout = RecordLayout((*settings.policy.fields, *targets))
     if not len(source):
-        raise DatasetMismatchError("there are no images to reinforce")
+        raise DatasetMismatchError("the dataset has no images to reinforce")
     keys = KeyIndex.build(source.keys)
     identity = {
-        **_describe(settings),
+        **_settings_entries(settings),
         "num_classes": num_classes,
         "class_names": source.class_names,
         "teachers": list(teacher_specs),
@@ -208,7 +208,7 @@ def reinforce(
 def _check_images(
     source: ImageSource, keys: KeyIndex, rows: Iterable[int], check: str, **options: Any
 ) -> None:
-    """Look at the images of some rows, with the `options` of `check_readable`."""
+    """Check the images of some rows, with the `options` of `check_readable`."""
     positions = keys.rows(source.keys).argsort()[list(rows)]
     check_readable(source, positions.tolist(), check=check, **options)
 
@@ -227,7 +227,7 @@ def _fill(
     device: torch.device,
     bar: Any,
 ) -> None:
-    """Prediction all batches; making views, asking and storing go on at the same time on CUDA."""
+    """Predict and store all batches; on CUDA, views, answers and storing overlap."""
 
     def store(answer: Prediction) -> None:
         bar.update(filler.add(answer))
@@ -274,14 +274,14 @@ def _count_classes(
     if names is not None and len(names) != count:
         raise DatasetMismatchError(
             f"the images have {len(names)} classes, the teacher {count}: use a teacher of the same "
-            f"classes, or name all classes in label order with a class map"
+            f"classes, or list all classes in label order in a class map"
         )
     return count
 
 
-def _describe(settings: GenerationSettings) -> dict[str, Any]:
-    described = {name: value for name, value in vars(settings).items() if name != "policy"}
-    return {"policy": settings.policy.to_config(), **described}
+def _settings_entries(settings: GenerationSettings) -> dict[str, Any]:
+    others = {name: value for name, value in vars(settings).items() if name != "policy"}
+    return {"policy": settings.policy.to_config(), **others}
 
 
 def _describe_teacher(teacher: Ensemble) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The teacher's side of generation: views in, the top of its answers out, nobody waiting."""
+"""The teacher's side of generation: top-k answers to batches of views, without blocking."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["Prediction", "Predictor"]
 
 
 class Prediction(NamedTuple):
-    """What is kept of a teacher's answer to a batch: tensors on the CPU, complete after `wait`.
+    """The stored part of a teacher's answer to a batch: CPU tensors, complete after `wait`.
 
     Attributes:
         batch: The views.
@@ -25,7 +25,7 @@ class Prediction(NamedTuple):
         ids: int64 ``[B, k]``, their classes.
         fingerprinted: uint8 ``[n, 3, H, W]``, the views to fingerprint, as the teacher got them.
         finite: Boolean; whether all probabilities are finite.
-        copied: CUDA event after which the copies are complete; None elsewhere.
+        copied: CUDA event after which the copies are complete; None on other devices.
     """
 
     batch: ViewBatch
@@ -36,7 +36,7 @@ class Prediction(NamedTuple):
     copied: torch.cuda.Event | None
 
     def wait(self) -> None:
-        """Wait until all is there.
+        """Wait for the copies.
 
         Raises:
             TeacherError: The answers are not finite.
@@ -47,13 +47,13 @@ class Prediction(NamedTuple):
 
 
 class Predictor:
-    """Asks a teacher about batches of views.
+    """Runs a teacher on batches of views.
 
     Args:
         teacher: On its device.
-        num_classes: How many classes it answers with.
-        topk: How many classes of each answer are kept.
-        batch_size: Most views in a batch.
+        num_classes: Number of the teacher's classes.
+        topk: Number of classes kept per answer.
+        batch_size: Maximum number of views in a batch.
     """
 
     def __init__(self, teacher: Ensemble, num_classes: int, topk: int, batch_size: int) -> None:
@@ -61,33 +61,33 @@ class Predictor:
         self._num_classes, self._topk = num_classes, topk
 
     def probs(self, views: torch.Tensor) -> torch.Tensor:
-        """Return the probabilities of all classes, float32 ``[B, C]``, without waiting for them.
+        """Return the probabilities of all classes, float32 ``[B, C]``, without synchronizing.
 
         Raises:
-            TeacherError: It answers with another number of classes.
+            TeacherError: The answer has another number of classes.
         """
         probs = self._answer(views)
         if probs.shape[1] != self._num_classes:
             raise TeacherError(
                 f"the teacher answered a batch of {len(views)} views with {probs.shape[1]} "
-                f"classes, but with {self._num_classes} before; it must always give logits "
+                f"classes, but with {self._num_classes} before; it must always return logits "
                 f"[B, {self._num_classes}]"
             )
         return probs
 
     def __call__(self, batch: ViewBatch, ready: ReadyViews) -> Prediction:
-        """Start to ask about one batch.
+        """Start predicting one batch.
 
         Raises:
             TeacherError: The answer has another number of classes.
         """
         views = ready.take()
         chosen = [part.fingerprinted for part in batch.parts if part.fingerprinted is not None]
-        # Before the teacher gets the views, which it might change.
+        # Before calling the teacher, which may modify the views.
         fingerprinted = views.index_select(0, upload(np.array(chosen, np.int64), views.device))
         probs = self.probs(views)
         top = probs.topk(self._topk, dim=1)
-        on_cuda = views.device.type == "cuda"  # elsewhere nothing tells when a copy is complete
+        on_cuda = views.device.type == "cuda"  # other devices have no event for a finished copy
         kept = (top.values, top.indices, fingerprinted, torch.isfinite(probs).all())
         top_probs, ids, fingerprinted, finite = (t.to("cpu", non_blocking=on_cuda) for t in kept)
         copied = torch.cuda.current_stream(views.device).record_event() if on_cuda else None

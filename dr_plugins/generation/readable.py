@@ -1,4 +1,4 @@
-"""Looking at all images before the teacher works, so that all damaged ones are known at once."""
+"""Checking all images before generation, to report all damaged ones together."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from dr_plugins.utils.workers import alive, noticing_dead_workers
 __all__ = ["CHECKS", "check_readable", "find_unreadable", "log_images", "skip_list"]
 
 CHECKS = ("quick", "full")
-"""How images are looked at: their beginnings and ends, or decoded completely."""
+"""Ways to check images: look at their beginnings and ends, or decode them."""
 
 _BATCH = 64
 _SHOWN = 20  # messages
@@ -27,7 +27,7 @@ _logger = logging.getLogger(__name__)
 
 
 def log_images(source: ImageSource) -> None:
-    """Say which classes the images have, and which files beside them were left out."""
+    """Log the images' classes, and which other files were left out."""
     names = source.class_names
     if names is not None:
         shown = ", ".join(map(quoted, names[:_FEW])) + (", ..." if len(names) > _FEW else "")
@@ -42,7 +42,7 @@ def log_images(source: ImageSource) -> None:
 
 
 class _Checks(Dataset["str | None"]):
-    """What is wrong with each of some images."""
+    """The error message of each image, or None."""
 
     def __init__(self, source: ImageSource, positions: Sequence[int], check: str) -> None:
         self._source, self._positions, self._check = source, positions, check
@@ -66,17 +66,17 @@ def find_unreadable(
     workers: int = 0,
     progress: bool = False,
 ) -> dict[str, str]:
-    """Look at images, each by itself.
+    """Check images for unreadable ones.
 
     Args:
         source: The images.
-        positions: Which of them; None for all.
+        positions: Positions of the images to check; None means all.
         check: One of `CHECKS`.
-        workers: Processes that look; 0 does it in this one.
+        workers: Processes that check; 0 uses this process.
         progress: Show a progress bar.
 
     Returns:
-        What is wrong, by key, for those that cannot be read.
+        Error messages of the unreadable images, by key.
 
     Raises:
         WorkerError: A worker died.
@@ -113,7 +113,7 @@ def check_readable(
     """Raise one error for all images that cannot be read; see `find_unreadable`.
 
     Raises:
-        ImageReadError: With the first 20 of them.
+        ImageReadError: Images cannot be read; names the first 20.
     """
     found = find_unreadable(source, positions, check=check, workers=workers, progress=progress)
     if len(found) == 1:
@@ -126,8 +126,8 @@ def check_readable(
 
 def _remedied(message: str) -> str:
     return (
-        f"{message} To make the set without them, give --skip-unreadable FILE: a new file is "
-        f"written with the paths of all unreadable images, an existing one is the list to leave out"
+        f"{message} To make the set without them, pass --skip-unreadable FILE: the paths of all "
+        f"unreadable images are written to a new file; an existing file is the list to leave out"
     )
 
 
@@ -139,15 +139,15 @@ def skip_list(
     workers: int = 0,
     progress: bool = False,
 ) -> list[str]:
-    """Read the list of images to leave out; if there is none yet, find the unreadable and write it.
+    """Read the list of images to leave out, or find unreadable images and write it.
 
-    An existing list decides alone, so that a resumed run leaves out the same images.
+    An existing list is used unchanged, so a resumed run leaves out the same images.
 
     Args:
-        path: Text file, UTF-8, with one key in each line.
+        path: UTF-8 text file, one key per line.
         source: The images.
         check: One of `CHECKS`.
-        workers: Processes that look.
+        workers: Processes that check.
         progress: Show a progress bar.
 
     Returns:

@@ -1,7 +1,7 @@
-"""Resuming with the same images and teacher: some stored views are made and asked about again.
+"""Resuming with the same images and teacher: repeats some stored views and answers.
 
-The settings cannot say it all: the weights of an ONNX, TorchScript or remote teacher are not in
-its ``state_dict``, how a teacher prepares its input is nowhere, and images may change.
+The settings are not enough: the weights of an ONNX, TorchScript or remote teacher are not in its
+``state_dict``, a teacher's preprocessing is stored nowhere, and images may change.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from dr_plugins.shards.shard import Shard
 
 __all__ = ["asked_again", "check_answers", "check_views"]
 
-_SHARDS = 4  # of the finished ones, each with its first batch
-# Mean difference of the stored probabilities' logarithms, which is about that of the logits. Other
-# kernels and GPUs change less; another network or another preparation of its input changes more.
+_SHARDS = 4  # finished shards to check, the first batch of each
+# Mean difference of the stored log-probabilities, close to that of the logits. Other kernels and
+# GPUs differ less; another network or another preprocessing differs more.
 _TOLERANCE, _REDUCED_TOLERANCE = 0.05, 0.15
 _LEAST_PROB = 2.0**-14  # float16 rounds smaller ones coarsely, or to 0
 
 
 def asked_again(finished: Sequence[int]) -> list[int]:
-    """Return the finished shards to compare: a few, spread evenly, in order."""
+    """Return a few evenly spaced finished shards to compare, in order."""
     spread = np.linspace(0, len(finished) - 1, min(_SHARDS, len(finished)))
     return [finished[int(i)] for i in spread]
 
@@ -39,17 +39,17 @@ def asked_again(finished: Sequence[int]) -> list[int]:
 def check_views(
     batch: ViewBatch, shard: Shard, layout: RecordLayout, keys: KeyIndex, views: torch.Tensor
 ) -> None:
-    """Compare views that were made again with what is stored of them.
+    """Compare repeated views with their stored parameters and fingerprints.
 
     Args:
         batch: Describes the views.
-        shard: The finished shard that they belong to.
+        shard: The finished shard of the views.
         layout: Byte layout of a record.
         keys: The images, in row order.
         views: uint8 ``[B, 3, H, W]``.
 
     Raises:
-        ImageChangedError: Other parameters are drawn, or the view on record has other pixels.
+        ImageChangedError: The parameters or the fingerprinted view differ.
     """
     made, stored = batch.records.numpy().view(layout.dtype)[:, 0], _stored(batch, shard)
     names = [field.name for field in layout.fields[:-2]]  # without ids and probs
@@ -61,8 +61,8 @@ def check_views(
             same = digest == shard.fingerprints[part.row - shard.first_row].tobytes()
         if not same:
             raise ImageChangedError(
-                f"image {keys[part.row]!r} gives other views than those in the finished shards: "
-                f"the image has changed since. Restore the images to resume, or choose another "
+                f"the views of image {keys[part.row]!r} differ from those in the finished shards: "
+                f"the image has changed. Restore the images to resume, or choose another "
                 f"directory."
             )
 
@@ -74,15 +74,15 @@ def check_answers(
 
     Args:
         batch: Describes the views.
-        shard: The finished shard that they belong to.
-        ask: Asks the teacher.
+        shard: The finished shard of the views.
+        ask: Runs the teacher.
         views: uint8 ``[B, 3, H, W]``, on the teacher's device.
-        precision: The teacher's, such as ``"float32"``.
+        precision: The teacher's precision, such as ``"float32"``.
         out: The set's directory, for the message.
 
     Raises:
-        TeacherError: The teacher answers the same views differently each time.
-        SettingsMismatchError: It is not the teacher that made the shard.
+        TeacherError: The teacher's answers are not reproducible.
+        SettingsMismatchError: Another teacher made the shard.
     """
     stored = _stored(batch, shard)
     ids = torch.from_numpy(stored["ids"].astype(np.int64))
@@ -90,7 +90,7 @@ def check_answers(
     tolerance = _TOLERANCE if precision == "float32" else _REDUCED_TOLERANCE
 
     def answered() -> torch.Tensor:
-        return ask.probs(views.clone()).cpu().gather(1, ids)  # a teacher may change its input
+        return ask.probs(views.clone()).cpu().gather(1, ids)  # a teacher may modify its input
 
     found = answered()
     difference = _difference(found, expected)
@@ -98,14 +98,14 @@ def check_answers(
         return
     if not _difference(found, answered()) <= tolerance:
         raise TeacherError(
-            "the teacher answers the same views differently each time; what it draws at random, "
-            "such as dropout, must be off"
+            "the teacher answers the same views differently each time; disable its randomness, "
+            "such as dropout"
         )
     raise SettingsMismatchError(
         f"the teacher's answers to views in {out / 'shard-*.safetensors'} differ from the stored "
         f"ones by a factor of {math.exp(difference):.2f} on average, expected at most "
-        f"{math.exp(tolerance):.2f}: another network made them, or one with another preparation "
-        f"of its input. Resume with that teacher, or choose another directory."
+        f"{math.exp(tolerance):.2f}: another network or another preprocessing made them. Resume "
+        f"with that teacher, or choose another directory."
     )
 
 

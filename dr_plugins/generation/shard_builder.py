@@ -1,4 +1,4 @@
-"""Filling shards with answers, one shard after the other."""
+"""Filling shards with answers, in order."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ __all__ = ["ShardBuilder"]
 
 
 class ShardBuilder:
-    """Puts answers into shards and writes each shard when its last answer is there.
+    """Puts answers into shards and writes each shard when it is complete.
 
     Args:
-        output: Where the shards go.
+        output: Receives the shards.
         plan: Division into shards and batches.
         layout: Byte layout of a record.
         keys: The images, in row order.
@@ -40,14 +40,14 @@ class ShardBuilder:
         self._shard: Shard | None = None
 
     def add(self, answer: Prediction) -> int:
-        """Store an answer; answers must come in order.
+        """Store an answer; answers must arrive in order.
 
         Returns:
-            How many images it completes.
+            Number of images that it completes.
 
         Raises:
             TeacherError: The answer is not finite.
-            DatasetMismatchError: A label is beyond the teacher's classes.
+            DatasetMismatchError: A label is not one of the teacher's classes.
             OutputError: A shard cannot be written.
         """
         answer.wait()
@@ -83,6 +83,6 @@ class ShardBuilder:
     def _check_label(self, part: ImagePart) -> None:
         if part.label >= self._num_classes:
             raise DatasetMismatchError(
-                f"image {self._keys[part.row]!r} has label {part.label}, the teacher knows "
+                f"image {self._keys[part.row]!r} has label {part.label}, the teacher has "
                 f"{self._num_classes} classes; use a teacher of the dataset's classes"
             )

@@ -1,7 +1,7 @@
 """Building a teacher from a specification, ``SCHEME:REST``.
 
 A scheme is a function from REST to a teacher. Any package can add one as an entry point of the
-group ``dr_plugins.teachers``; it is imported when it is asked for::
+group ``dr_plugins.teachers``; it is imported on first use::
 
     [project.entry-points."dr_plugins.teachers"]
     onnx = "my_package.teachers:load_onnx_teacher"
@@ -35,7 +35,7 @@ def load_teacher(spec: str) -> nn.Module:
     Args:
         spec: ``timm:NAME`` (pretrained), ``timm:NAME@CHECKPOINT`` (a file),
             ``python:MODULE:FUNCTION`` (a function without arguments that returns a teacher), or
-            what another package's scheme takes.
+            another package's scheme.
 
     Returns:
         A module from uint8 views ``[B, 3, H, W]`` to logits ``[B, C]``.
@@ -50,17 +50,17 @@ def load_teacher(spec: str) -> nn.Module:
     entry = _schemes().get(scheme)
     if entry is None or not rest:
         raise TeacherError(
-            f"teacher {spec!r} is not understood; expected SCHEME:NAME with one of the schemes "
+            f"cannot parse teacher {spec!r}; expected SCHEME:NAME with one of the schemes "
             f"{', '.join(scheme_names())}, such as python:MODULE:FUNCTION"
         )
     return _loader(spec, entry)(rest)
 
 
 def load_python_teacher(rest: str) -> nn.Module:
-    """Call ``MODULE:FUNCTION`` and return the teacher that it makes.
+    """Call ``MODULE:FUNCTION`` and return the teacher that it builds.
 
     Raises:
-        TeacherError: There is no such function, or it does not return a module.
+        TeacherError: The function does not exist, or does not return a module.
     """
     module, _, name = rest.partition(":")
     try:
@@ -71,7 +71,7 @@ def load_python_teacher(rest: str) -> nn.Module:
             f"teacher python:{rest}: {error}. Expected python:MODULE:FUNCTION, with the module on "
             f"PYTHONPATH and the function callable without arguments."
         ) from error
-    teacher = function()  # an error of the user's own code is shown as it is
+    teacher = function()  # errors of the user's own code are not wrapped
     if not isinstance(teacher, nn.Module):
         raise TeacherError(f"teacher python:{rest} returned {type(teacher).__name__}, not a Module")
     return teacher

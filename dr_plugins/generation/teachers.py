@@ -1,7 +1,7 @@
-"""Teachers: what answers the augmented views.
+"""Teachers: networks that answer the augmented views.
 
-A teacher is a ``torch.nn.Module`` from uint8 views ``[B, 3, H, W]`` to logits ``[B, C]``; resizing
-and normalising are its own business.
+A teacher is a ``torch.nn.Module`` from uint8 views ``[B, 3, H, W]`` to logits ``[B, C]``; it
+resizes and normalizes its input itself.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ class Ensemble(nn.Module):
 
     Args:
         teachers: Modules from uint8 views ``[B, 3, H, W]`` to logits ``[B, C]``, all the same C.
-        temperature: Logits are divided by it; above 1, answers are softer. A student should then be
-            trained with ``KDLoss(temperature=...)`` of the same value.
+        temperature: Divisor of the logits; above 1, answers are softer. Train the student with
+            ``KDLoss(temperature=...)`` of the same value.
         autocast: ``torch.bfloat16`` runs the teachers in mixed precision; None in float32.
-        compiled: Whether `answerer` gives a function that `torch.compile` has compiled.
+        compiled: Whether `answerer` uses `torch.compile`.
 
     Example:
         >>> class Constant(nn.Module):
@@ -47,8 +47,8 @@ class Ensemble(nn.Module):
         super().__init__()
         if not teachers or not temperature > 0:
             raise TeacherError(
-                f"{len(teachers)} teachers at temperature {temperature}; give at least one teacher "
-                f"and a temperature above 0"
+                f"got {len(teachers)} teachers and temperature {temperature}; expected at least "
+                f"one teacher and a temperature above 0"
             )
         self.teachers = nn.ModuleList(teachers)
         self.temperature = temperature
@@ -66,25 +66,25 @@ class Ensemble(nn.Module):
             float32 ``[B, C]``, rows sum to 1.
 
         Raises:
-            TeacherError: The teachers disagree about the number of classes, or answer with
-                something else than finite logits, such as probabilities.
+            TeacherError: The teachers differ in the number of classes, or do not return finite
+                logits (but probabilities, for example).
         """
         probs = self._mean(views, self.teachers, check=True)
         check_finite(bool(torch.isfinite(probs).all()))
         return probs
 
     def answerer(self, batch_size: int) -> Callable[[torch.Tensor], torch.Tensor]:
-        """Return a function that answers as `forward`, but never waits for the device.
+        """Return a function that computes `forward` without synchronizing with the device.
 
-        Whether the answers are finite is left to be checked, see `check_finite`.
+        The caller checks that the answers are finite; see `check_finite`.
 
         Args:
-            batch_size: Most views at once. Compiled teachers are given just as many every time, as
-                each other number would be compiled anew.
+            batch_size: Maximum number of views. Batches of compiled teachers are padded to it,
+                because every other size would be compiled separately.
         """
         if not self.compiled:
             return lambda views: self._mean(views, self.teachers)
-        # Once for this size alone; what is compiled for any size is slower.
+        # Compiled for this size only: dynamic shapes are slower.
         teachers = [torch.compile(teacher, dynamic=False) for teacher in self.teachers]
 
         def answer(views: torch.Tensor) -> torch.Tensor:
@@ -108,7 +108,7 @@ class Ensemble(nn.Module):
             probs = torch.softmax(logits.float() / self.temperature, dim=-1)
             if total is not None and probs.shape != total.shape:
                 raise TeacherError(
-                    f"the teachers answer with {total.shape[-1]} and {probs.shape[-1]} classes; an "
+                    f"the teachers have {total.shape[-1]} and {probs.shape[-1]} classes; an "
                     f"ensemble needs teachers of the same classes"
                 )
             total = probs if total is None else total + probs
@@ -122,7 +122,7 @@ class Ensemble(nn.Module):
 
 
 def check_finite(finite: bool) -> None:
-    """Refuse a teacher's answers.
+    """Check a teacher's answers.
 
     Raises:
         TeacherError: They are not `finite`.
@@ -145,12 +145,12 @@ def _check_logits(logits: Any, views: int) -> None:
 
 
 def _refuse_probabilities(logits: torch.Tensor) -> None:
-    """Refuse what looks like softmax's output, of which softmax makes nearly equal answers."""
+    """Reject answers that look like softmax's output: a second softmax makes them nearly equal."""
     rows = logits.float()
     if rows.shape[1] > 1 and bool((rows >= 0).all() & ((rows.sum(1) - 1).abs() < 1e-2).all()):
         raise TeacherError(
-            "the teacher's answers are probabilities (none is negative, each row sums to 1), and "
-            "softmax would be applied a second time; return logits, or the probabilities' logarithm"
+            "the teacher's answers are probabilities (none is negative, each row sums to 1), to "
+            "which softmax would be applied again; return logits, or the probabilities' logarithm"
         )
 
 

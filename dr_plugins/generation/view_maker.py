@@ -1,4 +1,4 @@
-"""Bringing views to where the teacher runs, and making there what workers left to it."""
+"""Moving views to the teacher's device, and making them there if the workers did not."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _CHECKED_VIEWS = 32
 
 
 class ReadyViews(NamedTuple):
-    """Views on the teacher's device, perhaps still being computed there.
+    """Views on the teacher's device, possibly still being computed.
 
     Attributes:
         views: uint8 ``[B, 3, H, W]``.
-        done: CUDA event after which they are complete; None elsewhere.
+        done: CUDA event after which they are complete; None on other devices.
     """
 
     views: torch.Tensor
@@ -35,19 +35,19 @@ class ReadyViews(NamedTuple):
         if self.done is not None:
             stream = torch.cuda.current_stream(self.views.device)
             stream.wait_event(self.done)
-            self.views.record_stream(stream)  # their memory belongs to the stream they come from
+            self.views.record_stream(stream)  # their memory belongs to the stream that made them
         return self.views
 
 
 class ViewMaker:
-    """Makes the views of one batch after the other on a device.
+    """Makes the views of consecutive batches on a device.
 
-    On CUDA it uses a stream of its own, so that views are made while the teacher answers those
-    before. Images whose views go on in the next batch stay on the device. What the device makes of
-    the first batch's pictures is compared with what the CPU makes of them.
+    On CUDA it uses a separate stream, so views are made while the teacher answers earlier ones.
+    Images whose views continue in the next batch stay on the device. The views of the first batch
+    are compared with those computed on the CPU.
 
     Args:
-        policy: What is done to each view.
+        policy: Augmentation of the views.
         layout: Byte layout of a record.
         device: Where the teacher runs.
     """
@@ -55,14 +55,14 @@ class ViewMaker:
     def __init__(self, policy: Policy, layout: RecordLayout, device: torch.device) -> None:
         self._policy, self._layout, self._device = policy, layout, device
         self._stream = torch.cuda.Stream(device, priority=-1) if device.type == "cuda" else None
-        self._kept: dict[int, torch.Tensor] = {}
+        self._cached: dict[int, torch.Tensor] = {}
         self._checked = False
 
     def __call__(self, batch: ViewBatch) -> ReadyViews:
-        """Start to make the views of a batch; batches must come in order.
+        """Start making the views of a batch; batches must arrive in order.
 
         Raises:
-            DeviceMismatchError: The device computes other pixels than the CPU.
+            DeviceMismatchError: The pixels of device and CPU differ.
         """
         with nullcontext() if self._stream is None else torch.cuda.stream(self._stream):
             views_here = self._from_pictures(batch) if batch.views is None else batch.views
@@ -77,14 +77,14 @@ class ViewMaker:
         return self._begin(batch.parts, params)
 
     def _begin(self, parts: Sequence[ImagePart], params: Sequence[AugmentParams]) -> DeferredViews:
-        """Crop and resize: the views first, then those of their partners."""
+        """Crop and resize: first the views, then their partners."""
         images: list[torch.Tensor] = []
         which: list[int] = []
         partners: list[int] = []
         for part in parts:
-            self._keep(part)
-            index = {row: len(images) + i for i, row in enumerate(self._kept)}
-            images += self._kept.values()
+            self._cache_pictures(part)
+            index = {row: len(images) + i for i, row in enumerate(self._cached)}
+            images += self._cached.values()
             which += [index[part.row]] * (part.stop - part.start)
             mixed = (one.partner for one in params[part.start : part.stop])
             partners += [index[row] for row in mixed if row is not None]
@@ -93,9 +93,9 @@ class ViewMaker:
         cropped = self._policy.begin_batch(images, which + partners, values)
         return DeferredViews(self._policy, cropped, params)
 
-    def _keep(self, part: ImagePart) -> None:
+    def _cache_pictures(self, part: ImagePart) -> None:
         if part.pictures is not None:
-            self._kept = {
+            self._cached = {
                 row: self._upload(picture).permute(2, 0, 1)
                 for row, picture in part.pictures.items()
             }
@@ -114,7 +114,7 @@ class ViewMaker:
         differing = int((torch.stack(expected) != found).flatten(1).any(1).sum())
         if differing:
             raise DeviceMismatchError(
-                f"{self._device} computes {differing} of {len(some)} views otherwise than the CPU, "
-                f"where the policy is defined; make the views in the workers: "
+                f"{differing} of {len(some)} views computed on {self._device} differ from the "
+                f"CPU's, which define the policy; make the views in the workers: "
                 f"dr-plugins reinforce --views-on workers, or reinforce(..., views_on='workers')"
             )

@@ -1,4 +1,4 @@
-"""The worker side of generation: which views the teacher sees, in which batches."""
+"""The workers' side of generation: the views that the teacher sees, in batches."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from dr_plugins.utils.workers import report_lost_batches
 __all__ = ["ImagePart", "ViewBatch", "ViewBatches", "ViewPlan"]
 
 _PARTNER_STREAM = 2
-_PARTNERS = 8  # images that one image may be mixed with; each is decoded once for all its views
+_PARTNERS = 8  # partners per image; each is decoded once for all of the image's views
 
 
 class ImagePart(NamedTuple):
@@ -37,9 +37,9 @@ class ImagePart(NamedTuple):
         size: (height, width) in pixels.
         start: Position of its first view in the batch.
         stop: Position after its last one.
-        fingerprinted: Position of the view of sample ``row % S``, None if that is in another batch.
-        pictures: uint8 ``[height, width, 3]`` by row, of the image and those mixed into its views;
-            None if those of the batch before go on, or nobody needs them.
+        fingerprinted: Position of the view of sample ``row % S``; None if it is in another batch.
+        pictures: uint8 ``[height, width, 3]`` by row, of the image and its partners; None if the
+            previous batch already had them, or if they are not used.
     """
 
     row: int
@@ -59,8 +59,8 @@ class ViewBatch(NamedTuple):
         first: Number of the first view within the shard, counted over images and samples.
         records: uint8 ``[B, record bytes]``, parameters filled in, answers still zero.
         parts: One entry for each image that has a view in the batch.
-        views: uint8 ``[B, 3, H, W]``, or the same with its last operations to be done where the
-            teacher is; None if the parts' pictures take their place.
+        views: uint8 ``[B, 3, H, W]``, or deferred views that the teacher's device finishes; None if
+            the device makes them from the parts' pictures.
     """
 
     shard: int
@@ -72,7 +72,7 @@ class ViewBatch(NamedTuple):
 
 @dataclass(frozen=True)
 class ViewPlan:
-    """How the views of all images are divided into shards and batches.
+    """Division of all images' views into shards and batches.
 
     Attributes:
         images: Number of images.
@@ -97,7 +97,7 @@ class ViewPlan:
         return range(first, min(first + self.shard_images, self.images))
 
     def batches(self, shard: int) -> int:
-        """Return the number of batches of a shard; the same for all but the last one."""
+        """Return the number of batches of a shard; all but the last shard have the same."""
         return -(-len(self.rows(shard)) * self.samples // self.batch_size)
 
     def batch(self, shard: int, number: int) -> range:
@@ -110,19 +110,20 @@ class ViewPlan:
 class ViewBatches(Dataset["ViewBatch | ReinforcementError"]):
     """Makes the batches of some shards, in order.
 
-    An item is an error, not a batch, where an image cannot be used: so it reaches the main process
-    as it is, without a worker's traceback around it.
+    If an image cannot be used, the item is the error instead of a batch, so it reaches the main
+    process without a worker's traceback around it.
 
     Args:
         source: The images.
         keys: Their keys, in row order.
         plan: Division into shards and batches.
         shards: Numbers of the shards to make, ascending.
-        policy: What is done to each view.
+        policy: Augmentation of the views.
         layout: Byte layout of a record.
         seed: Seed of all parameters.
-        whole: Finish the views; else leave to the teacher's device what it computes exactly: all
-            but decoding, and cropping and resizing where the way that Pillow does it is not known.
+        whole: Finish the views in the workers. If false, the teacher's device does what it can
+            compute exactly: everything after decoding, or, if Pillow's method of resampling is not
+            known, everything after cropping and resizing.
     """
 
     def __init__(
@@ -153,7 +154,7 @@ class ViewBatches(Dataset["ViewBatch | ReinforcementError"]):
         return (len(self._shards) - 1) * self._batches_each + self._plan.batches(self._shards[-1])
 
     def __getitem__(self, index: int) -> ViewBatch | ReinforcementError:
-        """Return batch `index`, or the error that stands in its way."""
+        """Return batch `index`, or the error that prevents it."""
         report_lost_batches()
         position, number = divmod(index, self._batches_each)
         shard = self._shards[position]
@@ -164,7 +165,7 @@ class ViewBatches(Dataset["ViewBatch | ReinforcementError"]):
 
     @property
     def batch_bytes(self) -> int:
-        """Bytes of a batch that has finished views; 0 where it has pictures of unknown sizes."""
+        """Bytes of a batch of finished views; 0 if it consists of pictures of unknown sizes."""
         if self._sends_pictures:
             return 0
         height, width = self._policy.view_size
@@ -185,16 +186,16 @@ class ViewBatches(Dataset["ViewBatch | ReinforcementError"]):
             part = records[first - numbers.start : stop - numbers.start]
             row, offset = first_row + position, first - position * samples
             self._sample(row, offset, part)
-            # What the teacher sees is made from what is stored, not from what was drawn.
+            # Views are made from the stored parameters, not from the drawn ones.
             params = self._policy.decode(part)
-            parts.append(self._describe(row, offset, first - numbers.start, params))
+            parts.append(self._image_part(row, offset, first - numbers.start, params))
             if not self._sends_pictures:
                 views += [self._view(row, one) for one in params]
         as_bytes = torch.from_numpy(records.view(np.uint8).reshape(len(numbers), -1))
         return ViewBatch(shard, numbers.start, as_bytes, parts, self._join(views))
 
     def _sample(self, row: int, offset: int, records: np.ndarray) -> None:
-        """Draw the parameters of an image's views from sample `offset` on, into `records`."""
+        """Draw the parameters of an image's views into `records`, starting at sample `offset`."""
         key_hash = randomness.hash_key(self._keys.encoded(row))
         size = size_of(self._load(row)[0])
         partners = [(other, size_of(self._load(other)[0])) for other in self._partners(row)]
@@ -205,7 +206,7 @@ class ViewBatches(Dataset["ViewBatch | ReinforcementError"]):
             except PolicyError as error:
                 raise PolicyError(f"image {self._keys[row]!r}: {error}") from error
 
-    def _describe(
+    def _image_part(
         self, row: int, offset: int, start: int, params: Sequence[AugmentParams]
     ) -> ImagePart:
         image, label = self._load(row)
@@ -224,7 +225,7 @@ class ViewBatches(Dataset["ViewBatch | ReinforcementError"]):
     def _pictures(self, row: int, params: Sequence[AugmentParams]) -> dict[int, torch.Tensor]:
         if len(params) == self._plan.samples:
             others = {one.partner for one in params if one.partner is not None}
-        else:  # the batches to come may mix in any of them
+        else:  # later batches may mix in any of them
             others = set(self._partners(row))
         return {r: torch.from_numpy(self._load(r)[0]) for r in sorted({row, *others})}
 
@@ -242,7 +243,7 @@ class ViewBatches(Dataset["ViewBatch | ReinforcementError"]):
         return torch.stack(views) if self._whole else join(views)
 
     def _partners(self, row: int) -> list[int]:
-        """Return the rows of the images that may be mixed into an image."""
+        """Return the rows of an image's possible partners."""
         if not self._policy.mixings:
             return []
         key_hash = randomness.hash_key(self._keys.encoded(row))
@@ -250,7 +251,7 @@ class ViewBatches(Dataset["ViewBatch | ReinforcementError"]):
         return rng.integers(0, len(self._keys), _PARTNERS).tolist()
 
     def _load(self, row: int) -> tuple[Picture, int]:
-        if self._cached_load is None:  # made here because a cache cannot be sent to a worker
+        if self._cached_load is None:  # created lazily because a cache cannot be pickled
             self._cached_load = lru_cache(maxsize=_PARTNERS + 2)(self._load_uncached)
         return self._cached_load(row)
 

@@ -1,1 +1,1 @@
-"""Images: which pixels a file has, and data sets as images with keys."""
+"""Images: decoding files to pixels, and datasets as images with keys."""

@@ -1,4 +1,4 @@
-"""Classes in label order, and whether two lists of them agree."""
+"""Comparing lists of classes in label order."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ def check_class_names(
     reference: str,
     error: type[ReinforcementError] = DatasetMismatchError,
 ) -> None:
-    """Compare the classes of two data sets, names and order; nothing is wrong if one is unknown.
+    """Check that two datasets have the same classes in the same order, if both are known.
 
     Args:
-        names: In label order.
-        expected: Likewise.
-        what: Whose `names` are, for the message.
-        reference: Whose `expected` are.
+        names: Class names in label order.
+        expected: Expected class names in label order.
+        what: Owner of `names`, for the message.
+        reference: Owner of `expected`, for the message.
         error: Type of the error.
 
     Raises:
-        DatasetMismatchError: They differ, so that labels would mean other classes.
+        DatasetMismatchError: They differ, so labels would mean other classes.
 
     Example:
         >>> check_class_names(["cat", "dog"], ["cat", "dog"], "the dataset", "the shard set")
@@ -40,6 +40,6 @@ def check_class_names(
     raise error(
         f"{what} has {len(names)} classes, {reference} {len(expected)}"
         + (f"; the first that differ are {differing[0]}" if differing else "")
-        + ": labels would mean other classes. Use the same classes in the same order; where only "
-        f"the order differs, give it with a class map{advice('class_map')}"
+        + ": labels would mean other classes. Use the same classes in the same order; if only "
+        f"the order differs, pass a class map{advice('class_map')}"
     )

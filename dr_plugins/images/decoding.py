@@ -1,4 +1,4 @@
-"""Opening images: one definition of what pixels an image file has.
+"""Opening images: the one definition of an image file's pixels.
 
 Every image becomes 8-bit RGB before it is augmented:
 
@@ -8,7 +8,7 @@ Every image becomes 8-bit RGB before it is augmented:
   grey is clipped to 0..255;
 * EXIF orientation is ignored, as torchvision's and timm's datasets do;
 * of an animation, the first frame is used;
-* a file that is cut off or damaged is an error, whatever the rest of the process asked Pillow for.
+* a truncated or damaged file is an error, regardless of Pillow's settings in the process.
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ File = str | PathLike[str] | IO[bytes]
 
 
 class _StrictDecoding:
-    """Makes Pillow refuse damaged files, whatever ``ImageFile.LOAD_TRUNCATED_IMAGES`` says.
+    """Makes Pillow reject damaged files, regardless of ``ImageFile.LOAD_TRUNCATED_IMAGES``.
 
-    Pillow would fill what is missing with grey. The switch belongs to the whole process: it is off
-    while any thread is inside, and the last one to leave puts it back.
+    With that setting, Pillow would fill missing parts with grey. It is global to the process: it is
+    off while any thread is inside, and the last thread to leave restores it.
     """
 
     def __init__(self) -> None:
@@ -68,14 +68,14 @@ class _StrictDecoding:
                 ImageFile.LOAD_TRUNCATED_IMAGES = self._before
 
     def _forget_other_threads(self) -> None:
-        """A forked process has one thread, and inherits what the others were doing."""
+        """Reset the count in a forked process, which has only one thread."""
         if self._inside:
             ImageFile.LOAD_TRUNCATED_IMAGES = self._before
         self._lock, self._inside = threading.Lock(), 0
 
 
 strict_decoding = _StrictDecoding()
-"""Context in which Pillow decodes a file completely or raises an error."""
+"""Context in which Pillow either decodes a file completely or raises an error."""
 
 
 def size_of(image: Picture) -> tuple[int, int]:
@@ -104,25 +104,25 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def open_picture(file: File, key: str, *, as_pixels: bool = True) -> Picture:
-    """Open an image file in the fastest way that gives the pixels of `open_image`.
+    """Open an image file in the fastest way that yields the pixels of `open_image`.
 
     Args:
         file: See `open_image`.
-        key: Likewise.
-        as_pixels: Give an array, not a PIL image.
+        key: See `open_image`.
+        as_pixels: Return an array, not a PIL image.
 
     Returns:
-        RGB, the array uint8 ``[height, width, 3]``. Pixels are the caller's own.
+        RGB image, or writable uint8 array ``[height, width, 3]``.
 
     Raises:
-        ImageReadError: The file is missing, damaged or no image.
+        ImageReadError: The file is missing, damaged or not an image.
     """
     if not as_pixels:
         return open_image(file, key)
     try:
         content = _read(file)
         pixels = decode_jpeg(content.getvalue())
-        # A copy, because Pillow's own memory is not for writing.
+        # A copy, because Pillow's own memory is read-only.
         return np.array(_decode(content)) if pixels is None else pixels
     except Exception as error:
         raise _unreadable(key, error) from error
@@ -132,32 +132,32 @@ def open_image(file: File, key: str) -> Image.Image:
     """Open and decode an image file.
 
     Args:
-        file: Path of a regular file, or a file opened for reading bytes, which is closed.
+        file: Path of a regular file, or an open binary file, which is closed.
         key: The image's key, for error messages.
 
     Returns:
         RGB image, decoded.
 
     Raises:
-        ImageReadError: The file is missing, damaged or no image.
+        ImageReadError: The file is missing, damaged or not an image.
     """
     try:
         return _decode(_read(file))
-    # On damaged files, Pillow's decoders raise errors of many types; archives have their own.
+    # For damaged files, Pillow's decoders raise errors of many types, and archives raise others.
     except Exception as error:
         raise _unreadable(key, error) from error
 
 
 def check_image(file: File, key: str) -> None:
-    """Look at the beginning and the end of an image file; decode it if they do not say enough.
+    """Check the beginning and the end of an image file; decode it if that is not conclusive.
 
     Args:
         file: See `open_image`.
-        key: Likewise.
+        key: See `open_image`.
 
     Raises:
-        ImageReadError: The file is missing, cut off, or no image. Damage in its middle may go
-            unnoticed.
+        ImageReadError: The file is missing, truncated, or not an image. Damage in its middle may
+            remain undetected.
     """
     try:
         with _opened(file) as opened:
@@ -169,7 +169,7 @@ def check_image(file: File, key: str) -> None:
 
 
 class _Content(io.BytesIO):
-    """A file that was read already; Pillow's messages show it by its name."""
+    """The content of a file; Pillow's messages show it by the file's name."""
 
     def __init__(self, data: bytes, name: object) -> None:
         super().__init__(data)
@@ -200,16 +200,16 @@ _ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}
 
 
 def _seems_whole(file: IO[bytes]) -> bool:
-    """Whether a file begins with the headers of an image and ends as its format does."""
+    """Whether a file begins with an image's headers and ends with its format's end marker."""
     with contextlib.suppress(Exception), strict_decoding, Image.open(file) as image:
         end = _ENDS.get(image.format or "")
         if end is not None:
             file.seek(-min(64, file.seek(0, os.SEEK_END)), os.SEEK_END)
-            return file.read().rstrip(b"\0").endswith(end)  # some cameras add zeros
+            return file.read().rstrip(b"\0").endswith(end)  # some cameras append zeros
     return False
 
 
 def _unreadable(key: str, error: Exception) -> ImageReadError:
     return ImageReadError(
-        f"cannot read image {key!r}: {error}. Restore the file; no other image takes its place."
+        f"cannot read image {key!r}: {error}. Restore the file; no other image is substituted."
     )

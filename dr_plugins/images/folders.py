@@ -1,4 +1,4 @@
-"""Folders of images, one for each class."""
+"""Image folders, one per class."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ _SPLITS = ("train", "training", "trainval", "val", "valid", "validation", "test"
 
 
 class ClassFolders(datasets.ImageFolder):
-    """torchvision's ImageFolder, which counts what it leaves out and refuses folders of splits.
+    """torchvision's ImageFolder, but it counts ignored files and rejects folders of splits.
 
-    A folder without images that is hidden, or that holds shard sets, is no class.
+    A folder without images is not a class if it is hidden or holds a shard set.
 
     Args:
         root: The directory that holds the class folders.
-        class_names: Names of the classes in label order; some may have no folder. None for those of
-            the folders, sorted.
+        class_names: Names of the classes in label order; some may have no folder. None means the
+            names of the folders, sorted.
 
     Attributes:
-        left_out: How many files were left out, by extension in lower case with its dot.
+        left_out: Number of ignored files by extension, in lower case with its dot.
 
     Raises:
-        FileNotFoundError: There are no folders, or one of them holds no images.
-        ValueError: The folders are those of splits, or not those of `class_names`.
+        FileNotFoundError: There are no folders, or a folder holds no images.
+        ValueError: The folders are splits, or are not in `class_names`.
     """
 
     def __init__(self, root: str, class_names: Sequence[str] | None = None) -> None:
@@ -47,7 +47,7 @@ class ClassFolders(datasets.ImageFolder):
             self.classes = list(class_names)
 
     def find_classes(self, directory: str | Path) -> tuple[list[str], dict[str, int]]:
-        """Look for the files of all folders; see `torchvision.datasets.DatasetFolder`."""
+        """Find the files of all folders; see `torchvision.datasets.DatasetFolder`."""
         with os.scandir(directory) as entries:
             folders = sorted(entry.name for entry in entries if entry.is_dir())
         for name in folders:
@@ -98,13 +98,13 @@ class ClassFolders(datasets.ImageFolder):
             suspect = (deep or named)[0]
             raise ValueError(
                 f"the classes would be {', '.join(map(quoted, list(self._files)[:6]))}, but "
-                f"{quoted(suspect)} is the name of a split of a dataset; name the folder that "
-                f"holds the class folders, such as {os.path.join(directory, suspect)}. If it is a "
-                f"class, list all classes in a class map"
+                f"{quoted(suspect)} is the name of a dataset split; pass the folder that holds "
+                f"the class folders, such as {os.path.join(directory, suspect)}. If it is a class, "
+                f"list all classes in a class map"
             )
 
     def _is_deep(self, folder: str, name: str) -> bool:
-        """Whether all images of a class lie in folders within its own."""
+        """Whether all images of a class are in subfolders."""
         return all(os.path.dirname(file) != folder for file in self._files[name])
 
 

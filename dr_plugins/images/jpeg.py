@@ -1,10 +1,10 @@
-"""JPEG decoding that is faster than Pillow's, where it is installed and gives Pillow's pixels.
+"""JPEG decoding that is faster than Pillow's, if simplejpeg is installed and the pixels agree.
 
-simplejpeg decodes straight into an array, which spares the copy out of Pillow's own memory. Both
-use libjpeg-turbo, but each its own build: Pillow decodes a few small pictures too, before the first
-image, and if a pixel differs, simplejpeg is not used. simplejpeg treats every warning of
-libjpeg-turbo as an error, and Pillow judges all files that simplejpeg refuses: so a damaged file is
-refused, or accepted with the same pixels, whether simplejpeg is installed or not.
+simplejpeg decodes directly into an array, which saves the copy out of Pillow's own memory. Both use
+libjpeg-turbo, but different builds of it: before the first image, both decode a few small pictures,
+and if a pixel differs, simplejpeg is not used. simplejpeg treats every warning of libjpeg-turbo as
+an error, and Pillow handles all files that simplejpeg rejects. So whether a damaged file is
+rejected, and its pixels if it is accepted, do not depend on simplejpeg.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ __all__ = ["decode_jpeg"]
 _logger = logging.getLogger(__name__)
 
 _START = b"\xff\xd8\xff"
-# Others, such as CMYK and RGB without conversion, are rare and have conventions of their own.
+# Others, such as CMYK and RGB without conversion, are rare and have different conventions.
 _COLORSPACES = ("YCbCr", "Gray")
 
 
@@ -38,9 +38,9 @@ def decode_jpeg(data: bytes) -> np.ndarray | None:
         data: The whole file, of any format.
 
     Returns:
-        RGB as uint8 ``[height, width, 3]``; None for all that Pillow should judge: other formats,
-        rare kinds of JPEG, very large or damaged files, and everything where simplejpeg is missing
-        or differs.
+        RGB as uint8 ``[height, width, 3]``; None for everything that Pillow should handle: other
+        formats, rare kinds of JPEG, very large or damaged files, and all files if simplejpeg is
+        missing or differs.
     """
     if not data.startswith(_START) or not _is_pillows():
         return None
@@ -54,14 +54,14 @@ def _decode(data: bytes) -> np.ndarray | None:
         if colorspace not in _COLORSPACES or (limit is not None and height * width > limit):
             return None
         pixels: np.ndarray = simplejpeg.decode_jpeg(data, strict=True)
-    except (KeyError, ValueError):  # the first for rare subsamplings
+    except (KeyError, ValueError):  # KeyError for rare subsamplings
         return None
     return pixels
 
 
 @functools.cache
 def _is_pillows() -> bool:
-    """Whether simplejpeg gives Pillow's pixels on this machine."""
+    """Whether simplejpeg yields Pillow's pixels on this machine."""
     if simplejpeg is None:
         return False
     for name, data in _samples():
@@ -70,7 +70,7 @@ def _is_pillows() -> bool:
         found = _decode(data)
         if found is None or not np.array_equal(found, expected):
             _logger.warning(
-                "simplejpeg and Pillow decode %s to different pixels; Pillow decodes all images, "
+                "simplejpeg and Pillow decode %s to different pixels; falling back to Pillow, "
                 "which is slower. Install versions of both that use the same libjpeg-turbo.",
                 name,
             )
@@ -79,7 +79,7 @@ def _is_pillows() -> bool:
 
 
 def _samples() -> Iterator[tuple[str, bytes]]:
-    """Small pictures, smooth and rough, of each kind that photographs are stored in."""
+    """Small pictures, smooth and rough, in each kind of JPEG that is common for photographs."""
     rng = np.random.default_rng(0)
     height, width = 43, 61
     rough = rng.integers(0, 256, (6, 7, 3), np.uint8)

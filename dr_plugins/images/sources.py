@@ -1,7 +1,7 @@
-"""Image sources: any map-style dataset, seen as images with keys that do not depend on order.
+"""Image sources: any map-style dataset, as images with keys that do not depend on order.
 
 torchvision's ImageFolder sorts files lexicographically and timm's reader sorts them naturally, so
-the position of an image says nothing. Its path relative to the root does.
+an image's position does not identify it. Its path relative to the root does.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ __all__ = ["ImageSource", "image_keys", "open_source"]
 
 _TORCHVISION_SCHEME = "torchvision:"
 _OWN_LOADERS = (None, default_loader)
-# What datasets raise for damaged files and archives; all else is a mistake in their code.
+# Raised by datasets for damaged files and archives; other errors are bugs in their code.
 _READ_ERRORS = (OSError, ValueError, SyntaxError, AttributeError, EOFError, tarfile.TarError)
-# What torchvision's datasets raise where files or libraries are missing, or a name is wrong.
+# Raised by torchvision's datasets if files or libraries are missing, or a name is wrong.
 _OPEN_ERRORS = (
     OSError,
     RuntimeError,
@@ -42,16 +42,16 @@ _OPEN_ERRORS = (
 
 
 class ImageSource:
-    """Images with keys and labels, loaded by position, never replaced by a neighbour.
+    """Images with keys and labels, loaded by position; a failed image is never substituted.
 
     Args:
         dataset: A map-style dataset of (PIL image, label) without transform: torchvision's
             ImageFolder, CIFAR, MNIST family, Flowers102, Food101, timm's ImageDataset, a
-            ``torch.utils.data.Subset`` of these, or any other together with `keys`.
-        keys: One unique key for each item; derived by `image_keys` if omitted.
+            ``torch.utils.data.Subset`` of these, or any other dataset with `keys`.
+        keys: One unique key per item; derived by `image_keys` if omitted.
 
     Raises:
-        DatasetMismatchError: The dataset has a transform of its own, or keys cannot be derived.
+        DatasetMismatchError: The dataset has a transform, or keys cannot be derived.
 
     Example:
         >>> from torchvision import datasets
@@ -66,12 +66,12 @@ class ImageSource:
         self.keys = image_keys(dataset) if keys is None else keys
         if len(self.keys) != len(dataset):
             raise DatasetMismatchError(
-                f"{len(self.keys)} keys for a dataset of {len(dataset)} images; give one for each"
+                f"{len(self.keys)} keys for a dataset of {len(dataset)} images; pass one per image"
             )
 
     @property
     def base(self) -> Any:
-        """The dataset, or that of which it is a subset."""
+        """The dataset itself, or the dataset behind a subset."""
         dataset = self.dataset
         while isinstance(dataset, Subset):
             dataset = dataset.dataset
@@ -79,13 +79,13 @@ class ImageSource:
 
     @property
     def class_names(self) -> list[str] | None:
-        """Names of the classes in label order; None if the dataset does not tell."""
+        """Names of the classes in label order; None if unknown."""
         dataset = self.base
         # torchvision's ImageNet has descriptions in `classes`, its folders' names in `wnids`.
         names = getattr(dataset, "wnids", getattr(dataset, "classes", None))
         if names is None:  # Caltech's, iNaturalist's
             names = getattr(dataset, "categories", getattr(dataset, "all_categories", None))
-        reader = getattr(dataset, "reader", None)  # timm's; the one for archives has another name
+        reader = getattr(dataset, "reader", None)  # timm's; named differently for archives
         by_name = getattr(reader, "class_to_idx", getattr(reader, "class_name_to_idx", None))
         if names is None and by_name:
             names = sorted(by_name, key=by_name.__getitem__)
@@ -93,7 +93,7 @@ class ImageSource:
 
     @property
     def left_out(self) -> Counter[str]:
-        """How many files beside the images were left out, by extension, where that is known."""
+        """Number of files next to the images that were left out, by extension, if known."""
         return Counter(getattr(self.base, "left_out", {}))
 
     def __len__(self) -> int:
@@ -109,26 +109,26 @@ class ImageSource:
             RGB image and its label, -1 if unknown.
 
         Raises:
-            ImageReadError: Naming the key; no other image takes its place.
-            DatasetMismatchError: The dataset gives something else than PIL images.
+            ImageReadError: The image cannot be read.
+            DatasetMismatchError: The dataset does not return PIL images.
         """
         image, label = self.load_picture(index, as_pixels=False)
         assert isinstance(image, Image.Image)
         return image, label
 
     def load_picture(self, index: int, *, as_pixels: bool = True) -> tuple[Picture, int]:
-        """Load one image in the fastest way that gives the pixels of `load`.
+        """Load one image in the fastest way that yields the pixels of `load`.
 
         Args:
             index: Position in the dataset.
-            as_pixels: Give an array, not a PIL image.
+            as_pixels: Return an array, not a PIL image.
 
         Returns:
-            What `open_picture` gives, and the label, -1 if unknown.
+            The picture, as `open_picture` returns it, and the label, -1 if unknown.
 
         Raises:
-            ImageReadError: Naming the key; no other image takes its place.
-            DatasetMismatchError: The dataset gives something else than PIL images.
+            ImageReadError: The image cannot be read.
+            DatasetMismatchError: The dataset does not return PIL images.
         """
         key = self.keys[index]
         try:
@@ -143,19 +143,19 @@ class ImageSource:
         except _READ_ERRORS as error:
             raise _cannot_read(key, error) from error
         raise DatasetMismatchError(
-            f"the dataset gives a {type(image).__name__} for image {key!r}; a PIL image was "
-            f"expected. Create the dataset without transform."
+            f"the dataset returned a {type(image).__name__} for image {key!r}; expected a PIL "
+            f"image. Create the dataset without transform."
         )
 
     def check(self, index: int, *, full: bool = False) -> None:
-        """Make sure that an image can be read.
+        """Check that an image can be read.
 
         Args:
             index: Position in the dataset.
-            full: Decode it; else look at its beginning and end, as far as that is enough.
+            full: Decode it; if false, check only its beginning and end if that is conclusive.
 
         Raises:
-            ImageReadError: It cannot.
+            ImageReadError: The image cannot be read.
         """
         try:
             file, _ = (None, -1) if full else _file(self.dataset, index)
@@ -167,7 +167,7 @@ class ImageSource:
             check_image(file, self.keys[index])
 
     def without(self, keys: Iterable[str]) -> ImageSource:
-        """Return the source without the images of some keys; some may be none of its images."""
+        """Return the source without the images of some keys; unknown keys are ignored."""
         left_out = set(keys)
         kept = [i for i, key in enumerate(self.keys) if key not in left_out]
         if len(kept) == len(self):
@@ -181,11 +181,11 @@ class ImageSource:
 def image_keys(dataset: Any) -> list[str]:
     """Return a key for each item of a dataset: the file's path relative to its root, with ``/``.
 
-    torchvision's array datasets (CIFAR, MNIST family) have no files; their published order is the
-    only identity there is, and the keys are ``00000``, ``00001`` and so on.
+    torchvision's array datasets (CIFAR, MNIST family) have no files; only their published order
+    identifies an image, so the keys are ``00000``, ``00001`` and so on.
 
     Raises:
-        DatasetMismatchError: The dataset is of no known kind.
+        DatasetMismatchError: The kind of dataset is unknown.
     """
     if isinstance(dataset, Subset):
         keys = image_keys(dataset.dataset)
@@ -196,25 +196,25 @@ def image_keys(dataset: Any) -> list[str]:
     if found is not None:
         return found
     raise DatasetMismatchError(
-        f"cannot derive image keys from a {type(dataset).__name__}: pass `keys`, one unique name "
-        f"for each image that does not depend on the order (such as its relative path)"
+        f"cannot derive image keys from a {type(dataset).__name__}: pass `keys`, a unique name per "
+        f"image that does not depend on the order (such as its relative path)"
     )
 
 
 def open_source(
     spec: str, class_map: str | os.PathLike[str] | None = None, train: bool = True
 ) -> ImageSource:
-    """Open the images that a command-line argument names.
+    """Open the images named by a command-line argument.
 
     Args:
-        spec: A directory with one folder for each class, or ``torchvision:NAME:ROOT`` for a
-            torchvision dataset.
+        spec: A directory with one folder per class, or ``torchvision:NAME:ROOT`` for a torchvision
+            dataset.
         class_map: UTF-8 text file with one class folder name per line, in label order; needed when
             the directory holds only some of the classes.
-        train: Take a torchvision dataset's training split; else the one to test on.
+        train: Use a torchvision dataset's training split; if false, its validation or test split.
 
     Raises:
-        DatasetMismatchError: There is no such dataset or directory, or it holds no images.
+        DatasetMismatchError: The dataset or directory does not exist, or holds no images.
 
     Example:
         >>> source = open_source("imagenet/train")                          # doctest: +SKIP
@@ -228,9 +228,9 @@ def open_source(
         return ImageSource(ClassFolders(spec, None if class_map is None else _lines(class_map)))
     except _OPEN_ERRORS as error:
         raise DatasetMismatchError(
-            f"cannot open images {spec!r}: {error}. Expected a directory with one folder for each "
-            f"class, or torchvision:NAME:ROOT (such as torchvision:CIFAR100:data), whose files are "
-            f"downloaded already: torchvision.datasets.NAME(ROOT, download=True)."
+            f"cannot open images {spec!r}: {error}. Expected a directory with one folder per "
+            f"class, or torchvision:NAME:ROOT (such as torchvision:CIFAR100:data). Download the "
+            f"latter's files first: torchvision.datasets.NAME(ROOT, download=True)."
         ) from error
 
 
@@ -239,7 +239,7 @@ def _cannot_read(key: str, error: Exception) -> ImageReadError:
 
 
 def _lines(path: str | os.PathLike[str]) -> list[str]:
-    lines = Path(path).read_text(encoding="utf-8-sig").splitlines()  # some editors write a mark
+    lines = Path(path).read_text(encoding="utf-8-sig").splitlines()  # some editors write a BOM
     return [name for line in lines if (name := line.strip())]
 
 
@@ -247,7 +247,7 @@ def _refuse_transform(dataset: Any) -> None:
     if getattr(dataset, "transform", None) is not None:
         raise DatasetMismatchError(
             f"the {type(dataset).__name__} has a transform, which would augment a second "
-            f"time: create it without, and pass the transform for plain images as "
+            f"time: create it without one, and pass the transform of plain images as "
             f"ReinforcedDataset(..., transform=)"
         )
     if isinstance(dataset, Subset):
@@ -255,7 +255,7 @@ def _refuse_transform(dataset: Any) -> None:
 
 
 def _is_loaded_by(dataset: Any, module: str) -> bool:
-    """Whether a library's own code loads the items, so that going around it changes nothing."""
+    """Whether a library's own code loads the items, so bypassing it changes nothing."""
     own = f"{getattr(type(dataset).__getitem__, '__module__', None)}."
     return own.startswith(f"{module}.") and getattr(dataset, "loader", None) in _OWN_LOADERS
 
@@ -263,10 +263,10 @@ def _is_loaded_by(dataset: Any, module: str) -> bool:
 def _file(dataset: Any, index: int) -> tuple[Any, int]:
     """The file behind an item and its label; (None, -1) if only the dataset can load it.
 
-    timm's ImageDataset answers for an unreadable file with the next one; going to its reader does
-    not. torchvision's default loader is replaced by ours for its handling of 16-bit images.
+    timm's ImageDataset substitutes the next image for an unreadable one; its reader does not.
+    torchvision's default loader is replaced by ours, which handles 16-bit images.
     """
-    while type(dataset) is Subset:  # a subclass may do more than choose
+    while type(dataset) is Subset:  # a subclass may do more than select
         dataset, index = dataset.dataset, dataset.indices[index]
     if _is_loaded_by(dataset, "timm.data.dataset") and hasattr(dataset, "reader"):
         file, label, *_ = dataset.reader[index]
@@ -275,7 +275,7 @@ def _file(dataset: Any, index: int) -> tuple[Any, int]:
         path, label = dataset.samples[index]
         return path, _label(dataset, label)
     if _is_loaded_by(dataset, "torchvision.datasets") and hasattr(dataset, "_image_files"):
-        # Flowers102, Food101 and their kind
+        # Flowers102, Food101 and similar
         return dataset._image_files[index], _label(dataset, dataset._labels[index])
     return None, -1
 

@@ -1,4 +1,4 @@
-"""Datasets of torchvision: which split is which, and what the files of each are called."""
+"""torchvision's datasets: their splits and the names of their files."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from torchvision import datasets
 
 __all__ = ["keys_of_torchvision", "open_torchvision", "relative_key"]
 
-# Arrays without files, and those derived from them: their published order identifies an image.
+# Arrays without files, and their subclasses: the published order identifies an image.
 _ARRAYS = (
     *(datasets.CIFAR10, datasets.MNIST, datasets.USPS),
     *(datasets.SVHN, datasets.STL10, datasets.SEMEION, datasets.FER2013),
 )
-# What to train and to validate on, where that is not split="train" and split="test".
+# Arguments for training and validation, where they are not split="train" and split="test".
 _SPLITS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "CLEVRClassification": ({"split": "train"}, {"split": "val"}),  # the test split has no labels
     "ImageNet": ({"split": "train"}, {"split": "val"}),
@@ -27,10 +27,10 @@ _SPLITS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "Places365": ({"split": "train-standard"}, {"split": "val"}),
 }
 
-# The files of other datasets, and the directory that they are named relative to. The first kind
-# that a dataset is of counts.
+# The files of other datasets, and the directory that their names are relative to. The first
+# matching class counts.
 _FILES: dict[type, Callable[[Any], tuple[Iterable[Any], Any]]] = {
-    # Three that are kinds of ImageFolder, but keep their images below their root.
+    # Three subclasses of ImageFolder that keep their images below their root.
     datasets.Country211: lambda d: (_first(d.samples), d._base_folder / d._split),
     datasets.EuroSAT: lambda d: (_first(d.samples), d._data_folder),
     datasets.ImageNet: lambda d: (_first(d.samples), d.split_folder),
@@ -58,17 +58,17 @@ _FILES: dict[type, Callable[[Any], tuple[Iterable[Any], Any]]] = {
 
 
 def open_torchvision(name: str, root: str, train: bool) -> Any:
-    """Open a dataset of torchvision.
+    """Open a torchvision dataset.
 
     Args:
         name: Its class in ``torchvision.datasets``.
         root: Where it was downloaded to.
-        train: Take the training split, or all of a dataset without splits; else the one to
-            validate on.
+        train: Use the training split, or all of a dataset without splits; if false, the validation
+            or test split.
 
     Raises:
         Exception: Of many types, from torchvision.
-        ValueError: The dataset has no split to validate on.
+        ValueError: The dataset has no validation split.
     """
     kind = getattr(datasets, name)
     parameters = inspect.signature(kind).parameters
@@ -81,15 +81,15 @@ def open_torchvision(name: str, root: str, train: bool) -> Any:
     elif train:
         options = {}
     else:
-        raise ValueError(f"{name} has no split to validate on; use a folder of other images")
+        raise ValueError(f"{name} has no validation split; use a folder of other images")
     return kind(root, **options)
 
 
 def keys_of_torchvision(dataset: Any) -> list[str] | None:
-    """Return a key for each item; None for what is none of torchvision's datasets of classes.
+    """Return a key for each item; None if it is not one of torchvision's classification datasets.
 
-    Keys do not depend on which images are listed beside them, so that another split of the same
-    folder has other keys, not other names for these.
+    An image's key does not depend on the other images, so it is the same in every split of a
+    folder.
     """
     if isinstance(dataset, _ARRAYS):
         return [f"{i:05d}" for i in range(len(dataset))]
@@ -97,7 +97,7 @@ def keys_of_torchvision(dataset: Any) -> list[str] | None:
         if isinstance(dataset, kind):
             paths, root = list_files(dataset)
             return [relative_key(os.fspath(path), root) for path in paths]
-    if hasattr(dataset, "_image_files"):  # Flowers102, Food101 and their kind
+    if hasattr(dataset, "_image_files"):  # Flowers102, Food101 and similar
         files = [str(path) for path in dataset._image_files]
         common = os.path.commonpath([os.path.dirname(file) for file in files])
         root = getattr(dataset, "_images_folder", common)
@@ -108,7 +108,7 @@ def keys_of_torchvision(dataset: Any) -> list[str] | None:
 def relative_key(path: str, root: str | os.PathLike[str]) -> str:
     """Return a file's path relative to a directory, with ``/``."""
     prefix = os.path.join(root, "")
-    # os.path.relpath takes 10 microseconds for each of a million files.
+    # os.path.relpath takes 10 microseconds per file, for up to a million files.
     short = path[len(prefix) :] if path.startswith(prefix) else os.path.relpath(path, root)
     return PurePath(short).as_posix()
 

@@ -1,1 +1,1 @@
-"""The shard format: what lies on disk, how it is written, and how it is read (``FORMAT.md``)."""
+"""The shard format: its files, and how they are written and read (see ``FORMAT.md``)."""

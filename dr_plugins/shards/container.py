@@ -1,9 +1,9 @@
-"""Safetensors files: written whole or not at all, read through a memory map.
+"""Safetensors files: written atomically, read through a memory map.
 
-The container is the documented one (8-byte little-endian header length, JSON header, data); any
-safetensors library reads these files. It is written here because the bytes must not depend on a
-library's hashing order and must be durable before a shard counts as finished, and mapped because a
-reader of 10,000 shards must neither copy them nor keep their files open.
+The container is standard (8-byte little-endian header length, JSON header, data); any safetensors
+library reads these files. We write it ourselves because the bytes must not depend on a library's
+hashing order and must be durable before a shard counts as finished. We map it because a reader of
+10,000 shards must neither copy them nor keep their files open.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ def write_tensors(
 
     Args:
         path: Where the finished file appears.
-        tensors: uint8, int32 or int64 arrays; stored in the order given, without holes.
+        tensors: uint8, int32 or int64 arrays; stored in the given order, without holes.
         metadata: Text entries of the header.
 
     Returns:
         SHA-256 of the file, hexadecimal.
 
     Raises:
-        OutputError: The file cannot be written; nothing is left at `path`.
+        OutputError: The file cannot be written; `path` is unchanged.
     """
     header: dict[str, Any] = {"__metadata__": dict(metadata)}
     offset = 0
@@ -64,7 +64,7 @@ def write_tensors(
 
 
 def write_file(path: Path, chunks: Iterable[Any]) -> str:
-    """Write bytes to a temporary file, make them durable, then give them their name.
+    """Write bytes to a temporary file, flush it to disk, then rename it.
 
     Args:
         path: Where the finished file appears, replacing an older one.
@@ -74,7 +74,7 @@ def write_file(path: Path, chunks: Iterable[Any]) -> str:
         SHA-256 of the file, hexadecimal.
 
     Raises:
-        OutputError: The directory is read-only, the disk is full, and the like.
+        OutputError: The file cannot be written, for example because the disk is full.
     """
     temporary = path.with_name(path.name + TEMPORARY_SUFFIX)
     digest = hashlib.sha256()
@@ -91,8 +91,8 @@ def write_file(path: Path, chunks: Iterable[Any]) -> str:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise OutputError(
-            f"cannot write {path}: {error.strerror or error}. Make the place writable or free some "
-            f"space, then run the same command again: finished shards are kept."
+            f"cannot write {path}: {error.strerror or error}. Make it writable or free some space, "
+            f"then run the same command again: finished shards are kept."
         ) from error
     return digest.hexdigest()
 
@@ -128,7 +128,7 @@ def map_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
         path: A file written by `write_tensors`.
 
     Returns:
-        Read-only arrays that keep the map alive, and the header's metadata.
+        Read-only arrays, which keep the map alive, and the header's metadata.
 
     Raises:
         FormatError: The file is missing, truncated, or its header is damaged.
@@ -178,11 +178,11 @@ def _view(buffer: memoryview, start: int, entry: dict[str, Any]) -> np.ndarray:
 def _unreadable(path: Path, error: OSError) -> FormatError:
     if error.errno not in (None, errno.ENOENT):
         return FormatError(
-            f"cannot read {path}: {error.strerror}. That is what the system says; what is in the "
-            f"file was not looked at."
+            f"cannot read {path}: the system reports {error.strerror!r}. The file's content was "
+            f"not checked."
         )
     return FormatError(
         f"cannot read {path}: {error.strerror or error}. The shard set is incomplete; copy the "
-        f"file again, or run `dr-plugins reinforce` with the same settings, which makes missing "
-        f"files again."
+        f"file again, or run `dr-plugins reinforce` with the same settings to restore missing "
+        f"files."
     )

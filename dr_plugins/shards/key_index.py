@@ -1,4 +1,4 @@
-"""The key index: which image is which row, packed so that no Python object exists per image."""
+"""The key index: maps image keys to rows, packed to avoid a Python object per image."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["KeyIndex", "sorted_keys"]
 
 
 def sorted_keys(keys: Iterable[str]) -> list[str]:
-    """Return image keys in the order in which a shard set numbers its rows: by UTF-8 bytes.
+    """Return image keys in row order: sorted by their UTF-8 bytes.
 
     Raises:
         FormatError: A key is empty, contains a NUL character, is not valid UTF-8, or occurs twice.
@@ -38,10 +38,10 @@ def sorted_keys(keys: Iterable[str]) -> list[str]:
 
 
 class KeyIndex(Sequence[str]):
-    """Keys of a shard set's images, in row order; row numbers by key.
+    """Keys of a shard set's images, in row order; also looks up rows by key.
 
     Args:
-        text: uint8 ``[bytes]``, the sorted keys in UTF-8, one after the other.
+        text: uint8 ``[bytes]``, the sorted keys in UTF-8, concatenated.
         ends: int64 ``[images]``, where each key ends in `text`.
 
     Example:
@@ -53,12 +53,12 @@ class KeyIndex(Sequence[str]):
     def __init__(self, text: np.ndarray, ends: np.ndarray) -> None:
         self._text = text
         self._ends = ends
-        # Single keys are read through these: several times faster than indexing an array.
+        # For reading single keys: several times faster than indexing an array.
         self._text_bytes, self._end_at = memoryview(text.data), memoryview(ends.data)
 
     @classmethod
     def build(cls, keys: Iterable[str]) -> KeyIndex:
-        """Sort and pack keys; see `sorted_keys` for what is rejected."""
+        """Sort and pack keys; raises the errors of `sorted_keys`."""
         encoded = [key.encode() for key in sorted_keys(keys)]
         ends = np.cumsum([len(key) for key in encoded], dtype=np.int64)
         return cls(np.frombuffer(b"".join(encoded), np.uint8), ends)
@@ -81,7 +81,7 @@ class KeyIndex(Sequence[str]):
         return cls(text, np.require(ends, requirements="A"))  # other writers may not align it
 
     def save(self, path: Path) -> str:
-        """Write the index; returns the file's SHA-256."""
+        """Write the index and return the file's SHA-256."""
         tensors = {"ends": self._ends, "keys": self._text}
         return write_tensors(path, tensors, {"format": "dr-plugins", "version": "1"})
 
@@ -125,9 +125,9 @@ class KeyIndex(Sequence[str]):
             int64 ``[len(keys)]``.
 
         Raises:
-            UnknownImageError: Naming the first keys that are not in the set, and how many are not.
+            UnknownImageError: Keys are not in the set; names the first ones and their number.
         """
-        # Names that are not valid UTF-8 are in no index; they are to be reported, not to fail here.
+        # No index contains names that are not valid UTF-8: report them instead of failing here.
         wanted = [key.encode(errors="surrogatepass") for key in keys]
         rows = np.empty(len(keys), np.int64)
         missing, count, row = [], len(self), 0
@@ -157,7 +157,7 @@ class KeyIndex(Sequence[str]):
         return row if row < len(self) and self.encoded(row) == wanted else None
 
     def _first_from(self, low: int, wanted: bytes) -> int:
-        """The first row from `low` on whose key is not less than `wanted`; fast if it is near."""
+        """The first row at or after `low` whose key is at least `wanted`; fast if it is near."""
         high, step = low, 1
         while high < len(self) and self.encoded(high) < wanted:
             low, high, step = high + 1, high + step, 2 * step
@@ -181,7 +181,7 @@ class KeyIndex(Sequence[str]):
             )
         raise UnknownImageError(
             f"{count} image(s) have no reinforcement: {', '.join(map(quoted, examples))}"
-            f"{', ...' if count > len(examples) else ''}. The shard set knows {len(self)} images"
+            f"{', ...' if count > len(examples) else ''}. The shard set has {len(self)} images"
             f"{here}. Point to the image root that was reinforced (keys are paths relative to it), "
             f"or reinforce these images."
         )

@@ -1,4 +1,4 @@
-"""The manifest: everything about a shard set that is not in the records themselves."""
+"""The manifest: everything about a shard set except its records."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ __all__ = [
 FORMAT_VERSION = 1
 _FORMAT = "dr-plugins"
 _LIBRARIES = ("dr-plugins", "torch", "torchvision", "numpy", "pillow")
-MAX_SAMPLES = 1 << 20  # choosing one of an image's takes memory for each
-_MAX_IMAGES = (1 << 32) - 1  # a record names its partner's row in four bytes
+MAX_SAMPLES = 1 << 20  # choosing a sample takes memory proportional to this
+_MAX_IMAGES = (1 << 32) - 1  # a record stores its partner's row in four bytes
 _FILE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*\.safetensors")
 
 
@@ -50,12 +50,12 @@ class FileEntry:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a shard set is.
+    """The description of a shard set.
 
     Attributes:
-        settings: All that determines the content: ``policy`` (with its ``backend``), ``samples``,
-            ``topk``, ``num_classes``, ``class_names`` (or None), ``probs_dtype``, ``seed``,
-            ``teachers``, ``temperature`` and so on.
+        settings: Everything that determines the content: ``policy`` (with its ``backend``),
+            ``samples``, ``topk``, ``num_classes``, ``class_names`` (or None), ``probs_dtype``,
+            ``seed``, ``teachers``, ``temperature`` and so on.
         layout: Byte layout of a record.
         index: The key index.
         shards: The shards, in row order.
@@ -80,7 +80,7 @@ class Manifest:
 
     @property
     def num_classes(self) -> int:
-        """Number of classes the teacher knows."""
+        """Number of the teacher's classes."""
         return int(self.settings["num_classes"])
 
     @property
@@ -90,16 +90,16 @@ class Manifest:
 
     @property
     def temperature(self) -> float:
-        """What the teacher's logits were divided by before its softmax."""
+        """Divisor of the teacher's logits before its softmax."""
         return float(self.settings.get("temperature", 1.0))
 
     @property
     def set_id(self) -> str:
-        """Digest of the settings; every shard of the set carries it."""
+        """Digest of the settings; stored in every shard of the set."""
         return settings_digest(self.settings)
 
     def save(self, directory: Path) -> None:
-        """Write ``manifest.json``, atomically: from then on the set is complete."""
+        """Write ``manifest.json`` atomically, which completes the set."""
         data = {
             "format": _FORMAT,
             "version": FORMAT_VERSION,
@@ -169,7 +169,7 @@ def _parse(path: Path) -> dict[str, Any]:
             data = json.load(file)
     except FileNotFoundError as error:
         raise FormatError(
-            f"{path} does not exist: {path.parent} is not a shard set, or its generation has not "
+            f"{path} does not exist: {path.parent} is not a shard set, or its generation is not "
             f"finished (run the same `dr-plugins reinforce` command again to resume)."
         ) from error
     except (OSError, ValueError, RecursionError) as error:
@@ -208,7 +208,7 @@ def _is_consistent(manifest: Manifest) -> bool:
 
 
 def _describes(manifest: Manifest) -> bool:
-    """Whether what is only shown or compared has the documented types."""
+    """Whether the entries that are only shown or compared have the documented types."""
     settings, versions = manifest.settings, manifest.versions
     origin = settings.get("origin")
     return (

@@ -1,8 +1,8 @@
-"""Reading files through maps that hold no file open.
+"""Memory maps that do not keep their files open.
 
-Python's own `mmap` keeps a file descriptor for each map before 3.13, and a set may have more shards
-than a process may open files. PyTorch's maps are private and writable, so each worker's count as
-memory that it may need. These are the system's page cache, shared by all processes.
+Before 3.13, Python's `mmap` keeps a file descriptor for each map, and a set may have more shards
+than a process may open files. PyTorch's maps are private and writable, so they count as memory
+committed by each worker. Maps made here are shared by all processes through the page cache.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _FAILED = ctypes.c_void_p(-1).value
 
 
 class _Map:
-    """Owns a map; arrays over it keep it alive."""
+    """Owns a map; arrays that use it keep it alive."""
 
     def __init__(self, descriptor: int, size: int) -> None:
         self._address, self._size = None, size
@@ -52,10 +52,10 @@ def map_file(path: Path) -> np.ndarray:
     """Map a file into memory.
 
     Returns:
-        uint8 ``[bytes]``, read-only; the map ends with the last array that uses it.
+        uint8 ``[bytes]``, read-only; the file is unmapped with the last array that uses it.
 
     Raises:
-        OSError: The file cannot be opened or mapped, is empty, or no regular file.
+        OSError: The file cannot be opened or mapped, is empty, or is not a regular file.
     """
     with open(path, "rb", buffering=0, opener=regular_only) as file:
         size = os.fstat(file.fileno()).st_size

@@ -1,4 +1,4 @@
-"""The output directory of a generation: one writer, one set of settings, finished shards kept."""
+"""The output directory of a generation: has one writer, and keeps finished shards."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ _logger = logging.getLogger(__name__)
 
 @contextlib.contextmanager
 def locked(directory: Path) -> Iterator[None]:
-    """Create a directory and hold it alone.
+    """Create a directory and lock it.
 
     Raises:
-        LockedError: Another process holds it.
+        LockedError: Another process has locked it.
         OutputError: It cannot be created or written to.
     """
     lock = filelock.FileLock(directory / LOCK_NAME)
@@ -43,8 +43,8 @@ def locked(directory: Path) -> Iterator[None]:
         lock.acquire(timeout=0)
     except filelock.Timeout as error:
         raise LockedError(
-            f"another generator is writing to {directory}, or its worker processes have not ended "
-            f"yet; wait for them, or choose another directory"
+            f"another generator is writing to {directory}, or its worker processes are still "
+            f"running; wait for them, or choose another directory"
         ) from error
     except OSError as error:
         raise OutputError(
@@ -57,10 +57,10 @@ def locked(directory: Path) -> Iterator[None]:
 
 
 class OutputDirectory:
-    """A shard set in the making; use it within `locked`.
+    """A shard set that is being generated; use it within `locked`.
 
     Args:
-        directory: Where the set appears.
+        directory: Directory of the set.
         settings: See `Manifest`.
         layout: Byte layout of a record.
         keys: The images, in row order.
@@ -81,11 +81,11 @@ class OutputDirectory:
 
     @property
     def is_finished(self) -> bool:
-        """Whether the set was complete, with none of its files missing, when this was created."""
+        """Whether the set was already complete when this object was created."""
         return self._finished
 
     def keep(self, number: int, shape: tuple[int, int], first_row: int) -> bool:
-        """Keep a shard of an earlier run if it is there and whole.
+        """Keep a shard of an earlier run if it exists and is intact.
 
         Args:
             number: Number of the shard.
@@ -93,7 +93,7 @@ class OutputDirectory:
             first_row: Row of its first image.
 
         Returns:
-            Whether the shard need not be made again.
+            Whether the shard was kept.
         """
         path = self.directory / shard_name(number)
         if not path.exists():
@@ -101,16 +101,16 @@ class OutputDirectory:
         try:
             self._check_records(path, self.stored(number, shape, first_row))
         except FormatError as error:
-            _logger.warning("making a shard again: %s", error)
+            _logger.warning("generating a shard again: %s", error)
             return False
         self._entries[number] = FileEntry(path.name, file_digest(path), shape[0])
         return True
 
     def stored(self, number: int, shape: tuple[int, int], first_row: int) -> Shard:
-        """Map a finished shard; the arguments are those of `keep`.
+        """Map a finished shard; takes the arguments of `keep`.
 
         Raises:
-            FormatError: It is missing, damaged, or belongs elsewhere.
+            FormatError: It is missing, damaged, or belongs to another set or place.
         """
         path = self.directory / shard_name(number)
         return map_shard(
@@ -127,16 +127,16 @@ class OutputDirectory:
         self._entries[number] = shard.write(path, self._layout, self._keys, self._set_id)
 
     def register(self, number: int, entry: FileEntry) -> None:
-        """Note a shard that another process wrote with `Shard.save`."""
+        """Register a shard that another process wrote with `Shard.save`."""
         self._entries[number] = entry
 
     @property
     def set_id(self) -> str:
-        """`Manifest.set_id` of the set, which every shard carries."""
+        """`Manifest.set_id` of the set, stored in every shard."""
         return self._set_id
 
     def finish(self) -> Manifest:
-        """Write key index and manifest: the set is complete.
+        """Write the key index and the manifest, which completes the set.
 
         Raises:
             OutputError: A file cannot be written.
@@ -150,7 +150,7 @@ class OutputDirectory:
         return manifest
 
     def _claim(self) -> bool:
-        """Compare the settings with those of what is already there, or write them down.
+        """Compare the settings with the existing ones, or store them.
 
         Returns:
             Whether the set is complete.
@@ -166,12 +166,13 @@ class OutputDirectory:
                 _compare(self.directory, self._settings, theirs["settings"], theirs["versions"])
             except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
                 raise FormatError(
-                    f"{path} is damaged ({error!r}): what the shards beside it were made with is "
-                    f"not known. Choose another directory, or delete this one."
+                    f"{path} is damaged ({error!r}), so the settings of the shards next to it are "
+                    f"unknown. Choose another directory, or delete this one."
                 ) from error
         elif any(self.directory.glob("*.safetensors")):
             raise SettingsMismatchError(
-                f"{self.directory} holds safetensors files of unknown origin; choose an empty place"
+                f"{self.directory} holds safetensors files of unknown origin; choose an empty "
+                f"directory"
             )
         try:
             for left_over in self.directory.glob(f"*{TEMPORARY_SUFFIX}"):
@@ -183,7 +184,7 @@ class OutputDirectory:
         return False
 
     def _has_work(self) -> bool:
-        """Whether there is more than a run leaves that was stopped before its first shard."""
+        """Whether the directory holds more than a run that stopped before its first shard."""
         left = (PROGRESS_NAME, LOCK_NAME)
         names = (path.name for path in self.directory.iterdir())
         return any(name not in left and not name.endswith(TEMPORARY_SUFFIX) for name in names)
@@ -197,17 +198,17 @@ class OutputDirectory:
 
 
 def finished_set(directory: Path, settings: dict[str, Any]) -> Manifest | None:
-    """Return the set in a directory if there is nothing left to do; writable it need not be.
+    """Return the manifest of a directory that holds a finished set; it may be read-only.
 
     Args:
         directory: Where the set may be.
-        settings: What it should have been made with.
+        settings: The settings that the set should have.
 
     Returns:
-        Its manifest; None where it is unfinished, or a file is missing.
+        The manifest; None if the set is unfinished or misses a file.
 
     Raises:
-        SettingsMismatchError: It was made with other settings.
+        SettingsMismatchError: The set was made with other settings.
         FormatError: Its manifest is damaged.
     """
     if not (directory / MANIFEST_NAME).exists():
@@ -242,7 +243,7 @@ def _compare(
 
 
 def _flat(settings: dict[str, Any]) -> dict[str, Any]:
-    """The settings with one entry for each part of the policy, so that a message shows which."""
+    """The settings with one entry per part of the policy, to name the part in a message."""
     policy = {f"policy {name}": value for name, value in settings["policy"].items()}
     return {**policy, **{name: value for name, value in settings.items() if name != "policy"}}
 

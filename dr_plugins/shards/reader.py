@@ -24,12 +24,12 @@ __all__ = ["ImageInfo", "ShardSet", "map_shard"]
 
 
 class ImageInfo(NamedTuple):
-    """What a shard set knows of one image besides its reinforcements.
+    """What a shard set stores about one image, apart from its reinforcements.
 
     Attributes:
-        label: The dataset's class when the set was made, -1 where unknown.
-        size: (height, width) in pixels, (0, 0) where unknown.
-        fingerprint: 8-byte digest of the augmented view of sample ``row % S``; None where unknown.
+        label: The dataset's class when the set was made, -1 if unknown.
+        size: (height, width) in pixels, (0, 0) if unknown.
+        fingerprint: 8-byte digest of the augmented view of sample ``row % S``; None if unknown.
     """
 
     label: int
@@ -40,20 +40,20 @@ class ImageInfo(NamedTuple):
 def map_shard(
     path: Path, *, layout: RecordLayout, shape: tuple[int, int], first_row: int, set_id: str
 ) -> Shard:
-    """Map one shard file and make sure that it is the expected one.
+    """Map one shard file and check that it is the expected one.
 
     Args:
         path: The shard's file.
         layout: Byte layout of its records.
         shape: (images, S).
         first_row: Row of its first image.
-        set_id: `Manifest.set_id` of the set that it should belong to.
+        set_id: `Manifest.set_id` of the expected set.
 
     Returns:
         A shard of read-only arrays over the mapped file.
 
     Raises:
-        FormatError: The file is missing, truncated, damaged, or belongs elsewhere.
+        FormatError: The file is missing, truncated, damaged, or belongs to another set or place.
     """
     tensors, metadata = map_tensors(path)
     images, samples = shape
@@ -71,14 +71,14 @@ def map_shard(
     origin = shard.origin(set_id)
     if metadata != origin:
         raise FormatError(
-            f"{path} is damaged, or belongs to another shard set or another place in it: it says "
+            f"{path} is damaged, or belongs to another shard set or another place in it: found "
             f"{metadata}, expected {origin}. If the set was replaced while in use, start again; "
             f"otherwise copy the whole directory again."
         )
     return shard
 
 
-# Of one set, in one process. Linux grants a process 65,530 maps.
+# Per set and process. Linux allows a process 65,530 maps.
 _MOST_OPEN = 8192
 
 
@@ -88,12 +88,12 @@ class _OpenShard(NamedTuple):
 
 
 class ShardSet:
-    """Reinforcements on disk, read by memory map.
+    """Reinforcements on disk, read through memory maps.
 
-    Nothing but the manifest is opened until it is needed; each worker process opens its own maps,
+    Only the manifest is opened at first. Each worker process opens its own maps when it needs them,
     and closes the oldest when there are many.
-    Records come back as numpy structured arrays whose fields are listed in ``manifest.layout``.
-    Every record is checked when it is read: its checksum covers the set's id and its image's key.
+    Records are numpy structured arrays whose fields are listed in ``manifest.layout``. Every record
+    is checked when it is read; its checksum covers the set's id and its image's key.
 
     Args:
         directory: The shard set.
@@ -140,7 +140,7 @@ class ShardSet:
         Raises:
             UnknownImageError: The key is not in the set.
             IndexError: The row or the number is out of range.
-            FormatError: The record, or its shard, is missing or damaged.
+            FormatError: The record or its shard is missing or damaged.
         """
         image, sample = item
         row = self.keys.row(image) if isinstance(image, str) else image
@@ -171,7 +171,7 @@ class ShardSet:
         return np.frombuffer(b"".join(records), self._dtype)
 
     def image(self, row: int) -> ImageInfo:
-        """Return what the set knows of one image.
+        """Return what the set stores about one image.
 
         Raises:
             IndexError: The row is out of range.
@@ -196,12 +196,12 @@ class ShardSet:
         return range(self._starts[number], self._starts[number + 1])
 
     def close(self) -> None:
-        """Drop every memory map; the set stays usable and opens them again on demand."""
+        """Close all memory maps; the set stays usable and opens them again on demand."""
         self._open.clear()
         self.__dict__.pop("keys", None)
 
     def _record(self, row: int, sample: int) -> memoryview:
-        """The bytes of one record, checked: the hot path, so everything here is plain Python."""
+        """The bytes of one record, checked. This is the hot path, hence plain Python."""
         number, position = self._locate(row)
         if not 0 <= sample < self._samples:
             raise IndexError(f"reinforcement {sample} of {self._samples} per image")
@@ -230,7 +230,7 @@ class ShardSet:
             content = self._map(number)
             raw = content.records.view(np.uint8).reshape(-1).data
             if len(self._open) >= _MOST_OPEN:
-                self._open.popitem(last=False)  # the one that was opened first
+                self._open.popitem(last=False)  # the oldest
             shard = self._open[number] = _OpenShard(content, raw)
         return shard
 

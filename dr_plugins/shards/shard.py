@@ -1,4 +1,4 @@
-"""One shard: the reinforcements of consecutive images, and what is known of each image."""
+"""One shard: the reinforcements of consecutive images, with each image's label and size."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FINGERPRINT_BYTES = 8
 
 
 def fingerprinted_sample(row: int, samples: int) -> int:
-    """Return which of the `samples` reinforcements of the image of a row has a fingerprint."""
+    """Return which of the `samples` reinforcements of a row's image has a fingerprint."""
     return row % samples
 
 
@@ -30,10 +30,10 @@ class Shard:
     Attributes:
         first_row: Row of the first image.
         records: Array of the layout's dtype, shape ``[images, S]``.
-        labels: int32 ``[images]``; the dataset's class of each image, -1 where unknown.
-        sizes: int32 ``[images, 2]``; (height, width) in pixels, 0 where unknown.
-        fingerprints: uint8 ``[images, 8]``; digest of one augmented view of each image, that of
-            sample ``row % S``; all zero where none was stored.
+        labels: int32 ``[images]``; the dataset's class of each image, -1 if unknown.
+        sizes: int32 ``[images, 2]``; (height, width) in pixels, 0 if unknown.
+        fingerprints: uint8 ``[images, 8]``; digest of each image's augmented view of sample
+            ``row % S``; all zero if none was stored.
     """
 
     first_row: int
@@ -44,7 +44,7 @@ class Shard:
 
     @classmethod
     def empty(cls, first_row: int, images: int, samples: int, layout: RecordLayout) -> Shard:
-        """Return a shard of zeros (labels unknown) to be filled in."""
+        """Return a shard of zeros, with unknown labels, to fill in."""
         return cls(
             first_row,
             np.zeros((images, samples), layout.dtype),
@@ -71,7 +71,7 @@ class Shard:
         return self.save(path, layout, set_id)
 
     def save(self, path: Path, layout: RecordLayout, set_id: str) -> FileEntry:
-        """Write the shard, whose records are sealed already, atomically; see `write`."""
+        """Write the shard atomically; its records must be sealed. See `write`."""
         tensors = {
             "labels": self.labels,
             "sizes": self.sizes,
@@ -82,10 +82,10 @@ class Shard:
         return FileEntry(path.name, write_tensors(path, tensors, metadata), len(self.records))
 
     def origin(self, set_id: str) -> dict[str, str]:
-        """Return the file's metadata: where it belongs, and the checksum of all but the records."""
+        """Return the file's metadata: its set and place, and a checksum of the image data."""
         crc = 0
-        for facts in (self.labels, self.sizes, self.fingerprints):
-            crc = zlib.crc32(np.ascontiguousarray(facts).data.cast("B") if facts.size else b"", crc)
+        for array in (self.labels, self.sizes, self.fingerprints):
+            crc = zlib.crc32(np.ascontiguousarray(array).data.cast("B") if array.size else b"", crc)
         return {
             "format": "dr-plugins",
             "set": set_id,

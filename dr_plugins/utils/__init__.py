@@ -1,1 +1,1 @@
-"""Small things that every layer may use."""
+"""Helpers for all layers."""

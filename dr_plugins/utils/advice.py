@@ -1,7 +1,7 @@
-"""Remedies in the words of whoever calls: the core does not know its hosts' options.
+"""Remedies that name a host's options, which the core does not know.
 
-An adapter adds what its users have to write, once, when it is imported; a message ends with what
-was added for its topic.
+Each adapter registers its remedies when it is imported; error messages append those registered for
+their topic.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ _advice: dict[str, dict[str, str]] = {topic: {} for topic in _TOPICS}
 
 
 def add_advice(host: str, **topics: str) -> None:
-    """Add a host's remedies.
+    """Register a host's remedies.
 
     Args:
         host: Name of the host, as users know it.
-        **topics: For ``class_map``, ``num_classes`` and ``temperature``, what its users write.
+        **topics: The setting to write for ``class_map``, ``num_classes`` or ``temperature``.
 
     Raises:
-        KeyError: There is no such topic.
+        KeyError: The topic is unknown.
 
     Example:
         >>> add_advice("Keras", num_classes="Dense(units=...)")
@@ -33,6 +33,6 @@ def add_advice(host: str, **topics: str) -> None:
 
 
 def advice(topic: str) -> str:
-    """Return what was added for a topic, in brackets; empty if nothing was."""
+    """Return the remedies registered for a topic, in brackets; empty if there are none."""
     entries = "; ".join(f"{host}: {text}" for host, text in _advice[topic].items())
     return f" ({entries})" if entries else ""

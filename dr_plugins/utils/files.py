@@ -1,4 +1,4 @@
-"""Files: names that mark a shard set, and opening what may be anything."""
+"""File names that mark a shard set, and an opener that accepts only regular files."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ import stat
 __all__ = ["LOCK_NAME", "MANIFEST_NAME", "PROGRESS_NAME", "regular_only"]
 
 MANIFEST_NAME = "manifest.json"
-"""In the directory of a complete shard set."""
+"""Marks the directory of a complete shard set."""
 
 PROGRESS_NAME = "unfinished.json"
-"""In the directory of one that is being made."""
+"""Marks the directory of an unfinished shard set."""
 
 LOCK_NAME = ".lock"
-"""Held by the one process that writes to a directory."""
+"""Locked by the process that writes to a directory."""
 
 
 def regular_only(path: str, flags: int) -> int:
-    """An opener for `open` that refuses pipes and devices, which may never end.
+    """An opener for `open` that rejects pipes and devices, which may never end.
 
     Raises:
-        OSError: The path is no regular file.
+        OSError: The path is not a regular file.
     """
     descriptor = os.open(path, flags | os.O_NONBLOCK)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):

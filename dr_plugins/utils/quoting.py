@@ -1,4 +1,4 @@
-"""Names in messages, so that two different ones never look the same."""
+"""Quoting names in messages: different names never look the same."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ __all__ = ["quoted", "respelt"]
 
 
 def quoted(name: str) -> str:
-    r"""Return a name in quotes; its accents are escaped where they are characters of their own.
+    r"""Return a name in quotes, with combining accents escaped.
 
     Example:
         >>> print(quoted("caf\u00e9"), quoted("cafe\u0301"))
@@ -18,6 +18,6 @@ def quoted(name: str) -> str:
 
 
 def respelt(name: str) -> list[str]:
-    """Return the names that look the same in Unicode's other normal form, if there are any."""
+    """Return the same-looking spellings of a name in other Unicode normal forms."""
     forms = (unicodedata.normalize("NFC", name), unicodedata.normalize("NFD", name))
     return [form for form in dict.fromkeys(forms) if form != name]

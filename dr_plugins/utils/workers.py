@@ -1,4 +1,4 @@
-"""DataLoader workers that die, or cannot hand over batches, mostly as ``/dev/shm`` is too small."""
+"""DataLoader workers that die or lose batches, mostly because ``/dev/shm`` is too small."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _MEBIBYTE = 1 << 20
 
 
 class _LostBatch(ExceptionWrapper):
-    """Takes the place of a batch; `DataLoader` raises what it wraps."""
+    """Replaces a batch; `DataLoader` raises the wrapped error."""
 
     def __init__(self, message: str) -> None:
         self.message = message
@@ -36,11 +36,11 @@ class _LostBatch(ExceptionWrapper):
 
 
 def report_lost_batches() -> None:
-    """In a worker, make batches that cannot be handed over errors of the training process.
+    """In a worker, report a batch that cannot be pickled as an error in the main process.
 
-    A worker pickles its batches in a thread. Where that fails, Python prints the error and drops
-    the batch, and DataLoader waits for it for ever. Call this before the first batch is made; it
-    does nothing outside of workers.
+    A worker pickles its batches in a thread. If that fails, Python prints the error and drops the
+    batch, and DataLoader waits for it forever. Call this before making the first batch; it does
+    nothing outside workers.
     """
     if get_worker_info() is not None:
         Queue._on_queue_feeder_error = _send_error  # type: ignore[attr-defined]
@@ -52,7 +52,7 @@ def _send_error(queue: Queue[Any], error: Exception, item: tuple[Any, Any]) -> N
 
 @contextmanager
 def naming_shared_memory() -> Iterator[None]:
-    """Say what to do where PyTorch finds no room for a batch that a worker collates.
+    """Replace PyTorch's error when a worker has no shared memory left for a batch.
 
     Raises:
         WorkerError: Instead of PyTorch's error.
@@ -66,23 +66,23 @@ def naming_shared_memory() -> Iterator[None]:
 
 
 def check_room(workers: int, batches: int, batch_bytes: int) -> None:
-    """Refuse to start workers whose batches will not fit into shared memory.
+    """Check that the workers' batches fit into shared memory.
 
     Args:
         workers: Number of processes.
-        batches: Number of batches in all.
-        batch_bytes: Bytes of one.
+        batches: Total number of batches.
+        batch_bytes: Bytes of one batch.
 
     Raises:
-        WorkerError: There is too little room.
+        WorkerError: They do not fit.
     """
     free = _free_bytes()
-    # Each has two ready or in the making, and the main process holds one.
+    # Each worker prefetches two, and the main process holds one.
     waiting = min(2 * workers + 1, batches) if workers else 0
     if free is not None and waiting * batch_bytes > free:
         raise WorkerError(
             f"{workers} workers keep up to {waiting} batches of {batch_bytes / _MEBIBYTE:.0f} MiB "
-            f"in {_SHARED_MEMORY}, where {free / _MEBIBYTE:.0f} MiB are free. {_advice()}"
+            f"in {_SHARED_MEMORY}, which has {free / _MEBIBYTE:.0f} MiB free. {_advice()}"
         )
 
 
@@ -105,7 +105,7 @@ def alive(loader: Iterable[Any]) -> Iterator[Any]:
 
 @contextmanager
 def noticing_dead_workers() -> Iterator[None]:
-    """Turn the error of a dead worker into ours, wherever a signal makes PyTorch raise it."""
+    """Convert PyTorch's error about a dead worker, which a signal can raise anywhere."""
     try:
         yield
     except RuntimeError as error:
@@ -116,13 +116,13 @@ def noticing_dead_workers() -> Iterator[None]:
 
 def _worker_error(error: Exception) -> WorkerError:
     return WorkerError(
-        f"a worker process died ({error}). Perhaps memory ran out: try fewer workers. "
-        f"Finished shards are kept; the same command goes on after them."
+        f"a worker process died ({error}). It may have run out of memory: try fewer workers. "
+        f"Finished shards are kept; run the same command again to resume."
     )
 
 
 def _explained(error: Exception) -> str:
-    message = f"a worker could not hand over a batch: {error}."
+    message = f"a worker could not send a batch: {error}."
     if "open files" in str(error):
         return f"{message} Raise the limit (ulimit -n), or use fewer workers."
     free = _free_bytes()
@@ -139,7 +139,7 @@ def _advice() -> str:
 
 
 def _free_bytes() -> int | None:
-    """Bytes that shared memory has left; None on systems that keep it elsewhere."""
+    """Free bytes of shared memory; None on systems without ``/dev/shm``."""
     try:
         status = os.statvfs(_SHARED_MEMORY)
     except OSError:

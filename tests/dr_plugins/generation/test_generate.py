@@ -150,7 +150,7 @@ def test_a_device_that_computes_other_pixels_is_refused(
     begin_batch = Policy.begin_batch
     monkeypatch.setattr(Policy, "begin_batch", lambda *args: begin_batch(*args) ^ 1)
     small = policy("rrc", backend="tensor")
-    with pytest.raises(DeviceMismatchError, match=r"cpu computes 6 of 6 views .* --views-on work"):
+    with pytest.raises(DeviceMismatchError, match=r"6 of 6 views .*cpu.* --views-on work"):
         generate(tmp_path / "set", photographs, policy_=small, views_on="device")
     assert sorted(files(tmp_path / "set")) == ["unfinished.json"]
 
@@ -495,7 +495,7 @@ def test_a_label_beyond_the_teachers_classes_is_named(tmp_path: Path, photograph
     folder = ImageFolder(str(photographs))
     pairs = [(folder[0][0], 0), (folder[1][0], 3)]
     source = ImageSource(pairs, keys=["a", "b"])
-    with pytest.raises(DatasetMismatchError, match=r"image 'b' has label 3, the teacher knows 3"):
+    with pytest.raises(DatasetMismatchError, match=r"image 'b' has label 3,.* 3 classes"):
         make_set(tmp_path / "set", source)
 
 

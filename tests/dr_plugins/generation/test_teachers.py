@@ -108,7 +108,7 @@ def test_infinite_logits_are_fine_as_long_as_one_is_finite() -> None:
 
 
 def test_teachers_of_different_classes() -> None:
-    with pytest.raises(TeacherError, match="answer with 3 and 4 classes"):
+    with pytest.raises(TeacherError, match="3 and 4 classes"):
         Ensemble([TinyTeacher(3), TinyTeacher(4)])(VIEWS)
 
 

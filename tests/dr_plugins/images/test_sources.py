@@ -253,7 +253,7 @@ def test_a_transform_is_refused_with_its_remedy(photographs: Path, kind: str) ->
 
 def test_a_dataset_that_gives_tensors() -> None:
     source = ImageSource([(torch.zeros(3, 8, 8), 0)], keys=["a"])
-    with pytest.raises(DatasetMismatchError, match=r"gives a Tensor for image 'a'.*PIL image"):
+    with pytest.raises(DatasetMismatchError, match=r"Tensor for image 'a'.*PIL image"):
         source.load(0)
 
 

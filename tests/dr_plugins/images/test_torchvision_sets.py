@@ -181,7 +181,7 @@ def test_files_are_named_by_their_path(name: str, tmp_path: Path) -> None:
         other = open_source(f"torchvision:{name}:{tmp_path}", train=False)
         assert sorted(other.keys) == validation
     else:
-        with pytest.raises(DatasetMismatchError, match="no split to validate on"):
+        with pytest.raises(DatasetMismatchError, match="no validation split"):
             open_source(f"torchvision:{name}:{tmp_path}", train=False)
 
 

@@ -53,7 +53,7 @@ def test_a_batch_that_generation_cannot_get_is_an_error(
         reinforce(source, Ensemble([TinyTeacher()]), tmp_path, settings, workers=1)
 
 
-def test_what_is_not_for_want_of_room_is_told_as_it_is(
+def test_other_errors_do_not_name_shared_memory(
     shard_sets: Callable[..., Path], photographs: Path
 ) -> None:
     train = ReinforcedDataset(open_source(str(photographs)), shard_sets())
@@ -96,7 +96,7 @@ def test_room_for_the_workers_batches_is_there_before_they_start(
     if fits:
         workers.check_room(processes, batches, 10 * MEBIBYTE)
     else:
-        with pytest.raises(WorkerError, match=r"10 MiB in /dev/shm, where 70 MiB"):
+        with pytest.raises(WorkerError, match=r"10 MiB in /dev/shm.* 70 MiB"):
             workers.check_room(processes, batches, 10 * MEBIBYTE)
 
 
