@@ -1,4 +1,4 @@
-"""Augmentations whose random part and whose deterministic part are two things."""
+"""Augmentations that separate drawing random parameters from applying them."""
 
 from dr_plugins.transforms.base import AnyImage, CropTransform, Transform, ViewTransform
 from dr_plugins.transforms.erasing import RandomErasing

@@ -1,4 +1,4 @@
-"""What a transform is: sampling and applying kept apart, parameters as plain data."""
+"""Base classes of transforms, which sample parameters (plain data) and apply them separately."""
 
 from __future__ import annotations
 
@@ -28,26 +28,26 @@ AnyImage = Image.Image | torch.Tensor
 Size = tuple[int, int]
 Params = Any
 
-_MOST = (1 << 16) - 1  # places in an image are stored as uint16
+_MOST = (1 << 16) - 1  # coordinates are stored as uint16
 
 
 class Transform(ABC):
     """A random image operation.
 
     Subclasses are frozen dataclasses whose attributes are the hyper-parameters. `sample` draws
-    parameters, `apply` is a pure function of image and parameters; it works on an RGB PIL image and
-    on a uint8 tensor ``[..., 3, H, W]`` alike. Sizes are (height, width) in pixels.
+    parameters; `apply` is a pure function of image and parameters, for RGB PIL images and for uint8
+    tensors ``[..., 3, H, W]``. Sizes are (height, width) in pixels.
     """
 
     name: ClassVar[str]
 
     @property
     def field(self) -> Field | None:
-        """Where the parameters are stored in a record; None if there are none."""
+        """The record field that stores the parameters; None if there are none."""
         return None
 
     def sample(self, rng: np.random.Generator, size: Size) -> Params:
-        """Draw parameters for an image of `size`; an int, or a tuple of ints as `field` says."""
+        """Draw parameters for an image of `size`: an int, or a tuple of ints, as in `field`."""
         return None
 
     def output_size(self, size: Size) -> Size:
@@ -64,7 +64,7 @@ class CropTransform(Transform):
 
     @abstractmethod
     def check_fit(self, params: Params, size: Size) -> None:
-        """Raise `ValueError` unless the place of a crop lies within an image of `size`."""
+        """Raise `ValueError` unless the crop lies within an image of `size`."""
 
     @abstractmethod
     def crop_batch(
@@ -74,13 +74,13 @@ class CropTransform(Transform):
         params: np.ndarray,
         backend: str,
     ) -> torch.Tensor:
-        """Return views, bit for bit those that `apply` gives one by one.
+        """Return the views, bit-identical to applying `apply` to each image.
 
         Args:
-            images: uint8 ``[3, height, width]`` on any device, but one; never modified.
+            images: uint8 ``[3, height, width]``, all on the same device; never modified.
             which: Index of the image that each view is cut from, ``[B]``.
-            params: One entry for each view; on the CPU.
-            backend: Whose resizing is repeated, ``"pil"`` or ``"tensor"``.
+            params: One entry per view; on the CPU.
+            backend: Backend whose resizing is reproduced, ``"pil"`` or ``"tensor"``.
 
         Returns:
             uint8 ``[B, 3, H, W]`` on the same device.
@@ -88,15 +88,15 @@ class CropTransform(Transform):
 
 
 class ViewTransform(Transform):
-    """A transform of views that all have one size, which batches go through at once."""
+    """A transform of equally sized views, which also works on batches."""
 
     @abstractmethod
     def apply_batch(self, images: torch.Tensor, params: np.ndarray) -> torch.Tensor:
-        """Return the transformed images, bit for bit what `apply` gives one by one.
+        """Return the transformed images, bit-identical to applying `apply` to each image.
 
         Args:
             images: uint8 ``[B, 3, H, W]`` on any device; never modified.
-            params: One entry for each image; on the CPU, because they decide what is computed.
+            params: One entry per image; on the CPU, because they control what is computed.
 
         Returns:
             uint8 ``[B, 3, H, W]`` on the same device.

@@ -31,12 +31,12 @@ _NOTHING = (0, 0, 0, 0)
 class RandomErasing(ViewTransform):
     """Blacken a random box with probability `p` (Zhong et al., 2020).
 
-    Parameters are (top, left, height, width); all zero where nothing is erased.
+    Parameters are (top, left, height, width); all zero if nothing is erased.
 
     Attributes:
         p: Probability of erasing.
-        scale: Range of the box' share of the image area.
-        ratio: Range of the box' aspect ratio, height / width, sampled log-uniformly.
+        scale: Range of the box's share of the image area.
+        ratio: Range of the box's aspect ratio, height / width, sampled log-uniformly.
     """
 
     name: ClassVar[str] = "random_erase"
@@ -55,7 +55,7 @@ class RandomErasing(ViewTransform):
         return Field("erase", "<u2", (4,))
 
     def sample(self, rng: np.random.Generator, size: Size) -> Params:
-        """Draw a box; nothing if ten attempts do not fit."""
+        """Draw a box; no box if ten attempts do not fit."""
         if rng.random() >= self.p:
             return _NOTHING
         height, width = size

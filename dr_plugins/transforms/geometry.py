@@ -35,10 +35,10 @@ _CROP_ATTEMPTS = 10
 
 @dataclass(frozen=True)
 class Resize(Transform):
-    """Resize the shorter side to `size` pixels, keeping the aspect ratio, or to a given size.
+    """Resize the shorter side to `size` pixels, keeping the aspect ratio, or to a fixed size.
 
     Attributes:
-        size: Pixels of the shorter side after resizing; or (height, width), whatever the ratio.
+        size: Pixels of the shorter side after resizing; or (height, width), ignoring the ratio.
         interpolation: ``"nearest"``, ``"bilinear"`` or ``"bicubic"``; antialiased.
     """
 
@@ -53,7 +53,7 @@ class Resize(Transform):
         check_interpolation(self.interpolation)
 
     def output_size(self, size: Size) -> Size:
-        """Return (height, width); the longer side is rounded down where the ratio is kept."""
+        """Return (height, width); if the ratio is kept, the longer side is rounded down."""
         if isinstance(self.size, tuple):
             height, width = self.size
             return height, width
@@ -69,7 +69,7 @@ class Resize(Transform):
         return image if target == size else kernels.resize(image, target, self.interpolation)
 
     def apply_as(self, image: torch.Tensor, backend: str) -> torch.Tensor:
-        """Return what `apply` gives in a backend, computed on the device of the tensor."""
+        """Return the result of `apply` in a backend, computed on the tensor's device."""
         size = image.shape[-2], image.shape[-1]
         box, target = np.array([[0, 0, *size]]), self.output_size(size)
         return crop_resize([image], [0], box, target, self.interpolation, backend)[0]
@@ -99,7 +99,7 @@ class CenterCrop(Transform):
         return kernels.crop(image, top + border, left + border, self.size, self.size)
 
     def _start(self, side: int) -> int:
-        """Where the crop begins; the odd pixel falls where torchvision puts it."""
+        """Start of the crop; an odd pixel is placed as in torchvision."""
         room = side - self.size
         return round(room / 2) if room >= 0 else -(-room // 2)
 
@@ -166,7 +166,7 @@ class RandomCrop(CropTransform):
         params: np.ndarray,
         backend: str,
     ) -> torch.Tensor:
-        """Return the crops at ``params``, ``[B, 2]``; they are the same in both backends."""
+        """Return the crops at ``params``, ``[B, 2]``; both backends agree."""
         padded = [kernels_for(image).pad(image, self.padding) for image in images]
         boxes = np.concatenate([params, np.full_like(params, self.size)], 1)
         return crop_resize(padded, which, boxes, (self.size, self.size), "nearest")
@@ -180,8 +180,8 @@ class RandomResizedCrop(CropTransform):
 
     Attributes:
         size: Side of the result in pixels.
-        scale: Range of the box' share of the image area.
-        ratio: Range of the box' aspect ratio, width / height, sampled log-uniformly.
+        scale: Range of the box's share of the image area.
+        ratio: Range of the box's aspect ratio, width / height, sampled log-uniformly.
         interpolation: ``"nearest"``, ``"bilinear"`` or ``"bicubic"``; antialiased.
     """
 

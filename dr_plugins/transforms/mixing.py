@@ -1,7 +1,7 @@
-"""Mixup and CutMix: two views become one, in uint8.
+"""Mixup and CutMix in uint8.
 
-Pixels are mixed with 16-bit fixed-point weights: integer arithmetic gives the same bits on every
-device, which is what lets a student see exactly what a teacher saw.
+Pixels are mixed with 16-bit fixed-point weights: integer arithmetic yields the same bits on every
+device, so the student sees exactly what the teacher saw.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ class Mixing(ABC):
     @property
     @abstractmethod
     def field(self) -> Field:
-        """Where the parameters are stored in a record."""
+        """The record field that stores the parameters."""
 
     @abstractmethod
     def sample(self, rng: np.random.Generator, size: Size) -> Params:
-        """Draw parameters for views of `size`; equal to `unmixed` where nothing is mixed."""
+        """Draw parameters for views of `size`; equal to `unmixed` if nothing is mixed."""
 
     @abstractmethod
     def apply(self, image: torch.Tensor, partner: torch.Tensor, params: Params) -> torch.Tensor:
@@ -46,12 +46,12 @@ class Mixing(ABC):
     def apply_batch(
         self, images: torch.Tensor, partners: torch.Tensor, params: np.ndarray
     ) -> torch.Tensor:
-        """Return the mixed views, bit for bit what `apply` gives one by one.
+        """Return the mixed views, bit-identical to applying `apply` to each image.
 
         Args:
             images: uint8 ``[B, 3, H, W]`` on any device; never modified.
-            partners: Likewise, on the same device.
-            params: One entry for each image.
+            partners: uint8 ``[B, 3, H, W]`` on the same device; never modified.
+            params: One entry per image.
 
         Returns:
             uint8 ``[B, 3, H, W]``.
@@ -62,7 +62,7 @@ class Mixing(ABC):
 class Mixup(Mixing):
     """Blend two views: ``lam * image + (1 - lam) * partner`` (Zhang et al., 2018).
 
-    The parameter is ``lam``, a float; 1.0 where nothing is mixed.
+    The parameter is ``lam``, a float; 1.0 if nothing is mixed.
 
     Attributes:
         alpha: ``lam ~ Beta(alpha, alpha) / div_by``.
@@ -101,7 +101,7 @@ class Mixup(Mixing):
         self, images: torch.Tensor, partners: torch.Tensor, params: np.ndarray
     ) -> torch.Tensor:
         """Return the blends for ``params``, float ``[B]``."""
-        weights = np.rint(params * _ONE).astype(np.int32)  # a half to the even one, as `round`
+        weights = np.rint(params * _ONE).astype(np.int32)  # rounds half to even, like `round`
         return self._blend(images, partners, upload(weights, images.device)[:, None, None, None])
 
     @staticmethod
@@ -114,7 +114,7 @@ class Mixup(Mixing):
 class CutMix(Mixing):
     """Paste a box of the partner's view (Yun et al., 2019).
 
-    Parameters are (top, left, bottom, right); an empty box where nothing is mixed.
+    Parameters are (top, left, bottom, right); an empty box if nothing is mixed.
 
     Attributes:
         alpha: The box covers ``1 - lam`` of the view, ``lam ~ Beta(alpha, alpha)``, before it is

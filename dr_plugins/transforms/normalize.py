@@ -1,4 +1,4 @@
-"""Normalisation: from stored pixels to what a network expects."""
+"""Normalization of uint8 pixels for a network."""
 
 from __future__ import annotations
 

@@ -26,13 +26,13 @@ class Operation:
     Contrast, Sharpness), bits kept (Posterize), threshold (Solarize); 0 for the others.
 
     Attributes:
-        name: As torchvision spells it.
+        name: torchvision's name.
         kernel: From (backend, image, signed magnitude) to the new image; see `kernels_for`.
         levels: From (number of levels, (height, width)) to the unsigned magnitude of each level.
         signed: Whether the magnitude may be negative.
-        matrix: Where the operation moves pixels: from (signed magnitude, height, width) to the
-            affine matrix from output to input. Boxes, masks and keypoints follow it; for all other
-            operations they stay where they are.
+        matrix: For operations that move pixels: from (signed magnitude, height, width) to the
+            affine matrix from output to input. Boxes, masks and keypoints follow it; other
+            operations leave them unchanged.
 
     Example:
         >>> rotate = next(op for op in OPERATIONS if op.name == "Rotate")
@@ -155,7 +155,7 @@ OPERATIONS: tuple[Operation, ...] = (
     Operation("Equalize", lambda k, image, m: k.equalize(image), _NOTHING),
 )
 """By number. The numbers are part of the record format: append new ones, never change the order.
-A policy lists the operations that it draws from, so a set's identity knows them."""
+A policy lists the operations that it draws from, so they are part of a set's identity."""
 
 
 def operation_names() -> tuple[str, ...]:

@@ -24,7 +24,7 @@ from dr_plugins.transforms.operations import OPERATIONS, operation_names
 __all__ = ["NEGATIVE", "RandAugment"]
 
 NEGATIVE = 0x80
-"""Added to an operation's number in a record where its magnitude is negative."""
+"""Added to an operation's number in a record if its magnitude is negative."""
 
 _NUMBERS = {name: number for number, name in enumerate(operation_names())}
 
@@ -33,9 +33,9 @@ _NUMBERS = {name: number for number, name in enumerate(operation_names())}
 class RandAugment(ViewTransform):
     """Apply `num_ops` random operations, with probability `p` (Cubuk et al., 2020).
 
-    Parameters are one byte per operation: its number, plus 128 where its magnitude is negative;
-    all zero (Identity) where nothing is applied. Magnitudes follow from `magnitude` and the image
-    size. Geometric operations sample the nearest pixel and fill with black.
+    Parameters are one byte per operation: its number, plus 128 if its magnitude is negative; all
+    zero (Identity) if nothing is applied. Magnitudes follow from `magnitude` and the image size.
+    Geometric operations sample the nearest pixel and fill with black.
 
     Attributes:
         num_ops: Operations per image.
@@ -76,7 +76,7 @@ class RandAugment(ViewTransform):
         return Field("ops", "<u1", (self.num_ops,))
 
     def sample(self, rng: np.random.Generator, size: Size) -> Params:
-        """Draw operations uniformly, and signs where an operation has one."""
+        """Draw operations uniformly, with a sign for signed ones."""
         if rng.random() >= self.p:
             return (0,) * self.num_ops
         drawn = rng.integers(0, len(self.operations), self.num_ops).tolist()
@@ -88,7 +88,7 @@ class RandAugment(ViewTransform):
         )
 
     def apply(self, image: AnyImage, params: Params) -> AnyImage:
-        """Return the image after the operations in ``params``, one after the other."""
+        """Return the image after the operations in ``params``, in order."""
         for code in params:
             image = self._apply_one(image, code)
         return image
@@ -100,7 +100,7 @@ class RandAugment(ViewTransform):
         return images
 
     def _apply_round(self, images: torch.Tensor, codes: np.ndarray) -> torch.Tensor:
-        """Apply one operation to each image: those that get the same one, at once."""
+        """Apply one operation to each image, batching images with the same operation."""
         order = np.argsort(codes, kind="stable")
         found, starts = np.unique(codes[order], return_index=True)
         index = upload(order, images.device)

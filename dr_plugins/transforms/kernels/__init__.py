@@ -3,7 +3,7 @@
 `pil` works on `PIL.Image.Image` of mode RGB, `tensor` on `torch.uint8` tensors
 ``[..., 3, height, width]`` of any strides on any device. Both export the same pure functions: no
 randomness, no state, and the input is never modified (the result may share its memory). Results
-are identical bit for bit, except those of `resize` with ``"bilinear"`` and ``"bicubic"``.
+are bit-identical, except those of `resize` with ``"bilinear"`` and ``"bicubic"``.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def kernels_for(image: Image.Image | torch.Tensor) -> ModuleType:
         image: RGB PIL image, or uint8 tensor ``[..., 3, height, width]``.
 
     Raises:
-        TypeError: Neither of the two.
+        TypeError: The image is neither.
 
     Example:
         >>> kernels_for(torch.zeros(3, 4, 5, dtype=torch.uint8)).size(torch.zeros(3, 4, 5))

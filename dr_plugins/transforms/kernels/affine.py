@@ -15,7 +15,7 @@ Matrix = tuple[float, float, float, float, float, float]
 
 
 def _shear_angle(factor: float) -> float:
-    # By way of degrees, as torchvision does: the round trip can change the last bit.
+    # Via degrees, like torchvision: the round trip can change the last bit.
     return math.radians(math.degrees(math.atan(factor)))
 
 
@@ -38,7 +38,7 @@ def shear_y(factor: float) -> Matrix:
 def rotation(degrees: float, height: int, width: int) -> Matrix:
     """Return the matrix of a counter-clockwise rotation around the centre of the image."""
     angle = -math.radians(degrees % 360.0)
-    # Rounded as Pillow does, so that quarter turns are exact.
+    # Rounded like Pillow, so quarter turns are exact.
     cos, sin = round(math.cos(angle), 15), round(math.sin(angle), 15)
     x, y = width / 2, height / 2
     return cos, sin, cos * -x + sin * -y + x, -sin, cos, -sin * -x + cos * -y + y

@@ -1,4 +1,4 @@
-"""What operations on batches need: parameters on the device of the images."""
+"""Helpers for operations on batches: move parameters to the images' device."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["box_mask", "upload"]
 
 
 def upload(values: np.ndarray, device: torch.device) -> Tensor:
-    """Return an array as a tensor on a device, without waiting for what the device is doing."""
+    """Return an array as a tensor on a device, without synchronizing."""
     host = torch.from_numpy(np.ascontiguousarray(values))
     if device.type != "cuda":
         return host.to(device)

@@ -19,7 +19,7 @@ def check_box(
     """Raise unless a box is non-empty and lies within an image of ``size = (height, width)``.
 
     Raises:
-        ValueError: It does not; a box made for another image is the usual reason.
+        ValueError: The box is empty or leaves the image; usually it was made for another image.
     """
     inside = 0 <= top < top + height <= size[0] and 0 <= left < left + width <= size[1]
     if not inside:

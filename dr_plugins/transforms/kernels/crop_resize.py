@@ -1,4 +1,4 @@
-"""Crops of images, resized: many at once, on any device, bit for bit as `resize` on a CPU."""
+"""Batched crop and resize on any device, bit-identical to `resize` on a CPU."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ def crop_resize(
     interpolation: str,
     backend: str = "tensor",
 ) -> Tensor:
-    """Cut boxes out of images and resize them, as `crop` and `resize` do one by one on a CPU.
+    """Cut boxes out of images and resize them, like `crop` and `resize` on a CPU.
 
     Args:
         images: uint8 ``[3, height, width]``, of any sizes, on one device; channels-last memory is
             fastest.
-        which: Which image each box is cut from, ``[B]``.
+        which: Index of the image that each box is cut from, ``[B]``.
         boxes: Integers ``[B, 4]``: top, left, height, width in pixels.
         size: (height, width) of the results in pixels.
         interpolation: ``"nearest"``, ``"bilinear"`` or ``"bicubic"``.
-        backend: Whose `resize` is meant; ``"pil"`` only where there is a `pillow_order`.
+        backend: Backend whose `resize` is reproduced; ``"pil"`` needs a known `pillow_order`.
 
     Returns:
         uint8 ``[B, 3, height, width]`` on the images' device.
@@ -50,16 +50,16 @@ def crop_resize(
         >>> crop_resize([image], [0], np.array([[0, 0, 2, 4]]), (1, 2), "bilinear")[0, 0]
         tensor([[3, 4]], dtype=torch.uint8)
     """
-    turned = np.zeros(len(boxes), bool)
+    columns_first = np.zeros(len(boxes), bool)
     if backend == "pil":
         order = pillow_order()
         assert order is not None
-        turned = order(boxes[:, 2:], size)
-    return resample(make_crops(images, which, boxes, size, interpolation, backend, turned))
+        columns_first = order(boxes[:, 2:], size)
+    return resample(make_crops(images, which, boxes, size, interpolation, backend, columns_first))
 
 
 def resample(crops: Crops) -> Tensor:
-    """Resize crops by the fastest way that their device has; see `crop_resize`."""
+    """Resize crops in the fastest way available on their device; see `crop_resize`."""
     device = crops.pixels.device
     if device.type == "cuda" and _is_usable(device):
         return importlib.import_module(_TRITON).resample_triton(crops)
@@ -68,20 +68,20 @@ def resample(crops: Crops) -> Tensor:
 
 @functools.cache
 def _is_usable(device: torch.device) -> bool:
-    """Whether the Triton kernel compiles on a device and gives the plain version's pixels there."""
+    """Whether the Triton kernel compiles on a device and yields the plain version's pixels."""
     rng = np.random.default_rng(0)
     image = torch.from_numpy(rng.integers(0, 256, (3, 61, 83), np.uint8)).to(device)
     boxes = np.array([[0, 0, 61, 83], [3, 5, 40, 24], [60, 82, 1, 1]])
-    turned = np.array([True, False, False])
-    crops = make_crops([image], [0, 0, 0], boxes, (24, 32), "bicubic", "pil", turned)
+    columns_first = np.array([True, False, False])
+    crops = make_crops([image], [0, 0, 0], boxes, (24, 32), "bicubic", "pil", columns_first)
     try:
         found = importlib.import_module(_TRITON).resample_triton(crops)
         exact = torch.equal(found, resample_plain(crops))
-        reason = "it gives other pixels than PyTorch's operations"
-    except torch.OutOfMemoryError:  # tells nothing about the kernel, and passes
+        reason = "its pixels differ from those of PyTorch's operations"
+    except torch.OutOfMemoryError:  # temporary, not a property of the kernel
         raise
-    except Exception as error:  # no Triton, no C compiler, a device that it does not know
+    except Exception as error:  # no Triton, no C compiler, an unsupported device
         exact, reason = False, str(error).partition("\n")[0]
     if not exact:
-        _logger.warning("resizing on %s without its Triton kernel, slower: %s", device, reason)
+        _logger.warning("resizing on %s without the Triton kernel, slower: %s", device, reason)
     return exact

@@ -1,4 +1,4 @@
-"""`crop_resize.resample` as one Triton kernel: all crops in one launch, nothing kept between."""
+"""`crop_resize.resample` as one Triton kernel: one launch, no intermediate results in memory."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def resample_triton(crops: Crops) -> Tensor:
     grid = (triton.cdiv(height * width, _BLOCK), count)
     with torch.cuda.device_of(crops.pixels):  # Triton launches on the current device
         _resample[grid](
-            crops.pixels, crops.origins, crops.turned,
+            crops.pixels, crops.origins, crops.columns_first,
             *crops.first, *crops.second, result, height, width, block=_BLOCK,
         )  # fmt: skip
     return result
@@ -29,7 +29,7 @@ def resample_triton(crops: Crops) -> Tensor:
 
 @triton.jit
 def _resample(  # type: ignore[no-untyped-def]
-    pixels, origins, turned,
+    pixels, origins, columns_first,
     lengths_1, steps_1, taps_1, shifts_1, starts_at_1, weights_at_1, starts_1, weights_1,
     lengths_2, steps_2, taps_2, shifts_2, starts_at_2, weights_at_2, starts_2, weights_2,
     result, height, width, block: tl.constexpr,
@@ -39,8 +39,8 @@ def _resample(  # type: ignore[no-untyped-def]
     inside = pixel < height * width
     y, x = pixel // width, pixel % width
 
-    is_turned = tl.load(turned + crop)
-    place_1, place_2 = tl.where(is_turned, y, x), tl.where(is_turned, x, y)
+    is_columns_first = tl.load(columns_first + crop)
+    place_1, place_2 = tl.where(is_columns_first, y, x), tl.where(is_columns_first, x, y)
     start_1 = tl.load(starts_1 + tl.load(starts_at_1 + crop) + place_1, inside, 0)
     start_2 = tl.load(starts_2 + tl.load(starts_at_2 + crop) + place_2, inside, 0)
     count_1, count_2 = tl.load(taps_1 + crop), tl.load(taps_2 + crop)
@@ -59,7 +59,7 @@ def _resample(  # type: ignore[no-untyped-def]
         line = corner + tl.minimum(start_2 + j, last_2).to(tl.int64) * step_2
         r = tl.full([block], half_1, tl.int32)
         g, b = r, r
-        # A line that several pixels of the result need is computed for each: it is in cache.
+        # A line needed by several output pixels is recomputed for each: its input is in cache.
         for i in range(count_1):
             weight_1 = tl.load(row_1 + i, inside, 0).to(tl.int32)
             source = line + tl.minimum(start_1 + i, last_1).to(tl.int64) * step_1

@@ -1,4 +1,4 @@
-"""Crops that are to be resized, brought to a device, and the plain way to resize them there."""
+"""Moving crops to a device, and resizing them there with PyTorch's operations."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from dr_plugins.transforms.kernels.resampling import resampling_taps
 
 __all__ = ["Axis", "Crops", "make_crops", "resample_plain"]
 
-_CHUNK = 1 << 24  # values between the two passes of the plain version that are in memory at once
+_CHUNK = 1 << 24  # most values held between the two passes of the plain version
 _WEIGHTS = {"tensor": np.int16, "pil": np.int32}
 
 
 class Axis(NamedTuple):
-    """How one axis of each crop is resampled, on the device; see `resampling.Taps`.
+    """Resampling tables for one axis of each crop, on the device; see `resampling.Taps`.
 
-    Crops of the same length share a table. Tables lie one after the other, each with as many
-    weights as it needs: a single large image makes nothing larger for the others.
+    Crops of the same length share a table. Tables are concatenated, each with only the weights it
+    needs, so a large image does not enlarge the tables of others.
 
     Attributes:
         lengths: int32 ``[B]``, pixels of the crop.
-        steps: int32 ``[B]``, from one position on the axis to the next in the pixels.
-        taps: int32 ``[B]``, weights of each position.
+        steps: int32 ``[B]``, stride in the pixels between positions on the axis.
+        taps: int32 ``[B]``, weights per position.
         shifts: int32 ``[B]``.
-        starts_at: int32 ``[B]``, where in `starts` the crop's table begins.
-        weights_at: int32 ``[B]``, where in `weights` it begins.
+        starts_at: int32 ``[B]``, offset of the crop's table in `starts`.
+        weights_at: int32 ``[B]``, offset of the crop's table in `weights`.
         starts: int32 ``[n]``.
-        weights: int16 or int32 ``[m]``, those of one position after those of the other.
+        weights: int16 or int32 ``[m]``, ordered by position.
     """
 
     lengths: Tensor
@@ -51,17 +51,17 @@ class Crops(NamedTuple):
     """Crops of images, all on one device.
 
     Attributes:
-        pixels: uint8 ``[n]``, all images one after the other, each ``[height, width, 3]``.
-        origins: int64 ``[B]``, where in `pixels` each crop begins.
-        turned: bool ``[B]``, whose columns are resampled before their rows.
-        first: The axis that is resampled first: the horizontal one, if the crop is not turned.
+        pixels: uint8 ``[n]``, all images concatenated, each ``[height, width, 3]``.
+        origins: int64 ``[B]``, offset of each crop in `pixels`.
+        columns_first: bool ``[B]``, whether the vertical axis is resampled first.
+        first: The axis that is resampled first.
         second: The other axis.
         size: (height, width) of the results in pixels.
     """
 
     pixels: Tensor
     origins: Tensor
-    turned: Tensor
+    columns_first: Tensor
     first: Axis
     second: Axis
     size: tuple[int, int]
@@ -74,9 +74,9 @@ def make_crops(
     size: tuple[int, int],
     interpolation: str,
     backend: str,
-    turned: np.ndarray,
+    columns_first: np.ndarray,
 ) -> Crops:
-    """Bring what resizing needs to the images' device; see `crop_resize` and `Crops`."""
+    """Move the data for resizing to the images' device; see `crop_resize` and `Crops`."""
     device = images[0].device
     sizes = np.array([image.shape[1:] for image in images], np.int64)[list(which)]
     for (height, width), box in zip(sizes.tolist(), boxes.tolist(), strict=True):
@@ -86,9 +86,10 @@ def make_crops(
     steps = np.stack([pitches, np.full_like(pitches, 3)], 1)
     targets = np.broadcast_to(np.array(size), (len(boxes), 2))
     lengths = boxes[:, 2:]
-    if turned.any():
+    if columns_first.any():
         lengths, targets, steps = (
-            np.where(turned[:, None], pairs[:, ::-1], pairs) for pairs in (lengths, targets, steps)
+            np.where(columns_first[:, None], pairs[:, ::-1], pairs)
+            for pairs in (lengths, targets, steps)
         )
     flat = [image.permute(1, 2, 0).reshape(-1) for image in images]
     make_axis = functools.partial(
@@ -99,7 +100,7 @@ def make_crops(
     return Crops(
         flat[0] if len(flat) == 1 else torch.cat(flat),
         upload((offsets + boxes[:, 0] * pitches + 3 * boxes[:, 1]).astype(np.int64), device),
-        upload(turned, device),
+        upload(columns_first, device),
         first,
         second,
         size,
@@ -126,7 +127,7 @@ def _axis(
         ]
     )
     per_crop = np.stack([lengths, steps, *per_table[:, table_of.ravel()]]).astype(np.int32)
-    # In memory each row begins at a multiple of 16 bytes, or Triton would compile for the others.
+    # Rows start at multiples of 16 bytes; Triton would recompile for other alignments.
     aligned = np.pad(per_crop, ((0, 0), (0, -len(lengths) % 4)))
     starts = np.concatenate([table.starts for table in tables])
     return Axis._make(
@@ -139,20 +140,20 @@ def _axis(
 
 
 def resample_plain(crops: Crops) -> Tensor:
-    """Resize crops by PyTorch's own operations; see `crop_resize`."""
+    """Resize crops with PyTorch's operations; see `crop_resize`."""
     height, width = crops.size
     device = crops.pixels.device
     result = torch.empty(len(crops.origins), 3, height, width, dtype=torch.uint8, device=device)
-    for turned in (False, True):
-        some = (crops.turned == turned).nonzero().flatten()
+    for columns_first in (False, True):
+        some = (crops.columns_first == columns_first).nonzero().flatten()
         if not len(some):
             continue
-        sizes = (height, width) if turned else (width, height)
+        sizes = (height, width) if columns_first else (width, height)
         most_lines = int(crops.second.lengths[some].max())
         for chunk in some.split(max(_CHUNK // (most_lines * sizes[0] * 3), 1)):
             resampled = _resample_some(crops, chunk, sizes, most_lines)
             result[chunk] = (
-                resampled.permute(0, 3, 2, 1) if turned else resampled.permute(0, 3, 1, 2)
+                resampled.permute(0, 3, 2, 1) if columns_first else resampled.permute(0, 3, 1, 2)
             )
     return result
 
@@ -190,7 +191,7 @@ class _Tables:
         self._weights = axis.weights
 
     def weighted_sum(self, pixels_at: Callable[[Tensor], Tensor], dim: int) -> Tensor:
-        """Resample the axis; `dim` is where the weights ``[b, size]`` lack the other axis."""
+        """Resample the axis; `dim` is the other axis, which the weights ``[b, size]`` miss."""
         shifts = self.shifts[:, :, None, None]
         total: Tensor | int = 1 << (shifts - 1)
         for tap in range(int(self.taps.max())):

@@ -1,7 +1,7 @@
 """Image operations on `PIL.Image.Image` of mode RGB.
 
-The operations of RandAugment give, bit for bit, what torchvision's RandAugment gives on PIL images
-with nearest interpolation and black fill.
+RandAugment's operations are bit-identical to torchvision's RandAugment on PIL images with nearest
+interpolation and black fill.
 """
 
 from __future__ import annotations
@@ -95,8 +95,8 @@ def erase(image: Image.Image, top: int, left: int, height: int, width: int) -> I
 def resize(image: Image.Image, size: tuple[int, int], interpolation: str) -> Image.Image:
     """Return the image resized to ``size = (height, width)``, antialiased.
 
-    Pillow 13 made the vertical pass the first one for some sizes: ``"bilinear"`` and ``"bicubic"``
-    pixels then differ from those of earlier versions.
+    For some sizes, Pillow 13 resamples vertically first, so ``"bilinear"`` and ``"bicubic"`` pixels
+    differ from earlier versions.
 
     Args:
         image: RGB image.
@@ -136,7 +136,7 @@ def rotate(image: Image.Image, degrees: float) -> Image.Image:
 
 
 def adjust_brightness(image: Image.Image, factor: float) -> Image.Image:
-    """Blend black (factor 0) with the image (factor 1); beyond 1 it gets brighter."""
+    """Blend black (factor 0) with the image (factor 1); factors above 1 brighten it."""
     return ImageEnhance.Brightness(image).enhance(factor)
 
 
@@ -166,8 +166,8 @@ def posterize(image: Image.Image, bits: int) -> Image.Image:
 
 
 def solarize(image: Image.Image, threshold: float) -> Image.Image:
-    """Invert all values that are not below `threshold`."""
-    # Pillow only compares with it; its annotation says int.
+    """Invert all values at or above `threshold`."""
+    # Pillow only compares with it, although its annotation is int.
     return ImageOps.solarize(image, threshold)  # type: ignore[arg-type]
 
 

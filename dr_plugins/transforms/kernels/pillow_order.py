@@ -1,6 +1,6 @@
-"""Which way Pillow goes first when it resizes: along the rows or along the columns.
+"""Whether Pillow's resize resamples rows or columns first.
 
-Either way has two passes, each of which rounds, so it shows in the pixels.
+Each of the two passes rounds, so the order affects the pixels.
 """
 
 from __future__ import annotations
@@ -23,32 +23,32 @@ _Order = Callable[[np.ndarray, tuple[int, int]], np.ndarray]
 
 
 def _rows_first(lengths: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Return which crops Pillow up to version 12 resamples vertically first: none."""
+    """Return which crops Pillow resamples vertically first, up to version 12: none."""
     return np.zeros(len(lengths), bool)
 
 
-def _tall_turned(lengths: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Return which crops Pillow 13 resamples vertically first: those that lose much height."""
+def _tall_columns_first(lengths: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Return which crops Pillow 13 resamples vertically first: those that shrink most in height."""
     lost = lengths.astype(np.int64) - size
     return (lost[:, 0] > 0) & (lost[:, 0] > 2 * lost[:, 1])
 
 
 @functools.cache
 def pillow_order() -> _Order | None:
-    """Return which crops Pillow, as it is installed here, resamples vertically first.
+    """Return the rule by which the installed Pillow resamples crops vertically first.
 
     Returns:
-        A function of the crops' (height, width), ``[B, 2]``, and the size that they get; None if
-        this version of Pillow resizes in no known way.
+        A function of the crops' (height, width), ``[B, 2]``, and their size after resizing; None if
+        the order of this version of Pillow is unknown.
     """
-    for order in (_tall_turned, _rows_first):
+    for order in (_tall_columns_first, _rows_first):
         if all(_is_pillows(order, *case) for case in _CASES):
             return order
-    _logger.warning("this version of Pillow resizes in an unknown way: only CPUs can repeat it")
+    _logger.warning("this version of Pillow resizes in an unknown way: only CPUs can reproduce it")
     return None
 
 
-# (height, width) before and after: around the borders of the known rules, and far from them.
+# (height, width) before and after: near the thresholds of the known rules, and far from them.
 _CASES = [
     ((30 + lost, 40), (30, 30), interpolation)
     for lost in (0, 1, 19, 20, 21, 22, 60)
@@ -70,7 +70,7 @@ def _is_pillows(
     kind = getattr(Image.Resampling, interpolation.upper())
     expected = np.asarray(Image.fromarray(noise).resize(after[::-1], kind))
     box = np.array([[0, 0, *before]])
-    turned = order(box[:, 2:], after)
+    columns_first = order(box[:, 2:], after)
     image = torch.from_numpy(noise).permute(2, 0, 1)
-    crops = make_crops([image], [0], box, after, interpolation, "pil", turned)
+    crops = make_crops([image], [0], box, after, interpolation, "pil", columns_first)
     return np.array_equal(resample_plain(crops)[0].permute(1, 2, 0).numpy(), expected)

@@ -1,8 +1,8 @@
-"""The integer tables by which torch and Pillow resize 8-bit images on a CPU, antialiased.
+"""The integer tables with which torch and Pillow resize 8-bit images on a CPU, antialiased.
 
-Each pixel of the result is ``clamp(sum(weight * pixel) >> shift, 0, 255)`` over neighbouring pixels
-of one row, then in the same way of one column (or the other way round, see `pillow_order`). Only
-integers are added: whatever device uses these tables gets the same pixels.
+Each output pixel is ``clamp(sum(weight * pixel) >> shift, 0, 255)`` over neighbouring pixels of a
+row, then of a column (or in the reverse order, see `pillow_order`). The arithmetic is integer, so
+these tables yield the same pixels on every device.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ __all__ = ["Taps", "nearest_positions", "resampling_taps"]
 
 _WEIGHT_LIMIT = 1 << 15
 _MOST_BITS = 22
-_ONE_BITS = 14  # of a weight of 1.0: more would exceed int16
+_ONE_BITS = 14  # for a weight of 1.0: more would exceed int16
 _PILLOW_BITS = 22
 
 
 class Taps(NamedTuple):
-    """How one axis is resampled.
+    """Resampling table of one axis.
 
     Attributes:
         starts: int32 ``[size]``, the first input position of each output position.
-        weights: int16 (those of `pil` int32) ``[size, taps]``, of the input positions from the
-            first one on; zero where a position has fewer, which may point beyond the axis.
-        shift: Bits after the binary point of the weights.
+        weights: int16 (int32 for `pil`) ``[size, taps]``, of consecutive input positions; padded
+            with zeros, whose positions may exceed the axis.
+        shift: Fraction bits of the weights.
     """
 
     starts: np.ndarray
@@ -41,13 +41,13 @@ class Taps(NamedTuple):
 
 @functools.lru_cache(maxsize=8192)
 def resampling_taps(length: int, size: int, interpolation: str, backend: str = "tensor") -> Taps:
-    """Return how an axis of `length` pixels becomes one of `size` pixels.
+    """Return the table that resamples an axis of `length` pixels to `size` pixels.
 
     Args:
         length: Pixels before.
         size: Pixels after.
         interpolation: ``"nearest"``, ``"bilinear"`` or ``"bicubic"`` (a = -0.5).
-        backend: ``"tensor"`` for torch's tables, ``"pil"`` for Pillow's, which round more finely.
+        backend: ``"tensor"`` for torch's tables, ``"pil"`` for Pillow's, which are more precise.
 
     Raises:
         ValueError: Unknown interpolation.
@@ -66,8 +66,8 @@ def resampling_taps(length: int, size: int, interpolation: str, backend: str = "
 
 
 def nearest_positions(length: int, size: int) -> np.ndarray:
-    """Return the input position of every output position, int64 ``[size]``, as Pillow does."""
-    # Pillow sums up the step; multiplying would round differently.
+    """Return Pillow's input position of every output position, int64 ``[size]``."""
+    # Pillow accumulates the step; multiplying would round differently.
     step = length / size
     return np.cumsum([step * 0.5] + [step] * (size - 1)).astype(np.int64)
 
@@ -84,8 +84,8 @@ def _antialiased(
     radius: int,
     bits: int | None,
 ) -> Taps:
-    # Order and type of every operation are those of torch and Pillow, which agree: a weight that
-    # rounds otherwise is another one.
+    # Uses the order and type of every operation in torch and Pillow, which agree: any difference
+    # would change how weights round.
     scale = length / size
     stretch = max(scale, 1.0)
     support = radius * stretch
@@ -96,7 +96,7 @@ def _antialiased(
     index = np.arange(taps)
     weights = weight((index + starts[:, None] - centers[:, None] + 0.5) * (1.0 / stretch))
     weights[index >= (stops - starts)[:, None]] = 0.0
-    weights /= np.cumsum(weights, 1)[:, -1:]  # unlike `sum`, one after the other
+    weights /= np.cumsum(weights, 1)[:, -1:]  # adds sequentially, unlike `sum`
     shift = _bits(float(weights.max())) if bits is None else bits
     rounded = np.trunc(weights * (1 << shift) + np.copysign(0.5, weights))
     dtype = np.int16 if bits is None else np.int32
@@ -104,7 +104,7 @@ def _antialiased(
 
 
 def _bits(largest: float) -> int:
-    """Return the most bits after the binary point with which the largest weight is an int16."""
+    """Return the largest number of fraction bits for which the largest weight fits an int16."""
     bits = 0
     while bits < _MOST_BITS and int(0.5 + largest * (1 << (bits + 1))) < _WEIGHT_LIMIT:
         bits += 1

@@ -1,7 +1,7 @@
 """Image operations on uint8 tensors ``[..., 3, height, width]`` of any strides on any device.
 
-They repeat Pillow's arithmetic, so that the pixels are those of the `pil` backend, whatever the
-device. Batches give what their images give one by one.
+They reproduce Pillow's arithmetic, so the pixels equal those of the `pil` backend on every device.
+A batch yields the same pixels as its images separately.
 """
 
 from __future__ import annotations

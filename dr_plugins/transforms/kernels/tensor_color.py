@@ -1,7 +1,7 @@
 """Colour operations on uint8 tensors ``[..., 3, height, width]``, in Pillow's arithmetic.
 
-Float steps are elementwise single operations in a fixed order: IEEE 754 rounds each of them the
-same way on every device. Fused operations (`torch.lerp`, ``add(..., alpha=)``) would not.
+Float steps are single elementwise operations in a fixed order, which IEEE 754 rounds identically on
+every device. Fused operations (`torch.lerp`, ``add(..., alpha=)``) could round differently.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _SMOOTH_CENTER, _SMOOTH_SUM = 5, 13  # 3x3 kernel: ones around a five
 
 
 def adjust_brightness(image: Tensor, factor: float) -> Tensor:
-    """Blend black (factor 0) with the image (factor 1); beyond 1 it gets brighter."""
+    """Blend black (factor 0) with the image (factor 1); factors above 1 brighten it."""
     return _to_uint8(image.float().mul_(factor))
 
 
@@ -50,7 +50,7 @@ def adjust_contrast(image: Tensor, factor: float) -> Tensor:
 
 
 def adjust_sharpness(image: Tensor, factor: float) -> Tensor:
-    """Blend a smoothed version (factor 0) with the image (factor 1); the border stays as it is."""
+    """Blend a smoothed version (factor 0) with the image (factor 1), except at the border."""
     result = image.clone()
     if min(image.shape[-2:]) > 2:
         interior = image[..., 1:-1, 1:-1]
@@ -69,11 +69,11 @@ def posterize(image: Tensor, bits: int) -> Tensor:
 
 
 def solarize(image: Tensor, threshold: float) -> Tensor:
-    """Invert all values that are not below `threshold`."""
+    """Invert all values at or above `threshold`."""
     lowest = max(math.ceil(threshold), 0)
     if lowest > 255:
         return image
-    # Comparing uint8 is slow on CPUs. 255 - v is v with all bits exchanged; -1 has all of them.
+    # Comparing uint8 is slow on CPUs. 255 - v is v with all bits flipped; -1 has all bits set.
     above = image.short().sub_(lowest - 1).clamp_(0, 1).neg_()
     return image ^ above.to(torch.uint8)
 
@@ -83,7 +83,7 @@ def autocontrast(image: Tensor) -> Tensor:
     image = image.contiguous()
     low = image.amin((-2, -1)).double().unsqueeze(-1)
     span = image.amax((-2, -1)).double().unsqueeze(-1) - low
-    # Not `255.0 / span`: torch computes that by way of the reciprocal, which rounds twice.
+    # Not `255.0 / span`: torch multiplies by the reciprocal, which rounds twice.
     scale = torch.full_like(span, 255.0).div(span)
     levels = torch.arange(_LEVELS, dtype=torch.float64, device=image.device)
     table = (levels * scale + -low * scale).clamp(0, 255)
@@ -104,12 +104,12 @@ def equalize(image: Tensor) -> Tensor:
 
 
 def _to_uint8(values: Tensor) -> Tensor:
-    # Through int16, because the direct conversion of float to uint8 is not vectorised on CPUs.
+    # Via int16, because direct conversion from float to uint8 is not vectorized on CPUs.
     return values.clamp_(0, 255).short().to(torch.uint8)
 
 
 def _blend(degenerate: Tensor, image: Tensor, factor: float) -> Tensor:
-    """Return ``degenerate + factor * (image - degenerate)``, cut off to integers of 0 to 255."""
+    """Return ``degenerate + factor * (image - degenerate)``, truncated to integers in 0..255."""
     return _to_uint8((image.float() - degenerate).mul_(factor).add_(degenerate))
 
 
@@ -126,13 +126,13 @@ def _smooth(image: Tensor) -> Tensor:
     rows = values[..., :-2, :] + values[..., 1:-1, :] + values[..., 2:, :]
     box = rows[..., :-2] + rows[..., 1:-1] + rows[..., 2:]
     weighted = box.add_(values[..., 1:-1, 1:-1], alpha=_SMOOTH_CENTER - 1)
-    # n / 13 + 0.5 is at least 1/26 away from any whole number it may not reach: rounding errors
-    # cannot change the floor.
+    # n / 13 + 0.5 is an integer or at least 1/26 away from one: rounding errors cannot change the
+    # floor.
     return weighted.float().mul_(1 / _SMOOTH_SUM).add_(0.5).floor_()
 
 
 def _histogram(image: Tensor) -> Tensor:
-    """Return how often each level occurs in each channel: int64 ``[..., 3, 256]``."""
+    """Return the histogram of each channel, int64 ``[..., 3, 256]``."""
     planes = image.reshape(-1, image.shape[-2] * image.shape[-1])
     count = _counts_on_cpu if image.device.type == "cpu" else _counts_anywhere
     return count(planes).view(*image.shape[:-2], _LEVELS)
@@ -143,7 +143,7 @@ def _counts_on_cpu(planes: Tensor) -> Tensor:
 
 
 def _counts_anywhere(planes: Tensor) -> Tensor:
-    # `bincount` would wait for the device, once for each plane.
+    # `bincount` would synchronize with the device once per plane.
     counts = torch.zeros(len(planes), _LEVELS, dtype=torch.int64, device=planes.device)
     return counts.scatter_add_(1, planes.long(), counts.new_ones(1, 1).expand(planes.shape))
 
@@ -161,7 +161,7 @@ def _lookup_anywhere(planes: Tensor, table: Tensor) -> Tensor:
 
 
 def _lookup_on_cpu(planes: Tensor, table: Tensor) -> Tensor:
-    # Python's own look-up needs no index of eight bytes for each value.
+    # Python's `bytes.translate` needs no 8-byte index per value.
     result = np.empty(planes.shape, np.uint8)
     rows = planes.reshape(-1, planes.shape[-1]).numpy()
     for row, entries, out in zip(

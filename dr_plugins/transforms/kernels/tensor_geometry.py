@@ -75,10 +75,10 @@ def erase(image: Tensor, top: int, left: int, height: int, width: int) -> Tensor
 def resize(image: Tensor, size: tuple[int, int], interpolation: str) -> Tensor:
     """Return the image resized to ``size = (height, width)``, antialiased.
 
-    ``"nearest"`` gives the pixels of the `pil` backend. ``"bilinear"`` and ``"bicubic"`` round
+    ``"nearest"`` yields the pixels of the `pil` backend. ``"bilinear"`` and ``"bicubic"`` round
     differently, by up to two levels. Where ``"bicubic"`` overshoots the range of 0 to 255 the
-    difference can be larger, since values are clipped after each of two passes, whose order is
-    not always Pillow's. Every device gives the pixels that the CPU gives. On a CPU, channels-last
+    difference can be larger, because values are clipped after each of the two passes, whose order
+    may differ from Pillow's. All devices yield the same pixels as the CPU. On a CPU, channels-last
     memory stays channels-last.
 
     Args:
@@ -141,19 +141,19 @@ def _resize_on_cpu(image: Tensor, size: tuple[int, int], interpolation: str) -> 
 
 
 def _resize_anywhere(image: Tensor, size: tuple[int, int], interpolation: str) -> Tensor:
-    # Antialiased resizing of uint8 exists on CPUs only.
+    # torch resizes uint8 with antialiasing only on CPUs.
     images = image.reshape(-1, *image.shape[-3:])
     boxes = np.tile([0, 0, *image.shape[-2:]], (len(images), 1))
     return crop_resize(images.unbind(), range(len(images)), boxes, size, interpolation)
 
 
 def _interpolation_batch(image: Tensor, size: tuple[int, int]) -> Tensor:
-    """Return the images as ``[n, 3, height, width]`` in a layout that interpolates fast."""
+    """Return the images as ``[n, 3, height, width]`` in the layout that interpolates fastest."""
     # torch (2.14 at least) fails to resize contiguous uint8 images to one pixel.
     if image.stride(-3) != 1 and tuple(size) != (1, 1):
         return image.reshape(-1, *image.shape[-3:])
-    # A new batch axis outside of a permuted view gets a stride by which torch does not recognise
-    # the view as channels-last; it must be added to the interleaved pixels.
+    # Adding the batch axis to a permuted view would yield a stride that torch does not recognize
+    # as channels-last, so it is added to the interleaved pixels.
     interleaved = image.movedim(-3, -1).contiguous()
     return interleaved.reshape(-1, *interleaved.shape[-3:]).permute(0, 3, 1, 2)
 
@@ -166,7 +166,7 @@ def _resize_nearest(image: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def _transform(image: Tensor, matrix: affine.Matrix) -> Tensor:
-    """Sample the nearest input pixel for every output pixel; black where there is none."""
+    """Sample the nearest input pixel for every output pixel; black outside the image."""
     height, width = size(image)
     if height * width > _CACHED_PIXELS:
         arrays = _source(matrix, height, width)
@@ -180,7 +180,7 @@ def _transform(image: Tensor, matrix: affine.Matrix) -> Tensor:
 def _source(matrix: affine.Matrix, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
     """Return flat input positions (int64) and whether they are inside (uint8, 0 or 1).
 
-    Both have ``[height * width]`` entries; positions outside are set to 0.
+    Both have shape ``[height * width]``; positions outside are set to 0.
     """
     a, b, c, d, e, f = matrix
     x = _fixed_point_axis(a, b, c, height, width)
@@ -190,11 +190,11 @@ def _source(matrix: affine.Matrix, height: int, width: int) -> tuple[np.ndarray,
     return index.ravel(), inside.ravel().view(np.uint8)
 
 
-@functools.lru_cache(maxsize=128)  # more than any policy needs: nothing in use is dropped
+@functools.lru_cache(maxsize=128)  # more than any policy needs, so no entry in use is evicted
 def _cached_source(
     matrix: affine.Matrix, height: int, width: int, device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    # Complete when it returns, whatever stream uses it later.
+    # Complete on return, so any stream may use it.
     index, inside = (torch.from_numpy(array) for array in _source(matrix, height, width))
     return index.to(device), inside.to(device)
 
@@ -204,7 +204,7 @@ def _fixed_point_axis(
 ) -> np.ndarray:
     """Return one input coordinate of every output pixel, int64 ``[height, width]``.
 
-    Pillow adds up 16.16 fixed-point steps, starting at the centre of the first pixel.
+    Pillow accumulates 16.16 fixed-point steps, starting at the centre of the first pixel.
 
     Raises:
         ValueError: A coordinate of a corner has more than 15 bits.

@@ -232,7 +232,7 @@ def test_an_interrupted_command_says_how_to_go_on(
     monkeypatch.setattr("dr_plugins.generation.generate._batches", interrupted)
     result = reinforce(photographs, tmp_path / "set")
     assert result.exit_code == 1
-    assert "The same command goes on after the last finished shard." in result.stderr
+    assert "same command" in result.stderr
     assert "Aborted!" in result.stderr
 
 
@@ -240,7 +240,7 @@ def test_an_interrupted_command_says_how_to_go_on(
     ("arguments", "message"),
     [
         (["--topk", "4"], "top-k is 4 with 3 classes"),
-        (["--teacher", "keras:x"], "teacher 'keras:x' is not understood"),
+        (["--teacher", "keras:x"], "teacher 'keras:x'"),
         (["--teacher", "python:tests.tiny:nothing"], "nothing"),
         (["--policy", "nothing"], "'nothing' is neither a preset"),
         (["--images", "nowhere"], "cannot open images 'nowhere'"),

@@ -141,8 +141,8 @@ def test_a_python_teacher() -> None:
         ("python:tests.tiny:policy", "returned Policy, not a Module"),
         ("python:", "python, timm"),
         ("timm", "python, timm"),
-        ("keras:resnet50", "'keras:resnet50' is not understood"),
-        ("", "'' is not understood"),
+        ("keras:resnet50", "'keras:resnet50'"),
+        ("", "teacher ''"),
     ],
 )
 def test_specifications_that_name_no_teacher(spec: str, message: str) -> None:

@@ -140,15 +140,15 @@ def crops(draw: st.DrawFn):  # type: ignore[no-untyped-def]
 
 
 def straight(images, which, boxes, size, interpolation):  # type: ignore[no-untyped-def]
-    turned = np.zeros(len(boxes), bool)
-    return make_crops(images, which, boxes, size, interpolation, "tensor", turned)
+    columns_first = np.zeros(len(boxes), bool)
+    return make_crops(images, which, boxes, size, interpolation, "tensor", columns_first)
 
 
 def pillows(images, which, boxes, size, interpolation):  # type: ignore[no-untyped-def]
     order = pillow_order()
     assert order is not None
-    turned = order(boxes[:, 2:], size)
-    return make_crops(images, which, boxes, size, interpolation, "pil", turned)
+    columns_first = order(boxes[:, 2:], size)
+    return make_crops(images, which, boxes, size, interpolation, "pil", columns_first)
 
 
 def one_by_one(images, which, boxes, size, interpolation):  # type: ignore[no-untyped-def]
@@ -189,7 +189,7 @@ def test_triton_gives_the_same(triton: ModuleType, case) -> None:  # type: ignor
 
 def test_which_way_pillow_goes_first_is_known_for_all_sizes() -> None:
     """Tall, wide, enlarged and reduced; the shares in which either way goes first are not small."""
-    rng, turned = np.random.default_rng(0), 0
+    rng, columns_first = np.random.default_rng(0), 0
     order = pillow_order()
     assert order is not None
     for number in range(600):
@@ -197,8 +197,8 @@ def test_which_way_pillow_goes_first_is_known_for_all_sizes() -> None:
         after = tuple(rng.integers(1, 40, 2).tolist())
         interpolation = ["bilinear", "bicubic"][number % 2]
         assert order_module._is_pillows(order, before, after, interpolation), (before, after)
-        turned += int(order(np.array([before]), after)[0])
-    assert 100 < turned < 500 or order is order_module._rows_first
+        columns_first += int(order(np.array([before]), after)[0])
+    assert 100 < columns_first < 500 or order is order_module._rows_first
 
 
 def test_a_pillow_of_another_kind_is_left_to_the_cpu(
@@ -282,7 +282,7 @@ def test_a_policy_begins_many_views_as_it_begins_one(name: str, backend: str) ->
 @pytest.mark.parametrize("weights", ["*i16", "*i32"])
 def test_the_triton_kernel_compiles_for_a_gpu(weights: str) -> None:
     module = pytest.importorskip("dr_plugins.transforms.kernels.crop_resize_triton")
-    types = {"pixels": "*u8", "origins": "*i64", "turned": "*i1", "result": "*u8"}
+    types = {"pixels": "*u8", "origins": "*i64", "columns_first": "*i1", "result": "*u8"}
     for axis in (1, 2):
         arrays = ("lengths", "steps", "taps", "shifts", "starts_at", "weights_at", "starts")
         types |= {f"{name}_{axis}": "*i32" for name in arrays} | {f"weights_{axis}": weights}
