@@ -1,4 +1,4 @@
-"""What a loss refuses before it computes anything."""
+"""Checks of a loss's arguments."""
 
 from __future__ import annotations
 
@@ -11,22 +11,21 @@ from dr_plugins.utils.advice import advice
 
 __all__ = ["check_inputs", "is_taken_apart"]
 
-# `nll_loss` skips rows with this label; any class number out of range, unlike -100, must raise.
-_ROUNDING = 0.02  # of rows of half-precision probabilities
+_ROUNDING = 0.02  # tolerance for sums of half-precision probabilities
 
 
 def check_inputs(logits: Tensor, target: SparseTargets | Tensor, temperature: float) -> None:
-    """Refuse logits and targets that do not belong together.
+    """Check that logits and targets match.
 
     Args:
         logits: floating point [B, C].
-        target: what `KDLoss` takes.
-        temperature: that of the loss.
+        target: see `KDLoss.forward`.
+        temperature: temperature of the loss.
 
     Raises:
         ValueError: if shapes, class counts, devices or temperatures differ, or a label (on the
             CPU) is not a class.
-        TypeError: if a dtype is neither.
+        TypeError: if the type or dtype of an argument is not supported.
     """
     if not isinstance(logits, Tensor) or not logits.is_floating_point():
         got = logits.dtype if isinstance(logits, Tensor) else type(logits).__name__
@@ -56,7 +55,7 @@ def check_inputs(logits: Tensor, target: SparseTargets | Tensor, temperature: fl
 def _check_probs(logits: Tensor, target: SparseTargets | Tensor) -> None:
     if len(target.shape) != 2 or target.shape[0] != logits.shape[0]:
         raise ValueError(
-            f"target has shape {tuple(target.shape)}, expected {tuple(logits.shape)} as the "
+            f"target has shape {tuple(target.shape)}, expected {tuple(logits.shape)} like the "
             "logits: join samples with SparseTargets.stack"
         )
     if target.shape[1] != logits.shape[1]:
@@ -77,13 +76,13 @@ def _check_range(probs: Tensor) -> None:
 
 
 def _is_readable(target: Tensor) -> bool:
-    """Whether values can be looked at; on a GPU that would wait for it."""
+    """Whether values can be inspected without synchronizing with a GPU."""
     is_plain = target.device.type == "cpu" and not torch.compiler.is_compiling()
     return is_plain and type(target) in (Tensor, nn.Parameter) and not is_taken_apart()
 
 
 def is_taken_apart() -> bool:
-    """Whether `torch.func` or forward-mode differentiation looks into each operation."""
+    """Whether `torch.func` or forward-mode differentiation traces each operation."""
     return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
@@ -93,7 +92,7 @@ def _check_labels(logits: Tensor, labels: Tensor) -> None:
     batch, classes = logits.shape
     if labels.shape != (batch,):
         raise ValueError(
-            f"labels have shape {tuple(labels.shape)}, expected ({batch},): one for each sample"
+            f"labels have shape {tuple(labels.shape)}, expected ({batch},): one per sample"
         )
     # On a GPU the check would synchronise; there the kernel asserts.
     if labels.device.type != "cpu" or torch.compiler.is_compiling():

@@ -1,8 +1,8 @@
-"""`KDLoss` on sparse targets as two Triton kernels: one reads the logits, one gives the gradient.
+"""`KDLoss` on sparse targets as two Triton kernels, for the loss and for its gradient.
 
-PyTorch's own operations keep several tensors of the logits' size between forward and backward; here
-there is none besides the gradient. Both compute in float32. Only terms of one sign are added up
-over the classes, so that nothing cancels, however large the logits are.
+PyTorch's operations keep several tensors of the logits' size between forward and backward; here the
+gradient is the only one. Both kernels compute in float32. Sums over the classes add only terms of
+the same sign, so nothing cancels, however large the logits are.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from dr_plugins.targets import SparseTargets
 
 __all__ = ["fused_loss"]
 
-_MOST_COLUMNS = 4096  # of the logits at once
+_MOST_COLUMNS = 4096  # of the logits per step
 
 
 def fused_loss(
@@ -33,24 +33,25 @@ def fused_loss(
 ) -> Tensor:
     """Loss of each row; see `dr_plugins.losses.kd_loss.KDLoss` for the formula.
 
-    `torch.compile` sees one operation of PyTorch, ``dr_plugins::fused_loss``. A second derivative
-    is that of PyTorch's operations, with their memory.
+    `torch.compile` sees a single operation, ``dr_plugins::fused_loss``. Second derivatives use
+    PyTorch's operations, and their memory.
 
     Args:
         logits: float32, bfloat16 or float16 ``[B, C]`` on a GPU, B >= 1.
-        targets: Of B samples, on the same GPU.
+        targets: Targets of B samples, on the same GPU.
         temperature: T, > 0.
         label_weight: w, in [0, 1].
-        with_entropy: Whether to add the entropy term, which makes a divergence of a cross-entropy.
+        with_entropy: Whether to include the targets' entropy, for the KL divergence instead of the
+            cross-entropy.
 
     Returns:
         float32 ``[B]``.
     """
     ids, probs, labels = targets.ids.contiguous(), targets.probs.contiguous(), targets.labels
-    weights = float(temperature), float(label_weight)  # of one type, for which Triton compiles once
+    weights = float(temperature), float(label_weight)  # always floats, so Triton compiles once
     smooth = targets.densify == "smooth"
     inputs = (logits, ids, probs, labels.contiguous(), smooth, *weights, with_entropy)
-    # Both do the same. The function takes half as long to call, but cannot be looked into.
+    # Both compute the same. The autograd function is twice as fast to call, but cannot be traced.
     rows = _operation(*inputs)[0] if torch.compiler.is_compiling() else _FusedLoss.apply(*inputs)
     return cast(Tensor, rows)
 
@@ -65,7 +66,7 @@ def _losses(
     label_weight: float,
     with_entropy: bool,
 ) -> tuple[Tensor, Tensor]:
-    """Losses [B], and what the gradient needs to know of each row's logits, [B, 3]."""
+    """Losses [B], and statistics of each row's logits for the gradient, [B, 3]."""
     logits = _with_whole_rows(logits)
     batch, classes = logits.shape
     rows, stats = _like_losses(logits)
@@ -143,7 +144,7 @@ def _save_of_operation(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, 
 
 def _backward_by(gradient: Callable[..., Tensor]) -> Callable[..., Any]:
     def backward(ctx: Any, grad_rows: Tensor, *_: None) -> tuple[Tensor | None, ...]:
-        if torch.is_grad_enabled():  # the gradient is going to be differentiated
+        if torch.is_grad_enabled():  # the gradient itself will be differentiated
             result = _plain_gradient(grad_rows, *ctx.saved_tensors[1:], *ctx.options)
         else:
             result = gradient(grad_rows, *ctx.saved_tensors, *ctx.options)
@@ -170,7 +171,7 @@ def _plain_gradient(
 
 
 class _FusedLoss(torch.autograd.Function):
-    # Not with `setup_context`, for which PyTorch inspects signatures at every call.
+    # Without `setup_context`, for which PyTorch inspects signatures at every call.
     @staticmethod
     def forward(ctx: Any, *inputs: Any) -> Tensor:
         rows, stats = _losses(*inputs)
@@ -180,7 +181,7 @@ class _FusedLoss(torch.autograd.Function):
     backward = staticmethod(_backward_by(_gradient))
 
 
-# Spelled out: PyTorch could not always infer schemas from postponed annotations.
+# Explicit, because older PyTorch cannot infer schemas from postponed annotations.
 _TARGETS = "Tensor ids, Tensor probs, Tensor labels, bool smooth, float temperature"
 _operation = torch.library.custom_op(
     "dr_plugins::fused_loss",
@@ -213,10 +214,10 @@ def _warps(block: int) -> int:
 def _row_targets(  # type: ignore[no-untyped-def]
     ids, probs, row, classes, k, smooth: tl.constexpr, slots: tl.constexpr
 ):
-    """Probabilities of one row as `SparseTargets.normalized` gives them.
+    """Probabilities of one row, normalized like `SparseTargets.normalized`.
 
-    Returns ids and probabilities of the listed classes, the factor that probabilities were
-    multiplied with, the share of each class not listed, and how many those are.
+    Returns ids and probabilities of the listed classes, the factor that the probabilities were
+    multiplied by, the share of each class that is not listed, and the number of those classes.
     """
     slot = tl.arange(0, slots)
     listed = tl.load(ids + row * k + slot, slot < k, -1)
@@ -252,8 +253,8 @@ def _forward(  # type: ignore[no-untyped-def]
     )
     line = logits + row * stride
     scale = 1.0 / temperature
-    # Maximum so far, sum of the exponentials below it (softened, and as the labels take them), and
-    # how far the classes that are not listed lie below it, in all: `seen` classes.
+    # Running maximum, sums of exponentials relative to it (at temperature T, and at 1 for the
+    # labels), and total distance of the `seen` unlisted classes below it.
     top, mass, hard_mass, below, seen = -float("inf"), 0.0, 0.0, 0.0, 0.0
     for start in range(0, classes, block):
         column = start + tl.arange(0, block)

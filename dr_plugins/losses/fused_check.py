@@ -1,4 +1,4 @@
-"""Whether the Triton kernels of the loss can be trusted on a device."""
+"""Checking the Triton kernels of the loss on a device."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ _logger = logging.getLogger(__name__)
 
 @torch.compiler.assume_constant_result
 def kernels_work(device: torch.device) -> bool:
-    """Tell whether the kernels compile on a device and agree there with PyTorch's operations.
+    """Return whether the kernels compile on a device and agree with PyTorch's operations there.
 
-    Tried once for each device of a process; logs a warning if not.
+    Checked once per process and device; logs a warning if not.
     """
     if device not in _found:
         if _is_bad_moment(device):
@@ -36,7 +36,7 @@ _found: dict[torch.device, bool] = {}
 
 
 def _is_bad_moment(device: torch.device) -> bool:
-    """Whether trying would fail, or do harm, for reasons that pass."""
+    """Whether the check would fail or do harm for a temporary reason."""
     if torch._C._are_functorch_transforms_active():
         return True
     return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
@@ -48,9 +48,9 @@ def _try_kernels(device: torch.device) -> bool:
 
         difference = _disagreement(fused_loss, device)
         reason = f"it is off by {difference:.2g}" if difference > _TOLERANCE else None
-    except torch.OutOfMemoryError:  # tells nothing about the kernels, and passes
+    except torch.OutOfMemoryError:  # temporary, not a property of the kernels
         raise
-    except Exception as error:  # no Triton, no C compiler, a device that Triton does not know
+    except Exception as error:  # no Triton, no C compiler, an unsupported device
         reason = f"{type(error).__name__}: {error}".partition("\n")[0]
     if reason is not None:
         _logger.warning("KDLoss on %s without its Triton kernels, slower: %s", device, reason)
@@ -60,9 +60,9 @@ def _try_kernels(device: torch.device) -> bool:
 @torch.inference_mode(False)
 @torch.enable_grad()
 def _disagreement(fused: Callable[..., Tensor], device: torch.device) -> float:
-    """Largest difference, of losses of about 10 and of their gradient."""
+    """Largest difference in losses of about 10, and in their gradient."""
     generator = torch.Generator().manual_seed(0)
-    # Whatever the defaults of the process are.
+    # Independent of the process's defaults.
     kind: dict[str, Any] = {"device": "cpu", "dtype": torch.float32}
     logits = 3 * torch.randn(4, 5000, generator=generator, **kind)
     order = torch.rand(4, 5000, generator=generator, **kind).argsort(1)

@@ -1,4 +1,4 @@
-"""Knowledge distillation from stored targets: KL divergence that never builds the dense target."""
+"""Knowledge distillation from stored targets: KL divergence without dense targets."""
 
 from __future__ import annotations
 
@@ -27,24 +27,24 @@ _FUSED_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 class KDLoss(nn.Module):
     """KL(target || softmax(logits / T)) * T^2, Hinton et al. 2015 (arXiv 1503.02531).
 
-    The targets are used as they are; T must be the temperature that they were softened by. Equal to
-    `F.kl_div(F.log_softmax(logits / T, 1), targets.dense(), reduction="batchmean") * T**2` to
-    rounding. With `label_weight` w the loss is (1 - w) * KL + w * CE(logits, label), at temperature
-    1; rows whose label is -1 have no cross-entropy term.
+    The targets must already be softened by T. Equal to
+    `F.kl_div(F.log_softmax(logits / T, 1), targets.dense(), reduction="batchmean") * T**2` up to
+    rounding. With `label_weight` w the loss is (1 - w) * KL + w * CE(logits, label), where CE has
+    temperature 1; rows whose label is -1 have no cross-entropy term.
 
     On a GPU, two Triton kernels compute the loss of `SparseTargets` and its gradient, without any
-    other tensor of the logits' size; to `torch.compile` they are operations like PyTorch's own.
-    Before they are used on a device, they are compared there with PyTorch's operations. The logits
-    must not be changed in place between forward and backward.
+    other tensor of the logits' size; `torch.compile` sees them as single operations. Before first
+    use on a device, they are compared there with PyTorch's operations. The logits must not be
+    modified in place between forward and backward.
 
-    A class without target mass contributes nothing, whatever its logit. A logit of -inf on a class
-    with target mass makes the loss of its row +inf ("smooth" gives mass to every class), while the
-    gradient stays finite. A row of -inf, a NaN or a logit of +inf gives NaN.
+    A class without target mass contributes nothing, regardless of its logit. A logit of -inf on a
+    class with target mass makes the loss of its row +inf ("smooth" assigns mass to every class),
+    while the gradient stays finite. A row of -inf, a NaN or a logit of +inf results in NaN.
 
     Args:
-        temperature: T, > 0; that of the targets.
+        temperature: T, > 0; the same as the targets'.
         label_weight: w, in [0, 1].
-        reduction: "batchmean" (sum over classes, mean over the batch; NaN for an empty one),
+        reduction: "batchmean" (sum over classes, mean over the batch; NaN for an empty batch),
             "sum", or "none" for one loss per sample, [B].
 
     Raises:
@@ -73,7 +73,7 @@ class KDLoss(nn.Module):
         self.reduction = reduction
 
     def forward(self, logits: Tensor, target: SparseTargets | Tensor) -> Tensor:
-        """Loss of a batch.
+        """Return the loss of a batch.
 
         Args:
             logits: [B, C], floating point. Computed in float32, or float64 if the logits are.
@@ -85,9 +85,9 @@ class KDLoss(nn.Module):
 
         Raises:
             ValueError: if shapes, class counts, devices or temperatures differ, a label (on the
-                CPU) is not a class, or `label_weight` has no labels to use: probabilities come
-                without.
-            TypeError: if a dtype is neither.
+                CPU) is not a class, or `label_weight` is used with probabilities, which have no
+                labels.
+            TypeError: if the type or dtype of an argument is not supported.
         """
         check_inputs(logits, target, self.temperature)
         with full_precision(logits.device.type):
@@ -117,12 +117,12 @@ def cross_entropy(
     reduction: str = "mean",
     label_smoothing: float = 0.0,
 ) -> Tensor:
-    """Soft-target cross-entropy, what `torch.nn.functional.cross_entropy` does on `SparseTargets`.
+    """Soft-target cross-entropy: `torch.nn.functional.cross_entropy` of `SparseTargets`.
 
     Args:
         input: logits, floating point [B, C].
         target: sparse targets of a batch of B.
-        weight: not supported, as every argument that is not named below.
+        weight: not supported.
         size_average: not supported.
         ignore_index: not supported.
         reduce: not supported.
@@ -133,8 +133,8 @@ def cross_entropy(
         A scalar, or [B]; float32, or float64 if the logits are.
 
     Raises:
-        ValueError: if an argument is not supported, shapes do not match, or the targets have
-            another temperature than 1.
+        ValueError: if an argument is not supported, shapes do not match, or the targets'
+            temperature is not 1.
         TypeError: if `input` is not a floating-point tensor or `target` not `SparseTargets`.
     """
     for name, value, default in (
@@ -173,14 +173,14 @@ _said: set[str] = set()
 
 
 def _fused_for(logits: Tensor) -> Callable[..., Tensor] | None:
-    """`dr_plugins.losses.fused.fused_loss` where it can take over."""
-    # Not for tensors that only stand for others, as those of FakeTensorMode.
+    """`dr_plugins.losses.fused.fused_loss` if it can compute the loss."""
+    # Not for tensors without data, such as those of FakeTensorMode.
     fits = logits.device.type in _FUSED_DEVICES and type(logits) in (Tensor, nn.Parameter)
     if not fits or logits.dtype not in _FUSED_DTYPES or logits.shape[0] == 0:
         return None
     if not torch.compiler.is_compiling() and is_taken_apart():
         return None
-    # Imported where there is a GPU: they take Triton, and a second.
+    # Imported only with a GPU: needs Triton, and takes a second.
     from dr_plugins.losses.fused_check import kernels_work
 
     if not kernels_work(logits.device):

@@ -1,4 +1,4 @@
-"""Losses by PyTorch's own operations, without a dense target."""
+"""Losses in PyTorch's operations, without dense targets."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ def plain_rows(
     temperature: float = 1.0,
     label_weight: float = 0.0,
 ) -> Tensor:
-    """Loss of each row by PyTorch's operations; see `KDLoss` for the formula.
+    """Return the loss of each row, in PyTorch's operations; see `KDLoss` for the formula.
 
     Args:
         logits: floating point [B, C].
-        target: what `KDLoss` takes.
+        target: see `KDLoss.forward`.
         temperature: T, > 0.
         label_weight: w, in [0, 1].
 
@@ -45,7 +45,7 @@ def full_precision(device_type: str) -> AbstractContextManager[object]:
     """Context without autocast."""
     if torch.amp.is_autocast_available(device_type):
         return torch.autocast(device_type, enabled=False)
-    return nullcontext()  # "meta", for one, has no autocast to disable
+    return nullcontext()  # some devices, such as "meta", have no autocast
 
 
 def log_softmax(logits: Tensor, temperature: float = 1.0) -> Tensor:
@@ -73,8 +73,8 @@ def sparse_terms(log_probs: Tensor, target: SparseTargets) -> tuple[Tensor, Tens
     crossed = _weighted(probs, log_probs.gather(1, target.ids.clamp(min=0))).sum(1)
     entropy = torch.xlogy(probs, probs).sum(1)
     if target.densify == "smooth":
-        # Sum over the classes not listed; one more column takes the padding. The sum over all
-        # minus those listed would cancel: NaN where one is -inf, few digits where they dominate.
+        # Sum over the classes that are not listed; padding goes to an extra column. Subtracting the
+        # listed classes from the sum would cancel: NaN if one is -inf, few digits if they dominate.
         slots = torch.where(padding, target.num_classes, target.ids)
         rest = F.pad(log_probs, (0, 1)).scatter_(1, slots, 0.0).sum(1, keepdim=True)
         unlisted = target.num_classes - (~padding).sum(1, keepdim=True)
@@ -89,7 +89,7 @@ def _weighted(weights: Tensor, log_probs: Tensor) -> Tensor:
 
 
 def _label_loss(log_probs: Tensor, target: SparseTargets | Tensor) -> Tensor:
-    """Cross-entropy to the labels, [B]; 0 where there is none."""
+    """Cross-entropy to the labels, [B]; 0 for rows without a label."""
     if isinstance(target, SparseTargets):
         return F.nll_loss(log_probs, target.labels, ignore_index=-1, reduction="none")
     if target.is_floating_point():

@@ -1,1 +1,1 @@
-"""Policies: which transforms make a view, with every hyper-parameter; presets as YAML."""
+"""Policies: the transforms that make a view, with all hyper-parameters; presets as YAML."""

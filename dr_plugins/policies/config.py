@@ -1,4 +1,4 @@
-"""The policies that come with the package, and reading others from files."""
+"""Reading policies: the presets of this package, and YAML files."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ _PRESETS = resources.files("dr_plugins.policies") / "presets"
 
 
 def preset_names() -> list[str]:
-    """Return the names of the policies that come with the package."""
+    """Return the names of the presets."""
     return sorted(Path(entry.name).stem for entry in _PRESETS.iterdir())
 
 
 def read_policy(name_or_path: str) -> dict[str, Any]:
-    """Read a preset, or a file that may start from one.
+    """Read a preset, or a file that may extend one.
 
     Args:
         name_or_path: One of `preset_names`, or the path of a ``.yaml`` file.
 
     Returns:
-        ``{transform name: {hyper-parameter: value}}``, as `Policy.from_config` takes it.
+        ``{transform name: {hyper-parameter: value}}``, for `Policy.from_config`.
 
     Raises:
-        PolicyError: Unknown preset, unreadable file, or no mapping in it.
+        PolicyError: The preset is unknown, or the file is unreadable or holds no mapping.
     """
     if name_or_path in preset_names():
         text = (_PRESETS / f"{name_or_path}.yaml").read_text(encoding="utf-8")

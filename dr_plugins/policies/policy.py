@@ -1,6 +1,6 @@
-"""A policy: which transforms, in which order, and how their parameters are stored.
+"""A policy: its transforms, their order, and how their parameters are stored.
 
-The order is fixed, that of the code of Faghri et al., 2023: resize, crops, flip, RandAugment,
+The order is fixed and follows the code of Faghri et al., 2023: resize, crops, flip, RandAugment,
 erasing, then mixing with another image's view.
 """
 
@@ -56,17 +56,17 @@ _VIEW: tuple[type[Transform], ...] = (
 _MIXING: tuple[type[Mixing], ...] = (Mixup, CutMix)
 _SIZED: tuple[type[Transform], ...] = (CenterCrop, RandomCrop, RandomResizedCrop)
 NO_PARTNER = (1 << 32) - 1
-"""What a record's field ``partner`` holds where no other image is mixed in."""
+"""Value of a record's field ``partner`` if no other image is mixed in."""
 
 
 class AugmentParams(NamedTuple):
-    """Parameters of one augmented view: plain numbers.
+    """Parameters of one augmented view, as plain numbers.
 
     Attributes:
-        view: One entry for each transform that has parameters.
-        partner: Row of the image mixed in, None if none is.
-        partner_view: As `view`, for the partner's view; empty if `partner` is None.
-        mixing: One entry for each mixing; empty if `partner` is None.
+        view: One entry per transform that has parameters.
+        partner: Row of the partner; None without mixing.
+        partner_view: Like `view`, for the partner's view; empty if `partner` is None.
+        mixing: One entry per mixing; empty if `partner` is None.
     """
 
     view: Sequence[Any]
@@ -83,7 +83,7 @@ class Policy:
         transforms: In the order in which they are applied.
         mixings: Applied after the transforms, to uint8 tensors.
         backend: ``"pil"`` (Pillow's resampling; the default) or ``"tensor"`` (torch's: faster,
-            equal within rounding). All other operations give the same bits in both.
+            equal within rounding). All other operations are bit-identical in both.
 
     Example:
         >>> policy = Policy.load("randaug", size=64)
@@ -104,7 +104,7 @@ class Policy:
         if not any(isinstance(t, _SIZED) for t in self.transforms):
             raise PolicyError(
                 f"the policy ({', '.join(t.name for t in self.transforms) or 'empty'}) does not "
-                f"fix the size of its views; add one of {', '.join(t.name for t in _SIZED)}"
+                f"determine the size of its views; add one of {', '.join(t.name for t in _SIZED)}"
             )
 
     @classmethod
@@ -117,16 +117,17 @@ class Policy:
     ) -> Policy:
         """Load a preset by name, or a policy from a YAML file.
 
-        A file lists transforms with their hyper-parameters. With ``preset: NAME`` it starts from
-        that preset; what it lists replaces single hyper-parameters, ``null`` removes a transform.
+        A file lists transforms with their hyper-parameters. With ``preset: NAME`` it extends that
+        preset: its entries replace single hyper-parameters, and ``null`` removes a transform.
 
         Args:
             name_or_path: A preset, see `preset_names`, or the path of a ``.yaml`` file.
-            size: Replaces the side of the views, in pixels.
-            backend: Replaces the backend.
+            size: Overrides the side of the views, in pixels.
+            backend: Overrides the backend.
 
         Raises:
-            PolicyError: Unknown preset, unreadable file, unknown transform or hyper-parameter.
+            PolicyError: The file is unreadable, or the preset, a transform or a hyper-parameter is
+                unknown.
         """
         config = read_policy(str(name_or_path))
         if size is not None:
@@ -140,7 +141,7 @@ class Policy:
         """Build a policy from plain data, ``{transform name: {hyper-parameter: value}}``.
 
         Raises:
-            PolicyError: An unknown transform or hyper-parameter, or a value out of range.
+            PolicyError: A transform or hyper-parameter is unknown, or a value is out of range.
         """
         known: dict[str, Any] = {t.name: t for t in _VIEW} | {t.name: t for t in _MIXING}
         unknown = set(config) - set(known) - {"backend"}
@@ -177,7 +178,7 @@ class Policy:
     @cached_property
     def view_size(self) -> Size:
         """(height, width) of the views, in pixels."""
-        size = (1 << 14, 1 << 14)  # large enough for any crop; crops fix the size
+        size = (1 << 14, 1 << 14)  # large enough for any crop; crops determine the size
         for transform in self.transforms:
             size = transform.output_size(size)
         return size
@@ -194,8 +195,8 @@ class Policy:
         Args:
             rng: Source of randomness.
             size: (height, width) of the image.
-            partners: (row, (height, width)) of the images that may be mixed in; without any,
-                nothing is mixed.
+            partners: (row, (height, width)) of the images that may be mixed in; if empty, nothing
+                is mixed.
         """
         view = self._sample_view(rng, size)
         if not self.mixings or not partners:
@@ -232,12 +233,12 @@ class Policy:
                 record[field.name] = _stored(field, value)
         except (OverflowError, ValueError) as error:
             raise PolicyError(
-                f"parameters {params} do not fit a record: {error}. Images of more than 65,535 "
-                f"pixels a side must be made smaller first."
+                f"parameters {params} do not fit a record: {error}. Downscale images of more than "
+                f"65,535 pixels a side first."
             ) from error
 
     def blank_view(self) -> list[Any]:
-        """Return parameters of zeros, with which `finish` changes nothing."""
+        """Return zero parameters, with which `finish` changes nothing."""
         return [np.zeros(t.field.shape, t.field.dtype) for t in self._parametric]
 
     def decode(self, records: np.ndarray) -> list[AugmentParams]:
@@ -256,7 +257,7 @@ class Policy:
         ]
 
     def is_mixed(self, records: np.ndarray) -> np.ndarray:
-        """Return which records, of any shape, mix in another image: booleans of that shape."""
+        """Return which records mix in another image: booleans of the shape of `records`."""
         if not self.mixings:
             return np.zeros(records.shape, bool)
         return records["partner"] != NO_PARTNER
@@ -264,13 +265,13 @@ class Policy:
     def apply(
         self, image: Picture, params: AugmentParams, partner: Picture | None = None
     ) -> torch.Tensor:
-        """Compute an augmented view: the one code path for teacher and student.
+        """Compute an augmented view, for teacher and student alike.
 
         Args:
-            image: RGB, a PIL image or its pixels as uint8 ``[height, width, 3]``; the backend
-                ``"pil"`` is faster with the first, ``"tensor"`` with the second.
+            image: RGB PIL image, or its pixels as uint8 ``[height, width, 3]``; PIL images are
+                faster with the backend ``"pil"``, pixels with ``"tensor"``.
             params: From `sample` or `decode`.
-            partner: Likewise, of row ``params.partner``; needed if that is not None.
+            partner: Image of row ``params.partner``; required if that is not None.
 
         Returns:
             uint8 ``[3, H, W]`` with (H, W) = `view_size`.
@@ -285,28 +286,28 @@ class Policy:
         return view
 
     def check_fit(self, params: Sequence[Any], size: Size) -> None:
-        """Make sure that the crop of a view lies within its image.
+        """Check that the crop of a view lies within its image.
 
         Args:
             params: `AugmentParams.view`, or `AugmentParams.partner_view`.
             size: (height, width) of the image.
 
         Raises:
-            ValueError: It does not.
+            ValueError: The crop leaves the image.
         """
         for transform in self.transforms:
             if isinstance(transform, CropTransform):
-                transform.check_fit(params[0], size)  # those before it have no parameters
+                transform.check_fit(params[0], size)  # earlier transforms have no parameters
                 return
             size = transform.output_size(size)
 
     def begin(self, image: Picture, params: Sequence[Any]) -> torch.Tensor:
-        """Compute what needs the whole image: resizing and cropping.
+        """Compute the operations that need the whole image: resizing and cropping.
 
-        With `finish` and `mix` this gives what `apply` gives, bit for bit.
+        Followed by `finish` and `mix`, the result is bit-identical to `apply`.
 
         Args:
-            image: As for `apply`.
+            image: See `apply`.
             params: `AugmentParams.view`, or `AugmentParams.partner_view`.
 
         Returns:
@@ -320,14 +321,14 @@ class Policy:
         which: Sequence[int],
         params: Sequence[Sequence[Any]],
     ) -> torch.Tensor:
-        """Compute what `begin` does for many views at once, on any device; same bits.
+        """Compute `begin` for a batch of views on any device, with identical bits.
 
-        Only where `has_batches`.
+        Requires `has_batches`.
 
         Args:
             images: uint8 ``[3, height, width]`` of any sizes, on one device.
-            which: Index of the image that each view is made of, ``[B]``.
-            params: For each view, what `begin` takes.
+            which: Index of the image of each view, ``[B]``.
+            params: The parameters of `begin` for each view.
 
         Returns:
             uint8 ``[B, 3, H, W]`` on the same device.
@@ -335,7 +336,7 @@ class Policy:
         assert self.has_batches
         columns = zip(*params, strict=True)
         views: torch.Tensor | None = None
-        for transform in self._leading:  # those without parameters come first, see `_VIEW`
+        for transform in self._leading:  # transforms without parameters come first, see `_VIEW`
             if isinstance(transform, CropTransform):
                 images = images if views is None else views.unbind()
                 column = np.asarray(next(columns))
@@ -348,11 +349,11 @@ class Policy:
         return torch.stack([images[index] for index in which]) if views is None else views
 
     def finish(self, views: torch.Tensor, params: Sequence[Sequence[Any]]) -> torch.Tensor:
-        """Compute what is left after `begin`, for a batch: flips, RandAugment, erasing.
+        """Compute the remaining operations of a batch after `begin`: flips, RandAugment, erasing.
 
         Args:
             views: uint8 ``[B, 3, H, W]`` on any device.
-            params: For each view, what `begin` took.
+            params: The parameters of `begin` for each view.
 
         Returns:
             uint8 ``[B, 3, H, W]`` on the same device.
@@ -367,12 +368,12 @@ class Policy:
     def mix(
         self, views: torch.Tensor, partners: torch.Tensor, params: Sequence[Sequence[Any]]
     ) -> torch.Tensor:
-        """Mix finished views with those of their partners.
+        """Mix finished views with their partners' views.
 
         Args:
             views: uint8 ``[B, 3, H, W]`` on any device.
-            partners: Likewise, on the same device.
-            params: For each view, `AugmentParams.mixing`.
+            partners: uint8 ``[B, 3, H, W]`` on the same device.
+            params: `AugmentParams.mixing` of each view.
 
         Returns:
             uint8 ``[B, 3, H, W]``.
@@ -388,12 +389,12 @@ class Policy:
 
     @property
     def has_batches(self) -> bool:
-        """Whether `begin_batch` can repeat the backend: the way this Pillow resizes is known."""
+        """Whether `begin_batch` supports the backend; ``"pil"`` needs a known `pillow_order`."""
         return self.backend == "tensor" or pillow_order() is not None
 
     @cached_property
     def _leading(self) -> tuple[Transform, ...]:
-        """The transforms before the first that only needs a view; see `_VIEW` for the order."""
+        """The transforms before the first `ViewTransform`; see `_VIEW` for the order."""
         return tuple(takewhile(lambda t: not isinstance(t, ViewTransform), self.transforms))
 
     def _view(
@@ -410,7 +411,7 @@ class Policy:
 def _stored(field: Field, value: Any) -> np.ndarray:
     exact = np.asarray(value)
     stored = exact.astype(field.dtype)
-    if np.any(stored != exact):  # NumPy 1 would store a number that is too large modulo 65,536
+    if np.any(stored != exact):  # NumPy 1 stores numbers that are too large modulo 65,536
         raise OverflowError(f"{field.name} {value} is not a {field.dtype}")
     return stored
 

@@ -1,1 +1,1 @@
-"""Replay: a record and its image become the view that the teacher saw."""
+"""Replay: recomputes the view that the teacher saw from a record and its image."""

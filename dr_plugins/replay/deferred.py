@@ -1,8 +1,8 @@
-"""Views whose last operations wait until they are where the student is.
+"""Views whose last operations are computed on the student's device.
 
-Workers decode, crop and resize, as whole images would be more to send than views. Flips,
-RandAugment, erasing and mixing give the same bits on every device; left to a GPU, for a whole batch
-at once, they take no worker's time.
+Workers decode, crop and resize, because whole images are larger to send than views. Flips,
+RandAugment, erasing and mixing yield the same bits on every device; a GPU computes them for the
+whole batch and saves the workers' time.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ class CroppedView(NamedTuple):
     """One view before its last operations.
 
     Attributes:
-        policy: Of the shard set.
-        view: uint8 ``[3, H, W]``, from `Policy.begin`; finished already if `params` is None.
-        params: What is to be done to it.
-        partner: Likewise for the image that is mixed in, if there is one.
+        policy: The shard set's policy.
+        view: uint8 ``[3, H, W]``, from `Policy.begin`; already finished if `params` is None.
+        params: Parameters of the remaining operations.
+        partner: The partner's view, uint8 ``[3, H, W]``, from `Policy.begin`; None without mixing.
     """
 
     policy: Policy
@@ -41,15 +41,15 @@ class CroppedView(NamedTuple):
 
 
 class DeferredViews:
-    """A batch of views that is finished where it is sent.
+    """A batch of views that is finished on the device it is sent to.
 
-    `to` gives what the teacher saw, bit for bit; on a new device this is tried out first, see
+    `to` returns exactly the pixels that the teacher saw; each new device is checked first, see
     `check_device`. Loaders move and pin it like a tensor.
 
     Args:
-        policy: Of the shard set.
+        policy: The shard set's policy.
         cropped: uint8 ``[B + P, 3, H, W]``: the views, then those of the P partners.
-        params: What each of the B views still needs; None for nothing.
+        params: Parameters of each view's remaining operations; None if the view is finished.
 
     Example:
         >>> policy = Policy.load("randaug", size=8, backend="tensor")
@@ -68,7 +68,7 @@ class DeferredViews:
 
     @classmethod
     def cat(cls, batches: Sequence[DeferredViews]) -> DeferredViews:
-        """Make one batch of several, at least one, of one policy and one size."""
+        """Concatenate at least one batch, all with the same policy and view size."""
         views = [batch.cropped[: len(batch)] for batch in batches]
         partners = [batch.cropped[len(batch) :] for batch in batches]
         params = [one for batch in batches for one in batch.params]
@@ -81,7 +81,7 @@ class DeferredViews:
 
     @property
     def device(self) -> torch.device:
-        """Where the pixels are now."""
+        """Current device of the pixels."""
         return self.cropped.device
 
     def __len__(self) -> int:
@@ -103,15 +103,15 @@ class DeferredViews:
         """Move to a device and finish there, on its current stream.
 
         Args:
-            device: Where the views are wanted.
-            non_blocking: Do not wait for the copy; of use if `is_pinned`.
+            device: Target device.
+            non_blocking: Do not wait for the copy; effective if `is_pinned`.
 
         Returns:
             uint8 ``[B, 3, H, W]``.
 
         Raises:
-            DeviceMismatchError: The device computes other pixels than the CPU.
-            TypeError: Another dtype is asked for.
+            DeviceMismatchError: The pixels of device and CPU differ.
+            TypeError: A dtype is passed.
         """
         if not isinstance(non_blocking, bool):
             raise TypeError(
@@ -133,17 +133,15 @@ class DeferredViews:
         return self.to("cpu")
 
     def __repr__(self) -> str:
-        return (
-            f"DeferredViews({list(self.shape)}, on {self.cropped.device}; .to(device) gives them)"
-        )
+        return f"DeferredViews({list(self.shape)}, on {self.cropped.device}; use .to(device))"
 
 
 def join(views: Sequence[CroppedView], stack: Callable[..., Tensor] = torch.stack) -> DeferredViews:
-    """Make one batch of views.
+    """Join views into a batch.
 
     Args:
-        views: At least one, all of one policy.
-        stack: Joins tensors to a batch.
+        views: At least one, all with the same policy.
+        stack: Stacks tensors.
     """
     partners = [view.partner for view in views if view.partner is not None]
     cropped = stack([*(view.view for view in views), *partners])
@@ -152,7 +150,7 @@ def join(views: Sequence[CroppedView], stack: Callable[..., Tensor] = torch.stac
 
 @functools.cache
 def check_device(policy: Policy, device: torch.device) -> None:
-    """Finish some views on the CPU and on a device, once for each policy and device.
+    """Compare views finished on the CPU and on a device, once per policy and device.
 
     Raises:
         DeviceMismatchError: They differ.
@@ -165,8 +163,8 @@ def check_device(policy: Policy, device: torch.device) -> None:
     differing = int((expected != found).flatten(1).any(1).sum())
     if differing:
         raise DeviceMismatchError(
-            f"{device} computes {differing} of {len(params)} views otherwise than the CPU, where "
-            f"the policy ({', '.join(policy.to_config())}) is defined; finish the views in the "
+            f"{differing} of {len(params)} views computed on {device} differ from the CPU's, which "
+            f"define the policy ({', '.join(policy.to_config())}); finish the views in the "
             f"workers: ReinforcedDataset(..., defer=False), dr-plugins reinforce --views-on workers"
         )
 
@@ -176,8 +174,8 @@ def _example(policy: Policy) -> tuple[Tensor, list[AugmentParams]]:
     partners = [(0, policy.view_size)]
     params = [policy.sample(rng, policy.view_size, partners) for _ in range(_CHECKED_VIEWS)]
     count = len(params) + sum(p.partner is not None for p in params)
-    # Noise on slopes of many heights: every level occurs, and what depends on the extremes or the
-    # mean of a view finds others in each.
+    # Noise on gradients of different ranges: every level occurs, and the extremes and means of the
+    # views differ.
     height, width = policy.view_size
     slope = np.linspace(0, rng.uniform(0, 255, (count, 3, 1)), width, axis=-1).astype(np.int16)
     noise = rng.integers(-20, 21, (count, 3, height, width), np.int16)

@@ -1,4 +1,4 @@
-"""Replaying stored views, and noticing when an image is not the one that the teacher saw."""
+"""Replaying stored views, and detecting images that differ from those that the teacher saw."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ def fingerprint(view: torch.Tensor) -> bytes:
 
 
 def known_images(source: ImageSource, shards: ShardSet) -> ImageSource:
-    """Return the images without those that were left out when the set was made."""
+    """Return the source without the images that were left out of the set."""
     known = source.without(shards.manifest.left_out)
     if len(known) < len(source):
         _logger.warning(
-            "%d of %d images are left out, as they were when the shard set was made",
+            "leaving out %d of %d images, as in the shard set",
             len(source) - len(known),
             len(source),
         )
@@ -49,10 +49,10 @@ def known_images(source: ImageSource, shards: ShardSet) -> ImageSource:
 
 
 class Replayer:
-    """Joins images and reinforcements by key and computes the stored views.
+    """Matches images and reinforcements by key and computes the stored views.
 
     Args:
-        source: The images; each must be in the shard set, or left out when it was made.
+        source: The images; each must be in the shard set or in its list of left-out images.
         shards: The reinforcements; they may cover more images.
 
     Attributes:
@@ -60,8 +60,8 @@ class Replayer:
         rows: int64 ``[len(source)]``, the shard set's row of each image.
 
     Raises:
-        UnknownImageError: An image is not in the shard set; or the set mixes images, and one of
-            them is not in the source.
+        UnknownImageError: An image is not in the shard set; or the set mixes images and the source
+            misses one.
         DatasetMismatchError: The images have other classes than the shard set.
 
     Example:
@@ -80,26 +80,26 @@ class Replayer:
         check_class_names(self.source.class_names, stored, "the dataset", "the shard set")
 
     def load(self, index: int, *, as_pixels: bool = False) -> tuple[Picture, int]:
-        """Load an image and make sure that it is the one that was reinforced.
+        """Load an image and check that it is the one that was reinforced.
 
         Args:
             index: Position in the source.
-            as_pixels: Give an array, not a PIL image.
+            as_pixels: Return an array, not a PIL image.
 
         Returns:
-            What `ImageSource.load_picture` gives: RGB image and label.
+            RGB image and label; see `ImageSource.load_picture`.
 
         Raises:
             ImageReadError: The image cannot be read.
-            ImageChangedError: Its size is not that of the reinforced image.
-            DatasetMismatchError: Its label is not that of the reinforced image.
+            ImageChangedError: Its size differs from the reinforced image's.
+            DatasetMismatchError: Its label differs from the reinforced image's.
         """
         image, label = self.source.load_picture(index, as_pixels=as_pixels)
-        facts, size = self.shards.image(int(self.rows[index])), size_of(image)
-        if facts.size != size and any(facts.size):
+        info, size = self.shards.image(int(self.rows[index])), size_of(image)
+        if info.size != size and any(info.size):
             raise ImageChangedError(
                 f"image {self.source.keys[index]!r} is {size[0]}x{size[1]} pixels, but "
-                f"{facts.size[0]}x{facts.size[1]} when it was reinforced. Restore the original "
+                f"{info.size[0]}x{info.size[1]} when it was reinforced. Restore the original "
                 f"images, or reinforce these."
             )
         if label >= self.shards.manifest.num_classes:
@@ -107,9 +107,9 @@ class Replayer:
                 f"image {self.source.keys[index]!r} has label {label}, but the shard set has "
                 f"{self.shards.manifest.num_classes} classes. Use the dataset that was reinforced."
             )
-        if label != facts.label and min(label, facts.label) >= 0:
+        if label != info.label and min(label, info.label) >= 0:
             raise DatasetMismatchError(
-                f"image {self.source.keys[index]!r} has label {label}, but {facts.label} when it "
+                f"image {self.source.keys[index]!r} has label {label}, but {info.label} when it "
                 f"was reinforced: the classes are numbered differently. Use the same class order."
             )
         return image, label
@@ -122,7 +122,7 @@ class Replayer:
             params: From one of the image's records.
 
         Returns:
-            uint8 ``[3, H, W]``, and the image's label, -1 where another image is mixed in.
+            uint8 ``[3, H, W]``, and the image's label, -1 if another image is mixed in.
 
         Raises:
             ImageReadError: The image or its partner cannot be read.
@@ -132,14 +132,14 @@ class Replayer:
         return self.policy.apply(image, params, partner), label
 
     def begin(self, index: int, params: AugmentParams) -> tuple[CroppedView, int]:
-        """Compute the part of a stored view that needs whole images; otherwise as `view`."""
+        """Compute the part of a stored view that needs whole images; see `view`."""
         image, other, label = self._pictures(index, params)
         view = self.policy.begin(image, params.view)
         partner = None if other is None else self.policy.begin(other, params.partner_view)
         return CroppedView(self.policy, view, params, partner), label
 
     def _pictures(self, index: int, params: AugmentParams) -> tuple[Picture, Picture | None, int]:
-        """Load what a view is made of: the image, its partner if it has one, and the label."""
+        """Load a view's image, its partner if there is one, and the label."""
         image, label = self._load_for(index, params.view)
         if params.partner is None:
             return image, None, label
@@ -153,11 +153,11 @@ class Replayer:
         return image, partner, -1
 
     def _load_for(self, index: int, view: Sequence[Any]) -> tuple[Picture, int]:
-        """Load an image that a view with these parameters can be made of."""
+        """Load an image and check that the view's crop fits it."""
         image, label = self.load(index, as_pixels=self.policy.takes_pixels)
         try:
             self.policy.check_fit(view, size_of(image))
-        except ValueError as error:  # where sizes are not on record
+        except ValueError as error:  # possible if the set stores no sizes
             raise ImageChangedError(
                 f"image {self.source.keys[index]!r} is not the one that was reinforced: {error} "
                 f"Restore the original images, or reinforce these."
@@ -165,14 +165,14 @@ class Replayer:
         return image, label
 
     def is_fingerprinted(self, index: int, sample: int) -> bool:
-        """Whether `sample` is the one of the image's reinforcements whose view is on record."""
+        """Whether `sample` is the image's reinforcement with a fingerprint."""
         return sample == fingerprinted_sample(int(self.rows[index]), self.shards.manifest.samples)
 
     def compare(self, index: int) -> bool:
         """Replay the image's fingerprinted view and check it.
 
         Returns:
-            Whether there was a fingerprint to compare with.
+            Whether the image has a fingerprint.
 
         Raises:
             ImageReadError: The image or its partner cannot be read.
@@ -194,21 +194,21 @@ class Replayer:
         stored = self.shards.image(int(self.rows[index])).fingerprint
         if stored is not None and stored != fingerprint(view):
             raise ImageChangedError(
-                f"image {self.source.keys[index]!r} does not replay to what its teacher saw: its "
-                f"content has changed, or a library decodes or resizes it differently (made with "
-                f"{self.shards.manifest.versions}). Restore the images or the versions; "
-                f"`dr-plugins verify --replay` shows how many images are concerned."
+                f"image {self.source.keys[index]!r} does not replay to the view that its teacher "
+                f"saw: its content has changed, or a library decodes or resizes it differently "
+                f"(made with {self.shards.manifest.versions}). Restore the images or the versions; "
+                f"`dr-plugins verify --replay` shows how many images differ."
             )
 
     def _invert(self) -> np.ndarray:
-        """Position of each row's image; any may be mixed into another."""
+        """Position of each row's image; mixing may need any of them."""
         positions = np.full(len(self.shards), -1, np.int32)
         positions[self.rows] = np.arange(len(self.rows))
-        lacking = np.flatnonzero(positions < 0)
-        if len(lacking):
+        missing = np.flatnonzero(positions < 0)
+        if len(missing):
             raise UnknownImageError(
-                f"the dataset lacks {len(lacking)} of the set's {len(positions)} images, such as "
-                f"{quoted(self.shards.keys[int(lacking[0])])}. "
+                f"the dataset misses {len(missing)} of the set's {len(positions)} images, such as "
+                f"{quoted(self.shards.keys[int(missing[0])])}. "
                 f"A set that mixes images needs all of them."
             )
         return positions

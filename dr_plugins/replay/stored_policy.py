@@ -1,4 +1,4 @@
-"""The policy of a shard set: what its records' parameters mean."""
+"""The policy of a shard set, which defines its records' parameters."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ def stored_policy(shards: ShardSet) -> Policy:
     """Return the policy that a shard set was made with.
 
     Raises:
-        PolicyError: This version does not know one of its transforms.
-        FormatError: The records hold other parameters than the policy draws.
+        PolicyError: This version does not support one of its transforms.
+        FormatError: The records' parameters are not those of the policy.
 
     Example:
         >>> stored_policy(ShardSet("imagenet-plus")).view_size              # doctest: +SKIP

@@ -1,1 +1,1 @@
-"""Training on a shard set: the data set, and what a set demands of a trainer."""
+"""Training on a shard set: the dataset, and the requirements on the trainer."""

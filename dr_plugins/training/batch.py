@@ -1,4 +1,4 @@
-"""The samples of one batch, and how they become tensors."""
+"""The samples of one batch, and their collation."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ Sample = tuple[View, SparseTargets]
 
 
 class Samples(Sequence[Sample]):
-    """Views with the targets of all of them; a single sample is cut out when it is asked for.
+    """Views with the targets of the batch; indexing returns a single sample.
 
     Args:
-        views: One for each sample.
-        targets: Of the batch.
+        views: One view per sample.
+        targets: Targets of the batch.
     """
 
     def __init__(self, views: Sequence[View], targets: SparseTargets) -> None:
@@ -40,7 +40,7 @@ class Samples(Sequence[Sample]):
 
 
 def collate(samples: Sequence[Sample]) -> tuple[Images, SparseTargets]:
-    """Join samples to a batch; see `ReinforcedDataset.collate`."""
+    """Join samples into a batch; see `ReinforcedDataset.collate`."""
     if isinstance(samples, Samples):
         views, targets = samples.views, samples.targets
     else:
@@ -54,14 +54,14 @@ def collate(samples: Sequence[Sample]) -> tuple[Images, SparseTargets]:
 
 def _stack(views: Sequence[torch.Tensor]) -> torch.Tensor:
     dtypes = {view.dtype for view in views}
-    if len(dtypes) > 1:  # stacking would convert those that are uint8 as they are, 0 to 255
+    if len(dtypes) > 1:  # stacking would convert uint8 without scaling, 0 to 255
         raise TypeError(
             f"the images of a batch have different dtypes: {', '.join(map(str, dtypes))}. "
-            f"`transform` makes plain images and `postprocess` stored views; let both give the "
-            f"same dtype and range, such as uint8 from 0 to 255 and no `postprocess`."
+            f"`transform` makes plain images and `postprocess` stored views; both must return the "
+            f"same dtype and range, such as uint8 from 0 to 255 without `postprocess`."
         )
-    # Decoded pixels are channels-last; stacked in that order, they are copied many times faster. A
-    # few plain images of another order must not slow down the rest.
+    # Decoded pixels are channels-last; stacking in that layout copies many times faster. A few
+    # plain images in another layout must not slow down the rest.
     channels_last = sum(view.ndim == 3 and view.stride(0) == 1 for view in views)
     if 2 * channels_last > len(views):
         stacked: torch.Tensor = default_collate([view.permute(1, 2, 0) for view in views])

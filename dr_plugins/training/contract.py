@@ -1,4 +1,4 @@
-"""What a shard set demands of whoever trains on it."""
+"""Requirements of a shard set on the training run."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ __all__ = ["Contract"]
 
 
 class Contract:
-    """What must agree between a shard set and a training run, and the errors where it does not.
+    """Checks that a training run matches its shard set.
 
-    An adapter asks the run's config once for each fact and hands it over; it adds the words for its
-    own options with `add_advice`.
+    An adapter reads each value from the run's config once and passes it here; it registers the
+    names of its options with `add_advice`.
 
     Args:
         shards: The shard set.
-        class_names: Those of the images, in label order, where the set does not know them.
-        error: Type of the errors that the methods raise, with one message as argument.
+        class_names: Class names of the images in label order, used if the set has none.
+        error: Type of the errors that the methods raise, constructed from one message.
 
     Attributes:
-        class_names: In label order; None where nobody knows them.
-        num_classes: Of the stored answers.
-        temperature: What the teacher's logits were divided by; the loss must do the same.
+        class_names: Class names in label order; None if unknown.
+        num_classes: Number of classes of the stored answers.
+        temperature: Divisor of the teacher's logits; the loss must use the same.
         view_size: (height, width) of the stored views, in pixels.
 
     Example:
@@ -51,11 +51,11 @@ class Contract:
         self._error = error
 
     def check_num_classes(self, found: int, what: str) -> None:
-        """Refuse a model of other classes.
+        """Check a model's number of classes.
 
         Args:
             found: Number of classes.
-            what: What has them, such as the name of an option.
+            what: Its origin for the message, such as the name of an option.
         """
         if found != self.num_classes:
             raise self._error(
@@ -64,30 +64,30 @@ class Contract:
             )
 
     def check_class_names(self, names: Sequence[str] | None, what: str) -> None:
-        """Refuse other classes, or another order of them; None stands for unknown ones.
+        """Check class names and their order.
 
         Args:
-            names: In label order.
-            what: What has them, such as "the validation images".
+            names: Class names in label order; None if unknown.
+            what: Their origin for the message, such as "the validation images".
         """
         check_class_names(names, self.class_names, what, "the training set", self._error)
 
     def check_temperature(self, found: float, what: str) -> None:
-        """Refuse a loss of another temperature."""
+        """Check a loss's temperature."""
         if found != self.temperature:
             raise self._error(
                 f"{what} is {found}, but the answers were stored with temperature "
-                f"{self.temperature}; set it to that{advice('temperature')}"
+                f"{self.temperature}; use the same{advice('temperature')}"
             )
 
     def refuse_second(self, option: str, what: str = "augment") -> ReinforcementError:
-        """Return the error for an option that would change views which the teacher answered.
+        """Return the error for an option that would change the stored views.
 
         Args:
-            option: As its users write it.
-            what: What it would do to them, such as "mix".
+            option: The option as users write it.
+            what: What it would do to the views, such as "mix".
         """
         return self._error(
             f"{option} cannot be used with a reinforced dataset: it would {what} views that the "
-            f"teacher answered as they are. Leave it out"
+            f"teacher has already answered. Remove it"
         )

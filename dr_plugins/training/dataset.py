@@ -1,4 +1,4 @@
-"""The reinforced dataset: any dataset of images, answered by the teacher that saw them."""
+"""The reinforced dataset: any image dataset with a teacher's stored answers."""
 
 from __future__ import annotations
 
@@ -36,34 +36,34 @@ _PLAIN_STREAM = 1
 class ReinforcedDataset(Dataset[Sample]):
     """Pairs each image with one of its reinforcements: a replayed view and the teacher's answer.
 
-    Which reinforcement an image gets is a pure function of seed, epoch and image key: it does not
-    depend on workers, ranks or order, and none repeats before all were used. With probability
-    ``1 - p`` the image comes plain, with its one-hot label (Faghri et al., 2023, use p = 0.99).
+    An image's reinforcement is a pure function of seed, epoch and image key: it does not depend on
+    workers, ranks or order, and none repeats before all have been used. With probability ``1 - p``
+    the image is plain, with its one-hot label (Faghri et al., 2023, use p = 0.99).
 
     Args:
         images: Map-style dataset of (PIL image, label) without transform, or an `ImageSource`.
         shards: A shard set or its directory. It may cover more images than the dataset holds.
         p: Probability of a reinforcement, within ``[0, 1]``.
-        densify: How the probability that is not stored is spread, ``"smooth"`` or ``"zeros"``; see
-            `SparseTargets`.
+        densify: Distribution of the probability that is not stored, ``"smooth"`` or ``"zeros"``;
+            see `SparseTargets`.
         seed: Seed of all choices, ``0 <= seed < 2**63``.
         transform: From a PIL image to a tensor, for plain images; by default a random resized crop
             and a flip to the size of the stored views, followed by `postprocess`.
         size: (height, width) in pixels, or the side of a square, that views are resized to,
-            bilinear and antialiased; None keeps the stored size. `transform` gives its own.
-        postprocess: Applied to views afterwards, uint8 ``[3, H, W]``; to normalise them, for one.
-            With `transform`, both must give the same dtype and range of values.
-        keys: Keys of the images, where they cannot be derived; see `image_keys`.
-        check: What to do when a replayed view is not what the teacher saw (one view of each image
-            is on record and comes up once in S epochs): ``"error"``, ``"warn"`` or ``"off"``.
-        defer: Leave flips, RandAugment, erasing and mixing to the device that the images are sent
-            to: `collate` then gives `DeferredViews`, whose ``to(device)`` gives the images.
-            Workers have less to do, and a GPU hardly more.
+            bilinear and antialiased; None keeps the stored size. Does not apply to `transform`.
+        postprocess: Applied to the resulting views, uint8 ``[3, H, W]``; for example to normalize
+            them. With `transform`, both must return the same dtype and range of values.
+        keys: Keys of the images, if they cannot be derived; see `image_keys`.
+        check: What to do when a replayed view differs from the teacher's (each image has one
+            fingerprinted view, used once in S epochs): ``"error"``, ``"warn"`` or ``"off"``.
+        defer: Compute flips, RandAugment, erasing and mixing on the device that the images are sent
+            to: `collate` then returns `DeferredViews`, whose ``to(device)`` returns the images.
+            This relieves the workers and costs a GPU little.
 
     Raises:
         FormatError: The shard set is missing or damaged.
         UnknownImageError: An image has no reinforcement.
-        DatasetMismatchError: The dataset has other classes, or a transform of its own.
+        DatasetMismatchError: The dataset has other classes, or has a transform.
         ValueError: An option is out of range.
 
     Example:
@@ -92,9 +92,9 @@ class ReinforcedDataset(Dataset[Sample]):
         _check_choice("densify", densify, ("smooth", "zeros"))
         _check_choice("check", check, ("error", "warn", "off"))
         if not 0.0 <= p <= 1.0:
-            raise ValueError(f"p is {p}; a probability within 0 and 1 was expected")
+            raise ValueError(f"p is {p}; expected a probability within 0 and 1")
         if not 0 <= seed < 1 << 63:
-            raise ValueError(f"seed is {seed}; 0 <= seed < 2**63 was expected")
+            raise ValueError(f"seed is {seed}; expected 0 <= seed < 2**63")
         source = images if isinstance(images, ImageSource) else ImageSource(images, keys)
         self.shards = shards if isinstance(shards, ShardSet) else ShardSet(shards)
         self.p, self.densify, self.seed, self.check = p, densify, seed, check
@@ -106,12 +106,12 @@ class ReinforcedDataset(Dataset[Sample]):
         policy = self.policy
         if defer and (postprocess is not None or self.size not in (None, policy.view_size)):
             raise ValueError(
-                f"views that are finished on the device can be neither resized (size={size}, they "
-                f"are {policy.view_size}) nor postprocessed; leave out defer, or do it to the "
+                f"deferred views can be neither resized (size={size}, they are "
+                f"{policy.view_size}) nor postprocessed; leave out defer, or do both to the "
                 f"finished batch"
             )
         self._plain_policy = Policy.load("rrc", size=policy.view_size[0], backend=policy.backend)
-        # In shared memory, so that running workers see the epoch that the main process sets.
+        # In shared memory, so running workers see the epoch set by the main process.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
         self._draws = Draws(len(source))
 
@@ -122,7 +122,7 @@ class ReinforcedDataset(Dataset[Sample]):
 
     @property
     def policy(self) -> Policy:
-        """What was done to the stored views."""
+        """The augmentation policy of the stored views."""
         return self._replayer.policy
 
     @property
@@ -132,11 +132,11 @@ class ReinforcedDataset(Dataset[Sample]):
 
     @property
     def temperature(self) -> float:
-        """What the teacher's logits were divided by; the targets and their loss have the same."""
+        """Divisor of the teacher's logits; the targets carry it, and the loss must use it."""
         return self.shards.manifest.temperature
 
     def contract(self, error: type[ReinforcementError] = DatasetMismatchError) -> Contract:
-        """Return what the shard set demands of the rest of the training.
+        """Return the shard set's requirements on the training run.
 
         Args:
             error: Type of the errors of its checks.
@@ -155,7 +155,7 @@ class ReinforcedDataset(Dataset[Sample]):
             ValueError: It is negative.
         """
         if epoch < 0:
-            raise ValueError(f"epoch is {epoch}; epochs are counted from 0")
+            raise ValueError(f"epoch is {epoch}; expected a number >= 0")
         self._epoch.fill_(epoch)
 
     def __len__(self) -> int:
@@ -172,9 +172,9 @@ class ReinforcedDataset(Dataset[Sample]):
             indices: Positions in the dataset.
 
         Returns:
-            For each, a tensor (uint8 ``[3, H, W]`` unless `transform` and `postprocess` make it
-            something else), or with `defer` a `CroppedView`, and the `SparseTargets` of one sample.
-            `collate` takes the targets of all of them as they are.
+            For each, a tensor (uint8 ``[3, H, W]`` unless `transform` and `postprocess` return
+            another), or with `defer` a `CroppedView`, and the `SparseTargets` of one sample.
+            `collate` reuses the targets of the whole batch.
 
         Raises:
             ImageReadError: An image cannot be read.
@@ -216,7 +216,7 @@ class ReinforcedDataset(Dataset[Sample]):
         return Samples(views, targets)
 
     def is_reinforced(self, indices: Sequence[int]) -> np.ndarray:
-        """Which images come with a stored view in this epoch, not plain.
+        """Return which images have a stored view in this epoch; the others are plain.
 
         Args:
             indices: Positions in the dataset.
@@ -260,8 +260,7 @@ class ReinforcedDataset(Dataset[Sample]):
         image, label = self._replayer.load(index, as_pixels=as_pixels)
         if label < 0:
             raise DatasetMismatchError(
-                f"image {self.source.keys[index]!r} has no label, so it cannot be used plain; "
-                f"set p=1"
+                f"image {self.source.keys[index]!r} has no label and cannot be used plain; set p=1"
             )
         if self.transform is not None:
             assert isinstance(image, Image.Image)
@@ -276,7 +275,7 @@ class ReinforcedDataset(Dataset[Sample]):
         return view if self.postprocess is None else self.postprocess(view)
 
     def with_own_epoch(self) -> ReinforcedDataset:
-        """Return the same dataset for another iteration, whose epoch is set apart from this one's.
+        """Return the same dataset with a separate epoch.
 
         Images and shard set are shared. `copy.copy` shares the epoch too.
         """
@@ -287,23 +286,23 @@ class ReinforcedDataset(Dataset[Sample]):
 
     @staticmethod
     def collate(samples: Sequence[Sample]) -> tuple[Images, SparseTargets]:
-        """Join samples to a batch: images ``[B, 3, H, W]`` and one `SparseTargets`.
+        """Join samples into a batch: images ``[B, 3, H, W]`` and one `SparseTargets`.
 
-        Pass it to DataLoader as ``collate_fn``; without, torch complains that "default_collate:
-        batch must contain tensors".
+        Pass it to DataLoader as ``collate_fn``; without it, torch raises "default_collate: batch
+        must contain tensors".
 
         Returns:
-            The images, a tensor or with `defer` `DeferredViews`; and the targets.
+            The images, a tensor (with `defer`, `DeferredViews`), and the targets.
 
         Raises:
-            TypeError: `transform` and `postprocess` give images of different dtypes.
-            WorkerError: A worker finds no room for the batch in shared memory.
+            TypeError: `transform` and `postprocess` return images of different dtypes.
+            WorkerError: Shared memory has no room for a worker's batch.
         """
         return collate(samples)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._epoch.share_memory_()  # a copy has workers of its own
+        self._epoch.share_memory_()  # a copy has its own workers
 
     def __repr__(self) -> str:
         return f"ReinforcedDataset({self.source!r}, {self.shards!r}, p={self.p})"
@@ -312,7 +311,7 @@ class ReinforcedDataset(Dataset[Sample]):
 def _pair(size: int | Sequence[int]) -> tuple[int, int]:
     height, width = (size, size) if isinstance(size, int) else tuple(size)
     if min(height, width) < 1:
-        raise ValueError(f"size is {size}; pixels, or (height, width), were expected")
+        raise ValueError(f"size is {size}; expected pixels, or (height, width)")
     return height, width
 
 

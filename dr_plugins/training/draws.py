@@ -1,4 +1,4 @@
-"""How often each image comes up in an epoch, to notice that epochs never end."""
+"""Counts how often each image is served in an epoch, to detect a missing `set_epoch`."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ import torch
 
 __all__ = ["Draws"]
 
-_FEW = 8  # that many again are no sign: someone looks at a batch twice
-_SMALL = 16  # from this size on, a sampler with replacement soon has an image in a batch twice
+_FEW = 8  # fewer repeats are ignored: somebody may look at a batch twice
+_SMALL = 16  # from this batch size on, a sampler with replacement soon repeats an image in a batch
 _EPOCH, _COUNT, _AGAIN, _BATCH, _QUIET = range(5)
 
 
 class Draws:
-    """Counts the images served in an epoch, also by running workers and by those that are gone.
+    """Counts the images served in an epoch, by all workers, including finished ones.
 
-    Counts are approximate where workers write at the same moment.
+    Counts are approximate if workers write at the same moment.
 
     Args:
-        images: How many there are.
+        images: Number of images.
     """
 
     def __init__(self, images: int) -> None:
@@ -30,15 +30,16 @@ class Draws:
         self._state = torch.zeros(5, dtype=torch.int64).share_memory_()
 
     def count(self, epoch: int, indices: np.ndarray) -> None:
-        """Count a batch, and warn if the images of an earlier pass come up again.
+        """Count a batch, and warn if the images of an earlier pass are served again.
 
-        A sampler that repeats images on purpose is not warned of. It shows itself: passes one
-        after the other bring no image twice in one batch, nor for a third time before most came
-        twice (except on several ranks, which share out the images anew in each pass).
+        A sampler that repeats images on purpose causes no warning. It can be recognized because
+        consecutive passes never repeat an image within a batch, and serve no image a third time
+        before most were served twice (except on several ranks, which divide the images differently
+        in each pass).
 
         Args:
-            epoch: The dataset's, from 0.
-            indices: Of the batch, int64 ``[B]``, at least -N and less than N.
+            epoch: The dataset's epoch, from 0.
+            indices: Indices of the batch, int64 ``[B]``, at least -N and less than N.
         """
         state, times = self._state.numpy(), self._times.numpy()
         if state[_EPOCH] != epoch:
@@ -57,14 +58,14 @@ class Draws:
         elif state[_AGAIN] >= max(_FEW, state[_COUNT] / 3):
             state[_QUIET] = 1
             warnings.warn(
-                f"{state[_AGAIN]} of {state[_COUNT]} images had been served before in epoch "
-                f"{epoch}: each gets the same view again. Call set_epoch(epoch) before each epoch.",
+                f"{state[_AGAIN]} of {state[_COUNT]} images were already served in epoch "
+                f"{epoch}, with the same views. Call set_epoch(epoch) before each epoch.",
                 stacklevel=4,
             )
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._times.share_memory_()  # a copy has workers of its own
+        self._times.share_memory_()  # a copy has its own workers
         self._state.share_memory_()
 
 

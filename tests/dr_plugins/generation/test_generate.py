@@ -365,7 +365,6 @@ def test_a_corrupt_finished_shard_is_made_again_with_a_warning(
     damaged.write_bytes(data)
     generate(out, photographs)
     (record,) = [r for r in caplog.records if r.levelno == logging.WARNING]
-    assert "making a shard again: " in record.getMessage()
     assert "shard-00001.safetensors" in record.getMessage()
     assert files(out) == files(uninterrupted)
 

@@ -435,7 +435,7 @@ def test_labels_out_of_range(photographs: Path, shard_sets: Sets) -> None:
 
 def test_a_subset_lacks_the_partners(photographs: Path, shard_sets: Sets) -> None:
     images = Subset(ImageFolder(str(photographs)), [4])
-    with pytest.raises(UnknownImageError, match=r"lacks 11 of the set's 12 images.* needs all of"):
+    with pytest.raises(UnknownImageError, match=r"11 of the set's 12 images"):
         ReinforcedDataset(images, shard_sets("mixing"), p=1.0)
     assert len(ReinforcedDataset(images, shard_sets("randaug"))) == 1
 
