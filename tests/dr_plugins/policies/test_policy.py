@@ -158,9 +158,9 @@ def test_a_file_of_its_own(tmp_path: Path) -> None:
         (b"random_crop: {size: 9, padding: 70000}\n", "padding is 70000, expected at most 65535"),
         (b"preset: rrc\nbackend: gpu\n", "backend is 'gpu'; expected one of"),
         (b"preset: rrc\nbackend: [pil]\n", "backend is"),
-        (b"preset: rrc\nrandom_resized_crop: null\n", "does not fix the size.*add one of"),
-        (b"resize: {size: 32}\n", "does not fix the size"),
-        (b"{}", "empty.*does not fix the size"),
+        (b"preset: rrc\nrandom_resized_crop: null\n", "the size.*add one of"),
+        (b"resize: {size: 32}\n", "the size"),
+        (b"{}", "empty.*the size"),
     ],
 )
 def test_malformed_files(tmp_path: Path, content: bytes, message: str) -> None:
