@@ -8,9 +8,9 @@ __all__ = ["run"]
 
 
 def run() -> None:
-    """Run ``dr-plugins``; Ctrl-C ends it without traceback, also while its modules are imported."""
+    """Run ``dr-plugins``; Ctrl-C ends it without a traceback, even during imports."""
     try:
         from dr_plugins.cli.main import main
     except KeyboardInterrupt:
-        sys.exit("\nAborted!")  # as click says it later
+        sys.exit("\nAborted!")  # click's message
     main(prog_name="dr-plugins")

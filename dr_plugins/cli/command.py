@@ -1,4 +1,4 @@
-"""What all commands of ``dr-plugins`` have in common."""
+"""Base classes of the ``dr-plugins`` commands."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _GROUP = "dr_plugins.commands"
 
 
 class Command(click.Command):
-    """Shows examples as they are written, and typed errors as one line with exit status 1."""
+    """Shows examples verbatim, and typed errors as one line with exit status 1."""
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the examples without rewrapping them."""
@@ -28,7 +28,7 @@ class Command(click.Command):
             formatter.write(self.epilog)
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; an error of this package becomes a message without traceback."""
+        """Run the command; show this package's errors without a traceback."""
         try:
             with _terminable():
                 return super().invoke(ctx)
@@ -38,7 +38,7 @@ class Command(click.Command):
 
 @contextmanager
 def _terminable() -> Iterator[None]:
-    """Let SIGTERM end a command as Ctrl-C does, but with the exit status of SIGTERM."""
+    """Make SIGTERM end a command like Ctrl-C, but with SIGTERM's exit status."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -61,21 +61,21 @@ def _terminable() -> Iterator[None]:
 
 
 class PluginGroup(click.Group):
-    """A group to which any package adds commands, as entry points of ``dr_plugins.commands``."""
+    """A group with commands from any package, found as entry points of ``dr_plugins.commands``."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the names of all commands, sorted."""
         return sorted({*super().list_commands(ctx), *_plugins()})
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Return a command, imported now if it is a plugin's."""
+        """Return a command; plugins are imported here."""
         own = super().get_command(ctx, cmd_name)
         entry = _plugins().get(cmd_name)
         if own is not None or entry is None:
             return own
         try:
             command: click.Command = entry.load()
-        except ImportError as error:  # the others still work, and so does --help
+        except ImportError as error:  # other commands and --help still work
             return _broken(entry, error)
         return command
 

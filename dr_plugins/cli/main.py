@@ -28,10 +28,10 @@ def main() -> None:
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.INFO)
 
 
-_IMAGES = "Directory with one folder for each class, or torchvision:NAME:ROOT."
+_IMAGES = "Directory with one folder per class, or torchvision:NAME:ROOT."
 _POLICY = "Preset (cifar, mixing, randaug, randaug_mixing, rrc) or YAML file."
 _COUNT = click.IntRange(min=1)
-_CLASS_MAP = "Text file with one class folder name for each line, in label order."
+_CLASS_MAP = "Text file with one class folder name per line, in label order."
 
 
 @main.command(
@@ -44,12 +44,12 @@ _CLASS_MAP = "Text file with one class folder name for each line, in label order
   dr-plugins reinforce --images torchvision:CIFAR100:data --teacher python:my_models:teacher \\
       --policy cifar --size 32 --samples 100 --out cifar100-plus
 
-A policy file starts from a preset and changes single values:
+A policy file extends a preset and changes single values:
 
   preset: rrc
   random_resized_crop: {size: 160, scale: [0.3, 1.0]}
 
-An interrupted run goes on where it stopped when the same command is given again.
+To resume an interrupted run, run the same command again.
 """,
 )
 @click.option("--images", required=True, help=_IMAGES)
@@ -61,11 +61,11 @@ An interrupted run goes on where it stopped when the same command is given again
     help="timm:NAME, timm:NAME@CHECKPOINT or python:MODULE:FUNCTION; several form an ensemble.",
 )
 @click.option("--policy", default="randaug", show_default=True, help=_POLICY)
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Directory to make.")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Output directory.")
 @click.option(
     "--samples", type=_COUNT, default=400, show_default=True, help="Reinforcements per image, S."
 )
-@click.option("--topk", type=_COUNT, default=10, show_default=True, help="Classes stored for each.")
+@click.option("--topk", type=_COUNT, default=10, show_default=True, help="Classes stored per view.")
 @click.option("--size", type=_COUNT, help="Side of the views in pixels.  [default: the policy's]")
 @click.option(
     "--backend", type=click.Choice(["pil", "tensor"]), help="[default: the policy's, pil]"
@@ -82,14 +82,14 @@ An interrupted run goes on where it stopped when the same command is given again
     type=click.FloatRange(min=0, min_open=True),
     default=1.0,
     show_default=True,
-    help="Of the teachers' softmax.",
+    help="Temperature of the teachers' softmax.",
 )
 @click.option("--bf16", is_flag=True, help="Run the teachers in bfloat16 mixed precision.")
 @click.option(
     "--compile",
     "compiled",
     is_flag=True,
-    help="Compile the teachers with torch.compile: minutes at the start, faster then.",
+    help="Compile the teachers with torch.compile: takes minutes, then runs faster.",
 )
 @click.option("--lossless", is_flag=True, help="Store probabilities in float32, not float16.")
 @click.option(
@@ -100,17 +100,17 @@ An interrupted run goes on where it stopped when the same command is given again
     type=_COUNT,
     default=1024,
     show_default=True,
-    help="Images per shard; what an interruption can lose.",
+    help="Images per shard; an interruption loses at most one shard.",
 )
 @click.option(
     "--workers", type=click.IntRange(min=0), help="Processes that augment.  [default: one per core]"
 )
-@click.option("--device", help="Where the teachers run.  [default: cuda if there is one, else cpu]")
+@click.option("--device", help="Device of the teachers.  [default: cuda if available, else cpu]")
 @click.option(
     "--views-on",
     type=click.Choice(["workers", "device"]),
-    help="Who makes the views, the same ones either way; with `device`, workers only decode.  "
-    "[default: device where that is cuda, else workers]",
+    help="Where views are made, with identical results; with `device`, workers only decode.  "
+    "[default: device if it is cuda, else workers]",
 )
 @click.option("--class-map", type=click.Path(exists=True, dir_okay=False), help=_CLASS_MAP)
 @click.option(
@@ -124,15 +124,15 @@ An interrupted run goes on where it stopped when the same command is given again
     type=click.Choice(["quick", "full"]),
     default="quick",
     show_default=True,
-    help="How to look for unreadable images before the teacher works: at their beginnings and "
-    "ends, or by decoding them all.",
+    help="How to look for unreadable images before the teacher starts: check their beginnings and "
+    "ends, or decode all of them.",
 )
 @click.option(
     "--skip-unreadable",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE",
-    help="Leave out the images that FILE lists, one path in each line; if it does not exist, it is "
-    "written with those that cannot be read.  The list is part of the set.",
+    help="Leave out the images listed in FILE, one path per line; if it does not exist, the "
+    "unreadable images are written to it.  The list is part of the set.",
 )
 @click.option(
     "--import",
@@ -177,7 +177,7 @@ def reinforce(
     from dr_plugins.shards.reader import ShardSet
 
     device = _usable_device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    sys.path.append(os.getcwd())  # so that python:MODULE:FUNCTION finds a file in it
+    sys.path.append(os.getcwd())  # for python:MODULE:FUNCTION
     for name in imports:
         _import(name)
     settings = GenerationSettings(
@@ -216,7 +216,7 @@ def reinforce(
             progress=not quiet,
         )
     except KeyboardInterrupt:
-        click.echo("\nThe same command goes on after the last finished shard.", err=True)
+        click.echo("\nRun the same command to resume after the last finished shard.", err=True)
         raise
     click.echo(repr(ShardSet(out)))
 
@@ -242,7 +242,7 @@ def _usable_device(name: str) -> str:
 @main.command(cls=Command, epilog="Example:\n\n  dr-plugins info imagenet-plus\n")
 @click.argument("directory", type=click.Path(path_type=Path))
 def info(directory: Path) -> None:
-    """Say what a shard set is."""
+    """Describe a shard set."""
     from dr_plugins.shards.reader import ShardSet
     from dr_plugins.tools.describe import describe
 
@@ -263,7 +263,7 @@ def info(directory: Path) -> None:
     "--replay",
     type=click.IntRange(min=0),
     default=0,
-    help="Images to replay and compare with what the teacher saw; needs --images.",
+    help="Number of images to replay and compare with the teacher's view; needs --images.",
 )
 @click.option("--class-map", type=click.Path(exists=True, dir_okay=False), help=_CLASS_MAP)
 @click.option("--quiet", is_flag=True, help="No progress bar.")
@@ -275,7 +275,7 @@ def verify(
     from dr_plugins.tools.verify import verify as check
 
     if replay and images is None:
-        raise click.UsageError("--replay needs the images: give --images as well")
+        raise click.UsageError("--replay needs the images: also pass --images")
     source = None if images is None else open_source(images, class_map)
     report = check(directory, source, replay=replay, progress=not quiet)
     for problem in report.problems:

@@ -1,4 +1,4 @@
-"""Commands for what apple/ml-dr published: ``import-mldr`` and ``download``."""
+"""Commands for the archives published by apple/ml-dr: ``import-mldr`` and ``download``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["download", "import_mldr"]
 
-_MOST_CLASSES = 5  # that are listed for their low agreement
+_MOST_CLASSES = 5  # listed for low agreement
 
 
 @click.command(
@@ -30,28 +30,28 @@ _MOST_CLASSES = 5  # that are listed for their low agreement
   dr-plugins import-mldr imagenet_plus_rrc.tar.gz --file-list train_files.txt --out imagenet-plus
 
 Several archives of one kind are merged: each image gets the reinforcements of all of them.
-An interrupted import goes on where it stopped when the same command is given again.
+To resume an interrupted import, run the same command again.
 """,
 )
 @click.argument("archives", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
 @click.option(
     "--images",
-    help="The training set: a directory with one folder for each class, or torchvision:NAME:ROOT.",
+    help="The training set: a directory with one folder per class, or torchvision:NAME:ROOT.",
 )
 @click.option(
     "--file-list",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Text file with one path (relative to the images) in each line, in torchvision's order; "
-    "instead of looking through --images.",
+    help="Text file with one path (relative to the images) per line, in torchvision's order; "
+    "replaces scanning --images.",
 )
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Directory to make.")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Output directory.")
 @click.option("--num-classes", type=click.IntRange(min=1), help="[default: the dataset's]")
 @click.option(
     "--min-agreement",
     type=click.FloatRange(0, 1),
     default=0.5,
     show_default=True,
-    help="Stop if the teacher's mean answer is the label of a smaller share of the images.",
+    help="Stop if the teacher's mean answer matches the label of a smaller share of the images.",
 )
 @click.option("--lossless", is_flag=True, help="Store probabilities in float32, not float16.")
 @click.option(
@@ -69,13 +69,13 @@ def import_mldr(
     workers: int | None,
     quiet: bool,
 ) -> None:
-    """Turn archives published by apple/ml-dr into a shard set."""
+    """Convert archives published by apple/ml-dr to a shard set."""
     from dr_plugins.images.sources import open_source
     from dr_plugins.mldr import ImageOrder, ImportSettings, import_archives
     from dr_plugins.shards.reader import ShardSet
 
     if images is None and file_list is None:
-        raise click.UsageError("name the images with --images, or their order with --file-list")
+        raise click.UsageError("pass the images as --images, or their order as --file-list")
     if file_list is not None:
         order = ImageOrder.of_list(file_list, None if images is None else Path(images))
     else:
@@ -90,8 +90,8 @@ def import_mldr(
     try:
         report = import_archives(archives, order, out, settings)
     except KeyboardInterrupt:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second one would only spoil the end
-        click.echo("\nThe same command goes on where this one stopped.", err=True)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second one would disturb the cleanup
+        click.echo("\nRun the same command to resume.", err=True)
         raise
     for note in report.notes:
         click.echo(f"note: {note}", err=True)
@@ -102,17 +102,17 @@ def import_mldr(
 
 
 def _agreement(agreement: Agreement, names: list[str]) -> str:
-    lines = [f"The teacher's mean answer is the label of {agreement.share:.1%} of the images."]
+    lines = [f"The teacher's mean answer matches the label of {agreement.share:.1%} of the images."]
     weak = [one for one in agreement.classes if 2 * one.agreeing < one.images]
     weak.sort(key=lambda one: one.agreeing / one.images)
     for one in weak[:_MOST_CLASSES]:
         label, mode = (names[n] if n < len(names) else str(n) for n in (one.label, one.mode))
         lines.append(
-            f"  class {label}: of {one.agreeing} of {one.images} images; {one.in_mode} are taken "
-            f"for {mode}"
+            f"  class {label}: {one.agreeing} of {one.images} images match; {one.in_mode} are "
+            f"classified as {mode}"
         )
     if len(weak) > _MOST_CLASSES:
-        lines.append(f"  and {len(weak) - _MOST_CLASSES} more classes of less than half")
+        lines.append(f"  and {len(weak) - _MOST_CLASSES} more classes below half")
     return "\n".join(lines)
 
 
@@ -126,21 +126,21 @@ def _agreement(agreement: Agreement, names: list[str]) -> str:
 """,
 )
 @click.argument("name", required=False)
-@click.option("--out", type=click.Path(path_type=Path), help="Directory to put the archive in.")
+@click.option("--out", type=click.Path(path_type=Path), help="Directory for the archive.")
 @click.option("--list", "show_list", is_flag=True, help="List the published archives.")
-@click.option("--base-url", help="Where the archives are.  [default: as published]")
+@click.option("--base-url", help="Location of the archives.  [default: as published]")
 @click.option("--quiet", is_flag=True, help="No progress bar.")
 def download(
     name: str | None, out: Path | None, show_list: bool, base_url: str | None, quiet: bool
 ) -> None:
-    """Fetch an archive published by apple/ml-dr; a broken download goes on where it stopped."""
+    """Download an archive published by apple/ml-dr; resumes a broken download."""
     from dr_plugins.mldr.published import BASE_URL, PUBLISHED, find_published
 
     if show_list:
         click.echo(_table(PUBLISHED))
         return
     if name is None or out is None:
-        raise click.UsageError("give the NAME of an archive and --out, or --list")
+        raise click.UsageError("pass the NAME of an archive and --out, or --list")
     published = find_published(name)
     try:
         from dr_plugins.mldr.download import Expected

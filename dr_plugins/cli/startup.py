@@ -17,11 +17,11 @@ _HOST = click.argument("host", type=click.Choice(startup.HOSTS))
 @click.command(cls=Command, epilog="Example:\n\n  dr-plugins enable timm\n")
 @_HOST
 def enable(host: str) -> None:
-    """Let a host's own scripts know reinforced datasets, by their names alone.
+    """Make reinforced datasets available to a host's own scripts, by name.
 
-    After `enable timm`, `python train.py --dataset imagenet-plus` of timm trains on the reinforced
-    dataset, with no other option. It holds for this Python environment until `disable timm`, and
-    costs nothing where the host is not imported.
+    After `enable timm`, timm's `python train.py --dataset imagenet-plus` trains on the reinforced
+    dataset, without further options. It applies to this Python environment until `disable timm`,
+    and costs nothing unless the host is imported.
     """
     folder = startup.enable(host)
     problem = startup.explain(host)
@@ -33,7 +33,7 @@ def enable(host: str) -> None:
 @click.command(cls=Command, epilog="Example:\n\n  dr-plugins disable timm\n")
 @_HOST
 def disable(host: str) -> None:
-    """Take back what `enable` did to this Python environment."""
+    """Undo `enable` in this Python environment."""
     folders = startup.disable(host)
     removed = f"; removed from {', '.join(map(str, folders))}" if folders else ""
     click.echo(f"{host}: not enabled{removed}")
@@ -41,9 +41,9 @@ def disable(host: str) -> None:
 
 @click.command(cls=Command)
 def status() -> None:
-    """Say which hooks are enabled in this Python environment, and whether they work.
+    """Show which hooks are enabled in this Python environment, and whether they work.
 
-    Exit status 1 if one is enabled and does not work.
+    Exit status 1 if an enabled hook does not work.
     """
     click.echo(f"environment: {sys.prefix}")
     problems = 0

@@ -1,8 +1,8 @@
 """Hooks for a host's own scripts, installed into an environment: ``dr-plugins enable HOST``.
 
-A hook is two files in site-packages: a module, which is a copy of one in this package, and a
-``.pth`` file, which has Python call it at every start. Both stay when the package is uninstalled,
-and then do nothing.
+A hook consists of two files in site-packages: a copy of a module of this package, and a ``.pth``
+file, from which Python calls it at every start. Both remain when the package is uninstalled, and
+then do nothing.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from dr_plugins.errors import OutputError
 
 __all__ = ["HOSTS", "disable", "enable", "enabled_in", "explain"]
 
-# What is run once the host is imported is in the module; this is how to see that it was.
+# The hook's module acts when the host is imported; this code checks that it did.
 _PROBES = {"timm": "import timm, sys; sys.exit('timm_ext' not in sys.modules)"}
 HOSTS = tuple(_PROBES)
 
 
 def enable(host: str) -> Path:
-    """Install the hook of a host into this environment; once more, it is brought up to date.
+    """Install or update the hook of a host in this environment.
 
     Args:
         host: One of `HOSTS`.
 
     Returns:
-        The directory: that of the environment, or the user's own where only that is writable.
+        The hook's directory: the environment's, or the user's if only that is writable.
 
     Raises:
-        OutputError: None of them is writable, or Python does not read it when it starts.
+        OutputError: No directory is writable and read by Python at startup.
     """
     refused = []
     for folder in _folders():
@@ -43,7 +43,7 @@ def enable(host: str) -> Path:
             folder.mkdir(parents=True, exist_ok=True)
             for path, text in _files(host, folder).items():
                 path.write_text(text, encoding="utf-8")
-                if path.suffix == ".py":  # or every start would, where Python may not write
+                if path.suffix == ".py":  # later, Python may be unable to write the bytecode
                     py_compile.compile(str(path))
         except OSError as error:
             _remove(host, folder)
@@ -55,18 +55,19 @@ def enable(host: str) -> Path:
             continue
         return folder
     raise OutputError(
-        f"the hook for {host} cannot be installed ({'; '.join(refused)}). Use an environment of "
-        f"your own (`python -m venv`), or do without: see the documentation of {host}_ext"
+        f"the hook for {host} cannot be installed ({'; '.join(refused)}). Use a virtual "
+        f"environment (`python -m venv`), or work without the hook: see the documentation of "
+        f"{host}_ext"
     )
 
 
 def disable(host: str) -> list[Path]:
-    """Remove the hook of a host from this environment, and return where it was."""
+    """Remove the hook of a host from this environment, and return its directories."""
     folders = enabled_in(host)
     for folder in folders:
         _remove(host, folder)
         if any(path.exists() for path in _files(host, folder)):
-            raise OutputError(f"{folder} is not writable, and the hook for {host} stays in it")
+            raise OutputError(f"cannot remove the hook for {host}: {folder} is not writable")
     return folders
 
 
@@ -78,15 +79,15 @@ def enabled_in(host: str) -> list[Path]:
 
 
 def explain(host: str) -> str | None:
-    """Import the host in a new process; None if the hook works, else what is wrong with it."""
+    """Import the host in a new process; return None if the hook works, else the problem."""
     for folder in enabled_in(host):
         for path, text in _files(host, folder).items():
             if not path.is_file() or path.read_text(encoding="utf-8") != text:
-                return f"{path} is not that of this version; run `dr-plugins enable {host}`"
+                return f"{path} is from another version; run `dr-plugins enable {host}`"
     run = _python(_PROBES[host])
     if run.returncode == 0:
         return None
-    return run.stderr.strip().rpartition("\n")[2] or f"{host} was imported, and nothing happened"
+    return run.stderr.strip().rpartition("\n")[2] or f"importing {host} did not run the hook"
 
 
 def _folders() -> list[Path]:
@@ -99,7 +100,7 @@ def _folders() -> list[Path]:
 def _files(host: str, folder: Path) -> dict[Path, str]:
     module = f"_dr_plugins_{host}"
     source = Path(__file__).with_name(f"{host}_hook.py").read_text(encoding="utf-8")
-    # What fails in a .pth file is printed whenever Python starts.
+    # Python prints errors of a .pth file at every start.
     call = f"try:\\n import {module}\\n {module}.install()\\nexcept Exception: pass"
     return {
         folder / f"{module}.py": source,
@@ -112,7 +113,7 @@ def _is_read(host: str) -> bool:
 
 
 def _python(code: str) -> subprocess.CompletedProcess[str]:
-    # `python -c` imports from the working directory first, which may hold a checkout of the host.
+    # `python -c` imports from the working directory first, which may be a checkout of the host.
     command, elsewhere = [sys.executable, "-c", code], sys.prefix
     return subprocess.run(command, cwd=elsewhere, capture_output=True, text=True, check=False)
 

@@ -1,13 +1,13 @@
 """Registers `timm_ext` as soon as timm has been imported.
 
 ``dr-plugins enable timm`` puts a copy of this file into site-packages, where a ``.pth`` file calls
-`install` whenever Python starts. So this module imports next to nothing, and needs no dr-plugins
-until timm is imported.
+`install` whenever Python starts. So this module imports almost nothing, and does not need
+dr-plugins until timm is imported.
 """
 
 import sys
 
-TYPE_CHECKING = False  # `typing` would be half of what starting Python costs
+TYPE_CHECKING = False  # importing `typing` would take half as long as starting Python
 if TYPE_CHECKING:
     from typing import Any
 
@@ -15,16 +15,16 @@ __all__ = ["TimmFinder", "install"]
 
 
 def install() -> None:
-    """Wait for timm to be imported, unless that is waited for already."""
+    """Install the import hook for timm, unless it is already installed."""
     if not any(type(finder).__name__ == TimmFinder.__name__ for finder in sys.meta_path):
         sys.meta_path.insert(0, TimmFinder())
 
 
 class TimmFinder:
-    """Finds timm as the other finders do, with a loader that registers `timm_ext` afterwards."""
+    """Finds timm through the other finders, and adds a loader that registers `timm_ext`."""
 
     def find_spec(self, name: str, path: "Any" = None, target: "Any" = None) -> "Any":
-        """Return what the other finders return; None for every module but timm."""
+        """Return the other finders' spec of timm; None for every other module."""
         if name != "timm":
             return None
         for finder in sys.meta_path:
@@ -38,7 +38,7 @@ class TimmFinder:
 
 
 class _Loader:
-    """timm's own loader, which also registers `timm_ext` when timm has been executed."""
+    """Wraps timm's loader and registers `timm_ext` after executing timm."""
 
     def __init__(self, loader: "Any", finder: "TimmFinder") -> None:
         self.loader = loader
@@ -59,15 +59,15 @@ class _Loader:
 
 
 def _register() -> None:
-    # timm's package is complete by now, but the statement that imports it has not returned: names
-    # that a script takes from timm will be ours.
-    if "timm_ext" in sys.modules:  # it is what imports timm
+    # timm's package is complete by now, but the import statement is still running: names that a
+    # script then imports from timm will be ours.
+    if "timm_ext" in sys.modules:  # timm_ext itself is importing timm
         return
     try:
         import timm_ext  # noqa: F401
-    # Whatever is wrong with dr-plugins, other projects of this environment can use timm.
+    # Even if dr-plugins is broken, other projects in this environment must be able to use timm.
     except Exception as error:
-        # A package that was uninstalled is nothing to speak of until one of its names is used.
+        # Be silent about an uninstalled package until one of its names is used.
         if getattr(error, "name", None) != "timm_ext":
             _say(
                 "timm_ext cannot be imported, so timm has no reinforced datasets "
@@ -76,13 +76,13 @@ def _register() -> None:
         _refuse_names(error)
     else:
         _say(
-            "timm_ext is registered: timm takes reinforced datasets (`dr-plugins disable timm` "
-            "ends that)"
+            "timm_ext is registered: timm accepts reinforced datasets (`dr-plugins disable timm` "
+            "undoes this)"
         )
 
 
 def _refuse_names(reason: Exception) -> None:
-    """Let names of reinforced datasets fail: timm would train on hard labels without a word."""
+    """Make names of reinforced datasets fail: timm would silently train on hard labels."""
     factory = sys.modules.get("timm.data.dataset_factory")
     original: Any = getattr(factory, "create_dataset", None)
 
@@ -92,7 +92,7 @@ def _refuse_names(reason: Exception) -> None:
             raise RuntimeError(
                 f"dataset {name!r} is a reinforced one, but timm_ext cannot be imported "
                 f"({type(reason).__name__}: {reason}). Repair it with `pip install -U "
-                f"'dr-plugins[timm]'`, or remove {__file__} and the .pth file beside it"
+                f"'dr-plugins[timm]'`, or remove {__file__} and the .pth file next to it"
             ) from reason
         return original(name, *args, **kwargs)
 
@@ -102,7 +102,7 @@ def _refuse_names(reason: Exception) -> None:
 
 
 def _say(message: str) -> None:
-    """Log one line for all processes of a training; logging is seldom configured on import."""
+    """Log one line per training run, not per process; logging is rarely configured on import."""
     import logging
     import multiprocessing
     import os

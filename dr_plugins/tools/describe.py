@@ -1,4 +1,4 @@
-"""Describing a shard set in a few lines a person reads."""
+"""Describing a shard set in a few lines of text."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _EXAMPLES = 3  # keys and class names shown
 
 
 def describe(shards: ShardSet) -> str:
-    """Return what a shard set is: size, policy, teachers, versions.
+    """Return a description of a shard set: size, policy, teachers, versions.
 
     Raises:
         FormatError: The key index or the first shard is missing or damaged.
@@ -59,11 +59,11 @@ def describe(shards: ShardSet) -> str:
 
 
 def _origin(origin: dict[str, Any] | None, mixes: bool) -> dict[str, str]:
-    """What is known of a set that was imported."""
+    """The origin of an imported set."""
     if not origin:
         return {}
     names = ", ".join(archive["name"] for archive in origin["archives"])
-    # ml-dr mixes after normalising; our views are whole levels.
+    # ml-dr mixes after normalizing; our views are integers.
     rounding = "; mixed views are rounded, by up to half a level" if mixes else ""
     return {"origin": f"{origin['format']}, {names}{rounding}"}
 

@@ -27,7 +27,7 @@ class VerifyReport:
     Attributes:
         files: Number of files whose checksum and structure were checked.
         replayed: Number of views replayed and compared with their fingerprint.
-        problems: One message for each thing that is wrong; empty if all is well.
+        problems: One message per problem; empty if there are none.
     """
 
     files: int = 0
@@ -42,27 +42,27 @@ def verify(
     replay: int = 0,
     progress: bool = False,
 ) -> VerifyReport:
-    """Check a shard set against its manifest and, given the images, against them.
+    """Check a shard set against its manifest and, if given, against its images.
 
     Args:
         directory: The shard set.
-        source: The images that were reinforced: all keys must agree, in both directions.
-        replay: Number of images whose fingerprinted view is replayed and compared, spread evenly.
+        source: The images that were reinforced; source and set must have the same keys.
+        replay: Number of images, evenly spread, whose fingerprinted view is replayed and compared.
         progress: Show a progress bar.
 
     Returns:
-        What was checked and everything found wrong.
+        The number of checks, and all problems found.
 
     Raises:
-        FormatError: There is no usable manifest.
-        ValueError: `replay` without images.
+        FormatError: The manifest is missing or damaged.
+        ValueError: `replay` is used without images.
 
     Example:
         >>> verify("imagenet-plus").problems                                # doctest: +SKIP
         []
     """
     if replay and source is None:
-        raise ValueError("replaying needs the images; name them as well")
+        raise ValueError("replaying needs the images; pass them too")
     shards = ShardSet(directory)
     report = VerifyReport()
     _verify_files(shards, report, progress)
@@ -97,14 +97,16 @@ def _verify_files(shards: ShardSet, report: VerifyReport, progress: bool) -> Non
 def _verify_digest(shards: ShardSet, entry: FileEntry) -> None:
     path = shards.directory / entry.file
     if file_digest(path) != entry.sha256:
-        raise FormatError(f"{path} is damaged: its checksum is not the manifest's. Copy it again.")
+        raise FormatError(
+            f"{path} is damaged: its checksum differs from the manifest's. Copy it again."
+        )
 
 
 def _verify_keys(shards: ShardSet, source: ImageSource, report: VerifyReport) -> None:
     known, present = set(shards.keys), set(source.keys)
     for missing, message in (
         (present - known, "image(s) have no reinforcement"),
-        (known - present, "reinforced image(s) are not there"),
+        (known - present, "reinforced image(s) are missing"),
     ):
         if missing:
             report.problems.append(f"{len(missing)} {message}, such as {quoted(min(missing))}")
@@ -123,6 +125,6 @@ def _verify_views(replayer: Replayer, count: int, report: VerifyReport, progress
             report.problems.append(str(error))
     if not report.replayed and not report.problems:
         report.problems.append(
-            f"none of {len(indices)} views could be compared: the set holds no fingerprints (an "
-            f"imported one has none); verify it without replaying"
+            f"none of {len(indices)} views could be compared: the set has no fingerprints, like "
+            f"every imported set; verify it without replaying"
         )

@@ -57,7 +57,7 @@ def test_its_mixing_is_refused(
 ) -> None:
     config = config_of(photographs, shard_sets())
     config["model"]["train_cfg"] = {"augments": [{"type": "Mixup", "alpha": 0.2}]}
-    with pytest.raises(ConfigError, match=r"model\.train_cfg\.augments.*Leave it out"):
+    with pytest.raises(ConfigError, match=r"model\.train_cfg\.augments"):
         build_runner(config).train()
 
 

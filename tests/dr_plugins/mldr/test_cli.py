@@ -16,7 +16,7 @@ def test_importing(images: Path, tmp_path: Path, members: Members) -> None:
     arguments = [str(archive), "--out", str(tmp_path / "set"), "--workers", "0", "--quiet"]
     result = CliRunner().invoke(import_mldr, [*arguments, "--images", str(images)])
     assert result.exit_code == 0, result.output
-    assert "is the label of 100.0% of the images" in result.output
+    assert "100.0% of the images" in result.output
     assert "12 images x 3 reinforcements, top-2 of 4 classes" in result.output
 
 
@@ -53,7 +53,7 @@ def test_weak_classes_are_listed(tmp_path: Path, members: Members) -> None:
     result = CliRunner().invoke(import_mldr, [*arguments, "--workers", "0", "--quiet"])
     assert result.exit_code == 0, result.output  # too few images to be sure
     assert "label of 66.7% of the images" in result.output
-    assert "class c1: of 1 of 3 images; 2 are taken for c2" in result.output
+    assert "class c1: 1 of 3 images match; 2 are classified as c2" in result.output
     assert "class c0" not in result.output
 
 

@@ -121,7 +121,7 @@ def test_keys_missing_on_either_side(own: Path, tmp_path: Path, photographs: Pat
     few = ImageSource(Subset(ImageFolder(str(photographs)), range(10)))
     missing = sorted(set(folder(photographs).keys) - set(few.keys))
     assert verify(own, few).problems == [
-        f"2 reinforced image(s) are not there, such as {missing[0]!r}"
+        f"2 reinforced image(s) are missing, such as {missing[0]!r}"
     ]
     more = make_photographs(tmp_path / "more")
     Image.new("RGB", (9, 9)).save(more / "n02" / "extra.png")
@@ -142,7 +142,7 @@ def test_changed_content_is_found_by_replaying(
     report = verify(shard_sets("rrc"), folder(images), replay=12)
     assert report.replayed == 12
     (problem,) = report.problems
-    assert f"'n02/{path.name}' does not replay to what its teacher saw" in problem
+    assert f"'n02/{path.name}' does not replay" in problem
 
 
 def test_a_changed_size_is_found_by_replaying(
