@@ -1,11 +1,10 @@
-"""timm trains on reinforced datasets: names, loader and loss for an unmodified ``train.py``.
+"""Reinforced datasets in timm: names, loader and loss for an unmodified ``train.py``.
 
     python train.py --device-modules timm_ext --dataset imagenet-plus --data-dir imagenet ...
 
-Importing this package registers it with timm, see `register`. After ``dr-plugins enable timm`` that
-happens whenever timm is imported, and ``--dataset imagenet-plus`` alone is enough;
-``python -m timm_ext`` serves versions of ``train.py`` that have no ``--device-modules``. The pieces
-serve other training loops as well.
+Importing this package registers it with timm, see `register`. After ``dr-plugins enable timm``,
+importing timm does so, and ``--dataset imagenet-plus`` is enough; ``python -m timm_ext`` runs
+versions of ``train.py`` without ``--device-modules``. Other training loops call the functions.
 """
 
 import re
@@ -47,7 +46,7 @@ __all__ = [
     "register",
 ]
 
-# Where a hook imports this package amid `import timm`, there may be no models yet to add to.
+# A hook may import this package during `import timm`, before timm has models.
 if hasattr(timm, "create_model"):
     import dr_models.networks  # noqa: F401  registers its networks with timm
 
@@ -55,6 +54,6 @@ add_advice(
     "timm",
     class_map="--class-map FILE",
     num_classes="--num-classes N",
-    temperature="leave out --smoothing 0, which takes a cross-entropy without temperature",
+    temperature="leave out --smoothing 0, which selects a cross-entropy without temperature",
 )
 register()

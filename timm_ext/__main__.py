@@ -1,4 +1,4 @@
-"""``python -m timm_ext SCRIPT ARGS...``: run a training script that was written for timm."""
+"""``python -m timm_ext SCRIPT ARGS...``: run a timm training script."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from pathlib import Path
 
 import timm
 
-# Importing timm_ext, which `-m` has done by now, is what registers it.
+# `-m` has imported timm_ext by now, which registers it.
 __all__ = ["main"]
 
 _USAGE = "python -m timm_ext [-h] SCRIPT [ARGS ...]"
 _DESCRIPTION = """\
-Run timm's train.py, unmodified, with reinforced datasets registered:
+Run timm's unmodified train.py with reinforced datasets registered:
 
   python -m timm_ext train.py --dataset imagenet-plus --data-dir imagenet --model resnet50
   torchrun --nproc_per_node=8 -m timm_ext train.py --dataset imagenet-plus ...
@@ -25,14 +25,14 @@ From timm 0.9.16 on, `python train.py --device-modules timm_ext ...` does the sa
 """
 _DATASETS = """\
 datasets: imagenet-plus, cifar100-plus, flowers102-plus, food101-plus, and `reinforced` for any
-other. Options ride in the name, --dataset "imagenet-plus?shards=DIR&p=0.99":
+other. Options are part of the name, --dataset "imagenet-plus?shards=DIR&p=0.99":
   shards   directory of the shard set (default: $DR_PLUGINS_SHARDS, then
            DATA_DIR/reinforcements/NAME)
   p        probability of a reinforcement (default: 0.99)
   densify  smooth or zeros (default: smooth)
-  check    error, warn or off: when a stored view is not what the teacher saw (default: error)
+  check    error, warn or off: if a view is not what the teacher saw (default: error)
   seed     of the choice of reinforcements (default: --seed)
-  base     only for `reinforced`: timm's name of the dataset of images, such as
+  base     only for `reinforced`: timm's name for the dataset of images, such as
            torch/fashion_mnist (default: image folder)
 """
 
@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = parser.parse_args(argv)
     script = Path(options.script)
     if not script.is_file():
-        parser.error(f"there is no file {options.script}; give the path of timm's train.py")
+        parser.error(f"no such file: {options.script}; give the path of timm's train.py")
     _warn_of_another_timm(script.resolve().parent)
     sys.argv = [options.script, *options.arguments]
     sys.path.insert(0, str(script.resolve().parent))
@@ -65,12 +65,12 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _warn_of_another_timm(folder: Path) -> None:
-    """In a checkout, `python train.py` takes the timm beside it; here one is loaded already."""
+    """In a checkout, `python train.py` uses the timm next to it; here timm is loaded already."""
     loaded = Path(timm.__file__).resolve().parent
     if (folder / "timm" / "__init__.py").is_file() and folder / "timm" != loaded:
         warnings.warn(
-            f"the script lies beside a timm of its own, but {loaded} is in use; to use the "
-            f"script's, set PYTHONPATH={folder}",
+            f"the script's folder has its own timm, but {loaded} is in use; to use the script's, "
+            f"set PYTHONPATH={folder}",
             stacklevel=2,
         )
 

@@ -1,4 +1,4 @@
-"""Datasets by name: reinforced for training, as timm or torchvision gives them for validation."""
+"""Datasets by name: reinforced for training, timm's or torchvision's own for validation."""
 
 from __future__ import annotations
 
@@ -17,37 +17,37 @@ from torchvision import datasets
 from dr_plugins import ReinforcedDataset, ShardSet
 from dr_plugins.images.decoding import strict_decoding, to_rgb
 from timm_ext.errors import DatasetNameError, ImagesNotFoundError, UnsupportedOptionError
-from timm_ext.messages import log_on_primary
 from timm_ext.names import DatasetName, find_shards, parse_name
+from timm_ext.primary_log import log_on_primary
 from timm_ext.validation import check_validation
 
 __all__ = ["copy_for_loader", "create_dataset", "training_dataset"]
 
 _TIMM_NAMES = {"imagenet-plus": "", "cifar100-plus": "torch/cifar100"}
 _TORCHVISION = {"flowers102-plus": datasets.Flowers102, "food101-plus": datasets.Food101}
-# timm's words for the splits that torchvision names otherwise; torchvision's own pass unchanged.
+# timm's names of splits to torchvision's; other names pass unchanged.
 _SPLITS = {"training": "train", **dict.fromkeys(("validation", "valid", "eval"), "test")}
 
 
 def create_dataset(name: str, *args: Any, **kwargs: Any) -> Any:
-    """Create a dataset: `timm.data.create_dataset` that knows reinforced datasets as well.
+    """Create a dataset, like `timm.data.create_dataset`; adds reinforced datasets.
 
     Args:
-        name: A name for `parse_name`; every other one is timm's.
-        *args: As `timm.data.create_dataset` takes them.
-        **kwargs: As `timm.data.create_dataset` takes them. With ``is_training=True`` the dataset is
-            reinforced, its `seed` that of the name or else this one; otherwise it is the plain one.
+        name: A name for `parse_name`; any other name is passed to timm.
+        *args: See `timm.data.create_dataset`.
+        **kwargs: See `timm.data.create_dataset`. With ``is_training=True`` the dataset is
+            reinforced, and a `seed` in the name overrides this one; otherwise it is plain.
 
     Returns:
-        `ReinforcedDataset`, or whatever timm or torchvision gives.
+        `ReinforcedDataset`, or the dataset of timm or torchvision.
 
     Raises:
-        DatasetNameError: The name is not understood, or does not fit the split.
+        DatasetNameError: The name is invalid, or does not fit the split.
         ImagesNotFoundError: The images are not in `root`.
         ShardsNotFoundError: There is no shard set.
         UnsupportedOptionError: Images other than RGB, or a negative seed.
-        DatasetMismatchError: Images to validate on have other classes than those for training.
-        ReinforcementError: Images and shard set do not belong together; see `ReinforcedDataset`.
+        DatasetMismatchError: Validation images have other classes than training images.
+        ReinforcementError: Images and shard set do not match; see `ReinforcedDataset`.
 
     Example:
         >>> train = create_dataset("imagenet-plus", "imagenet", "train",    # doctest: +SKIP
@@ -69,19 +69,18 @@ def create_dataset(name: str, *args: Any, **kwargs: Any) -> Any:
 
 
 def training_dataset() -> ReinforcedDataset | None:
-    """Return the training dataset that was created last, if it is reinforced and still in use.
+    """Return the training dataset created last, if it is reinforced and still in use.
 
-    timm's ``train.py`` creates its mixing and its loss without telling them of the dataset; this is
-    how they know what they will meet.
+    timm's ``train.py`` does not pass the dataset to its mixing and its loss; they look it up here.
     """
     return next(iter(_training), None)
 
 
 def copy_for_loader(dataset: ReinforcedDataset) -> ReinforcedDataset:
-    """Return a shallow copy, whose `transform` and `postprocess` are its own.
+    """Return a shallow copy, to be given another `transform` and `postprocess`.
 
-    All else is shared, the epoch too: `set_epoch` of either reaches both. While the copy is in use,
-    so is the dataset for `training_dataset`.
+    Everything else is shared, including the epoch: `set_epoch` on either sets both. While the copy
+    is in use, `training_dataset` counts the dataset as in use.
     """
     copied = copy.copy(dataset)
     if dataset in _training:
@@ -89,7 +88,7 @@ def copy_for_loader(dataset: ReinforcedDataset) -> ReinforcedDataset:
     return copied
 
 
-# The dataset and its copies: a loader may outlive the dataset that it was given.
+# The dataset and its copies: a loader may outlive the dataset it was given.
 _training: weakref.WeakSet[ReinforcedDataset] = weakref.WeakSet()
 
 
@@ -109,16 +108,16 @@ def _by_name(function: Callable[..., Any], *args: Any, **kwargs: Any) -> dict[st
 def _open_images(parsed: DatasetName, options: dict[str, Any]) -> Any:
     try:
         return _open(parsed, options)
-    # torchvision lacks its files; timm's readers assert, or pass None on as a path.
+    # torchvision raises RuntimeError for missing files; timm's readers assert or use None as path.
     except (RuntimeError, OSError, AssertionError, TypeError) as error:
         raise ImagesNotFoundError(
             f"the images of {parsed.name}, split {options.get('split', 'validation')}, cannot be "
             f"opened in --data-dir {options.get('root')}: {error or type(error).__name__}. "
             + (
-                "Let torchvision fetch them with --dataset-download, or give the folder that has "
-                "them"
+                "Let torchvision download them with --dataset-download, or give the folder they "
+                "are in"
                 if parsed.name in _TORCHVISION or _base_of(parsed).startswith("torch/")
-                else "Give the folder that has the folders of the splits or of the classes"
+                else "Give the folder that contains the folders of the splits or of the classes"
             )
         ) from error
 
@@ -140,7 +139,7 @@ def _reinforce(images: Any, parsed: DatasetName, options: dict[str, Any]) -> Rei
     seed = options.get("seed", 42) if parsed.seed is None else parsed.seed
     if seed < 0:
         raise UnsupportedOptionError(
-            f"--seed {seed} cannot choose reinforcements, which needs a seed of at least 0; write "
+            f"--seed {seed} is negative; choosing reinforcements needs a seed of at least 0. Write "
             f"--seed 0, or --dataset '{parsed.name}?seed=0'"
         )
     shards = ShardSet(find_shards(parsed, options.get("root")))
@@ -160,26 +159,26 @@ def _check_images(images: Any, parsed: DatasetName, options: dict[str, Any]) -> 
         )
     if isinstance(images, IterableDataset):
         raise DatasetNameError(
-            f"base={parsed.base} is a stream, and reinforcements are found by image; use a dataset "
-            f"with random access, such as an image folder or torch/NAME"
+            f"base={parsed.base} is a stream, but reinforcements are looked up by image; use a "
+            f"dataset with random access, such as an image folder or torch/NAME"
         )
-    # Where the keys are positions (CIFAR, MNIST), those of both splits look alike.
+    # Where keys are positions (CIFAR, MNIST), both splits have the same keys.
     if getattr(images, "train", True) is False:
         raise DatasetNameError(
-            f"--train-split {options.get('split')} is not the training split, and that is the one "
-            f"that is reinforced; write --train-split train"
+            f"--train-split {options.get('split')} is not the training split, and only that is "
+            f"reinforced; write --train-split train"
         )
 
 
 def _as_rgb(images: Any) -> Any:
-    """Training views are RGB; validation images must be too where the dataset is grey."""
+    """Convert a grey dataset: training views are RGB, so validation images must be too."""
     if isinstance(images, datasets.VisionDataset) and images[0][0].mode != "RGB":
         return _RgbImages(images)
     return images
 
 
 class _RgbImages(Dataset[tuple[Any, int]]):
-    """A torchvision dataset whose images are converted to RGB before they are transformed."""
+    """A torchvision dataset with images converted to RGB before the transform."""
 
     transform: Callable[[Image.Image], Any] | None = None
 

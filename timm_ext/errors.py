@@ -1,4 +1,4 @@
-"""What can be wrong with a dataset name or an option, besides the core's own errors."""
+"""Errors in dataset names and options."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ __all__ = [
 
 
 class DatasetNameError(ReinforcementError):
-    """A dataset name, or an option that rides in it, is not understood."""
+    """A dataset name, or an option in it, is invalid."""
 
 
 class ImagesNotFoundError(ReinforcementError):
-    """The images of a dataset are not where timm or torchvision looks for them."""
+    """timm or torchvision does not find the images of a dataset."""
 
 
 class ShardsNotFoundError(ReinforcementError):
-    """There is no shard set in any of the places where one may be."""
+    """No shard set in any of the places searched."""
 
 
 class UnsupportedOptionError(ReinforcementError):

@@ -1,4 +1,4 @@
-"""Loaders: timm's own, with reinforced batches in it and no second augmentation."""
+"""timm's loaders for reinforced datasets: no second augmentation."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from torchvision.transforms.v2 import functional as transforms
 from dr_plugins import ReinforcedDataset
 from timm_ext.datasets import copy_for_loader
 from timm_ext.errors import UnsupportedOptionError
-from timm_ext.messages import log_on_primary
+from timm_ext.primary_log import log_on_primary
 from timm_ext.refusals import check_loader_options
 
 __all__ = ["Normalize", "create_loader"]
@@ -28,11 +28,11 @@ _SAFE_PREFETCHER = (1, 0, 31)
 
 @dataclass(frozen=True)
 class Normalize:
-    """Makes float32 of uint8 views, as timm does where it has no prefetcher.
+    """Converts uint8 views to normalised float32, as timm does without prefetcher.
 
     Attributes:
         mean: Of the channels, in [0, 1].
-        std: Likewise.
+        std: Of the channels, in [0, 1].
 
     Example:
         >>> Normalize((0.0,) * 3, (1.0,) * 3)(torch.zeros(3, 8, 8, dtype=torch.uint8)).dtype
@@ -48,24 +48,24 @@ class Normalize:
 
 
 def create_loader(dataset: Any, *args: Any, **kwargs: Any) -> Any:
-    """Create a loader: `timm.data.create_loader` that knows reinforced datasets as well.
+    """Create a loader, like `timm.data.create_loader`; takes reinforced datasets too.
 
-    timm's training transform (``--aa``, ``--color-jitter``, ``--scale``, ``--hflip`` and their
-    kind) serves the images that come without reinforcement; stored views are only resized where the
-    student's input size is another one. Random erasing (``--reprob``) is left out.
+    timm's training transform (``--aa``, ``--color-jitter``, ``--scale``, ``--hflip``, ...) is
+    applied to plain images only; stored views are resized if the student has another input size.
+    Random erasing (``--reprob``) is disabled.
 
     Args:
         dataset: A `ReinforcedDataset` for training, or any dataset that timm takes.
-        *args: As `timm.data.create_loader` takes them.
-        **kwargs: As `timm.data.create_loader` takes them.
+        *args: See `timm.data.create_loader`.
+        **kwargs: See `timm.data.create_loader`.
 
     Returns:
-        timm's loader of images ``[B, 3, H, W]`` and targets, `SparseTargets` if reinforced. The
-        dataset in it is then a copy that shares the epoch, so that loaders of several sizes can be
-        made of one dataset.
+        timm's loader of images ``[B, 3, H, W]`` and targets, `SparseTargets` if reinforced. It then
+        holds a copy of the dataset that shares the epoch, so one dataset can have loaders of
+        several sizes.
 
     Raises:
-        UnsupportedOptionError: An option would augment, mix or repeat what is augmented already.
+        UnsupportedOptionError: An option would augment, mix or repeat views again.
 
     Example:
         >>> loader = create_loader(train, 224, 256, is_training=True)       # doctest: +SKIP
@@ -84,19 +84,18 @@ def create_loader(dataset: Any, *args: Any, **kwargs: Any) -> Any:
     dataset = copy_for_loader(dataset)
     dataset.defer = _can_defer(dataset, options, size)
     dataset.size = size
-    if not options["use_prefetcher"]:  # else that normalises, on the device
+    if not options["use_prefetcher"]:  # the prefetcher normalises on the device
         dataset.postprocess = Normalize(tuple(options["mean"]), tuple(options["std"]))
     ours = {"re_prob": 0.0, "collate_fn": dataset.collate}
-    # Pageable memory is copied only when the device is done with the step before, and finishing
-    # the views would have to wait for that.
+    # From pageable memory, the copy waits until the device has finished the previous step.
     ours["pin_memory"] = options["pin_memory"] or dataset.defer
-    # timm up to 1.0.29 asks for persistent workers even without workers, which torch refuses.
+    # timm up to 1.0.29 requests persistent workers even with no workers, which torch refuses.
     ours["persistent_workers"] = options["persistent_workers"] and options["num_workers"] > 0
     loader = timm_create_loader(**{**options, "dataset": dataset, **ours})
     if len(loader) == 0:
         raise UnsupportedOptionError(
-            f"--batch-size {options['batch_size']} is more than the {len(dataset)} images of each "
-            f"epoch, and incomplete batches are left out: nothing would be trained. Make it smaller"
+            f"--batch-size {options['batch_size']} is more than the {len(dataset)} images of an "
+            f"epoch, and incomplete batches are dropped: there would be no batch. Make it smaller"
         )
     if options["distributed"]:
         batches = getattr(loader, "loader", loader).batch_sampler
@@ -105,10 +104,10 @@ def create_loader(dataset: Any, *args: Any, **kwargs: Any) -> Any:
 
 
 def _can_defer(dataset: ReinforcedDataset, options: dict[str, Any], size: tuple[int, int]) -> bool:
-    """Whether the prefetcher shall finish the views: on a GPU, if they need no resizing.
+    """Whether the prefetcher finishes the views: on a GPU, if they need no resizing.
 
-    Older prefetchers let their stream write to memory that the training step still reads. With a
-    few large tensors for each batch that goes well; with the many small ones of this it might not.
+    The stream of older prefetchers may write to memory that the training step still reads. That is
+    unlikely with a few large tensors per batch, but not with the many small ones used here.
     """
     if tuple(int(part) for part in re.findall(r"\d+", timm.__version__)[:3]) < _SAFE_PREFETCHER:
         return False
@@ -119,7 +118,7 @@ def _can_defer(dataset: ReinforcedDataset, options: dict[str, Any], size: tuple[
 class _EpochSampler(Sampler[int]):
     """A distributed sampler that shuffles by the dataset's epoch.
 
-    timm's train.py up to 1.0.28 tells the epoch to the dataset or to the sampler, not to both.
+    timm's train.py up to 1.0.28 sets the epoch of the dataset or of the sampler, not of both.
     """
 
     def __init__(self, dataset: ReinforcedDataset, sampler: DistributedSampler[Any]) -> None:
@@ -140,7 +139,7 @@ def _input_size(input_size: Any) -> tuple[int, int]:
     *channels, height, width = input_size
     if channels not in ([], [3]):
         raise UnsupportedOptionError(
-            f"an input of {channels[0]} channels cannot be used with a reinforced dataset: the "
+            f"an input with {channels[0]} channels cannot be used with a reinforced dataset: the "
             f"stored views are RGB. Leave out --in-chans, or write --in-chans 3"
         )
     return height, width
@@ -149,10 +148,10 @@ def _input_size(input_size: Any) -> tuple[int, int]:
 def _explain(dataset: ReinforcedDataset, options: dict[str, Any]) -> None:
     rest = 1 - dataset.p
     log_on_primary(
-        f"{100 * dataset.p:.4g} % of the images come as stored views; timm's training transform "
-        f"(--aa, --color-jitter, --scale, --hflip, ...) is for the other {100 * rest:.4g} %"
+        f"{100 * dataset.p:.4g} % of the images are stored views; timm's training transform "
+        f"(--aa, --color-jitter, --scale, --hflip, ...) applies to the other {100 * rest:.4g} %"
     )
     if options["re_prob"] > 0:
         log_on_primary(
-            f"--reprob {options['re_prob']} is not used: it would erase stored views a second time"
+            f"--reprob {options['re_prob']} is not used: it would erase parts of stored views"
         )

@@ -1,4 +1,4 @@
-"""Losses: knowledge distillation where targets are a teacher's, timm's own everywhere else."""
+"""Losses: knowledge distillation for a teacher's targets, timm's own for all others."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from torch import Tensor, nn
 from dr_plugins import KDLoss, ReinforcedDataset, SparseTargets
 from dr_plugins.errors import DatasetMismatchError
 from timm_ext.datasets import training_dataset
-from timm_ext.messages import log_on_primary
+from timm_ext.primary_log import log_on_primary
 
 __all__ = ["ReinforcedLoss", "change_classes", "create_loss"]
 
 
 class ReinforcedLoss(nn.Module):
-    """KL divergence to stored answers, and another loss for every other kind of target.
+    """KL divergence to stored answers; another loss for all other targets.
 
     Args:
         plain: For targets that are not `SparseTargets`; cross-entropy by default.
-        temperature: The teacher's, see `KDLoss`; None for that of the targets.
+        temperature: The teacher's, see `KDLoss`; None to use the targets'.
 
     Example:
         >>> import torch
@@ -46,7 +46,7 @@ class ReinforcedLoss(nn.Module):
             A scalar.
 
         Raises:
-            DatasetMismatchError: The model has other classes than the targets.
+            DatasetMismatchError: Model and targets have different numbers of classes.
             ValueError: The targets have another temperature.
         """
         if isinstance(target, SparseTargets):
@@ -61,7 +61,7 @@ def create_loss(
     """Create the loss for a reinforced dataset.
 
     Args:
-        dataset: Gives the temperature of its teacher; if None, the targets do.
+        dataset: Sets the temperature; if None, the targets set it.
         plain: For targets that are not `SparseTargets`, such as those of the validation split;
             cross-entropy by default.
 
@@ -76,9 +76,9 @@ def create_loss(
 
 @functools.cache
 def change_classes() -> None:
-    """Let timm's `LabelSmoothingCrossEntropy` be the KL divergence on `SparseTargets`.
+    """Make timm's `LabelSmoothingCrossEntropy` compute the KL divergence to `SparseTargets`.
 
-    It is changed in place, for the reason that `refusals.change_classes` gives.
+    The class is changed in place, for the reason given in `refusals.change_classes`.
     """
     kind: Any = LabelSmoothingCrossEntropy
     init: Callable[..., None] = kind.__init__

@@ -1,4 +1,4 @@
-"""Dataset names with options, ``NAME?key=value&key=value``, and where their shard sets are."""
+"""Dataset names with options, ``NAME?key=value&key=value``, and the shard sets they refer to."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ __all__ = ["NAMES", "SHARDS_VARIABLE", "DatasetName", "find_shards", "parse_name
 NAMES = ("imagenet-plus", "cifar100-plus", "flowers102-plus", "food101-plus", "reinforced")
 SHARDS_VARIABLE = "DR_PLUGINS_SHARDS"
 _FOLDER = "reinforcements"
-# What timm reads before a slash; with any other word there it takes an image folder.
+# timm's prefixes before a slash; any other prefix makes it an image folder.
 _TIMM_PREFIXES = ("torch", "hfds", "hfids", "tfds", "wds")
 
 
 @dataclass(frozen=True)
 class DatasetName:
-    """A reinforced dataset as it is named on timm's command line.
+    """A reinforced dataset as named on timm's command line.
 
     Attributes:
         name: One of `NAMES`.
-        shards: Directory of the shard set; None to look for it, see `find_shards`.
-        base: timm's name of the dataset that holds the images; empty is an image folder. Only for
-            ``reinforced``, the others have theirs.
+        shards: Directory of the shard set; None to search for it, see `find_shards`.
+        base: timm's name of the dataset that holds the images; empty for an image folder. Only for
+            ``reinforced``; the other names imply it.
         p: Probability of a reinforcement, within [0, 1].
         densify: ``"smooth"`` or ``"zeros"``.
         check: ``"error"``, ``"warn"`` or ``"off"``.
-        seed: Seed of all choices; None for timm's ``--seed``.
+        seed: Seed of the choice of reinforcements; None for timm's ``--seed``.
     """
 
     name: str
@@ -50,19 +50,19 @@ class DatasetName:
 def parse_name(text: str) -> DatasetName | None:
     """Read a dataset name.
 
-    timm takes every name that it does not know for an image folder, which would train on hard
-    labels without a word; so a name that is almost ours is an error here.
+    timm treats an unknown name as an image folder and would silently train on hard labels, so a
+    misspelled name is an error here.
 
     Args:
-        text: As given to ``--dataset``. In values, ``%26`` stands for ``&`` and ``%25`` for ``%``,
-            ``%`` before anything but two hexadecimal digits for itself, as does ``+``.
+        text: As given to ``--dataset``. Values are percent-decoded: ``%26`` is ``&``, ``%25`` is
+            ``%``. A ``%`` without two hexadecimal digits after it is literal, and so is ``+``.
 
     Returns:
-        What it says; None if it names no reinforced dataset.
+        The parsed name; None if it is not a reinforced dataset's.
 
     Raises:
-        DatasetNameError: A name close to one of `NAMES` or followed by anything but options, an
-            unknown ``*-plus`` name, an unknown option, or a value out of range.
+        DatasetNameError: A misspelled name, a name followed by anything but options, an unknown
+            ``*-plus`` name, an unknown option, or a value out of range.
 
     Example:
         >>> parse_name("imagenet-plus?p=0.9&check=warn").p
@@ -78,7 +78,7 @@ def parse_name(text: str) -> DatasetName | None:
         head = next(iter(re.findall(r"[a-z0-9_+-]+", name.lower())), "")
         if head in NAMES:
             raise DatasetNameError(
-                f"dataset {text!r} is not understood; options follow a question mark, as in "
+                f"dataset name {text!r} is invalid; options follow a question mark, as in "
                 f"{head}?p=0.9&check=warn"
             )
         if mark or _resembles(head):
@@ -87,7 +87,7 @@ def parse_name(text: str) -> DatasetName | None:
     parsed = DatasetName(name.lower(), **(_options(query) if mark else {}))
     if parsed.base and parsed.name != "reinforced":
         raise DatasetNameError(
-            f"{parsed.name} has its own images, so `base={parsed.base}` has no meaning; write "
+            f"{parsed.name} has fixed images, so it takes no `base={parsed.base}`; write "
             f"reinforced?base={parsed.base}"
         )
     return parsed
@@ -96,15 +96,15 @@ def parse_name(text: str) -> DatasetName | None:
 def find_shards(name: DatasetName, root: str | os.PathLike[str] | None) -> Path:
     """Return the directory of a dataset's shard set.
 
-    That is `name.shards` if given. Otherwise ``$DR_PLUGINS_SHARDS`` (a shard set itself, or a
-    directory that holds one called `name.name`), then ``ROOT/reinforcements/NAME``.
+    That is `name.shards` if given; otherwise ``$DR_PLUGINS_SHARDS`` (a shard set, or a directory
+    that contains one called `name.name`), then ``ROOT/reinforcements/NAME``.
 
     Args:
         name: The dataset.
         root: timm's ``--data-dir``.
 
     Raises:
-        ShardsNotFoundError: There is none; the message lists every place.
+        ShardsNotFoundError: There is none; the message lists the places searched.
     """
     places = list(_places(name, root))
     for _, path in places:
@@ -112,10 +112,10 @@ def find_shards(name: DatasetName, root: str | os.PathLike[str] | None) -> Path:
             return path
     looked = "".join(f"\n  {origin}: {path} ({_what_is(path)})" for origin, path in places)
     if not places:
-        looked = f" nowhere: neither {SHARDS_VARIABLE} nor --data-dir is set."
+        looked = f" none, since neither {SHARDS_VARIABLE} nor --data-dir is set."
     raise ShardsNotFoundError(
         f"no shard set for {name.name}. Name one with --dataset '{name.name}?shards=DIRECTORY', or "
-        f"make one with `dr-plugins reinforce`. Looked at:{looked}"
+        f"make one with `dr-plugins reinforce`. Places searched:{looked}"
     )
 
 
@@ -136,7 +136,7 @@ def _what_is(path: Path) -> str:
         return "does not exist"
     if not path.is_dir():
         return "is not a directory"
-    return f"has no {MANIFEST_NAME}: not a shard set, or not finished"
+    return f"has no {MANIFEST_NAME}: not a shard set, or an unfinished one"
 
 
 def _resembles(name: str) -> bool:
@@ -195,7 +195,7 @@ def _one_of(*choices: str) -> tuple[Callable[[str], str], str]:
 _OPTIONS: dict[str, tuple[Callable[[str], Any], str]] = {
     "shards": (str, "the directory of a shard set"),
     "base": (str, "timm's name of a dataset, such as torch/fashion_mnist"),
-    "p": (_probability, "a probability within 0 and 1"),
+    "p": (_probability, "a probability between 0 and 1"),
     "densify": _one_of("smooth", "zeros"),
     "check": _one_of("error", "warn", "off"),
     "seed": (_seed, "an integer from 0 to 2**63 - 1"),

@@ -1,4 +1,4 @@
-"""What would augment, mix or answer a second time, refused before training starts."""
+"""timm's options that would augment or mix stored views again, refused before training."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ __all__ = [
 
 _MIXING = (
     "--mixup and --cutmix",
-    "they would mix views that the teacher answered unmixed",
-    "Leave them out, or use a shard set whose policy mixes (`--policy mixing`)",
+    "they would mix views that the teacher saw unmixed",
+    "Leave them out, or use a shard set with a mixing policy (`--policy mixing`)",
 )
 _SPLITS = (
     "--aug-splits (and --jsd-loss, which needs it)",
-    "each split would be augmented anew, and the stored answers are for the stored views",
+    "they would augment each split again, and the stored answers are for the stored views",
     "Leave it out",
 )
 _BINARY = (
@@ -46,7 +46,7 @@ _LOADER = {
     "num_aug_splits": _SPLITS,
     "num_aug_repeats": (
         "--aug-repeats",
-        "it shows one image in several augmentations per epoch, and an image has one reinforcement "
+        "it shows an image in several augmentations per epoch, but an image has one reinforcement "
         "per epoch",
         "Leave it out; more epochs show more reinforcements",
     ),
@@ -57,8 +57,8 @@ _LOADER = {
     ),
     "input_size_choices": (
         "--train-img-sizes",
-        "it crops images itself to a size of each batch, and the stored views have one size",
-        "Leave it out, and choose the student's size with --img-size",
+        "it crops the images of each batch to another size, and the stored views have one size",
+        "Leave it out, and set the student's size with --img-size",
     ),
     "tf_preprocessing": (
         "tf_preprocessing",
@@ -70,10 +70,10 @@ _LOADER = {
 
 @functools.cache
 def change_classes() -> None:
-    """Let timm's classes refuse to be created for a reinforced dataset, wherever they are bound.
+    """Make timm's mixing, splits and BCE loss refuse a reinforced dataset.
 
-    They are changed in place: timm's `super(BinaryCrossEntropy, self)` looks its class up by name,
-    and would find a subclass there.
+    The classes are changed in place, not replaced: timm's `super(BinaryCrossEntropy, self)` looks
+    the class up by name and would find the subclass.
     """
     _check_before_init(Mixup, lambda *_, **__: _refuse_in_training(_MIXING))  # FastCollateMixup too
     _check_before_init(BinaryCrossEntropy, lambda *_, **__: _refuse_in_training(_BINARY))
@@ -88,7 +88,7 @@ def _check_before_init(kind: type, check: Callable[..., None]) -> None:
         check(*args, **kwargs)
         init(self, *args, **kwargs)
 
-    setattr(kind, "__init__", checked)  # noqa: B010  mypy takes no method for a variable
+    setattr(kind, "__init__", checked)  # noqa: B010  mypy refuses an assignment to a method
 
 
 def _check_splits(dataset: Any, *_: Any, **__: Any) -> None:
@@ -108,10 +108,10 @@ def create_naflex_loader(dataset: Any, *args: Any, **kwargs: Any) -> Any:
 
 
 def check_loader_options(options: Mapping[str, Any]) -> None:
-    """Refuse arguments of `timm.data.create_loader` that do not go with a reinforced dataset.
+    """Refuse arguments of `timm.data.create_loader` that a reinforced dataset does not support.
 
     Args:
-        options: All of them by name.
+        options: All arguments, by name.
 
     Raises:
         UnsupportedOptionError: Naming the command-line option, the reason and the remedy.
@@ -128,7 +128,7 @@ def check_loader_options(options: Mapping[str, Any]) -> None:
     if isinstance(collate, FastCollateMixup):
         raise _refusal(*_MIXING)
     if collate is not None:
-        raise _refusal("collate_fn", "its batches have a collate of their own", "Leave it out")
+        raise _refusal("collate_fn", "the dataset has its own collate", "Leave it out")
 
 
 def _refuse_in_training(refusal: tuple[str, str, str]) -> None:

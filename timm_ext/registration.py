@@ -1,4 +1,4 @@
-"""Making timm's names mean ours, wherever they are bound."""
+"""Replaces timm's factory functions by this package's, in every module that holds them."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ _REPLACEMENTS: dict[int, Any] = {
 
 
 def register(*modules: ModuleType) -> None:
-    """Let timm, and every module that took names from it, use this package's factories.
+    """Make timm, and all modules that import from it, use this package's factories.
 
-    timm's factory functions are bound anew in the modules that define them, so that later imports
-    get ours, and in every loaded module that holds them, under whatever name. timm's classes are
-    changed in place. Both do what timm's do for every dataset that is not reinforced. Importing
-    `timm_ext` calls this; calling it again changes nothing more.
+    timm's factory functions are replaced in the modules that define them, for later imports, and in
+    every loaded module that holds them, under any name. timm's classes are changed in place. For
+    datasets that are not reinforced, both do what timm's do. Importing `timm_ext` calls this;
+    further calls change nothing.
 
-    A function that something other than a module holds cannot be found: a `functools.partial`, a
-    class attribute or a default argument that was made before. Import `timm_ext` before such code.
+    References outside of module namespaces are not found: a `functools.partial`, a class attribute
+    or a default argument. Import `timm_ext` before code that creates them.
 
     Args:
-        *modules: Modules that are not in `sys.modules`.
+        *modules: More modules, which are not in `sys.modules`.
 
     Example:
         >>> import timm.data
@@ -42,14 +42,14 @@ def register(*modules: ModuleType) -> None:
     for module in (*sys.modules.values(), *modules):
         names = _names_in(module)
         if str(names.get("__name__")).startswith(f"{__package__}."):
-            continue  # these need timm's own
+            continue  # these need timm's originals
         for name, value in list(names.items()):
             if id(value) in _REPLACEMENTS:
                 names[name] = _REPLACEMENTS[id(value)]
 
 
 def _names_in(module: object) -> dict[str, Any]:
-    # Around the module's own attribute access, which may raise, or import what is lazy.
+    # Bypasses the module's __getattribute__ and __getattr__, which may raise or import lazily.
     try:
         names = object.__getattribute__(module, "__dict__")
     except AttributeError:

@@ -20,26 +20,25 @@ from dr_plugins.errors import TeacherError
 
 __all__ = ["TimmTeacher", "load_timm_teacher"]
 
-# A model of timm may come from elsewhere; then `@` belongs to its name, as a revision.
+# In names of models on the hub, `@` precedes a revision.
 _HUB = ("hf-hub:", "hf_hub:")
-# Those of all models of timm, and of torchvision's on tensors those with antialiasing.
+# All that timm's models use; torchvision antialiases tensors with these only.
 _INTERPOLATIONS = ("bilinear", "bicubic")
 
 
 class TimmTeacher(nn.Module):
     """A timm model that takes uint8 views of any size.
 
-    A view of another size than the model's is resized, antialiased, with the model's interpolation.
-    It is used whole: the model's ``crop_pct`` is for the middle of photographs, and the student
-    sees all of the view that the teacher answers.
+    Views are resized to the model's size, antialiased, with the model's interpolation, and not
+    cropped: ``crop_pct`` is for the centre of photographs, and the student sees the whole view.
 
     Args:
-        model: From `timm.create_model`; its data configuration gives size, interpolation, mean and
+        model: From `timm.create_model`; its data configuration sets size, interpolation, mean and
             std.
-        channels_last: Run it in channels-last memory format, which suits convolutions.
+        channels_last: Run it in channels-last memory format, which is faster for convolutions.
 
     Raises:
-        TeacherError: The model does not take RGB images, or its interpolation is unknown.
+        TeacherError: The model does not take RGB images, or its interpolation is not supported.
     """
 
     mean: torch.Tensor
@@ -51,7 +50,7 @@ class TimmTeacher(nn.Module):
         channels, height, width = config["input_size"]
         if channels != 3:
             raise TeacherError(
-                f"the model takes {channels} channels, but views have 3; use a model of RGB images"
+                f"the model takes {channels} channels, but views have 3; use a model for RGB images"
             )
         if config["interpolation"] not in _INTERPOLATIONS:
             raise TeacherError(
@@ -62,7 +61,7 @@ class TimmTeacher(nn.Module):
         self.interpolation = InterpolationMode(config["interpolation"])
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.model = model.to(memory_format=self.memory_format)
-        # Buffers, so that a digest of the weights covers the normalisation.
+        # As buffers, they are part of the digest of the weights.
         for name in ("mean", "std"):
             self.register_buffer(name, torch.tensor(config[name]).view(1, 3, 1, 1))
         self.eval()
@@ -81,17 +80,17 @@ class TimmTeacher(nn.Module):
 def load_timm_teacher(rest: str) -> TimmTeacher:
     """Build the teacher of a specification ``timm:REST``.
 
-    A model that your own code registers with timm must have been imported before.
+    Import code that registers your own models with timm before.
 
     Args:
-        rest: ``NAME`` with its pretrained weights, or ``NAME@CHECKPOINT`` with those of a file
+        rest: ``NAME`` for pretrained weights, or ``NAME@CHECKPOINT`` for those of a file
             (``.safetensors``, or a checkpoint of timm's ``train.py``; averaged weights first).
 
     Returns:
-        In evaluation mode.
+        The teacher, in evaluation mode.
 
     Raises:
-        TeacherError: Unknown model; missing weights or file; a file that does not fit the model.
+        TeacherError: Unknown model, missing weights or file, or a file that does not fit the model.
     """
     name, at, checkpoint = rest.partition("@")
     if rest.startswith(_HUB):
@@ -109,14 +108,14 @@ def _check_name(name: str, rest: str) -> None:
     raise TeacherError(
         f"teacher timm:{rest}: timm {timm.__version__} has no model {name!r}"
         + (f"; the nearest are {', '.join(nearest)}" if nearest else "")
-        + ". A model of your own must be imported before, so that it is registered."
+        + ". Import your own models before, to register them."
     )
 
 
 def _pretrained(name: str, rest: str) -> nn.Module:
     try:
         model = timm.create_model(name, pretrained=True)
-    # timm, its hub client and torch.hub raise whatever they like where there is no network.
+    # Without network, timm, its hub client and torch.hub raise many types.
     except Exception as error:
         raise TeacherError(
             f"teacher timm:{rest}: its pretrained weights cannot be loaded: {error}. Check the "
@@ -129,7 +128,7 @@ def _from_checkpoint(name: str, checkpoint: str, rest: str) -> nn.Module:
     path = Path(checkpoint).expanduser()
     if not path.is_file():
         raise TeacherError(
-            f"teacher timm:{rest}: there is no file {path}; expected timm:NAME@CHECKPOINT with a "
+            f"teacher timm:{rest}: no such file: {path}; expected timm:NAME@CHECKPOINT with a "
             f".safetensors file or a checkpoint of timm's train.py"
         )
     try:
@@ -140,23 +139,23 @@ def _from_checkpoint(name: str, checkpoint: str, rest: str) -> nn.Module:
         if classes not in (None, model.num_classes):
             model = timm.create_model(name, num_classes=classes)
         model.load_state_dict(state, strict=True)
-    # A damaged file, a foreign pickle, another architecture: each library has its own exception.
+    # A damaged file, a foreign pickle, another architecture: libraries raise many types.
     except Exception as error:
         raise TeacherError(
             f"teacher timm:{rest}: {path} cannot be loaded into {name}: {error}. Give the weights "
-            f"of this very model, as a state dict of tensors only"
+            f"of this model, as a state dict of tensors only"
         ) from error
     return model
 
 
 def _arguments_allowed() -> AbstractContextManager[Any]:
-    """train.py saves its arguments with the weights; timm before 1.0.28 does not expect that."""
+    """train.py saves its arguments with the weights; timm before 1.0.28 cannot load them."""
     safe_globals = getattr(torch.serialization, "safe_globals", None)  # torch 2.5
     return safe_globals([argparse.Namespace]) if safe_globals else nullcontext()
 
 
 def _count_classes(model: Any, state: dict[str, torch.Tensor]) -> int | None:
-    """Rows of the classifier in a checkpoint; None if it is not to be found."""
+    """Rows of the classifier in a checkpoint; None if there is none."""
     names = model.pretrained_cfg.get("classifier") or ()
     for name in [names] if isinstance(names, str) else names:
         if f"{name}.weight" in state:

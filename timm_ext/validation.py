@@ -1,4 +1,4 @@
-"""Images to validate on, compared with those that are trained on."""
+"""Checks validation images against training images."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.utils.data import IterableDataset
 
 from dr_plugins import ImageSource, ReinforcedDataset
 from dr_plugins.errors import DatasetMismatchError
-from timm_ext.messages import is_primary, log_on_primary
+from timm_ext.primary_log import is_primary, log_on_primary
 
 __all__ = ["check_validation"]
 
@@ -20,17 +20,17 @@ _MOST_COMPARED = 1000
 
 
 def check_validation(images: Any, train: ReinforcedDataset) -> None:
-    """Compare images to validate on with those that are trained on, where both are known.
+    """Compare validation images with training images, where both are known.
 
-    Logs a warning if some of them are the same: timm takes the whole of ``--data-dir`` where it
-    finds no folder of the split.
+    Logs a warning if some are the same: timm uses all of ``--data-dir`` if there is no folder for
+    the split.
 
     Args:
-        images: A dataset of timm or torchvision.
-        train: What is trained on.
+        images: Validation dataset of timm or torchvision.
+        train: Training dataset.
 
     Raises:
-        DatasetMismatchError: They have other classes.
+        DatasetMismatchError: The classes differ.
     """
     if isinstance(images, IterableDataset):
         return
@@ -40,10 +40,9 @@ def check_validation(images: Any, train: ReinforcedDataset) -> None:
     found, compared, example = _shared(images, train.source.base)
     if found:
         log_on_primary(
-            f"validation takes its images where training does: {found} of {compared} that were "
-            f"compared are training images, such as {example}. Accuracies will be those on "
-            f"training images. Give validation a folder of its own in --data-dir, such as `val`, "
-            f"or name it with --val-split",
+            f"validation uses training images: {found} of the {compared} images compared, such as "
+            f"{example}. Accuracies will be too high. Put validation images in a separate folder "
+            f"of --data-dir, such as `val`, or name it with --val-split",
             logging.WARNING,
         )
 
@@ -51,24 +50,24 @@ def check_validation(images: Any, train: ReinforcedDataset) -> None:
 def _check_classes(images: Any, train: ReinforcedDataset) -> None:
     try:
         source = ImageSource(images)
-    except DatasetMismatchError:  # of a kind whose images have no names
+    except DatasetMismatchError:  # its images have no names
         return
     train.contract().check_class_names(source.class_names, "the set of validation images")
 
 
 def _shared(images: Any, training: Any) -> tuple[int, int, str]:
-    """How many images to validate on are training images, of how many compared; one of them."""
+    """Number of validation images that are training images, number compared, and an example."""
     files, others = _files(images), _files(training)
     if files and others:
         return _shared_files(files, others)
     is_same = _root(images) is not None and _root(images) == _root(training)
-    # Where there are no files: CIFAR and its kind.
+    # Without files, as in CIFAR.
     is_same |= type(images) is type(training) and getattr(images, "train", False)
     return (len(images) if is_same else 0), len(images), f"the first of {type(images).__name__}"
 
 
 def _shared_files(files: list[str], training: list[str]) -> tuple[int, int, str]:
-    """By folder and name, then by content: links and copies are the same images too."""
+    """Compare folder and name, then content, so that links and copies are found."""
     some = files[:: -(-len(files) // _MOST_COMPARED)]
     wanted: dict[str, set[str]] = {}
     for file in some:
@@ -83,19 +82,19 @@ def _shared_files(files: list[str], training: list[str]) -> tuple[int, int, str]
 
 
 def _name(path: str) -> str:
-    # Sliced, since os.path.split takes microseconds for each of a million files.
+    # os.path.split takes microseconds for each of a million files.
     return path[path.rfind(os.sep, 0, max(path.rfind(os.sep), 0)) + 1 :]
 
 
 def _is_same(file: str, path: str) -> bool:
     try:
         return os.path.samefile(file, path) or filecmp.cmp(file, path, shallow=False)
-    except OSError:  # one cannot be read, which its loader will say
+    except OSError:  # the loader reports unreadable files
         return False
 
 
 def _files(images: Any) -> list[str] | None:
-    """Paths of timm's and torchvision's image folders and of Flowers102 and its kind."""
+    """Paths of timm's and torchvision's image folders, Flowers102 and similar datasets."""
     samples = getattr(getattr(images, "reader", images), "samples", None)
     if samples is None:
         return [str(file) for file in getattr(images, "_image_files", ())] or None

@@ -1,4 +1,4 @@
-"""A reinforced dataset in a training loop of one's own, with timm's model, loader and validation.
+"""A custom training loop on a reinforced dataset, with timm's model, loader and validation.
 
 python examples/timm/train_loop.py imagenet-plus --data-dir imagenet --model resnet50
 """

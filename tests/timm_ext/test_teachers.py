@@ -162,7 +162,7 @@ def test_unknown_models() -> None:
     with pytest.raises(TeacherError) as error:
         load_teacher("timm:resnet5O")
     assert "no model 'resnet5O'; the nearest are resnet50" in str(error.value)
-    with pytest.raises(TeacherError, match="own must be imported"):
+    with pytest.raises(TeacherError, match="no model 'zzzzzzzz'"):
         load_teacher("timm:zzzzzzzz@file.pth")
 
 
@@ -188,7 +188,7 @@ def test_unusable_checkpoints(model: nn.Module, tmp_path: Path) -> None:
             load_teacher(f"timm:test_resnet@{file}")
     assert not (tmp_path / "touched").exists()
     for missing in ("no.pth", "", "."):
-        with pytest.raises(TeacherError, match="there is no file"):
+        with pytest.raises(TeacherError, match=r"no such file: .*@CHECKPOINT"):
             load_teacher(f"timm:test_resnet@{missing}")
 
 

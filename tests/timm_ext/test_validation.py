@@ -18,7 +18,7 @@ from tests.tiny import make_set
 from timm_ext import create_dataset
 from timm_ext.datasets import training_dataset
 
-SAID = "Accuracies will be those on training images"
+SAID = "training images"
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Log lines that appear once, however many processes train."""
+"""Logging on the first process only."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ _logger = logging.getLogger("timm_ext")
 
 
 def is_primary() -> bool:
-    """Whether this is the first process of a training, or the only one."""
+    """Whether this is the first process, or the only one."""
     distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
     return not distributed or torch.distributed.get_rank() == 0
 
 
 def log_on_primary(message: str, level: int = logging.INFO) -> None:
-    """Log `message`; in distributed training only the first process does."""
+    """Log `message` on the first process only."""
     if is_primary():
         _logger.log(level, message)
