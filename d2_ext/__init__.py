@@ -1,13 +1,13 @@
-"""Detectron2 with ImageNet+: any timm network as a backbone, checkpoints, and pretraining.
+"""ImageNet+ for Detectron2: timm networks as backbones, checkpoints, and pretraining.
 
 Importing this package registers its backbones and its classifier with Detectron2, adds
-``imagenet-plus://`` addresses to its `PathManager`, and lets `DetectionCheckpointer` load them.
+``imagenet-plus://`` addresses to `PathManager`, and lets `DetectionCheckpointer` load them.
 LazyConfig files import it themselves; for yacs files and an unmodified ``tools/train_net.py``::
 
     DETECTRON2_ENV_MODULE=d2_ext python tools/train_net.py --config-file mask_rcnn.yaml
 """
 
-from d2_ext.environment import setup_environment  # isort: skip  Detectron2 may ask for it next
+from d2_ext.environment import setup_environment  # isort: skip  Detectron2's import may need it
 
 try:
     import detectron2  # noqa: F401

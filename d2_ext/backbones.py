@@ -1,4 +1,4 @@
-"""Any timm architecture as a backbone of Detectron2, alone and under a feature pyramid."""
+"""Any timm network as a Detectron2 backbone, alone or with a feature pyramid."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ __all__ = [
 ]
 
 SINGLE_SCALE = "last_feat"
-"""What Detectron2 calls the feature of a network that has only one, such as a ViT."""
+"""Detectron2's name for the feature of a single-scale network, such as a ViT."""
 
 _WEIGHTS = "give MODEL.WEIGHTS (lazy: train.init_checkpoint) as imagenet-plus://PATH"
 _FEATURES = "give MODEL.DR_TIMM.OUT_FEATURES (lazy: out_features)"
@@ -38,7 +38,7 @@ _FREEZING = "give MODEL.BACKBONE.FREEZE_AT (lazy: freeze_at)"
 _RESERVED = {
     "pretrained": _WEIGHTS,
     "checkpoint_path": _WEIGHTS,
-    "features_only": "a backbone always has features only",
+    "features_only": "it is always set",
     "out_indices": _FEATURES,
     "frozen_stages": _FREEZING,
     "norm_eval": "give MODEL.DR_TIMM.NORM (lazy: norm) as 'FrozenBN'",
@@ -46,31 +46,30 @@ _RESERVED = {
 
 
 class TimmBackbone(Backbone):
-    """A timm network without its classifier, under Detectron2's names for features.
+    """A timm network without classifier, with Detectron2's names for features.
 
-    ``res2`` is the first feature with a stride of 4 or more, ``res3`` the next and so on, whatever
-    the architecture; networks of one scale (ViT) give ``last_feat``. Images of any size are taken,
-    and Detectron2 pads them to multiples of `size_divisibility`. Whether weights were loaded is
-    checked: see `d2_ext.checkpoints`.
+    ``res2`` is the first feature with stride 4 or more, ``res3`` the next and so on, for all
+    architectures; single-scale networks (ViT) give ``last_feat``. Images may have any size;
+    Detectron2 pads them to multiples of `size_divisibility`. `d2_ext.checkpoints` checks that
+    weights were loaded.
 
     Args:
-        model: A model of timm, or one of `dr_models` (``cvnets_resnet50``).
-        out_features: Names of the features to give; None or nothing for all.
-        freeze_at: As Detectron2 counts: 0 trains all, 1 freezes the stem, k the stem and the first
-            k - 1 stages (blocks, where there is one scale). Their batch normalisation is frozen.
-        norm: ``""`` or ``"BN"`` for normalisation as timm has it; ``"FrozenBN"`` or ``"SyncBN"``
-            convert batch normalisation, as in Detectron2's own networks.
-        grad_checkpointing: Compute activations again in the backward pass, to save memory.
+        model: Name of a timm model, or of one from `dr_models` (``cvnets_resnet50``).
+        out_features: Names of the features to return; all if None or empty.
+        freeze_at: As in Detectron2: 0 trains all, 1 freezes the stem, k the stem and the first
+            k - 1 stages (blocks of single-scale networks), with their batch normalisation.
+        norm: ``""`` or ``"BN"`` keep timm's normalisation; ``"FrozenBN"`` or ``"SyncBN"`` convert
+            batch normalisation, as in Detectron2's own networks.
+        grad_checkpointing: Recompute activations in the backward pass, to save memory.
         **options: For `timm.create_model`, such as ``drop_path_rate`` and ``output_stride``.
 
     Attributes:
         network: The `dr_models.FeatureBackbone`.
-        input_format: Order of channels that the configuration feeds, if it was built from one.
-        has_last_stage: Whether the network was built to its end, for the last of its features.
+        input_format: Channel order in the configuration it was built from; None without one.
+        has_last_stage: Whether the network includes its last stage.
 
     Raises:
-        ConfigError: `norm` is not one of these, a feature does not exist, or an option is one that
-            another argument decides.
+        ConfigError: Unknown `norm` or feature, or an option that another argument sets.
         BackboneError: See `FeatureBackbone`.
         ImportError: timm is not installed.
 
@@ -124,7 +123,7 @@ class TimmBackbone(Backbone):
 
     @property
     def size_divisibility(self) -> int:
-        """The largest stride; sides that it divides give features of exactly side / stride."""
+        """The largest stride."""
         return self._size_divisibility
 
     def output_shape(self) -> dict[str, ShapeSpec]:
@@ -140,7 +139,7 @@ class TimmBackbone(Backbone):
         """Map normalised images ``[B, 3, H, W]`` to features ``[B, C, H / stride, W / stride]``.
 
         Raises:
-            CheckpointError: In training, if layers are frozen that nothing was loaded into.
+            CheckpointError: In training, if frozen layers have no loaded weights.
         """
         if not torch.jit.is_scripting():
             self._refuse_frozen_noise()
@@ -155,9 +154,9 @@ class TimmBackbone(Backbone):
             return
         if self.freeze_at > 0 or self.norm == "FrozenBN":
             raise CheckpointError(
-                f"no weights were loaded into {self.network.model}, of which layers are frozen "
-                f"(MODEL.BACKBONE.FREEZE_AT is {self.freeze_at}, MODEL.DR_TIMM.NORM is "
-                f"{self.norm!r}). Give a checkpoint, MODEL.WEIGHTS (lazy: train.init_checkpoint) "
+                f"no weights were loaded into {self.network.model}, but some of its layers are "
+                f"frozen (MODEL.BACKBONE.FREEZE_AT is {self.freeze_at}, MODEL.DR_TIMM.NORM is "
+                f"{self.norm!r}). Set MODEL.WEIGHTS (lazy: train.init_checkpoint) to "
                 f"imagenet-plus://PATH; to train from scratch, set FREEZE_AT to 0 and NORM to "
                 f"'SyncBN' or ''; after copying weights into it, call d2_ext.mark_loaded(model)"
             )
@@ -184,12 +183,12 @@ def build_dr_timm_backbone(cfg: Any, input_shape: ShapeSpec) -> TimmBackbone:
 
 @BACKBONE_REGISTRY.register()
 def build_dr_timm_fpn_backbone(cfg: Any, input_shape: ShapeSpec) -> FPN:
-    """Build the network of ``MODEL.DR_TIMM`` and a feature pyramid of ``MODEL.FPN`` on it.
+    """Build the network of ``MODEL.DR_TIMM`` with the feature pyramid of ``MODEL.FPN``.
 
-    Its features are p2 to p6, as those of Detectron2's ``build_resnet_fpn_backbone``.
+    Its features are p2 to p6, as in Detectron2's ``build_resnet_fpn_backbone``.
 
     Raises:
-        ConfigError: See `TimmBackbone`; or the network has features of one scale only.
+        ConfigError: See `TimmBackbone`; or the network has a single scale.
 
     Example:
         >>> cfg.MODEL.BACKBONE.NAME = "build_dr_timm_fpn_backbone"  # doctest: +SKIP
@@ -199,7 +198,7 @@ def build_dr_timm_fpn_backbone(cfg: Any, input_shape: ShapeSpec) -> FPN:
 
 @BACKBONE_REGISTRY.register()
 def build_dr_retinanet_timm_fpn_backbone(cfg: Any, input_shape: ShapeSpec) -> FPN:
-    """Build what `build_dr_timm_fpn_backbone` does, with the levels that RetinaNet has: p3 to p7.
+    """Like `build_dr_timm_fpn_backbone`, with RetinaNet's levels p3 to p7.
 
     Raises:
         ConfigError: See `build_dr_timm_fpn_backbone`.
@@ -218,10 +217,10 @@ def build_dr_retinanet_timm_fpn_backbone(cfg: Any, input_shape: ShapeSpec) -> FP
 
 @BACKBONE_REGISTRY.register()
 def build_dr_timm_simple_fpn_backbone(cfg: Any, input_shape: ShapeSpec) -> SimpleFeaturePyramid:
-    """Build a network of one scale (ViT) of ``MODEL.DR_TIMM`` and ViTDet's simple feature pyramid.
+    """Build the single-scale network (ViT) of ``MODEL.DR_TIMM`` with ViTDet's simple pyramid.
 
     Raises:
-        ConfigError: See `TimmBackbone`; or the network is a pyramid already.
+        ConfigError: See `TimmBackbone`; or the network has several scales.
 
     Example:
         >>> cfg.MODEL.BACKBONE.NAME = "build_dr_timm_simple_fpn_backbone"  # doctest: +SKIP
@@ -236,8 +235,8 @@ def _from_config(cfg: Any, input_shape: ShapeSpec, features: Sequence[str]) -> T
     node = timm_node(cfg)
     if input_shape.channels != 3:
         raise ConfigError(
-            f"MODEL.PIXEL_MEAN has {input_shape.channels} numbers; the networks of MODEL.DR_TIMM "
-            f"take RGB images, so 3 were expected"
+            f"MODEL.PIXEL_MEAN has {input_shape.channels} numbers; expected 3, since the networks "
+            f"of MODEL.DR_TIMM take RGB images"
         )
     backbone = TimmBackbone(
         node.NAME,
@@ -256,7 +255,7 @@ def _fpn(cfg: Any, input_shape: ShapeSpec, top: Any) -> FPN:
     names = _feature_names(node.NAME, timm_options(node))
     if list(names) == [SINGLE_SCALE]:
         raise ConfigError(
-            f"{node.NAME} has features of one scale only; set MODEL.BACKBONE.NAME to "
+            f"{node.NAME} has a single scale; set MODEL.BACKBONE.NAME to "
             f"'build_dr_timm_simple_fpn_backbone'"
         )
     if not neck.IN_FEATURES:
@@ -283,7 +282,7 @@ def _feature_backbone() -> type[FeatureBackbone]:
 
 
 def _feature_names(model: str, options: dict[str, Any]) -> dict[str, int]:
-    """The number, in timm, of each feature, by Detectron2's name."""
+    """Map Detectron2's names of features to timm's indices."""
     try:
         with torch.device("meta"):
             network = _feature_backbone()(model, **options)
@@ -301,7 +300,7 @@ def _check_options(options: dict[str, Any]) -> None:
     for name, remedy in _RESERVED.items():
         if name in options:
             raise ConfigError(
-                f"MODEL.DR_TIMM.OPTIONS.{name} (lazy: {name}) is not for here: {remedy}"
+                f"MODEL.DR_TIMM.OPTIONS.{name} (lazy: {name}) cannot be set: {remedy}"
             )
 
 

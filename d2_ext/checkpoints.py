@@ -1,8 +1,8 @@
-"""ImageNet+ checkpoints where Detectron2 expects its own: ``imagenet-plus://PATH?source=&arch=``.
+"""ImageNet+ checkpoints in place of Detectron2's: ``imagenet-plus://PATH?source=&arch=``.
 
-`DetectionCheckpointer` only warns when nothing in a file fits the model, and training goes on from
-random weights. What begins with ``imagenet-plus://`` is therefore loaded here: whole, and checked
-against the model's input, or not at all.
+`DetectionCheckpointer` only warns when nothing in a file fits the model, and trains from random
+weights. ``imagenet-plus://`` addresses are therefore loaded here: the whole backbone, with a check
+of the model's input, or an error.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from d2_ext.backbones import TimmBackbone
 from d2_ext.classifier import ReinforcedClassifier
 from d2_ext.inputs import check_inputs
 from d2_ext.last_stage import find_last_stages, timm_last_stage
-from d2_ext.messages import logger
+from d2_ext.log import logger
 from d2_ext.resnets import resnet_parts
 from dr_models.checkpoints import BackboneWeights, CheckpointLocation, load_backbone
 from dr_models.checkpoints.location import SCHEME
@@ -44,17 +44,17 @@ _MARK = "_loads_imagenet_plus"
 
 
 class ImageNetPlusHandler(PathHandler):
-    """Gives ``imagenet-plus://`` addresses as local files in Detectron2's layout.
+    """Resolves ``imagenet-plus://`` addresses to local files in Detectron2's layout.
 
-    This is for programs that read files through `PathManager`. `DetectionCheckpointer` needs to
-    know the model besides, see `load_reinforced`.
+    This is for programs that read files through `PathManager`. `DetectionCheckpointer` uses
+    `load_reinforced`, which also knows the model.
     """
 
     def _get_supported_prefixes(self) -> list[str]:
         return [SCHEME]
 
     def _get_local_path(self, path: str, force: bool = False, **kwargs: Any) -> str:
-        """Convert a plain ResNet to a temporary file, which Detectron2 reads as its own.
+        """Convert a plain ResNet to a temporary file that Detectron2 reads as its own.
 
         Raises:
             CheckpointError: See `load_backbone`.
@@ -63,7 +63,7 @@ class ImageNetPlusHandler(PathHandler):
 
     def _open(self, path: str, mode: str = "r", buffering: int = -1, **kwargs: Any) -> Any:
         if mode != "rb":
-            raise CheckpointError(f"{path} can only be read, as bytes: mode is {mode!r}")
+            raise CheckpointError(f"{path} can only be read with mode 'rb', not {mode!r}")
         return open(self._get_local_path(path), mode)
 
     def _isfile(self, path: str, **kwargs: Any) -> bool:
@@ -73,11 +73,11 @@ class ImageNetPlusHandler(PathHandler):
 
 
 def register_checkpoints() -> None:
-    """Teach `PathManager` and `DetectionCheckpointer` the addresses; a second call changes nothing.
+    """Let `PathManager` and `DetectionCheckpointer` read the addresses; idempotent.
 
-    One method is replaced, `DetectionCheckpointer.load`, because nothing else knows both the model
-    and the address, and because Detectron2's main branch takes the options off an address before a
-    handler sees it. Other addresses go to the original.
+    One method is replaced, `DetectionCheckpointer.load`, because only it has both the model and the
+    address, and because Detectron2's main branch strips the options from an address before a
+    handler sees it. Other addresses are passed to the original.
 
     Example:
         >>> register_checkpoints()
@@ -107,23 +107,23 @@ def _loading(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def load_reinforced(model: nn.Module, address: str, trainer: Any = None) -> list[BackboneWeights]:
-    """Load a checkpoint into the backbone of a model, whole or not at all.
+    """Load a checkpoint into the whole backbone of a model, or raise.
 
-    `DetectionCheckpointer.load` calls this for addresses that begin with ``imagenet-plus://``.
+    `DetectionCheckpointer.load` calls this for ``imagenet-plus://`` addresses.
 
     Args:
-        model: With a `TimmBackbone`, a ResNet of Detectron2, or a `ReinforcedClassifier`.
-        address: See `CheckpointLocation.parse`; its path may be one that `PathManager` knows.
-        trainer: Whose configuration and data loader are looked at as well, see `check_inputs`.
+        model: Contains a `TimmBackbone` or a ResNet of Detectron2, or is a `ReinforcedClassifier`.
+        address: See `CheckpointLocation.parse`; its path may be one that `PathManager` resolves.
+        trainer: Its configuration and data loader are checked too, see `check_inputs`.
 
     Returns:
-        What was read, for each backbone.
+        The weights read, for each backbone.
 
     Raises:
         CheckpointError: The model has no such backbone; the checkpoint is of another network; a
-            tensor is missing, left over, or of another shape; the last stage of a C4 model, which
-            is in its heads, cannot be filled; the model is fed other images than those that the
-            network was trained on.
+            tensor is missing, unexpected, or of another shape; the last stage of a C4 model, in its
+            heads, cannot be filled; the model's input format is not the one the network was trained
+            with.
 
     Example:
         >>> (weights,) = load_reinforced(model, "imagenet-plus://best.pt")  # doctest: +SKIP
@@ -149,7 +149,7 @@ def load_reinforced(model: nn.Module, address: str, trainer: Any = None) -> list
         for part, state in parts.items():
             model.get_submodule(part).load_state_dict(state, strict=False)
         logger.info(
-            "%s: %s was loaded into %s, %d tensors",
+            "%s: loaded %s into %s, %d tensors",
             address,
             read.report.arch,
             " and ".join(part or "the model" for part in parts),
@@ -162,13 +162,13 @@ def load_reinforced(model: nn.Module, address: str, trainer: Any = None) -> list
 def _new_keys(
     model: nn.Module, location: CheckpointLocation, address: str
 ) -> Callable[[str], bool]:
-    """Whether the checkpoint may lack a tensor of the model."""
+    """A predicate: whether a tensor of the model may be missing in the checkpoint."""
     own = model.state_dict()
     for pattern in location.new_keys:
         if not fnmatch.filter(own, pattern):
             raise CheckpointError(
-                f"{address}: new_keys has {pattern!r}, which fits no tensor of the model; write "
-                f"names as its state_dict() does, such as {max(own, key=len)}"
+                f"{address}: new_keys has {pattern!r}, which matches no tensor of the model; use "
+                f"names of its state_dict(), such as {max(own, key=len)}"
             )
     return lambda name: any(fnmatch.fnmatchcase(name, pattern) for pattern in location.new_keys)
 
@@ -181,7 +181,7 @@ def _timm_parts(
     address: str,
     may_be_new: Callable[[str], bool],
 ) -> dict[str, Mapping[str, torch.Tensor]]:
-    """The tensors of a timm backbone, and of its last stage where heads have it."""
+    """Tensors for a timm backbone, and for its last stage if that is in the heads."""
     backbone = cast(TimmBackbone, model.get_submodule(name))
     network = backbone.network
     parts: dict[str, Mapping[str, torch.Tensor]] = {
@@ -195,17 +195,15 @@ def _timm_parts(
             parts[stage] = timm_last_stage(network.model, network.options, read.state, module)
         except BackboneError as error:
             raise CheckpointError(
-                f"{stage} would keep random weights, because {error} than a ResNet of "
-                f"Detectron2's. Set MODEL.RESNETS.STRIDE_IN_1X1 to False, from which that stage is "
-                f"built; if that does not help, use a feature pyramid (MODEL.BACKBONE.NAME "
-                f"'build_dr_timm_fpn_backbone'), or say that it is meant to be new: "
-                f"?new_keys={stage}.*"
+                f"{stage} would keep random weights: {error}. Set MODEL.RESNETS.STRIDE_IN_1X1 to "
+                f"False; if that does not help, use a feature pyramid (MODEL.BACKBONE.NAME "
+                f"'build_dr_timm_fpn_backbone'), or mark the stage as new: ?new_keys={stage}.*"
             ) from error
     return parts
 
 
 def local_location(address: str) -> CheckpointLocation:
-    """The checkpoint that an address names, with a path that this machine can open."""
+    """Parse an address, and resolve its path to a local file."""
     location = CheckpointLocation.parse(address)
     if "://" in location.path:
         return replace(location, path=PathManager.get_local_path(location.path))
@@ -223,9 +221,9 @@ def find_backbones(model: nn.Module, address: str) -> dict[str, nn.Module]:
     if not found:
         kind = type(getattr(model, "backbone", model)).__name__
         raise CheckpointError(
-            f"{address} has no place in {type(model).__name__}: its backbone is a {kind}. Set "
-            f"MODEL.BACKBONE.NAME to 'build_dr_timm_fpn_backbone' (lazy: d2_ext.TimmBackbone), or "
-            f"to Detectron2's 'build_resnet_fpn_backbone'"
+            f"{address} cannot be loaded into {type(model).__name__}: its backbone is a {kind}. "
+            f"Set MODEL.BACKBONE.NAME to 'build_dr_timm_fpn_backbone' (lazy: d2_ext.TimmBackbone), "
+            f"or to Detectron2's 'build_resnet_fpn_backbone'"
         )
     return found
 
@@ -244,23 +242,23 @@ def read_weights(backbone: nn.Module, location: CheckpointLocation) -> BackboneW
 
 
 def _check_loaded(checkpointer: DetectionCheckpointer, path: str) -> None:
-    """After Detectron2's own loading, which says nothing about a backbone without weights."""
+    """Check after Detectron2's own loading, which does not report a backbone without weights."""
     backbones = {
         name: module.network
         for name, module in checkpointer.model.named_modules()
         if isinstance(module, TimmBackbone)
     }
     empty = [name for name, network in backbones.items() if not network.is_loaded]
-    # Subclasses may load one of several models, such as a student whose teacher follows it.
+    # Subclasses may load one of several models, such as a student with an averaged teacher.
     if len(empty) < len(backbones) and type(checkpointer) is not DetectionCheckpointer:
         for name in empty:
-            logger.warning("%s does not hold the weights of %s, which keeps its own", path, name)
+            logger.warning("%s has no weights for %s, which keeps its own", path, name)
     elif empty:
         raise CheckpointError(
-            f"{path} does not hold all weights of {empty[0] or 'the model'} "
-            f"({backbones[empty[0]].model}): it would train from scratch. If the file is a "
-            f"checkpoint of a classifier, write {SCHEME}{path}; if the backbone was filled "
-            f"otherwise, call d2_ext.mark_loaded(model) first"
+            f"{path} does not have all weights of {empty[0] or 'the model'} "
+            f"({backbones[empty[0]].model}), which would train from scratch. If the file is a "
+            f"classifier's checkpoint, write {SCHEME}{path}; if you have copied weights into the "
+            f"backbone, call d2_ext.mark_loaded(model) first"
         )
 
 
@@ -272,8 +270,8 @@ def _folder() -> tempfile.TemporaryDirectory[str]:
 @functools.cache
 def _converted(address: str) -> str:
     read = load_backbone(local_location(address), to="detectron2")
-    # Detectron2 may execute what is in a .pkl, and takes one for a file of Caffe2 if it does not
-    # know better; a .pth it loads with torch.load, and matches names from their ends on request.
+    # Not .pkl, which Detectron2 unpickles, and takes for Caffe2's by default. It loads .pth with
+    # torch.load, and matches suffixes of names on request.
     path = Path(_folder().name, f"{len(list(Path(_folder().name).iterdir()))}.pth")
     torch.save({"model": read.state, "matching_heuristics": True}, path)
     return str(path)

@@ -1,4 +1,4 @@
-"""A classifier that Detectron2 trains on reinforced images, and whose backbone detectors take."""
+"""A classifier for pretraining on reinforced images in Detectron2."""
 
 from __future__ import annotations
 
@@ -30,31 +30,31 @@ _TOP = 255
 class ReinforcedClassifier(nn.Module):
     """A timm network with its classifier, trained by the KL divergence to stored answers.
 
-    Checkpoints hold the network under ``model.``, and its name and options beside it: as
-    ``imagenet-plus://OUTPUT_DIR/model_final.pth`` they are weights for the backbones of this
-    package and for Detectron2's ResNets.
+    Checkpoints hold the network's tensors, with the prefix ``model.``, and its name and options. As
+    ``imagenet-plus://OUTPUT_DIR/model_final.pth`` they load into the backbones of this package and
+    into Detectron2's ResNets.
 
     Args:
-        model: A model of timm, or one of `dr_models` (``cvnets_resnet50``).
-        num_classes: Those of the shard set.
-        pixel_mean: Subtracted from RGB images in 0 to 255; those that timm has for the model by
-            default. Others are refused, so that it stays known what a checkpoint was trained on.
-        pixel_std: Divides them afterwards; likewise.
-        norm: As for `TimmBackbone`.
-        temperature: That of the stored answers.
+        model: Name of a timm model, or of one from `dr_models` (``cvnets_resnet50``).
+        num_classes: The shard set's.
+        pixel_mean: For RGB images from 0 to 255; by default timm's for the model. Other values are
+            refused, because a checkpoint does not record them.
+        pixel_std: See `pixel_mean`.
+        norm: See `TimmBackbone`.
+        temperature: Of the stored answers.
         label_weight: See `KDLoss`.
-        grad_checkpointing: Compute activations again in the backward pass, to save memory.
+        grad_checkpointing: Recompute activations in the backward pass, to save memory.
         **options: For `timm.create_model`, such as ``drop_path_rate``.
 
     Attributes:
         model: The network.
-        name: Of the network.
+        name: Name of the network.
         options: The arguments for `timm.create_model`.
-        load_record: Whether weights were loaded into all of the network.
+        load_record: Records whether weights were loaded into all of the network.
 
     Raises:
         ConfigError: `model` or `norm` is unknown.
-        CheckpointError: `pixel_mean` or `pixel_std` is not that of the model.
+        CheckpointError: `pixel_mean` or `pixel_std` differs from the model's.
 
     Example:
         >>> classifier = ReinforcedClassifier("resnet18", num_classes=5).eval()
@@ -120,20 +120,20 @@ class ReinforcedClassifier(nn.Module):
         return self.pixel_mean.device
 
     def forward(self, batch: Any) -> Any:
-        """Loss in training, logits otherwise.
+        """Compute the loss in training, logits otherwise.
 
         Args:
             batch: From `build_reinforced_train_loader`, deferred or not; or, for inference, a
                 mapping with ``images``, uint8 ``[B, 3, H, W]``, or Detectron2's list of one mapping
-                for each image, with ``image`` of ``[3, H, W]`` from 0 to 255.
+                per image, with ``image`` of ``[3, H, W]`` from 0 to 255.
 
         Returns:
             In training ``{"loss_kd": scalar}``; else ``{"logits": [B, C]}``, or a list of
             ``{"logits": [C]}`` for a list.
 
         Raises:
-            CheckpointError: In training, if normalisation is frozen and nothing was loaded.
-            ConfigError: Classes or temperature are not those of the shard set.
+            CheckpointError: In training, if normalisation is frozen and no weights were loaded.
+            ConfigError: Number of classes or temperature differs from the shard set's.
         """
         if self.training:
             self._refuse_frozen_noise()
@@ -143,10 +143,10 @@ class ReinforcedClassifier(nn.Module):
         return [{"logits": self._logits(item["image"][None])[0]} for item in batch]
 
     def whole_state(self, state: Mapping[str, torch.Tensor], address: str) -> State:
-        """Check that a timm state dict is that of the whole network, classifier included.
+        """Check that a timm state dict fits the whole network, classifier included.
 
         Raises:
-            CheckpointError: A tensor is missing, left over, or has another shape.
+            CheckpointError: A tensor is missing, unexpected, or of another shape.
         """
         own = self.model.state_dict()
         wrong = {key for key in own if key not in state or state[key].shape != own[key].shape}
@@ -155,9 +155,8 @@ class ReinforcedClassifier(nn.Module):
         if wrong:
             raise CheckpointError(
                 f"{address} does not fit {self.name} with {self.num_classes} classes: "
-                f"{min(wrong)} and {len(wrong) - 1} others are missing, left over or of another "
-                f"shape. Set MODEL.DR_TIMM.NAME and MODEL.DR_TIMM.NUM_CLASSES to what it was "
-                f"trained as"
+                f"{min(wrong)} and {len(wrong) - 1} others are missing, unexpected or of another "
+                f"shape. Set MODEL.DR_TIMM.NAME and MODEL.DR_TIMM.NUM_CLASSES to the checkpoint's"
             )
         return state
 
@@ -177,26 +176,26 @@ class ReinforcedClassifier(nn.Module):
         if record.arch.partition(".")[0] != self.name.partition(".")[0]:
             raise CheckpointError(
                 f"the checkpoint holds {record.arch}, but MODEL.DR_TIMM.NAME (lazy: model) is "
-                f"{self.name!r}; set it to what was trained, or use another checkpoint"
+                f"{self.name!r}; set it to {record.arch}, or use another checkpoint"
             )
         check_options(record, self.options, "the checkpoint")
 
     def _refuse_frozen_noise(self) -> None:
         if self.norm == "FrozenBN" and not self.load_record.is_complete:
             raise CheckpointError(
-                f"no weights were loaded into {self.name}, whose batch normalisation is frozen "
-                f"(MODEL.DR_TIMM.NORM, lazy: norm, is 'FrozenBN'): it would not learn. To train "
-                f"from scratch set it to 'SyncBN' or ''; to go on from a checkpoint give "
-                f"MODEL.WEIGHTS (lazy: train.init_checkpoint) imagenet-plus://PATH; after copying "
-                f"weights into it, call d2_ext.mark_loaded(model)"
+                f"no weights were loaded into {self.name}, but its batch normalisation is frozen "
+                f"(MODEL.DR_TIMM.NORM, lazy: norm, is 'FrozenBN'). To train from scratch, set it "
+                f"to 'SyncBN' or ''; to start from a checkpoint, set MODEL.WEIGHTS (lazy: "
+                f"train.init_checkpoint) to imagenet-plus://PATH; after copying weights into it, "
+                f"call d2_ext.mark_loaded(model)"
             )
 
     def _losses(self, batch: Mapping[str, Any]) -> dict[str, torch.Tensor]:
         targets = batch["targets"]
         if targets.num_classes != self.num_classes:
             raise ConfigError(
-                f"MODEL.DR_TIMM.NUM_CLASSES (lazy: model.num_classes) is {self.num_classes}, but "
-                f"the shard set has {targets.num_classes} classes: set it to that"
+                f"MODEL.DR_TIMM.NUM_CLASSES (lazy: model.num_classes) is {self.num_classes}; the "
+                f"shard set has {targets.num_classes} classes: set it to that"
             )
         if targets.temperature not in (None, self.loss.temperature):
             raise ConfigError(
@@ -215,7 +214,7 @@ class ReinforcedClassifier(nn.Module):
 
 
 def _create(model: str, num_classes: int, **options: Any) -> Any:
-    from dr_models import create_classifier  # timm is loaded when the first network is asked for
+    from dr_models import create_classifier  # imports timm, which is an optional extra
 
     try:
         return create_classifier(model, num_classes, **options)
@@ -246,7 +245,7 @@ def _log_agreement(logits: torch.Tensor, labels: torch.Tensor) -> None:
     known = labels >= 0
     try:
         storage = get_event_storage()
-    except AssertionError:  # outside of a training loop of Detectron2
+    except AssertionError:  # outside Detectron2's training loops
         return
     if known.any():
         correct = logits.detach().argmax(dim=-1)[known] == labels[known]

@@ -1,4 +1,4 @@
-"""The keys of yacs configurations; LazyConfig files pass the same values as arguments."""
+"""Keys for yacs configurations; LazyConfig files pass the same values as arguments."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["add_dr_plugins_config", "reinforced_node", "timm_node", "timm_option
 
 
 def add_dr_plugins_config(cfg: Any) -> None:
-    """Add ``MODEL.DR_TIMM`` and ``REINFORCED``; a second call changes nothing.
+    """Add ``MODEL.DR_TIMM`` and ``REINFORCED``; idempotent.
 
     Args:
         cfg: A `CfgNode` of `detectron2.config.get_cfg`.
@@ -66,15 +66,15 @@ def _missing(node: str) -> ConfigError:
 
 def _timm() -> CfgNode:
     node = CfgNode()
-    # A model of timm, or one of dr_models (cvnets_resnet50).
+    # Name of a timm model, or of one from dr_models (cvnets_resnet50).
     node.NAME = "resnet50"
-    # Features that a backbone without neck gives; empty for all that it has.
+    # Features of a backbone without neck; empty for all.
     node.OUT_FEATURES = []
-    # "" or "BN" (as timm has it), "FrozenBN" or "SyncBN".
+    # "" or "BN" (timm's), "FrozenBN" or "SyncBN".
     node.NORM = ""
-    # Compute activations again in the backward pass, to save memory.
+    # Recompute activations in the backward pass, to save memory.
     node.GRAD_CHECKPOINTING = False
-    # Of classifiers only.
+    # For classifiers only.
     node.NUM_CLASSES = 1000
     # More arguments for timm.create_model, such as drop_path_rate and output_stride.
     node.OPTIONS = CfgNode(new_allowed=True)
@@ -83,28 +83,28 @@ def _timm() -> CfgNode:
 
 def _reinforced() -> CfgNode:
     node = CfgNode()
-    # The shard set of DATASETS.TRAIN, whose names are then folders of images, or
-    # torchvision:NAME:ROOT. The images of DATASETS.TEST are named likewise.
+    # The shard set. DATASETS.TRAIN and DATASETS.TEST then name folders of images, or
+    # torchvision:NAME:ROOT.
     node.SHARDS = ""
-    # A text file that names a folder in each line, in the order of the classes; needed where they
-    # are not numbered by name, or only some are there. Also for the images of DATASETS.TEST.
+    # A text file with one class folder per line, in label order; needed if folders are not numbered
+    # by name, or if some are missing. Also used for DATASETS.TEST.
     node.CLASS_MAP = ""
-    # Probability of a reinforcement; other images come plain.
+    # Probability of a reinforcement; other images are plain.
     node.P = 0.99
-    # Where the probability that is not stored goes: "smooth" or "zeros".
+    # How to spread the probability that is not stored: "smooth" or "zeros".
     node.DENSIFY = "smooth"
     # Of the choice of reinforcements and of the order of images.
     node.SEED = 0
-    # When a view is not what the teacher saw: "error", "warn" or "off".
+    # If a view is not what the teacher saw: "error", "warn" or "off".
     node.CHECK = "error"
-    # Side in pixels that the student sees; 0 takes that of the stored views.
+    # Side of the student's images in pixels; 0 for the size of the stored views.
     node.SIZE = 0
-    # Leave flips, RandAugment, erasing and mixing to the device of the model: of use for a GPU.
+    # Leave flips, RandAugment, erasing and mixing to the model's device, for GPUs.
     node.DEFER = False
-    # Part of the resized shorter side that the centre crop for evaluation keeps.
+    # Size of evaluation's centre crop as a fraction of the resized shorter side.
     node.CROP_PCT = 0.875
-    # That of the stored answers.
+    # Of the stored answers.
     node.TEMPERATURE = 1.0
-    # Share of the cross-entropy with the image's own label in the loss.
+    # Weight of the cross-entropy to the image's label in the loss.
     node.LABEL_WEIGHT = 0.0
     return node

@@ -24,15 +24,15 @@ Batch = dict[str, Any]
 
 
 class ReinforcedLoader:
-    """Reinforced batches without end, the same for the same iteration.
+    """An infinite loader of reinforced batches, which depend on the iteration only.
 
-    It begins with the iteration that the training loop is in, as Detectron2's `EventStorage` says,
-    so that a resumed training goes on with the images and views that come next.
+    It starts at the current iteration of Detectron2's `EventStorage`, so a resumed run continues
+    with the next images and views.
 
     Args:
         dataset: The images with their reinforcements.
-        batches: Which of them in which iteration.
-        num_workers: Processes that load images.
+        batches: The batches of each iteration.
+        num_workers: Number of worker processes.
 
     Yields:
         ``images``, uint8 ``[B, 3, H, W]`` or `DeferredViews`; ``targets``, `SparseTargets` of B.
@@ -51,14 +51,14 @@ class ReinforcedLoader:
 
     @property
     def iterations_per_epoch(self) -> int:
-        """Iterations until every image was seen."""
+        """Iterations per pass over the images."""
         return self.batches.iterations_per_epoch
 
     def __iter__(self) -> Iterator[Batch]:
-        # A generator, so that this runs at the first batch: some trainers ask for the iterator
-        # before they know where they resume.
+        # In a generator, this runs at the first batch: some trainers create the iterator before
+        # they know where they resume.
         iteration = _current_iteration()
-        # Its own: another iterator may be elsewhere, such as that of a second training.
+        # Copies, since another iterator may be in another epoch.
         dataset, batches = self.dataset.with_own_epoch(), copy.copy(self.batches)
         loader = DataLoader(
             dataset,
@@ -69,7 +69,7 @@ class ReinforcedLoader:
             persistent_workers=self.num_workers > 0,
         )
         while True:
-            # One pass for each epoch: workers that load ahead stay within it.
+            # One pass per epoch: prefetching workers stay within it.
             dataset.set_epoch(batches.go_to(iteration))
             for batch in loader:
                 yield batch
@@ -80,12 +80,12 @@ def _train_loader_from_config(cfg: Any, **kwargs: Any) -> dict[str, Any]:
     node = reinforced_node(cfg)
     if len(cfg.DATASETS.TRAIN) != 1:
         raise ConfigError(
-            f"DATASETS.TRAIN is {tuple(cfg.DATASETS.TRAIN)}; expected one folder of images, with a "
-            f"folder for each class in it (or torchvision:NAME:ROOT)"
+            f"DATASETS.TRAIN is {tuple(cfg.DATASETS.TRAIN)}; expected one folder of images, with "
+            f"one folder per class (or torchvision:NAME:ROOT)"
         )
     if not node.SHARDS:
         raise ConfigError(
-            "REINFORCED.SHARDS is empty; set it to the directory of the shard set of DATASETS.TRAIN"
+            "REINFORCED.SHARDS is empty; set it to the directory of DATASETS.TRAIN's shard set"
         )
     options = {
         "images": cfg.DATASETS.TRAIN[0],
@@ -121,24 +121,23 @@ def build_reinforced_train_loader(
     """Build the training loader of a `ReinforcedClassifier`, from arguments or from a yacs config.
 
     Args:
-        images: A folder with one folder for each class, ``torchvision:NAME:ROOT``, or what
-            `ReinforcedDataset` takes.
+        images: A folder with one folder per class, ``torchvision:NAME:ROOT``, or a dataset for
+            `ReinforcedDataset`.
         shards: The shard set.
-        total_batch_size: Images of one iteration, in all processes together.
-        class_map: Where `images` is a folder, see `open_source`.
+        total_batch_size: Batch size across all processes.
+        class_map: If `images` is a folder, see `open_source`.
         p: See `ReinforcedDataset`.
         densify: See `ReinforcedDataset`.
         seed: Of the choice of reinforcements and of the order of images.
         check: See `ReinforcedDataset`.
-        size: Side in pixels that the student sees; None takes that of the stored views.
-        defer: Leave flips, RandAugment, erasing and mixing to the device of the model: ``images``
-            are `DeferredViews` then, whose ``to(device)`` gives the images.
-        num_workers: Processes that load images, for each process that trains.
+        size: Side of the student's images in pixels; None for the size of the stored views.
+        defer: Leave flips, RandAugment, erasing and mixing to the model's device: ``images`` are
+            then `DeferredViews`, whose ``to(device)`` returns the images.
+        num_workers: Number of worker processes per training process.
 
     Raises:
-        ConfigError: A key is missing, the batch size does not fit, or views are to be resized and
-            deferred.
-        ReinforcementError: Images and shard set do not belong together; see `ReinforcedDataset`.
+        ConfigError: A missing key, an unsuitable batch size, or `defer` with another `size`.
+        ReinforcementError: Images and shard set do not match; see `ReinforcedDataset`.
 
     Example:
         >>> loader = build_reinforced_train_loader(                         # doctest: +SKIP
@@ -171,11 +170,11 @@ def build_reinforced_train_loader(
 def _current_iteration() -> int:
     try:
         return int(get_event_storage().iter)
-    except AssertionError:  # outside of a training loop
+    except AssertionError:  # outside a training loop
         return 0
 
 
 def _collate(samples: Sequence[tuple[torch.Tensor, SparseTargets]]) -> Batch:
-    """Join samples to what `ReinforcedClassifier` takes."""
+    """Collate samples into a batch for `ReinforcedClassifier`."""
     images, targets = ReinforcedDataset.collate(samples)
     return {"images": images, "targets": targets}

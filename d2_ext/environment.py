@@ -1,4 +1,4 @@
-"""Registration for tools that cannot import this package themselves."""
+"""Set-up for tools that do not import this package, such as ``tools/train_net.py``."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ __all__ = ["setup_environment"]
 
 
 def setup_environment() -> None:
-    """Let every `get_cfg()` know this package's keys.
+    """Add this package's keys to every `get_cfg()`.
 
-    Detectron2 calls this when it is imported with ``DETECTRON2_ENV_MODULE=d2_ext`` in the
-    environment, its own seam for such set-ups: with it an unmodified ``tools/train_net.py`` reads
-    yacs files that use this package.
+    Detectron2 calls this on import if ``DETECTRON2_ENV_MODULE=d2_ext`` is set, its hook for custom
+    set-up. An unmodified ``tools/train_net.py`` can then read yacs files that use this package.
 
     Example:
         >>> from detectron2.config import get_cfg
@@ -18,8 +17,7 @@ def setup_environment() -> None:
         >>> get_cfg().MODEL.DR_TIMM.NAME
         'resnet50'
     """
-    # Within the function: with that variable set, an import of Detectron2 leads here before it is
-    # finished itself.
+    # Imported here, because this may run while Detectron2 is still being imported.
     from detectron2.config.defaults import _C
 
     from d2_ext.config import add_dr_plugins_config

@@ -1,4 +1,4 @@
-"""What can be wrong with a configuration, besides the core's own errors."""
+"""Errors in configurations."""
 
 from __future__ import annotations
 
@@ -8,4 +8,4 @@ __all__ = ["ConfigError"]
 
 
 class ConfigError(ReinforcementError):
-    """A key of the configuration cannot be used as it is."""
+    """Invalid or contradictory settings; the message names the key."""

@@ -1,4 +1,4 @@
-"""Accuracy and calibration of a classifier, as an evaluator of Detectron2."""
+"""Detectron2 evaluator of a classifier's accuracy and calibration."""
 
 from __future__ import annotations
 
@@ -44,23 +44,23 @@ class ClassificationEvaluator(DatasetEvaluator):
         self._ranks: list[torch.Tensor] = []
 
     def process(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> None:
-        """Take a batch of `build_classification_test_loader` and what the classifier gave for it.
+        """Add a batch of `build_classification_test_loader` and the classifier's outputs.
 
         Raises:
-            DatasetMismatchError: A label is not one of the classes.
+            DatasetMismatchError: A label is out of range.
         """
         logits = outputs["logits"].detach().float()
         labels = inputs["labels"].to(logits.device)
         if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < logits.shape[1]:
             raise DatasetMismatchError(
-                f"labels from {int(labels.min())} to {int(labels.max())} for a classifier of "
-                f"{logits.shape[1]} classes; evaluate on images of the classes of its training"
+                f"labels from {int(labels.min())} to {int(labels.max())} for a classifier with "
+                f"{logits.shape[1]} classes; evaluate on images of the training classes"
             )
-        # What is not a number is never right, whatever it is compared with.
+        # Rows with NaN are never right.
         logits = logits.masked_fill(logits.isnan().any(dim=1, keepdim=True), float("nan"))
         own = logits.gather(1, labels[:, None])
-        # How many classes come before the right one; of equals, half of them, so that a constant
-        # answer is not right.
+        # How many classes rank before the right one; half of the equal ones do, so a constant
+        # output is not right.
         ahead = (logits > own).sum(dim=1) + ((logits == own).sum(dim=1) - 1).div(2).ceil()
         broken = own[:, 0].isnan()
         self._ranks.append(ahead.masked_fill(broken, logits.shape[1] + _TOP).cpu())
@@ -68,7 +68,7 @@ class ClassificationEvaluator(DatasetEvaluator):
         self._confidences.append(confidence.cpu())
 
     def evaluate(self) -> OrderedDict[str, dict[str, float]]:
-        """Return the metrics under ``classification``, in the main process; nothing in others.
+        """Return the metrics under ``classification``; empty except in the main process.
 
         Raises:
             DatasetMismatchError: There were no images.
@@ -81,7 +81,7 @@ class ClassificationEvaluator(DatasetEvaluator):
         if not ranks:
             raise DatasetMismatchError("there were no images to evaluate; see DATASETS.TEST")
         rank, confidence = torch.cat(ranks), torch.cat(confidences)
-        # Of each image only the chosen class matters: a column for it, and whether it is right.
+        # One column holds each image's top class, with label 0 if that is right.
         error = expected_calibration_error(confidence[:, None], (rank > 0).long(), self.bins)
         metrics = {
             "top1": 100 * (rank < 1).double().mean().item(),

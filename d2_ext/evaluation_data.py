@@ -1,4 +1,4 @@
-"""Images for evaluating a classifier in Detectron2's loops."""
+"""Evaluation images for a classifier in Detectron2's loops."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from torchvision.transforms.v2 import functional as transforms
 from d2_ext.config import reinforced_node
 from d2_ext.errors import ConfigError
 from dr_plugins import ImageSource, ShardSet
-from dr_plugins.errors import DatasetMismatchError
 from dr_plugins.images.sources import open_source
 from dr_plugins.replay.stored_policy import stored_policy
+from dr_plugins.training.contract import Contract
 
 __all__ = ["build_classification_test_loader"]
 
@@ -47,32 +47,34 @@ def build_classification_test_loader(
     crop_pct: float = 0.875,
     num_workers: int = 0,
 ) -> DataLoader[Any]:
-    """Build a loader for evaluation: resized by the shorter side, bilinear, and cropped.
+    """Build an evaluation loader: bilinear resize of the shorter side, and a centre crop.
 
     Args:
-        images: A folder with one folder for each class; ``torchvision:NAME:ROOT`` for the test
-            split of a torchvision dataset; or a dataset of (PIL image, label).
-        shards: The shard set that the model was trained on, to compare the names of classes with.
-        class_map: Where `images` is a folder, see `open_source`.
-        batch_size: Images of one batch of one process.
+        images: A folder with one folder per class, ``torchvision:NAME:ROOT`` for the test split of
+            a torchvision dataset, or a dataset of (PIL image, label).
+        shards: The training shard set, to compare class names with.
+        class_map: If `images` is a folder, see `open_source`.
+        batch_size: Batch size per process.
         size: Side of the crop in pixels.
-        crop_pct: Part of the resized shorter side that the crop keeps.
-        num_workers: Processes that load images.
+        crop_pct: Crop size as a fraction of the resized shorter side.
+        num_workers: Number of worker processes.
 
     Returns:
-        A loader of ``images``, uint8 ``[B, 3, size, size]``, and ``labels``, int64 ``[B]``. Each
-        process has its part of the images.
+        A loader of ``images``, uint8 ``[B, 3, size, size]``, and ``labels``, int64 ``[B]``, for
+        this process's share of the images.
 
     Raises:
         ConfigError: `crop_pct` is out of range.
-        DatasetMismatchError: No images are there, or they have other classes than the shard set.
+        DatasetMismatchError: There are no images, or they have other classes than the shard set.
 
     Example:
         >>> loader = build_classification_test_loader("imagenet/val", size=224)  # doctest: +SKIP
     """
     source = _open_test_source(images, class_map)
     if shards is not None:
-        _check_classes(source, shards)
+        contract = Contract(shards if isinstance(shards, ShardSet) else ShardSet(shards))
+        what = "the set of DATASETS.TEST (lazy: dataloader.test.images)"
+        contract.check_class_names(source.class_names, what)
     return DataLoader(
         _TestImages(source, size, crop_pct),
         batch_size=batch_size,
@@ -106,15 +108,3 @@ def _open_test_source(images: Any, class_map: str | None) -> ImageSource:
     if not isinstance(images, str):
         return ImageSource(images)
     return open_source(images, class_map, train=False)
-
-
-def _check_classes(source: ImageSource, shards: str | ShardSet) -> None:
-    if not isinstance(shards, ShardSet):
-        shards = ShardSet(shards)
-    expected, found = shards.manifest.settings.get("class_names"), source.class_names
-    if expected is not None and found is not None and list(expected) != found:
-        raise DatasetMismatchError(
-            f"the images of DATASETS.TEST (lazy: dataloader.test.images) have {len(found)} classes "
-            f"({', '.join(found[:3])}, ...), the shard set {len(expected)} "
-            f"({', '.join(expected[:3])}, ...); use images of the same classes"
-        )

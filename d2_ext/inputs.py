@@ -1,4 +1,4 @@
-"""The images that a model is fed, against those that its checkpoint was trained on."""
+"""Checks that a model's input format is the one its checkpoint was trained with."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import Any
 
 from torch import nn
 
-from d2_ext.messages import logger
+from d2_ext.log import logger
 from dr_models.checkpoints import InputConvention, check_convention
 from dr_plugins.errors import CheckpointError
 
 __all__ = ["check_inputs"]
 
 _TOP = 255  # Detectron2's images
-# The attributes by which Detectron2's data loaders, datasets and wrappers hold what they wrap.
+# Attributes in which Detectron2's data loaders, datasets and wrappers hold what they wrap.
 _WRAPPED = ("dataset", "_dataset", "_map_func", "_obj")
 
 
@@ -25,18 +25,17 @@ def check_inputs(
     trainer: Any = None,
     backbone: str = "",
 ) -> None:
-    """Refuse a model that feeds its backbone other images than the checkpoint was trained on.
+    """Refuse a model whose input format differs from the checkpoint's.
 
-    Mean and standard deviation are those of the meta architecture around the backbone; the order
-    of channels is what the model, its backbone, and the trainer's configuration and data loader
-    say.
+    Mean and std are taken from the meta architecture around the backbone; the channel order from
+    the model, its backbone, and the trainer's configuration and data loader.
 
     Args:
-        model: A meta architecture of Detectron2, or a module that holds one.
-        convention: Of the checkpoint.
-        address: Of the checkpoint, for messages.
+        model: A meta architecture of Detectron2, or a module that contains one.
+        convention: The checkpoint's input format.
+        address: The checkpoint's address, for messages.
         trainer: A trainer of Detectron2, if there is one.
-        backbone: Name of the backbone within the model.
+        backbone: Name of the backbone in the model.
 
     Raises:
         CheckpointError: They differ; the message has the values to set.
@@ -50,7 +49,8 @@ def check_inputs(
         )
     if not formats:
         logger.warning(
-            "%s was trained on RGB images; nothing tells what %s is fed: set INPUT.FORMAT to RGB",
+            "%s was trained on RGB images; the channel order of %s is unknown: set INPUT.FORMAT "
+            "to RGB",
             address,
             type(model).__name__,
         )
@@ -72,7 +72,7 @@ def check_inputs(
 
 
 def _mean_and_std(model: nn.Module, backbone: str) -> tuple[Any, Any]:
-    """Of the innermost module around the backbone that has them, which may itself be wrapped."""
+    """From the innermost module around the backbone that has them."""
     names = backbone.split(".") if backbone else []
     for depth in range(len(names), -1, -1):
         module = model.get_submodule(".".join(names[:depth]))
@@ -92,7 +92,7 @@ def _settings(convention: InputConvention) -> str:
 
 
 def _formats(model: nn.Module, trainer: Any) -> Iterator[tuple[str, str]]:
-    """Everything that states an order of channels, and what it states."""
+    """All settings of the channel order, and their values."""
     for name, module in model.named_modules():
         value = getattr(module, "input_format", None)
         if isinstance(value, str):
@@ -100,7 +100,7 @@ def _formats(model: nn.Module, trainer: Any) -> Iterator[tuple[str, str]]:
     config = getattr(trainer, "cfg", None)
     if config is not None and hasattr(config, "INPUT"):
         yield "INPUT.FORMAT", config.INPUT.FORMAT
-    # DefaultTrainer holds the trainer that has the loader.
+    # DefaultTrainer wraps the trainer with the loader.
     loader = getattr(getattr(trainer, "_trainer", trainer), "data_loader", None)
     value = _image_format(loader)
     if value is not None:

@@ -1,4 +1,4 @@
-"""The last stage of a network, which Detectron2's C4 models have in their heads."""
+"""The last stage of a network, which Detectron2's C4 models keep in their heads."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from dr_plugins.errors import BackboneError
 __all__ = ["LAST_STAGE", "find_last_stages", "timm_last_stage"]
 
 LAST_STAGE = "res5"
-"""What Detectron2 calls it, in its ResNets and in the heads."""
+"""Detectron2's name for it, in ResNets and in heads."""
 
 State = Mapping[str, torch.Tensor]
 Renamer = Callable[[str], str | None]
@@ -27,15 +27,15 @@ _SIZE, _TOLERANCE = 8, 1e-4
 
 
 def find_last_stages(model: nn.Module, backbones: Collection[str]) -> dict[str, str]:
-    """Last stages in heads, and for each the backbone that it belongs to.
+    """Find last stages in heads, and the backbone of each.
 
     Args:
         model: The whole model.
         backbones: Names of the backbones in it.
 
     Returns:
-        Names of backbones by names of stages; of several backbones, such as a student's and a
-        teacher's, the one whose name begins like the stage's.
+        Names of backbones by names of stages. If there are several backbones, such as a student's
+        and a teacher's, the one that shares the longest prefix with the stage.
     """
     found = {}
     for name, module in model.named_modules():
@@ -46,7 +46,7 @@ def find_last_stages(model: nn.Module, backbones: Collection[str]) -> dict[str, 
 
 
 def _shared(one: str, other: str) -> int:
-    """How many parts of two names are the same, from the front."""
+    """Length of the common prefix of two dotted names, in parts."""
     pairs = zip(one.split("."), other.split("."), strict=False)
     return len(list(itertools.takewhile(lambda pair: pair[0] == pair[1], pairs)))
 
@@ -54,18 +54,18 @@ def _shared(one: str, other: str) -> int:
 def timm_last_stage(
     arch: str, options: Mapping[str, Any], state: State, stage: nn.Module
 ) -> dict[str, torch.Tensor]:
-    """Tensors for a stage of Detectron2's that make it compute what a timm network's last does.
+    """Tensors of a timm network's last stage, for Detectron2's.
 
-    Names and shapes show neither strides nor pooling, so that both stages are run and compared.
+    Names and shapes do not show strides or pooling, so both stages are run and compared.
 
     Args:
-        arch: The network, as timm calls it.
+        arch: timm's name of the network.
         options: Its arguments for `timm.create_model`.
         state: Its tensors.
-        stage: Of Detectron2's; it is not changed.
+        stage: Detectron2's stage; it is not changed.
 
     Raises:
-        BackboneError: The stage is another one, or computes something else.
+        BackboneError: The stages have different tensors, or compute different features.
     """
     _, _, rename = backbone_renamer("resnet50", "detectron2")  # all ResNets have the same names
     renamed = {rename(key): value for key, value in state.items()}
@@ -82,14 +82,18 @@ def timm_last_stage(
         if key not in own or key not in found or own[key].shape != found[key].shape
     ]
     if wrong:
-        raise BackboneError(f"the last stage of {arch} has other tensors ({wrong[0]})")
+        raise BackboneError(
+            f"the last stage of {arch} has other tensors than Detectron2's ({wrong[0]})"
+        )
     if not _computes_the_same(copy.deepcopy(stage), _last_stage(arch, options), rename):
-        raise BackboneError(f"the last stage of {arch} computes something else with its tensors")
+        raise BackboneError(
+            f"the last stage of {arch} computes something else than Detectron2's with its tensors"
+        )
     return found
 
 
 def _last_stage(arch: str, options: Mapping[str, Any]) -> nn.Module:
-    """Of the timm network, as it was trained: not dilated."""
+    """Of the timm network as trained: not dilated."""
     import timm
 
     kept = {key: value for key, value in options.items() if key != "output_stride"}
@@ -99,7 +103,7 @@ def _last_stage(arch: str, options: Mapping[str, Any]) -> nn.Module:
 
 
 def _computes_the_same(stage: nn.Module, reference: nn.Module, rename: Renamer) -> bool:
-    """Run both with the same tensors, drawn at random: those of a checkpoint may hide a branch."""
+    """Run both with the same random tensors; a checkpoint's might zero out a branch."""
     random = torch.Generator().manual_seed(0)
     drawn = {
         key: torch.rand(value.shape, generator=random) + 0.5

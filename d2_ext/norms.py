@@ -1,4 +1,4 @@
-"""Batch normalisation as Detectron2 configures it, in networks of timm."""
+"""Detectron2's settings of batch normalisation, for timm networks."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from d2_ext.errors import ConfigError
 __all__ = ["NORMS", "convert_norms"]
 
 NORMS = ("", "BN", "FrozenBN", "SyncBN")
-"""What ``MODEL.DR_TIMM.NORM`` may be."""
+"""Values of ``MODEL.DR_TIMM.NORM``."""
 
 
 def convert_norms(network: nn.Module, norm: str) -> None:
-    """Convert batch normalisation in place; that of frozen layers is frozen in any case.
+    """Convert batch normalisation in place; in frozen layers it is always frozen.
 
-    The converted layers are timm's, not Detectron2's: some of timm's hold the activation as well,
-    which Detectron2's conversion would lose.
+    The conversion is timm's, because some of timm's layers include the activation, which
+    Detectron2's would drop.
 
     Args:
-        network: Parameters that do not require gradients are taken for frozen.
+        network: A layer is frozen if its weight does not require gradients.
         norm: One of `NORMS`.
 
     Raises:
-        ConfigError: It is another one.
+        ConfigError: Unknown `norm`.
     """
     if norm not in NORMS:
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""Detectron2's own ResNets, filled from a checkpoint: every tensor has its place, or it fails."""
+"""Strict loading into Detectron2's own ResNets."""
 
 from __future__ import annotations
 
@@ -29,22 +29,22 @@ def resnet_parts(
     address: str,
     may_be_new: Callable[[str], bool],
 ) -> dict[str, State]:
-    """The tensors of one of Detectron2's ResNets, and of its last stage where heads have it.
+    """Tensors for one of Detectron2's ResNets, and for its last stage if that is in the heads.
 
     Args:
         model: The whole model.
-        name: Of the ResNet in it; empty if it is the model.
+        name: Name of the ResNet in it; empty if it is the model.
         stages: Names of the last stages in heads, from `find_last_stages`.
         weights: From `load_backbone`, converted for Detectron2.
-        address: Of the checkpoint, for messages.
-        may_be_new: Whether the checkpoint may lack a tensor of the model.
+        address: The checkpoint's address, for messages.
+        may_be_new: Whether a tensor of the model may be missing in the checkpoint.
 
     Returns:
-        For each module, by its name in the model, what is loaded into it.
+        Tensors by module name in the model.
 
     Raises:
-        CheckpointError: A tensor of the network or of the checkpoint is left over, or one has
-            another shape; or the network strides elsewhere or normalises with another eps.
+        CheckpointError: A tensor is missing, unexpected or of another shape; or the network has
+            strides in another place, or another eps of batch normalisation.
     """
     network = model.get_submodule(name)
     assert isinstance(network, ResNet)
@@ -96,9 +96,9 @@ def _check_keys(
     faults = [
         f"{text} {shorten(keys)}"
         for text, keys in (
-            ("it has no", missing),
-            ("the backbone has no", left_over),
-            ("other shapes have", shapes),
+            ("missing in the checkpoint:", missing),
+            ("missing in the backbone:", left_over),
+            ("of another shape:", shapes),
         )
         if keys
     ]
@@ -106,14 +106,14 @@ def _check_keys(
         settings = ", ".join(f"{key} {value}" for key, value in weights.report.model_kwargs.items())
         raise CheckpointError(
             f"{address} holds {weights.report.arch}, which does not fit {name or 'the backbone'}: "
-            f"{'; '.join(faults)}. Configure the backbone that it is for (yacs: {settings}; lazy: "
-            f"the same of model.backbone.bottom_up), use another checkpoint, or name the tensors "
-            f"that are meant to be new (?new_keys=NAME,... with wildcards)"
+            f"{'; '.join(faults)}. Configure the checkpoint's backbone (yacs: {settings}; lazy: "
+            f"the same of model.backbone.bottom_up), use another checkpoint, or list tensors that "
+            f"are meant to be new (?new_keys=NAME,... with wildcards)"
         )
 
 
 def _is_new(module: nn.Module, key: str) -> bool:
-    """Tensors that no checkpoint of a classifier has: counters, and offsets that start from 0."""
+    """Whether no classifier's checkpoint has a tensor: counters, and offsets that start at 0."""
     if is_counter(key):
         return True
     parent, _, leaf = key.rpartition(".conv2_offset.")
@@ -127,6 +127,6 @@ def _check_strides(stage: nn.Module, name: str, weights: BackboneWeights, addres
             raise CheckpointError(
                 f"{name} strides in the 1×1 convolution of its first block, but "
                 f"{weights.report.arch} of {address} was trained with strides in the 3×3: all "
-                f"tensors fit, and the features are wrong. Set MODEL.RESNETS.STRIDE_IN_1X1 to "
+                f"tensors fit, but features would be wrong. Set MODEL.RESNETS.STRIDE_IN_1X1 to "
                 f"False (lazy: model.backbone.bottom_up.stages.stride_in_1x1)"
             )

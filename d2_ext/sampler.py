@@ -1,4 +1,4 @@
-"""Which images a process sees in which iteration: a pure function of seed and iteration."""
+"""Batches of each process and iteration, as a pure function of seed and iteration."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ __all__ = ["EpochBatches"]
 
 
 class EpochBatches(Sampler[list[int]]):
-    """The batches of one process in one epoch, from any iteration of it.
+    """The batches of one process in one epoch, from any iteration on.
 
-    The images are permuted anew in each epoch, and each batch is dealt out to the processes, so
-    that no image is seen twice in an epoch. What does not fill a batch is left out.
+    Each epoch permutes the images, and each batch is split among the processes, so no image is seen
+    twice in an epoch. Incomplete batches are dropped.
 
     Args:
         size: Number of images.
-        total_batch_size: Images of one iteration, in all processes together.
+        total_batch_size: Batch size across all processes.
         seed: Of the permutations.
-        rank: This process.
+        rank: Rank of this process.
         world_size: Number of processes.
 
     Raises:
-        ConfigError: The batch is larger than the dataset, or cannot be dealt out evenly.
+        ConfigError: The batch is larger than the dataset, or cannot be split evenly.
 
     Example:
         >>> batches = EpochBatches(10, 4, rank=1, world_size=2)
@@ -53,15 +53,15 @@ class EpochBatches(Sampler[list[int]]):
 
     @property
     def iterations_per_epoch(self) -> int:
-        """Iterations until every image was seen, but for an incomplete batch."""
+        """Number of complete batches in an epoch."""
         return self.size // self.total_batch_size
 
     def locate(self, iteration: int) -> tuple[int, int]:
-        """The epoch of an iteration, and its number within the epoch; all counted from 0."""
+        """Return the epoch of an iteration, and its number within the epoch, both from 0."""
         return divmod(iteration, self.iterations_per_epoch)
 
     def go_to(self, iteration: int) -> int:
-        """Begin with this iteration, and return its epoch."""
+        """Start at this iteration, and return its epoch."""
         self.epoch, self.first = self.locate(iteration)
         return self.epoch
 

@@ -1,4 +1,4 @@
-"""A configuration that fits a checkpoint."""
+"""Sets a configuration up for a checkpoint."""
 
 from __future__ import annotations
 
@@ -28,26 +28,25 @@ _MODEL_ZOO = ("detectron2://", "catalog://")
 
 
 def use_checkpoint(cfg: Any, address: str | os.PathLike[str]) -> InputConvention:
-    """Name a checkpoint in a configuration, and feed the images that it was trained on.
+    """Set a checkpoint in a configuration, with the input format it was trained with.
 
     Sets, in a yacs configuration, ``MODEL.WEIGHTS``, ``MODEL.PIXEL_MEAN``, ``MODEL.PIXEL_STD`` and
     ``INPUT.FORMAT``; in a LazyConfig ``train.init_checkpoint``, the same of ``model``, and
     ``image_format`` of the mappers of ``dataloader``.
 
     Args:
-        cfg: A `CfgNode`, or a LazyConfig with ``model``, ``dataloader`` and ``train``. It is
-            changed. Its backbone must be configured already: what it builds decides how the
-            checkpoint is read.
-        address: ``imagenet-plus://PATH?source=...&arch=...``, or a path or URL alone, before which
-            ``imagenet-plus://`` is set.
+        cfg: A `CfgNode`, or a LazyConfig with ``model``, ``dataloader`` and ``train``; changed in
+            place. Configure its backbone before, since that decides how the checkpoint is read.
+        address: ``imagenet-plus://PATH?source=...&arch=...``, or a path or URL, which gets the
+            prefix ``imagenet-plus://``.
 
     Returns:
-        What was set.
+        The input format that was set.
 
     Raises:
-        CheckpointError: The checkpoint cannot be read, or is not one for this backbone; or the
-            address is one of Detectron2's model zoo.
-        ConfigError: The configuration is of neither kind.
+        CheckpointError: The checkpoint cannot be read, or does not fit the backbone; or the address
+            is one of Detectron2's model zoo.
+        ConfigError: The configuration is of another type.
 
     Example:
         >>> use_checkpoint(cfg, "best.pt")                                  # doctest: +SKIP
@@ -81,28 +80,28 @@ def use_checkpoint(cfg: Any, address: str | os.PathLike[str]) -> InputConvention
 def _with_scheme(address: str) -> str:
     if address.startswith(_MODEL_ZOO):
         raise CheckpointError(
-            f"{address} is a file of Detectron2's model zoo, which Detectron2 loads itself; set "
-            f"MODEL.WEIGHTS (lazy: train.init_checkpoint) to it, and the mean, std and order of "
-            f"channels that the zoo gives for it"
+            f"{address} is from Detectron2's model zoo, which Detectron2 loads itself; set "
+            f"MODEL.WEIGHTS (lazy: train.init_checkpoint) to it, and the mean, std and channel "
+            f"order that the zoo states for it"
         )
     return address if address.startswith(SCHEME) else f"{SCHEME}{address}"
 
 
 def _from_yacs(cfg: CfgNode) -> nn.Module:
-    """What a checkpoint is loaded into."""
+    """Build the module that the checkpoint is loaded into."""
     kind = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)
     if not isinstance(kind, type) or not issubclass(kind, ReinforcedClassifier):
         backbone: nn.Module = build_backbone(cfg)
         return backbone
     plain = cfg.clone()
     plain.defrost()
-    # Classifiers refuse other images than their own, and these are about to be set.
+    # Classifiers refuse other values than their own, and these are not set yet.
     plain.INPUT.FORMAT, plain.MODEL.PIXEL_MEAN, plain.MODEL.PIXEL_STD = "RGB", [], []
     return kind(plain)
 
 
 def _from_lazy(cfg: DictConfig) -> nn.Module:
-    """What a checkpoint is loaded into."""
+    """Build the module that the checkpoint is loaded into."""
     model = copy.deepcopy(cfg).model
     for node in _nodes(model):
         kind = node.get("_target_")
@@ -114,11 +113,11 @@ def _from_lazy(cfg: DictConfig) -> nn.Module:
 
 
 def _build(make: Callable[[], nn.Module]) -> nn.Module:
-    """Build a module to look at its kind; nothing is computed, and no random number is drawn."""
+    """Build a module to inspect it, without changing the state of random generators."""
     try:
         with torch.device("meta"):
             return make()
-    except RuntimeError:  # some networks compute with values of tensors while they are built
+    except RuntimeError:  # some networks use values of tensors while they are built
         with torch.random.fork_rng(devices=[]):
             return make()
 

@@ -1,4 +1,4 @@
-"""The simple feature pyramid of ViTDet: scales made from the last feature of a plain ViT."""
+"""ViTDet's simple feature pyramid, built from the last feature of a plain ViT."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from d2_ext.errors import ConfigError
 __all__ = ["SimpleFeaturePyramid"]
 
 _SCALES = (4.0, 2.0, 1.0, 0.5)
-_EPS = 1e-6  # of normalisation, as in the transformers below
+_EPS = 1e-6  # of normalisation, as in ViTs
 
 
 class SimpleFeaturePyramid(Backbone):
-    """Features p2 to p6 out of one (Li et al., 2022, arXiv 2203.16527, figure 2).
+    """Features p2 to p6 from a single one (Li et al., 2022, arXiv 2203.16527, figure 2).
 
-    The feature, of stride 16 say, is brought to strides 4, 8, 16 and 32 by transposed convolutions
-    or pooling, and each scale goes through a 1×1 and a 3×3 convolution with layer normalisation;
-    every second pixel of the last is the next, as in Detectron2's FPN. Detectron2's main branch has
-    a class of the same name and function, version 0.6 has none; weights have other names here.
+    Transposed convolutions or pooling rescale the feature, e.g. from stride 16 to strides 4, 8, 16
+    and 32; each scale gets a 1×1 and a 3×3 convolution with layer normalisation. The last level
+    subsamples the one before, as in Detectron2's FPN. Detectron2's main branch has the same class,
+    with other names of weights; version 0.6 does not.
 
     Args:
-        net: A backbone with one feature, whose stride is a power of 2 from 4 on.
+        net: A backbone with one feature, whose stride is a power of 2, at least 4.
         out_channels: Of each feature.
 
     Raises:
@@ -45,15 +45,15 @@ class SimpleFeaturePyramid(Backbone):
         shapes: dict[str, ShapeSpec] = net.output_shape()
         if len(shapes) != 1:
             raise ConfigError(
-                f"a simple feature pyramid is made from one feature, but the backbone gives "
+                f"a simple feature pyramid takes one feature, but the backbone has "
                 f"{', '.join(shapes)}; choose one, or set MODEL.BACKBONE.NAME to "
                 f"'build_dr_timm_fpn_backbone'"
             )
         ((self.in_feature, shape),) = shapes.items()
         if shape.stride < 4 or shape.stride & (shape.stride - 1):
             raise ConfigError(
-                f"the feature {self.in_feature!r} has a stride of {shape.stride}; a power of 2 "
-                f"from 4 on was expected, such as that of a ViT with patches of 16 pixels"
+                f"the feature {self.in_feature!r} has stride {shape.stride}; expected a power of 2 "
+                f"of at least 4, such as a ViT with patches of 16 pixels has"
             )
         self.net = net
         self.scales = nn.ModuleList(
@@ -70,7 +70,7 @@ class SimpleFeaturePyramid(Backbone):
 
     @property
     def size_divisibility(self) -> int:
-        """The stride of the last scale that is computed from all pixels."""
+        """The stride of the last scale before subsampling."""
         return list(self._strides.values())[-2]
 
     def output_shape(self) -> dict[str, ShapeSpec]:

@@ -1,4 +1,4 @@
-"""Detectron2's default trainer with reinforced images, for yacs configurations."""
+"""Detectron2's default trainer on reinforced images, for yacs configurations."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from dr_plugins.errors import CheckpointError
 
 __all__ = ["ReinforcedTrainer"]
 
-# Where Detectron2's main branch keeps the optimizer. Version 0.6 forgets it, and with it momentum.
+# Where Detectron2's main branch saves the optimizer's state; version 0.6 does not save it.
 _INNER = "_trainer"
 
 
 class ReinforcedTrainer(DefaultTrainer):
     """`DefaultTrainer` that trains and evaluates a `ReinforcedClassifier`.
 
-    ``DATASETS.TRAIN`` and ``DATASETS.TEST`` name folders of images, the node ``REINFORCED`` the
-    rest. LazyConfig files need no trainer of their own: they name the loaders.
+    ``DATASETS.TRAIN`` and ``DATASETS.TEST`` name folders of images; everything else is under
+    ``REINFORCED``. LazyConfig files do not need this class: they name the loaders.
 
     Raises:
-        ReinforcementError: Images, shard set and configuration do not belong together.
+        ReinforcementError: Images, shard set and configuration do not match.
 
     Example:
         >>> trainer = ReinforcedTrainer(cfg)                                # doctest: +SKIP
@@ -33,19 +33,19 @@ class ReinforcedTrainer(DefaultTrainer):
     """
 
     def __init__(self, cfg: Any) -> None:
-        # Images that cannot be evaluated on are told before training, not after the first part.
+        # Report unusable evaluation images before training.
         for name in cfg.DATASETS.TEST:
             self.build_test_loader(cfg, name)
         super().__init__(cfg)
 
     @classmethod
     def build_train_loader(cls, cfg: Any) -> Any:
-        """Build `build_reinforced_train_loader`."""
+        """See `build_reinforced_train_loader`."""
         return build_reinforced_train_loader(cfg)
 
     @classmethod
     def build_test_loader(cls, cfg: Any, dataset_name: str) -> Any:
-        """Build `build_classification_test_loader` of the folder."""
+        """See `build_classification_test_loader`; `dataset_name` is the folder."""
         return build_classification_test_loader(cfg, dataset_name)
 
     @classmethod
@@ -54,25 +54,25 @@ class ReinforcedTrainer(DefaultTrainer):
         return ClassificationEvaluator()
 
     def state_dict(self) -> dict[str, Any]:
-        """State to resume from, the optimizer's included."""
+        """State for resuming, including the optimizer's."""
         state: dict[str, Any] = super().state_dict()
         if _INNER not in state:
             state[_INNER] = self._trainer.state_dict()
         return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Resume from what `state_dict` gave.
+        """Restore a `state_dict`.
 
         Raises:
-            CheckpointError: The optimizer's state is not in it.
+            CheckpointError: It has no state of the optimizer.
         """
         super().load_state_dict(state_dict)
         if _INNER in super().state_dict():
             return  # done
         if _INNER not in state_dict:
             raise CheckpointError(
-                "the checkpoint to resume from has no state of the optimizer: it was written by "
-                "another trainer of Detectron2 0.6. Name it in MODEL.WEIGHTS and train without "
-                "--resume, in a new OUTPUT_DIR"
+                "the checkpoint to resume from has no state of the optimizer: another trainer of "
+                "Detectron2 0.6 wrote it. Set MODEL.WEIGHTS to it and train without --resume, in a "
+                "new OUTPUT_DIR"
             )
         self._trainer.load_state_dict(state_dict[_INNER])

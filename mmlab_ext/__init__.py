@@ -1,25 +1,24 @@
 """Dataset Reinforcement for MMEngine, MMDetection and MMSegmentation.
 
-One line of a config brings all of it::
+Add one line to a config::
 
     custom_imports = dict(imports=["mmlab_ext"])
 
-Importing this package registers it in MMEngine's root registries, where every ``default_scope``
-finds it:
+The import registers in MMEngine's root registries, which every ``default_scope`` falls back to:
 
-| registry | name | what it is |
+| registry | name | purpose |
 |---|---|---|
-| DATASETS | `ReinforcedDataset` | images with the teacher's stored answers, to train on |
-| DATASETS | `ImageFolder` | a folder for each class, to validate on |
-| MODELS | `TimmClassifier`, `TimmDataPreprocessor` | any network of timm, to pretrain |
-| MODELS | `KDLoss` | the loss of reinforced data |
-| MODELS | `TimmFeatures` | any network of timm as a backbone |
-| METRICS | `TopKAccuracy`, `ExpectedCalibrationError` | of classifiers |
-| HOOKS | `ReinforcementHook` | epochs, checks and records of training on reinforced data |
-| HOOKS | `ReinforcedBackboneHook` | loads a backbone, whole or not at all |
+| DATASETS | `ReinforcedDataset` | training images with the teacher's stored answers |
+| DATASETS | `ImageFolder` | validation images, one folder per class |
+| MODELS | `TimmClassifier`, `TimmDataPreprocessor` | pretraining any timm network |
+| MODELS | `KDLoss` | loss for reinforced data |
+| MODELS | `TimmFeatures` | any timm network as a backbone |
+| METRICS | `TopKAccuracy`, `ExpectedCalibrationError` | for classifiers |
+| HOOKS | `ReinforcementHook` | sets the epoch, checks the config and logs, for reinforced data |
+| HOOKS | `ReinforcedBackboneHook` | loads a whole backbone, or raises |
 
-Checkpoints written as ``imagenet-plus://PATH`` are read in ``init_cfg=dict(type="Pretrained")``,
-strictly; where MMEngine would only warn about what does not fit, they are refused.
+``init_cfg=dict(type="Pretrained")`` loads ``imagenet-plus://PATH`` checkpoints strictly. Where
+MMEngine would only warn about a mismatch, they are refused.
 """
 
 from __future__ import annotations

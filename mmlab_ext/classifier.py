@@ -1,4 +1,4 @@
-"""Any network of timm as a classifier that MMEngine's Runner trains."""
+"""Any timm network as a classifier for MMEngine's Runner."""
 
 from __future__ import annotations
 
@@ -24,28 +24,28 @@ _TOLERANCE = 0.3  # of 255: configs round
 
 @MODELS.register_module()
 class TimmClassifier(BaseModel):
-    """A classifier of timm, trained on teachers' answers or on labels.
+    """A timm classifier, trained on a teacher's answers or on labels.
 
-    Its checkpoints can be used wherever this package reads one: as a classifier, and as a backbone.
+    Its checkpoints load as classifiers and as backbones.
 
     Args:
-        model: A model of timm, or one of `dr_models` (``cvnets_resnet50``).
+        model: Name of a timm model, or of one from `dr_models` (``cvnets_resnet50``).
         num_classes: At least 1.
         loss: A loss that takes ``(logits, targets)``; by default `KDLoss`.
-        data_preprocessor: Settings of `TimmDataPreprocessor`, or another one. Mean and std are
-            those that timm states for the model; others are refused, because a checkpoint does not
-            record what it was trained on.
-        grad_checkpointing: Compute activations again in the backward pass, to save memory.
-        sync_bn: Take the statistics of batch normalisation over all processes. MMEngine's own
-            setting of that name would remove activations of some networks, and is then refused.
+        data_preprocessor: Settings of `TimmDataPreprocessor`, or another preprocessor. Mean and std
+            default to timm's for the model; others are refused, because a checkpoint does not
+            record them.
+        grad_checkpointing: Recompute activations in the backward pass, to save memory.
+        sync_bn: Synchronise batch normalisation across processes. MMEngine's own ``sync_bn``
+            removes activations of some networks, and is refused for those.
         init_cfg: ``dict(type="Pretrained", checkpoint="imagenet-plus://PATH")`` for a whole
-            classifier; `ReinforcedBackboneHook` leaves out the last layer.
+            classifier; `ReinforcedBackboneHook` loads all but the last layer.
         **kwargs: For `timm.create_model`, such as ``drop_path_rate``.
 
     Attributes:
         model: The network.
         arch: Its name.
-        num_classes: Of its answers.
+        num_classes: Number of classes.
         options: The arguments for `timm.create_model`.
 
     Raises:
@@ -74,7 +74,7 @@ class TimmClassifier(BaseModel):
         _check_inputs(self.data_preprocessor, network)
         self.arch, self.num_classes, self.options = model, num_classes, kwargs
         self.model = network
-        # timm has initialised it; MMEngine would call timm's method of the same name once more.
+        # timm has initialised it; MMEngine would call timm's `init_weights` again.
         self.model.is_init = True
         self.loss_module = (
             loss if isinstance(loss, nn.Module) else MODELS.build(dict(loss or {"type": "KDLoss"}))
@@ -108,20 +108,20 @@ class TimmClassifier(BaseModel):
         targets: SparseTargets | torch.Tensor | None = None,
         mode: str = "tensor",
     ) -> Any:
-        """Answer to normalised images.
+        """Run the network on normalised images.
 
         Args:
             inputs: float ``[B, 3, H, W]``.
             data_samples: Of the images; `predict` writes into them.
-            targets: What the loss takes; from the data preprocessor.
+            targets: For the loss; from the data preprocessor.
             mode: ``tensor``, ``loss`` or ``predict``.
 
         Returns:
             Logits ``[B, num_classes]``; ``dict(loss=...)``; or samples with predictions.
 
         Raises:
-            ConfigError: Loss without targets.
-            ValueError: Another mode.
+            ConfigError: Mode ``loss`` without targets.
+            ValueError: Unknown mode.
         """
         if mode == "tensor":
             return self.model(inputs)
@@ -134,7 +134,7 @@ class TimmClassifier(BaseModel):
     def loss(
         self, inputs: torch.Tensor, targets: SparseTargets | torch.Tensor | None
     ) -> dict[str, torch.Tensor]:
-        """Return the loss of a batch, as ``loss``."""
+        """Return ``dict(loss=...)`` of a batch."""
         if targets is None:
             raise ConfigError(
                 "model.data_preprocessor gives no targets; use dict(type='TimmDataPreprocessor') "
@@ -154,7 +154,7 @@ class TimmClassifier(BaseModel):
 
 
 def _create(model: str, num_classes: int, **kwargs: Any) -> Any:
-    from dr_models import create_classifier  # timm is loaded when the first network is asked for
+    from dr_models import create_classifier  # imports timm, which is an optional extra
 
     try:
         return create_classifier(model, num_classes, **kwargs)
@@ -181,7 +181,7 @@ def _check_inputs(preprocessor: Any, network: Any) -> None:
         given = getattr(preprocessor, name).flatten()
         if (given - stated).abs().max() > _TOLERANCE:
             raise ConfigError(
-                f"model.data_preprocessor.{name} is {given.tolist()}, but timm states "
-                f"{stated.tolist()} for this model, and a checkpoint does not record another one; "
-                f"leave it out, or use a model that states it (cvnets_*: mean 0 and std 255)"
+                f"model.data_preprocessor.{name} is {given.tolist()}, but timm's config of this "
+                f"model has {stated.tolist()}, and checkpoints do not record it; leave it out, or "
+                f"use a model that has it (cvnets_*: mean 0 and std 255)"
             )

@@ -1,4 +1,4 @@
-"""Datasets for MMEngine's data loaders: reinforced to train on, plain to validate on."""
+"""Datasets for MMEngine's data loaders: reinforced for training, plain for validation."""
 
 from __future__ import annotations
 
@@ -25,24 +25,24 @@ Item = dict[str, Any]
 
 @DATASETS.register_module()
 class ReinforcedDataset(Dataset[Item]):
-    """Images with one of their stored augmentations each, and the teacher's answer to it.
+    """Images, each as one of its stored views with the teacher's answer.
 
-    Needs `ReinforcementHook` among the ``default_hooks``, which tells it the epoch.
+    Requires `ReinforcementHook` in ``default_hooks``, which sets the epoch.
 
     Args:
-        images: A folder with one folder for each class, ``torchvision:NAME:ROOT``, or the config of
-            an OpenMMLab dataset that lists the images (its pipeline may only load them).
+        images: A folder with one folder per class, ``torchvision:NAME:ROOT``, or the config of an
+            OpenMMLab dataset that lists the images (its pipeline may only load them).
         shards: Directory of the shard set.
-        p: Probability of a reinforcement, within ``[0, 1]``; the other images come plain, with
-            their label.
-        densify: Where the probability that is not stored goes: ``smooth`` or ``zeros``.
+        p: Probability of a reinforcement, within ``[0, 1]``; other images are plain, with their
+            label.
+        densify: How to spread the probability that is not stored: ``smooth`` or ``zeros``.
         seed: Of the choice of reinforcements, at least 0.
-        check: When a view is not what the teacher saw: ``error``, ``warn`` or ``off``.
-        size: (height, width) in pixels that views are resized to; None keeps the stored size.
-        defer: Leave flips, RandAugment, erasing and mixing to the device of the model: ``inputs``
-            are `dr_plugins.replay.deferred.DeferredViews` then, which `TimmDataPreprocessor` takes.
+        check: If a view is not what the teacher saw: ``error``, ``warn`` or ``off``.
+        size: (height, width) in pixels to resize views to; None keeps the stored size.
+        defer: Leave flips, RandAugment, erasing and mixing to the model's device: ``inputs`` are
+            then `dr_plugins.replay.deferred.DeferredViews`, which `TimmDataPreprocessor` takes.
         gt_score: Add the dense target to each sample, for mmpretrain's heads.
-        class_map: File with one class folder per line, in label order, where the folder holds only
+        class_map: File with one class folder per line, in label order, for a folder that has only
             some of the classes.
         pipeline: Must be empty: the views are complete.
 
@@ -50,9 +50,8 @@ class ReinforcedDataset(Dataset[Item]):
         reinforced: The `dr_plugins.ReinforcedDataset`.
 
     Raises:
-        ConfigError: A pipeline, a shard set that is not there, or another `size` together with
-            `defer`.
-        ReinforcementError: Images and shard set do not belong together.
+        ConfigError: A pipeline, a missing shard set, or `defer` with another `size`.
+        ReinforcementError: Images and shard set do not match.
 
     Example:
         >>> train = DATASETS.build(dict(type="ReinforcedDataset",           # doctest: +SKIP
@@ -98,12 +97,12 @@ class ReinforcedDataset(Dataset[Item]):
         except ValueError as error:
             raise ConfigError(f"{KEY}: {error}") from error
         self.gt_score = gt_score
-        # In shared memory, as the epoch itself.
-        self._is_told = torch.zeros((), dtype=torch.uint8).share_memory_()
+        # In shared memory, like the epoch.
+        self._has_epoch = torch.zeros((), dtype=torch.uint8).share_memory_()
 
     @property
     def metainfo(self) -> dict[str, Any]:
-        """``classes``, names in label order, where the shard set has them."""
+        """``classes``, names in label order, if the shard set has them."""
         names = self.reinforced.shards.manifest.settings["class_names"]
         return {} if names is None else {"classes": tuple(names)}
 
@@ -114,27 +113,27 @@ class ReinforcedDataset(Dataset[Item]):
 
     @property
     def temperature(self) -> float:
-        """Of the stored answers."""
+        """Temperature of the stored answers."""
         return self.reinforced.temperature
 
     @property
     def record_bytes(self) -> int:
-        """What is read from disk for one reinforcement."""
+        """Bytes read from disk per reinforcement."""
         return int(self.reinforced.shards.manifest.layout.itemsize)
 
     def set_epoch(self, epoch: int) -> None:
-        """Set the epoch, from 0, also for workers that are already running."""
+        """Set the epoch, from 0, also in running workers."""
         self.reinforced.set_epoch(epoch)
-        self._is_told.fill_(1)
+        self._has_epoch.fill_(1)
 
     def full_init(self) -> None:
-        """Do nothing; wrappers of MMEngine call it before the hook can refuse them."""
+        """Do nothing; MMEngine's wrappers call it before the hook can refuse them."""
 
     def get_cat_ids(self, index: int) -> NoReturn:
-        """Refuse MMEngine's ClassBalancedDataset, which asks before the hook can refuse it."""
+        """Refuse MMEngine's ClassBalancedDataset, which calls this before the hook can."""
         raise ConfigError(
-            f"{KEY}.type is ClassBalancedDataset, which repeats images without the knowledge of "
-            f"ReinforcedDataset; use ReinforcedDataset itself"
+            f"{KEY}.type is ClassBalancedDataset, which would repeat an image with the same view; "
+            f"use ReinforcedDataset itself"
         )
 
     def __len__(self) -> int:
@@ -145,25 +144,25 @@ class ReinforcedDataset(Dataset[Item]):
         return self.__getitems__([index])[0]
 
     def __getitems__(self, indices: Sequence[int]) -> list[Item]:
-        """Return images and samples; a data loader calls this once for a whole batch.
+        """Return images and samples; a data loader calls this once per batch.
 
         Args:
             indices: Positions in the dataset.
 
         Returns:
-            For each ``inputs``, uint8 ``[3, H, W]`` RGB or `DeferredViews` of one view, and
+            For each, ``inputs``, uint8 ``[3, H, W]`` RGB or `DeferredViews` of one view, and
             ``data_samples``, a `ClassificationSample`.
 
         Raises:
-            ConfigError: Nobody has set an epoch: each image would have one view for ever.
+            ConfigError: The epoch was never set, so each image would always have the same view.
             ImageReadError: An image cannot be read.
             ImageChangedError: An image is not the one that was reinforced.
         """
-        if not self._is_told:
+        if not self._has_epoch:
             raise ConfigError(
-                f"{KEY} was not told the epoch, without which each image has the same view again "
-                f"and again: add default_hooks=dict(reinforcement=dict(type='ReinforcementHook')) "
-                f"(in a program of your own, call set_epoch(0))"
+                f"{KEY} has no epoch, so each image would always have the same view: add "
+                f"default_hooks=dict(reinforcement=dict(type='ReinforcementHook')), or call "
+                f"set_epoch() in your own training loop"
             )
         keys = [self.reinforced.source.keys[index] for index in indices]
         chosen = self.reinforced.is_reinforced(indices).tolist()
@@ -188,13 +187,13 @@ class ReinforcedDataset(Dataset[Item]):
 
 @DATASETS.register_module()
 class ImageFolder(Dataset[Item]):
-    """Images in one folder for each class: resized, cropped in the centre, not augmented.
+    """Images in one folder per class: resized and centre-cropped, not augmented.
 
     Args:
-        root: The folder, or ``torchvision:NAME:ROOT`` for a dataset's training split, or the config
-            of an OpenMMLab dataset that lists the images.
-        size: (height, width) in pixels, of what the network takes.
-        crop_pct: Part of the resized shorter side that the crop keeps, above 0, up to 1.
+        root: The folder, ``torchvision:NAME:ROOT`` for a dataset's training split, or the config of
+            an OpenMMLab dataset that lists the images.
+        size: (height, width) of the crop in pixels.
+        crop_pct: Crop size as a fraction of the resized shorter side, above 0, up to 1.
         interpolation: ``bilinear`` or ``bicubic``.
         class_map: See `ReinforcedDataset`.
 
@@ -203,7 +202,7 @@ class ImageFolder(Dataset[Item]):
 
     Raises:
         ConfigError: An option is out of range.
-        DatasetMismatchError: There is no such folder.
+        DatasetMismatchError: The folder does not exist.
 
     Example:
         >>> val = DATASETS.build(dict(type="ImageFolder", root="imagenet/val"))  # doctest: +SKIP
@@ -227,7 +226,7 @@ class ImageFolder(Dataset[Item]):
             )
         self.source = open_images(root, class_map, train=False)
         height, width = _pair(size)
-        # As timm: the shorter side to size / crop_pct, rounded down.
+        # As in timm, the shorter side becomes size / crop_pct, rounded down.
         shorter = int(min(height, width) / crop_pct)
         self.transform = v2.Compose(
             [
@@ -239,7 +238,7 @@ class ImageFolder(Dataset[Item]):
 
     @property
     def metainfo(self) -> dict[str, Any]:
-        """``classes``, names in label order, where they are known."""
+        """``classes``, names in label order, if known."""
         names = self.source.class_names
         return {} if names is None else {"classes": tuple(names)}
 
@@ -250,7 +249,7 @@ class ImageFolder(Dataset[Item]):
         """Return one image, uint8 ``[3, H, W]`` RGB, and its `ClassificationSample`.
 
         Raises:
-            ImageReadError: It cannot be read; no other one takes its place.
+            ImageReadError: It cannot be read; it is not replaced by another image.
         """
         image, label = self.source.load(index)
         sample = ClassificationSample(
@@ -272,7 +271,7 @@ def _refuse_pipeline(pipeline: Sequence[Any]) -> None:
             str(step.get("type")) if isinstance(step, dict) else str(step) for step in pipeline
         ]
         raise ConfigError(
-            f"{KEY}.pipeline has {', '.join(names)}: the stored views are augmented already, and "
-            f"the teacher's answers are for these views as they are. Leave it out; a student of "
-            f"another size sets {KEY}.size"
+            f"{KEY}.pipeline has {', '.join(names)}, but the stored views are augmented already, "
+            f"and the teacher's answers are for exactly these views. Leave it out; to resize views "
+            f"for the student, set {KEY}.size"
         )

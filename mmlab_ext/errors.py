@@ -1,4 +1,4 @@
-"""What can be wrong with a config, besides the core's own errors."""
+"""Errors in configs."""
 
 from __future__ import annotations
 
@@ -8,4 +8,4 @@ __all__ = ["ConfigError"]
 
 
 class ConfigError(ReinforcementError):
-    """A config asks for what does not go together; the message names the key."""
+    """Invalid or contradictory settings in a config; the message names the key."""

@@ -1,4 +1,4 @@
-"""Any network of timm as a backbone of MMDetection and MMSegmentation."""
+"""Any timm network as a backbone for MMDetection and MMSegmentation."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["TimmFeatures", "strict_pretrained"]
 
 
 def strict_pretrained(init_cfg: Any) -> Any:
-    """Settings of an initializer such that a checkpoint is loaded whole, whoever wrote them."""
+    """Return an ``init_cfg`` whose pretrained checkpoints are loaded by our strict initializer."""
     if isinstance(init_cfg, list | tuple):
         return [strict_pretrained(each) for each in init_cfg]
     if not isinstance(init_cfg, dict) or not _is_pretrained(init_cfg.get("type")):
@@ -35,24 +35,24 @@ def _is_pretrained(kind: Any) -> bool:
 
 @MODELS.register_module()
 class TimmFeatures(BaseModule):
-    """The features of a timm network: `dr_models.FeatureBackbone`, in OpenMMLab's terms.
+    """A timm feature extractor: `dr_models.FeatureBackbone` with OpenMMLab's arguments.
 
-    For what MMDetection and MMSegmentation do not have, or not with the same layout: ResNet-50-D,
-    the CVNets networks, MobileNetV3, MobileViT, EfficientNet, ViT, Swin.
+    For networks that MMDetection and MMSegmentation do not have, or have in another layout:
+    ResNet-50-D, the CVNets networks, MobileNetV3, MobileViT, EfficientNet, ViT, Swin.
 
     Args:
-        model: A model of timm, or one of `dr_models` (``cvnets_resnet50``).
-        out_indices: Which of timm's features, from 0, negative ones from the end; by default those
-            with a stride of 4 and more, and for networks of one scale (ViT) the last.
-        frozen_stages: -1 trains all, 0 freezes the stem, k the first k stages besides.
+        model: Name of a timm model, or of one from `dr_models` (``cvnets_resnet50``).
+        out_indices: Indices of timm's features, negative ones from the end; by default those with
+            stride 4 or more, or the last one for single-scale networks (ViT).
+        frozen_stages: -1 trains all, 0 freezes the stem, k the stem and the first k stages.
         norm_eval: Keep batch normalisation in evaluation mode.
-        with_cp: Compute activations again in the backward pass, to save memory.
-        sync_bn: Take the statistics of batch normalisation over all processes. MMEngine's own
-            setting of that name would remove activations of some networks, and is then refused.
+        with_cp: Recompute activations in the backward pass, to save memory.
+        sync_bn: Synchronise batch normalisation across processes. MMEngine's own ``sync_bn``
+            removes activations of some networks, and is refused for those.
         pretrained: Must be None.
-        init_cfg: ``dict(type="Pretrained", checkpoint="imagenet-plus://PATH")``, or None where
+        init_cfg: ``dict(type="Pretrained", checkpoint="imagenet-plus://PATH")``, or None if
             `ReinforcedBackboneHook` loads the weights. A plain path is loaded as strictly.
-        **kwargs: For `timm.create_model`: ``drop_path_rate``, ``output_stride``, ``img_size`` ...
+        **kwargs: For `timm.create_model`: ``drop_path_rate``, ``output_stride``, ``img_size``, ...
 
     Attributes:
         body: The `FeatureBackbone`.
@@ -86,7 +86,7 @@ class TimmFeatures(BaseModule):
         if pretrained:
             raise ConfigError(
                 f"model.backbone.pretrained (or model.pretrained) is {pretrained!r}; set it to "
-                f"None, and name the checkpoint in a ReinforcedBackboneHook or in init_cfg"
+                f"None, and give the checkpoint in a ReinforcedBackboneHook or in init_cfg"
             )
         from dr_models import FeatureBackbone
 
@@ -106,13 +106,13 @@ class TimmFeatures(BaseModule):
 
     @property
     def convention(self) -> InputConvention:
-        """The images that timm feeds this model."""
+        """Input format of timm for this model."""
         return self.body.convention
 
     def forward(self, inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Map normalised images ``[B, 3, H, W]`` to features ``[B, C_i, H / s_i, W / s_i]``.
 
         Raises:
-            CheckpointError: In training, if stages are frozen that nothing was loaded into.
+            CheckpointError: In training, if frozen stages have no loaded weights.
         """
         return tuple(self.body(inputs))

@@ -1,4 +1,4 @@
-"""Where the images of a reinforced dataset come from, as a config names them."""
+"""Opens the images that a config names."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ _LOADING = "LoadImageFromFile"
 
 
 def open_images(images: Any, class_map: str | None = None, train: bool = True) -> ImageSource:
-    """Open what the config names.
+    """Open the images that a config names.
 
     Args:
-        images: A folder with one folder for each class, ``torchvision:NAME:ROOT``, the config of a
-            dataset of OpenMMLab's kind, or a map-style dataset of (PIL image, label).
+        images: A folder with one folder per class, ``torchvision:NAME:ROOT``, the config of an
+            OpenMMLab dataset, or a map-style dataset of (PIL image, label).
         class_map: See `open_source`.
-        train: Likewise.
+        train: See `open_source`.
 
     Raises:
-        ConfigError: A dataset with transforms that would augment a second time.
-        DatasetMismatchError: There is no such folder or dataset.
+        ConfigError: A dataset with transforms, which would augment a second time.
+        DatasetMismatchError: The folder or dataset does not exist.
     """
     if isinstance(images, str | os.PathLike):
         return open_source(os.fspath(images), class_map, train)
     if class_map is not None:
-        raise ConfigError(f"{KEY}.class_map is for a folder of images; leave it out")
+        raise ConfigError(f"{KEY}.class_map applies to a folder of images only; leave it out")
     dataset = DATASETS.build(dict(images)) if isinstance(images, Mapping) else images
     if isinstance(getattr(dataset, "source", None), ImageSource):
         source: ImageSource = dataset.source
@@ -50,9 +50,9 @@ def open_images(images: Any, class_map: str | None = None, train: bool = True) -
 
 
 class _Listed:
-    """The files that an OpenMMLab dataset lists, read without it.
+    """The files that an OpenMMLab dataset lists, read without its pipeline.
 
-    The dataset itself would answer for an unreadable file with another one.
+    The dataset itself would replace an unreadable file by another image.
     """
 
     def __init__(self, dataset: BaseDataset) -> None:
@@ -77,8 +77,8 @@ def _keys(dataset: BaseDataset) -> list[str]:
     paths = [dataset.get_data_info(index).get("img_path") for index in range(len(dataset))]
     if None in paths:
         raise ConfigError(
-            f"{KEY}.images: {type(dataset).__name__} lists no img_path, by which reinforcements "
-            f"are found; name the folder of the images instead"
+            f"{KEY}.images: {type(dataset).__name__} lists no img_path, which reinforcements are "
+            f"looked up by; name the folder of the images instead"
         )
     return [PurePath(os.path.relpath(path, root)).as_posix() for path in paths]
 
@@ -88,6 +88,6 @@ def _refuse_transforms(dataset: BaseDataset) -> None:
     others = [type(t).__name__ for t in transforms if type(t).__name__ != _LOADING]
     if others:
         raise ConfigError(
-            f"{KEY}.images.pipeline has {', '.join(others)}: the stored augmentation is applied to "
-            f"the plain image, and the teacher's answer is for that view. Set it to []"
+            f"{KEY}.images.pipeline has {', '.join(others)}, but stored augmentations apply to the "
+            f"plain image. Set it to []"
         )

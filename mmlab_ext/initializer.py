@@ -1,4 +1,4 @@
-"""``init_cfg=dict(type="Pretrained", checkpoint="imagenet-plus://...")``, strictly."""
+"""Strict loading for ``init_cfg=dict(type="Pretrained", checkpoint="imagenet-plus://...")``."""
 
 from __future__ import annotations
 
@@ -13,26 +13,24 @@ from torch import nn
 from dr_models.checkpoints.location import SCHEME
 from dr_plugins.errors import BackboneError, CheckpointError
 from mmlab_ext.loading import load_into
-from mmlab_ext.messages import describe
 
 __all__ = ["Pretrained"]
 
 
-# MMEngine's own ignores keys that do not match, and a scheme is not told what it reads for. For
-# every other checkpoint this is MMEngine's.
+# MMEngine's ignores keys that do not match, and a registered scheme does not know the module.
 @WEIGHT_INITIALIZERS.register_module(name="Pretrained", force=True)
 class Pretrained(PretrainedInit):
-    """MMEngine's `PretrainedInit`, but strict about ``imagenet-plus://`` checkpoints.
+    """MMEngine's `PretrainedInit`, but strict for ``imagenet-plus://`` checkpoints.
 
     Args:
-        checkpoint: See `CheckpointLocation.parse`; any other text is MMEngine's.
-        prefix: Not for ours.
-        map_location: Not for ours.
-        new_keys: For ours alone; see `load_into`.
+        checkpoint: See `CheckpointLocation.parse`; any other text is passed to MMEngine.
+        prefix: For MMEngine's checkpoints only.
+        map_location: For MMEngine's checkpoints only.
+        new_keys: For ``imagenet-plus://`` checkpoints only; see `load_into`.
 
     Raises:
-        CheckpointError: When a module is initialised with what does not fit it.
-        BackboneError: When it is a module that checkpoints cannot be converted to.
+        CheckpointError: The checkpoint does not fit the module.
+        BackboneError: Checkpoints cannot be converted for this module.
 
     Example:
         >>> config = dict(type="Pretrained", checkpoint="imagenet-plus://best.pt")
@@ -51,8 +49,8 @@ class Pretrained(PretrainedInit):
         self.new_keys = [new_keys] if isinstance(new_keys, str) else list(new_keys)
         if self.new_keys and not checkpoint.startswith(SCHEME):
             raise CheckpointError(
-                f"init_cfg: new_keys={self.new_keys} is for {SCHEME} checkpoints, and this is "
-                f"{checkpoint}; write {SCHEME}{checkpoint}"
+                f"init_cfg: new_keys={self.new_keys} is for {SCHEME} checkpoints only; write "
+                f"{SCHEME}{checkpoint}"
             )
 
     def __call__(self, module: nn.Module) -> None:
@@ -63,14 +61,14 @@ class Pretrained(PretrainedInit):
         key = f"init_cfg of {type(module).__name__}"
         if self.prefix is not None:
             raise CheckpointError(
-                f"{key}: prefix={self.prefix!r} is not for {SCHEME}; leave it out, prefixes are "
-                f"found out"
+                f"{key}: prefix={self.prefix!r} is not supported with {SCHEME}; leave it out, "
+                f"prefixes are detected"
             )
         try:
             loaded = load_into(module, self.checkpoint, head=True, new_keys=self.new_keys)
         except (CheckpointError, BackboneError) as error:
             raise type(error)(f"{key}: {error}") from error
-        print_log(f"{key}: {describe(loaded, self.checkpoint)}", logger="current")
+        print_log(f"{key}: {loaded.describe(self.checkpoint)}", logger="current")
         if hasattr(module, "_params_init_info"):
             update_init_info(module, init_info=self._get_init_info())
 

@@ -1,4 +1,4 @@
-"""A checkpoint into a module of a model: the whole of it, or an error."""
+"""Loads whole checkpoints into modules of a model."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ __all__ = ["Loaded", "load_into", "load_parts"]
 
 State = Mapping[str, torch.Tensor]
 
-# Options of timm's ResNets that leave the function of a stage as it is.
+# Options of timm's ResNets that do not change what a stage computes.
 _FREE = {"drop_path_rate", "output_stride"}
 
 
 class Loaded(NamedTuple):
-    """What a module was given.
+    """What was loaded into a module.
 
     Attributes:
-        weights: What the checkpoint holds, in the host's names.
+        weights: The checkpoint's tensors, under the host's names.
         keys: Tensors of the module that were loaded and compared.
-        new: Tensors of the module that are not from the checkpoint, as was asked for.
+        new: Tensors of the module that are not in the checkpoint, as `new_keys` allows.
     """
 
     weights: BackboneWeights
@@ -47,8 +47,24 @@ class Loaded(NamedTuple):
 
     @property
     def convention(self) -> InputConvention:
-        """The images that the network was trained on."""
+        """Format of the images that the network was trained on."""
         return self.weights.convention
+
+    def describe(self, checkpoint: str) -> str:
+        """One line for the log: what was loaded, from which layout, and what it expects."""
+        report, (mean, std) = self.weights.report, self.convention.for_range(255)
+        left = len(self.weights.state) + len(report.dropped) - len(self.keys)
+        unused = f", {left} of the checkpoint's have no place here" if left else ""
+        new = f", {len(self.new)} new ones keep their values" if self.new else ""
+        return (
+            f"{report.arch} from {checkpoint} ({report.layout} layout): {len(self.keys)} tensors "
+            f"loaded and compared{unused}{new}; it expects RGB with mean={_round(mean)} and "
+            f"std={_round(std)}"
+        )
+
+
+def _round(values: tuple[float, ...]) -> list[float]:
+    return [round(value, 3) for value in values]
 
 
 def load_into(
@@ -58,13 +74,13 @@ def load_into(
     head: bool = False,
     new_keys: Sequence[str] = (),
 ) -> Loaded:
-    """Load a checkpoint into a backbone or a classifier, and make sure that it is there.
+    """Load a checkpoint into a backbone or a classifier, and compare the values.
 
     Args:
         module: `TimmFeatures`, `TimmClassifier`, a ResNet of MMDetection or MMSegmentation, or
             MMDetection's `ResLayer`.
         location: The checkpoint.
-        head: Of a classifier, load the last layer too.
+        head: Also load the last layer of a classifier.
         new_keys: Names of tensors of the module, with wildcards (``*.conv_offset.*``), that may
             be missing in the checkpoint and keep their values.
 
@@ -73,7 +89,7 @@ def load_into(
 
     Raises:
         CheckpointError: The checkpoint does not fit.
-        BackboneError: Another kind of module, or one that computes something else.
+        BackboneError: An unsupported module, or one that computes something else.
 
     Example:
         >>> loaded = load_into(model.backbone, "imagenet-plus://best.pt")   # doctest: +SKIP
@@ -89,18 +105,18 @@ def load_parts(
     head: bool = False,
     new_keys: Sequence[str] = (),
 ) -> dict[str, Loaded]:
-    """Load a checkpoint into a backbone and the stages of it that stand elsewhere in a model.
+    """Load a checkpoint into a backbone and its stages elsewhere in the model.
 
     Args:
-        parts: By their names in the model: the backbone (or what else `load_into` takes), then any
-            number of MMDetection's `ResLayer`.
+        parts: Modules by name in the model: the backbone, or another module that `load_into` takes,
+            then any number of MMDetection's `ResLayer`.
         location: See `load_into`.
-        head: Likewise.
-        new_keys: Likewise, of names in the model.
+        head: See `load_into`.
+        new_keys: See `load_into`; here, names in the model.
 
     Raises:
         CheckpointError: See `load_into`.
-        BackboneError: Likewise.
+        BackboneError: See `load_into`.
     """
     if isinstance(location, str):
         location = CheckpointLocation.parse(location)
@@ -127,7 +143,7 @@ def load_parts(
 
 
 class _Names(NamedTuple):
-    """What the tensors of a module are called in its model, and which of them may be new."""
+    """A module's prefix in its model, and the patterns of tensors that may be new."""
 
     prefix: str
     new_keys: Sequence[str]
@@ -138,23 +154,23 @@ class _Names(NamedTuple):
 
 
 def _check_new_keys(patterns: Sequence[str], new: Sequence[str]) -> None:
-    """Refuse patterns that allow for nothing, such as misspelled ones."""
+    """Refuse patterns that match nothing, such as misspelled ones."""
     for pattern in patterns:
         if not any(fnmatchcase(key, pattern) for key in new):
             raise CheckpointError(
-                f"new_keys has {pattern!r}, which fits no tensor that the checkpoint lacks"
-                + (f" (it lacks {', '.join(new[:3])})" if new else "")
-                + "; leave it out, or write the names as the model's state_dict() does"
+                f"new_keys has {pattern!r}, which matches no tensor missing in the checkpoint"
+                + (f" (missing: {', '.join(new[:3])})" if new else "")
+                + "; leave it out, or use names of the model's state_dict()"
             )
 
 
 def _load_stage(
     module: nn.Module, weights: BackboneWeights, names: _Names, options: Iterable[str] = ()
 ) -> Loaded:
-    """Load the stage that a C4 model of MMDetection has behind its RoIs."""
+    """Load the stage that a C4 model of MMDetection has in its RoI head."""
     check_style(module)
     depth = weights.report.model.partition(".")[0].removeprefix("cvnets_").removeprefix("resnet")
-    # timm's variants of ResNets share names with plain ones, and compute something else.
+    # timm's ResNet variants have the same tensor names as plain ones, but compute something else.
     is_plain = (depth.isdigit() and _FREE.issuperset(options)) or weights.report.to == "mmengine"
     check_layers(module, weights.state)
     return _load(module, weights.state if is_plain else {}, weights, names)
@@ -164,10 +180,9 @@ def _load_resnet(module: nn.Module, location: CheckpointLocation, names: _Names)
     arch = native_arch(module)
     if arch is None:
         raise BackboneError(
-            f"{type(module).__module__}.{type(module).__name__} is none of the backbones that "
-            f"checkpoints can be converted to without changing what they compute: TimmFeatures, "
-            f"and ResNet and ResNetV1d of MMDetection and MMSegmentation. Use "
-            f"dict(type='TimmFeatures', model=NAME), with timm's name of the checkpoint's network"
+            f"{type(module).__module__}.{type(module).__name__} is none of the supported "
+            f"backbones: TimmFeatures, and ResNet and ResNetV1d of MMDetection and MMSegmentation. "
+            f"Use dict(type='TimmFeatures', model=NAME), where NAME is timm's for the checkpoint"
         )
     weights = load_backbone(location, to="mmengine", arch=arch)
     check_layers(module, weights.state)
@@ -175,7 +190,7 @@ def _load_resnet(module: nn.Module, location: CheckpointLocation, names: _Names)
 
 
 def _weights_of_stage(location: CheckpointLocation) -> BackboneWeights:
-    """The network of a stage, which does not show of which network it is."""
+    """Weights for a stage, which does not show what network it is from."""
     layout = None
     with contextlib.suppress(CheckpointError):
         layout = read_metadata(location.file).get("layout")
@@ -193,10 +208,10 @@ def _load_classifier(module: TimmClassifier, location: CheckpointLocation, head:
     for key in filter(last.allow, module.model.state_dict()):
         found = weights.state.get(key)
         if found is None or len(found) != module.num_classes:
-            got = "comes without a classifier" if found is None else f"has {len(found)}"
+            got = "has no classifier" if found is None else f"has {len(found)}"
             raise CheckpointError(
-                f"the checkpoint {got}, but model.num_classes is {module.num_classes}; to leave "
-                f"out the last layer use default_hooks=dict(backbone="
+                f"the checkpoint {got}, but model.num_classes is {module.num_classes}; to load all "
+                f"but the last layer, use default_hooks=dict(backbone="
                 f"dict(type='ReinforcedBackboneHook', ...))"
             )
     return _load(module.model, weights.state, weights, _Names("", ()))
@@ -218,8 +233,8 @@ def _load(module: nn.Module, state: State, weights: BackboneWeights, names: _Nam
     if problems:
         raise CheckpointError(
             f"{len(problems)} tensors do not fit: {'; '.join(problems[:3])}. Configure the "
-            f"{type(module).__name__} as the network that was trained; tensors that are meant to "
-            f"be new, such as those of deformable convolutions, are named by new_keys"
+            f"{type(module).__name__} as the network that was trained; list tensors that are meant "
+            f"to be new, such as those of deformable convolutions, in new_keys"
         )
     module.load_state_dict({**{key: own[key] for key in new}, **kept}, strict=True)
     loaded = _confirm(module, kept, weights)
@@ -228,7 +243,7 @@ def _load(module: nn.Module, state: State, weights: BackboneWeights, names: _Nam
 
 
 def _has_place(module: nn.Module, key: str) -> bool:
-    """Whether a tensor belongs to this module, and not to a stage that stands elsewhere."""
+    """Whether a tensor belongs to this module, not to a stage elsewhere in the model."""
     part = key.partition(".")[0]
     return hasattr(module, part) or not (part.startswith("layer") or is_shared_head(module))
 

@@ -1,4 +1,4 @@
-"""The loss of reinforced data, as OpenMMLab's heads call losses."""
+"""The loss for reinforced data, with the interface of OpenMMLab's losses."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ __all__ = ["KDLoss"]
 
 @MODELS.register_module()
 class KDLoss(CoreKDLoss):
-    """`dr_plugins.KDLoss`, for configs: ``loss=dict(type="KDLoss")``.
+    """`dr_plugins.KDLoss` for configs: ``loss=dict(type="KDLoss")``.
 
-    In heads of mmpretrain, too, where the targets are dense (``gt_score``) or labels.
+    Also works in mmpretrain's heads, where targets are dense (``gt_score``) or labels.
 
     Args:
-        temperature: That of the stored answers.
+        temperature: Of the stored answers.
         label_weight: Weight of the cross-entropy to the label, within ``[0, 1]``.
         reduction: ``batchmean``, ``sum`` or ``none``.
-        loss_weight: Factor of the whole.
+        loss_weight: Factor of the loss.
 
     Raises:
         ValueError: An argument is out of its range.
@@ -56,8 +56,8 @@ class KDLoss(CoreKDLoss):
         Args:
             logits: ``[B, num_classes]``.
             target: See `dr_plugins.KDLoss`.
-            avg_factor: Divide the sum by this instead of by the size of the batch.
-            **kwargs: What heads may pass besides; only None is understood.
+            avg_factor: Divide the sum by this instead of the batch size.
+            **kwargs: Other arguments of heads; must be None.
 
         Returns:
             A scalar, or ``[B]`` with reduction ``none``.
@@ -72,8 +72,8 @@ class KDLoss(CoreKDLoss):
         if avg_factor is not None:
             if self.reduction != "batchmean":
                 raise ValueError(
-                    f"KDLoss with reduction={self.reduction!r} got avg_factor={avg_factor}; an "
-                    f"average was expected: set model.loss.reduction='batchmean'"
+                    f"KDLoss with reduction={self.reduction!r} got avg_factor={avg_factor}, which "
+                    f"needs an average: set model.loss.reduction='batchmean'"
                 )
             loss = loss * (len(logits) / avg_factor)
         return loss * self.loss_weight

@@ -1,4 +1,4 @@
-"""Metrics of classifiers that MMEngine does not bring along."""
+"""Metrics for classifiers, which MMEngine does not have."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def _scores(sample: Mapping[str, Any]) -> tuple[torch.Tensor, int]:
     """Probabilities ``[C]`` and the label of one sample."""
     if "pred_score" not in sample or "gt_label" not in sample:
         raise ConfigError(
-            f"val_evaluator: the samples hold {sorted(sample)}; pred_score and gt_label were "
-            f"expected. This metric is for classifiers, such as TimmClassifier"
+            f"val_evaluator: the samples hold {sorted(sample)}; expected pred_score and gt_label. "
+            f"This metric is for classifiers, such as TimmClassifier"
         )
     label = one_class(sample["gt_label"], "val_dataloader.dataset")
     return torch.as_tensor(sample["pred_score"]), label
@@ -29,10 +29,10 @@ def _scores(sample: Mapping[str, Any]) -> tuple[torch.Tensor, int]:
 
 @METRICS.register_module()
 class TopKAccuracy(BaseMetric):
-    """How often the label is among the k likeliest classes, in percent.
+    """How often the label is among the k most probable classes, in percent.
 
     Args:
-        topk: Each k, of at least 1; where there are fewer classes, all of them count.
+        topk: Each k, at least 1; capped at the number of classes.
         collect_device: See `BaseMetric`.
         prefix: See `BaseMetric`.
 
@@ -59,26 +59,26 @@ class TopKAccuracy(BaseMetric):
         self.topk = (topk,) if isinstance(topk, int) else tuple(topk)
         if not self.topk or min(self.topk) < 1:
             raise ConfigError(
-                f"val_evaluator: TopKAccuracy.topk is {topk}; numbers of at least 1 were expected"
+                f"val_evaluator: TopKAccuracy.topk is {topk}; expected numbers of at least 1"
             )
 
     def process(self, data_batch: Any, data_samples: Sequence[Mapping[str, Any]]) -> None:
-        """Note for each sample at which rank its label is."""
+        """Record the rank of each sample's label."""
         for sample in data_samples:
             scores, label = _scores(sample)
             self.results.append(_rank(scores, label))
 
     def compute_metrics(self, results: list[int]) -> dict[str, float]:
-        """Return ``top1`` and the others, in percent."""
+        """Return ``top1`` etc., in percent."""
         ranks = torch.tensor(results)
         return {f"top{k}": 100.0 * (ranks < k).double().mean().item() for k in self.topk}
 
 
 @METRICS.register_module()
 class ExpectedCalibrationError(BaseMetric):
-    """How far a classifier's confidence is from its accuracy, within ``[0, 1]``.
+    """Expected calibration error (Guo et al., 2017, equation 3), within ``[0, 1]``.
 
-    Guo et al., 2017, equation 3; see `dr_plugins.metrics.expected_calibration_error`.
+    See `dr_plugins.metrics.expected_calibration_error`.
 
     Args:
         bins: Number of bins of equal width.
@@ -104,12 +104,12 @@ class ExpectedCalibrationError(BaseMetric):
         super().__init__(collect_device, prefix)
         if bins < 1:
             raise ConfigError(
-                f"val_evaluator: ExpectedCalibrationError.bins is {bins}; at least 1 was expected"
+                f"val_evaluator: ExpectedCalibrationError.bins is {bins}; expected at least 1"
             )
         self.bins = bins
 
     def process(self, data_batch: Any, data_samples: Sequence[Mapping[str, Any]]) -> None:
-        """Note each sample's confidence, and whether it is right."""
+        """Record each sample's confidence and whether it is right."""
         for sample in data_samples:
             scores, label = _scores(sample)
             confidence, predicted = scores.max(0)
@@ -117,14 +117,14 @@ class ExpectedCalibrationError(BaseMetric):
 
     def compute_metrics(self, results: list[tuple[float, bool]]) -> dict[str, float]:
         """Return ``ece``."""
-        # With one column the prediction is always class 0; so that is the label of who is right.
+        # With one column the prediction is always class 0, so right samples get label 0.
         confidence = torch.tensor([[value] for value, _ in results])
         labels = torch.tensor([0 if right else 1 for _, right in results])
         return {"ece": expected_calibration_error(confidence, labels, self.bins)}
 
 
 def _rank(scores: torch.Tensor, label: int) -> int:
-    """How many classes come before the label's; of those that are equal, half of them do."""
+    """How many classes rank before the label's; of equal ones, half do."""
     if not 0 <= label < len(scores):
         raise ConfigError(
             f"val_dataloader.dataset has label {label}, but the model has {len(scores)} classes; "

@@ -1,4 +1,4 @@
-"""What the images of a dataset pass through, and what they are when the model gets them."""
+"""Checks of datasets' pipelines and of the images that come out of them."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from mmlab_ext.errors import ConfigError
 __all__ = ["decodes_to_bgr", "refuse_normalised", "refuse_normalising", "steps"]
 
 _PLAIN = (str, bytes, int, float, type, ModuleType, np.ndarray, torch.Tensor)
-_LONG = 1000  # lists of images and annotations, not of transforms
+_LONG = 1000  # longer lists hold images or annotations, not transforms
 
 
 def steps(dataset: Any) -> Iterator[Any]:
-    """The dataset, what it wraps, and all their transforms, however they are nested."""
+    """The dataset, the datasets it wraps, and all their transforms, at any depth."""
     seen: set[int] = set()
     waiting = [dataset]
     while waiting:
@@ -35,7 +35,7 @@ def steps(dataset: Any) -> Iterator[Any]:
 
 
 def decodes_to_bgr(dataset: Any) -> bool:
-    """Whether a dataset decodes images in OpenMMLab's way, and does not convert them."""
+    """Whether a dataset decodes images with OpenMMLab's transform, which gives BGR."""
     return any(type(step).__name__ == "LoadImageFromFile" for step in steps(dataset))
 
 
@@ -43,24 +43,24 @@ def refuse_normalising(dataset: Any, key: str) -> None:
     """Refuse a dataset whose transforms normalise before ``model.data_preprocessor`` does.
 
     Args:
-        dataset: With a pipeline, or around such datasets.
+        dataset: A dataset with a pipeline, or a wrapper of such datasets.
         key: Its name in the config.
 
     Raises:
-        ConfigError: It has a transform called ``Normalize``, of whatever library.
+        ConfigError: It has a transform called ``Normalize``, of any library.
     """
     for step in steps(dataset):
         kind = next((c for c in type(step).__mro__ if c.__name__ == "Normalize"), None)
         if kind is not None:
             raise ConfigError(
-                f"the pipeline of {key} has {type(step).__name__} ({kind.__module__}), and "
-                f"model.data_preprocessor normalises as well: the network would see images "
-                f"normalised twice. Leave it out of the pipeline"
+                f"the pipeline of {key} has {type(step).__name__} ({kind.__module__}), but "
+                f"model.data_preprocessor normalises too: images would be normalised twice. Leave "
+                f"it out of the pipeline"
             )
 
 
 def refuse_normalised(inputs: Any, key: str) -> None:
-    """Refuse a batch that was normalised, or scaled to 0 to 1, by something else.
+    """Refuse a batch that is already normalised, or scaled to 0 to 1.
 
     Args:
         inputs: A tensor, or lists and dictionaries of them, as collated.
@@ -74,12 +74,12 @@ def refuse_normalised(inputs: Any, key: str) -> None:
         return
     low = min(float(image.min()) for image in images)
     high = max(float(image.max()) for image in images)
-    # Photometric distortion leaves 0 to 255 by 32, and images may be black.
+    # Photometric distortion exceeds 0 to 255 by up to 32, and images may be black.
     is_black = all(bool((image == image.round()).all()) for image in images)
     if low < -64 or (high < 4 and not is_black):
         raise ConfigError(
-            f"{key} gives images from {low:.3g} to {high:.3g}, and model.data_preprocessor expects "
-            f"0 to 255 and normalises itself: something in the pipeline has normalised or scaled "
+            f"{key} gives images from {low:.3g} to {high:.3g}, but model.data_preprocessor "
+            f"normalises and expects 0 to 255: something in the pipeline has normalised or scaled "
             f"them. Leave that out"
         )
 

@@ -1,4 +1,4 @@
-"""From a batch of uint8 images and samples to what a classifier takes."""
+"""Turns a batch of uint8 images and samples into a classifier's inputs and targets."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ Targets = SparseTargets | torch.Tensor | None
 
 @MODELS.register_module()
 class TimmDataPreprocessor(BaseDataPreprocessor):
-    """Moves, stacks and normalises images, and makes one target of the samples.
+    """Moves, stacks and normalises images, and builds the batch's targets.
 
-    Takes what `ReinforcedDataset` and `ImageFolder` give, collated by MMEngine's
-    ``pseudo_collate`` or ``default_collate``. The samples themselves stay where they are.
+    Takes batches of `ReinforcedDataset` and `ImageFolder`, collated by MMEngine's
+    ``pseudo_collate`` or ``default_collate``. Samples are not moved to the device.
 
     Args:
-        mean: Of red, green and blue, in 0 to 255.
-        std: Likewise, above 0.
-        channels_last: Lay images out as NHWC in memory.
+        mean: Of red, green and blue, from 0 to 255.
+        std: Of red, green and blue, in the same range, above 0.
+        channels_last: Use channels-last memory format (NHWC).
         non_blocking: Copy to the device without waiting.
 
     Raises:
@@ -58,8 +58,8 @@ class TimmDataPreprocessor(BaseDataPreprocessor):
         super().__init__(non_blocking)
         if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
             raise ConfigError(
-                f"model.data_preprocessor has mean {list(mean)} and std {list(std)}; three numbers "
-                f"each were expected, for red, green and blue from 0 to 255, with std above 0"
+                f"model.data_preprocessor has mean {list(mean)} and std {list(std)}; expected "
+                f"three numbers each, for red, green and blue from 0 to 255, with std above 0"
             )
         for name, values in (("mean", mean), ("std", std)):
             tensor = torch.tensor([float(value) for value in values]).view(1, 3, 1, 1)
@@ -72,14 +72,14 @@ class TimmDataPreprocessor(BaseDataPreprocessor):
         Args:
             data: ``inputs``, uint8 ``[B, 3, H, W]`` or a list of ``[3, H, W]`` or of
                 `DeferredViews`, RGB; and ``data_samples`` where there are labels.
-            training: Make targets.
+            training: Whether to build targets.
 
         Returns:
             ``inputs``, float32 ``[B, 3, H, W]``; ``data_samples``; and in training ``targets``:
             `SparseTargets`, or labels int64 ``[B]``.
 
         Raises:
-            ConfigError: The images differ in size, or come without samples in training.
+            ConfigError: Images of different sizes, or without samples in training.
         """
         inputs, samples = data["inputs"], data.get("data_samples")
         if not isinstance(inputs, torch.Tensor):
@@ -114,7 +114,7 @@ def _stack(images: Sequence[Any]) -> torch.Tensor | DeferredViews:
     sizes = {tuple(image.shape) for image in images}
     if len(sizes) != 1:
         raise ConfigError(
-            f"the dataset gives images of shapes {sorted(sizes)[:4]} in one batch; one size was "
-            f"expected: set its `size`"
+            f"the dataset gives images of shapes {sorted(sizes)[:4]} in one batch; expected one: "
+            f"set its `size`"
         )
     return torch.stack(list(images))

@@ -1,4 +1,4 @@
-"""What MMDetection's and MMSegmentation's own ResNets are in the names of timm."""
+"""timm's names for MMDetection's and MMSegmentation's ResNets."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from dr_plugins.errors import BackboneError
 
 __all__ = ["check_style", "is_native", "is_shared_head", "native_arch"]
 
-# Whose modules, apart from names, compute what timm's and torchvision's do.
+# Their ResNets compute what timm's and torchvision's do.
 _HOSTS = ("mmdet", "mmseg")
 _NATIVE = {"ResNet": "resnet{}", "ResNetV1d": "resnet{}d"}
 
 
 def is_native(module: nn.Module) -> bool:
-    """Whether it is a ResNet of MMDetection or MMSegmentation itself, in whatever variant."""
+    """Whether a module is a ResNet or ResNetV1d of MMDetection or MMSegmentation."""
     kind = type(module)
     return kind.__name__ in _NATIVE and kind.__module__.partition(".")[0] in _HOSTS
 
 
 def native_arch(module: nn.Module) -> str | None:
-    """What timm calls a ResNet of MMDetection or MMSegmentation; None for any other module.
+    """Return timm's name for a ResNet of MMDetection or MMSegmentation; None for other modules.
 
     Raises:
-        BackboneError: It is a variant that no checkpoint of another library fits.
+        BackboneError: A variant that no other library has.
     """
     if not is_native(module):
         return None
@@ -39,14 +39,14 @@ def native_arch(module: nn.Module) -> str | None:
         )
     if (network.deep_stem, network.avg_down) != ((kind == "ResNetV1d"),) * 2:
         raise BackboneError(
-            f"deep_stem={network.deep_stem} and avg_down={network.avg_down} make a network that is "
+            f"with deep_stem={network.deep_stem} and avg_down={network.avg_down} the network is "
             f"neither ResNet nor ResNetV1d; leave them out"
         )
     return _NATIVE[kind].format(network.depth)
 
 
 def is_shared_head(module: nn.Module) -> bool:
-    """Whether it is the stage of a ResNet that MMDetection's C4 models have behind the RoIs."""
+    """Whether a module is the ResNet stage in the RoI head of MMDetection's C4 models."""
     kind = type(module)
     return kind.__name__ == "ResLayer" and ".shared_heads" in kind.__module__
 

@@ -1,4 +1,4 @@
-"""What travels beside an image, in OpenMMLab's idiom."""
+"""OpenMMLab's data element for one image: label, teacher's answer, prediction."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ __all__ = ["ClassificationSample", "one_class"]
 
 
 def one_class(label: Any, place: str) -> int:
-    """The class of an image, however its dataset writes it.
+    """The class of an image, from any notation of a dataset.
 
     Args:
-        label: A number, or a list, array or tensor of one.
+        label: A number, or a list, array or tensor with one number.
         place: Where it comes from, for the message.
 
     Raises:
-        ConfigError: It is not the number of one class.
+        ConfigError: It is not a single class index.
 
     Example:
         >>> one_class([3], "train_dataloader.dataset")
@@ -34,23 +34,23 @@ def one_class(label: Any, place: str) -> int:
         numbers = torch.empty(0)
     if len(numbers) != 1 or numbers.is_floating_point():
         raise ConfigError(
-            f"{place} has gt_label {label!r}; the number of one class was expected. Images of "
-            f"several classes cannot be trained on or evaluated here"
+            f"{place} has gt_label {label!r}; expected one class index. Images with several "
+            f"classes are not supported"
         )
     return int(numbers)
 
 
 class ClassificationSample(BaseDataElement):
-    """The label of an image, what its teacher answered, and what a model predicts.
+    """Label of an image, the teacher's answer, and the model's prediction.
 
     Has the fields and setters of mmpretrain's ``DataSample`` that its heads use.
 
     Attributes:
-        gt_label: int64 ``[1]``; -1 where there is none (mixed images).
+        gt_label: int64 ``[1]``; -1 if there is none (mixed images).
         targets: `SparseTargets` of one sample; only in training on reinforced data.
-        gt_score: The same, dense, float32 ``[num_classes]``; only if the dataset was asked for it.
-        reinforced: Whether the answer is a teacher's, and not the label.
-        image_key: Which image it is: its path relative to the root.
+        gt_score: The same, dense, float32 ``[num_classes]``; only with the dataset's `gt_score`.
+        reinforced: Whether `targets` are a teacher's answer rather than the label.
+        image_key: The image's path relative to the root.
         pred_score: Probabilities, float32 ``[num_classes]``.
         pred_label: int64 ``[1]``.
 
@@ -81,7 +81,7 @@ def _pack(value: Any) -> Any:
 
 
 class _Packed(tuple[Any, ...]):
-    """Arrays in the place of tensors."""
+    """Arrays that replace tensors in a pickle."""
 
 
 def _unpack(value: Any) -> Any:
@@ -102,5 +102,5 @@ def _reduce(sample: ClassificationSample) -> tuple[Any, ...]:
     return _rebuild, (dict(sample.metainfo_items()), fields)
 
 
-# Between processes a tensor costs a shared file each; of these there are several for each image.
+# Sending a tensor to another process costs a shared file, and each image has several tensors.
 ForkingPickler.register(ClassificationSample, _reduce)

@@ -1,4 +1,4 @@
-"""``imagenet-plus://PATH`` where MMEngine would load it loosely: an error that says what to do."""
+"""Refuses ``imagenet-plus://PATH`` where MMEngine would load it non-strictly."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ __all__ = ["refuse_to_load_loosely"]
 
 @CheckpointLoader.register_scheme(prefixes=SCHEME)
 def refuse_to_load_loosely(filename: str, map_location: Any = None) -> NoReturn:
-    """Refuse a checkpoint that comes by MMEngine's own loader.
+    """Refuse a checkpoint that MMEngine's own loader asks for.
 
-    That does not say which module it loads for, and only warns where nothing fits. What is strict
-    does not come here: ``init_cfg=dict(type="Pretrained", ...)`` and `ReinforcedBackboneHook`.
+    It does not pass the module, and only warns if nothing fits. Strict loading does not use it:
+    ``init_cfg=dict(type="Pretrained", ...)`` and `ReinforcedBackboneHook`.
 
     Raises:
         CheckpointError: Always.
@@ -28,8 +28,8 @@ def refuse_to_load_loosely(filename: str, map_location: Any = None) -> NoReturn:
         dr_plugins.errors.CheckpointError: imagenet-plus://best.pt would be loaded by MMEngine...
     """
     raise CheckpointError(
-        f"{filename} would be loaded by MMEngine, which only warns where nothing fits. In a config "
+        f"{filename} would be loaded by MMEngine, which only warns if nothing fits. In a config, "
         f"use default_hooks=dict(backbone=dict(type='ReinforcedBackboneHook', checkpoint=...)) or "
         f"init_cfg=dict(type='Pretrained', checkpoint=...) of the backbone, not load_from; in a "
-        f"program mmlab_ext.load_into(model.backbone, checkpoint)"
+        f"program, mmlab_ext.load_into(model.backbone, checkpoint)"
     )

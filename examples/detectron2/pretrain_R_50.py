@@ -15,7 +15,7 @@ from d2_ext import (
 
 _EPOCHS, _EPOCH = 300, 1281167 // 1024
 
-# Detectron2 leaves each GPU its own statistics, and saves those of the first.
+# With "BN", each GPU would have its own statistics, and only the first one's would be saved.
 model = L(ReinforcedClassifier)(model="resnet50", num_classes=1000, norm="SyncBN")
 
 dataloader = OmegaConf.create()

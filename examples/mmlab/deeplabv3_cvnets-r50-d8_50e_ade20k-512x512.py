@@ -12,7 +12,7 @@ _base_ = (
 )
 custom_imports = dict(imports=["mmlab_ext"])
 
-# The line to change, to ImageNet's weights for example.
+# Change this line to use other weights, such as ImageNet's.
 checkpoint = "checkpoints/cvnets_resnet50_imagenet_plus.pt"
 
 model = dict(

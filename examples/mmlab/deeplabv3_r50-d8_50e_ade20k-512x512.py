@@ -2,7 +2,7 @@
 
 _base_ = "deeplabv3_cvnets-r50-d8_50e_ade20k-512x512.py"
 
-# The line to change. Here: what resnet50_imagenet-plus.py trains.
+# Change this line to use other weights. These are what resnet50_imagenet-plus.py trains.
 checkpoint = "runs/resnet50/epoch_300.pth"
 
 model = dict(

@@ -7,12 +7,12 @@ says where something differs.
 
 _base_ = "mask-rcnn_cvnets-r50_fpn_1x_coco.py"
 
-# Nothing is frozen; statistics are taken over all GPUs.
+# Nothing is frozen, and batch normalisation is synchronised.
 model = dict(backbone=dict(frozen_stages=-1, norm_eval=False))
 sync_bn = "torch"
 
-# 32 images in a batch, on 8 GPUs. There, batches of small images are larger; here, all are equal.
-# There, all images of a batch have one size; here, each has its own. The ten sizes are its own.
+# 32 images per batch, on 8 GPUs. Unlike apple/corenet's, batches of small images are not larger,
+# and the images of a batch differ in size. The ten sizes are apple/corenet's.
 sides = (512, 608, 672, 768, 864, 928, 1024, 1120, 1184, 1280)
 train_pipeline = [
     dict(type="LoadImageFromFile"),

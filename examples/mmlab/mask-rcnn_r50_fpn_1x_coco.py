@@ -3,8 +3,8 @@
 _base_ = "mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py"
 custom_imports = dict(imports=["mmlab_ext"])
 
-# The line to change. Here: what resnet50_imagenet-plus.py trains. ml-dr's ResNet-50 is another
-# network, see mask-rcnn_cvnets-r50_fpn_1x_coco.py.
+# Change this line to use other weights. These are what resnet50_imagenet-plus.py trains.
+# ml-dr's ResNet-50 is another network, see mask-rcnn_cvnets-r50_fpn_1x_coco.py.
 checkpoint = "runs/resnet50/epoch_300.pth"
 
 model = dict(backbone=dict(init_cfg=None))

@@ -3,7 +3,7 @@
 _base_ = "mmdet::swin/mask-rcnn_swin-t-p4-w7_fpn_1x_coco.py"
 custom_imports = dict(imports=["mmlab_ext"])
 
-# The line to change, to ImageNet's weights for example.
+# Change this line to use other weights, such as ImageNet's.
 checkpoint = "checkpoints/cvnets_swin_tiny_imagenet_plus.pt"
 
 model = dict(

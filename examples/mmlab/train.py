@@ -1,4 +1,4 @@
-"""Train from a config with MMEngine alone, which ships no script of its own.
+"""Train from a config with MMEngine alone, which ships no training script.
 
 python examples/mmlab/train.py examples/mmlab/resnet50_imagenet-plus.py --work-dir runs/resnet50
 """

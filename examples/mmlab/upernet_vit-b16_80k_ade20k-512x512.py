@@ -7,7 +7,7 @@ _base_ = (
 )
 custom_imports = dict(imports=["mmlab_ext"])
 
-# The line to change, to ImageNet's weights for example.
+# Change this line to use other weights, such as ImageNet's.
 checkpoint = "imagenet-plus://checkpoints/cvnets_vit_base_imagenet_plus.pt?arch=vit_base"
 
 model = dict(

@@ -1,4 +1,4 @@
-"""The hook that gives a detector or segmentor its pretrained backbone."""
+"""The hook that loads the pretrained backbone of a detector or segmentor."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from mmlab_ext.errors import ConfigError
 from mmlab_ext.features import TimmFeatures
 from mmlab_ext.hooks.inputs import InputsHook, bare_model, bare_preprocessor
 from mmlab_ext.loading import load_parts
-from mmlab_ext.messages import describe
 from mmlab_ext.pipelines import decodes_to_bgr
 from mmlab_ext.preprocessor import TimmDataPreprocessor
 from mmlab_ext.resnets import is_native, is_shared_head
@@ -27,32 +26,31 @@ _NAME = "ReinforcedBackboneHook"
 
 @HOOKS.register_module()
 class ReinforcedBackboneHook(InputsHook):
-    """Loads a checkpoint into ``model.backbone`` before training, whole or not at all.
+    """Loads a whole checkpoint into ``model.backbone`` before training, or raises.
 
-    Sets nothing else: neither mean and std, which are compared, nor what is frozen. It loads after
-    every ``init_cfg`` and before the first step, and not when a run is resumed. Of a
-    `TimmClassifier` it loads all but the last layer. The stage that C4 models of MMDetection have
-    in ``roi_head.shared_head`` is loaded with the backbone.
+    It loads after every ``init_cfg`` and before the first step; a resumed run loads nothing. For a
+    `TimmClassifier` it loads all but the last layer. The stage that C4 models of MMDetection keep
+    in ``roi_head.shared_head`` is loaded with the backbone. Nothing else is set: mean and std are
+    only compared, and freezing is up to the config.
 
     Args:
         checkpoint: A path, or ``imagenet-plus://PATH`` with options.
-        source: Whose layout: ``auto``, ``cvnets``, ``timm`` or ``torchvision``.
-        arch: The network, where the checkpoint does not tell; see `CheckpointLocation`.
-        check_inputs: Compare the model's data preprocessor with what the network was trained on,
-            and refuse images that the pipeline has normalised; switch it off where that is meant.
-        module: Where the backbone is in the model, such as ``student.backbone``.
+        source: Layout: ``auto``, ``cvnets``, ``timm`` or ``torchvision``.
+        arch: The network, if the checkpoint does not say; see `CheckpointLocation`.
+        check_inputs: Compare the data preprocessor with the images that the network was trained on,
+            and refuse images normalised by the pipeline. False if the pipeline should normalise.
+        module: Name of the backbone in the model, such as ``student.backbone``.
         new_keys: Names of the model's tensors, with wildcards (``*.conv_offset.*``), that may be
-            missing in the checkpoint and keep their values: those of deformable convolutions and
-            of ``plugins``.
+            missing in the checkpoint and keep their values: for deformable convolutions and
+            ``plugins``.
 
     Raises:
-        ConfigError: Before training: the config contradicts itself, or images are normalised
-            twice.
+        ConfigError: Before training: contradictory settings, or images normalised twice.
         CheckpointError: Before training: the checkpoint does not fit.
 
     Example:
-        A config of MMDetection or MMSegmentation. In ``default_hooks``, unlike ``custom_hooks``,
-        the base config's hooks stay::
+        A config of MMDetection or MMSegmentation. ``default_hooks``, unlike ``custom_hooks``, keeps
+        the base config's hooks::
 
             custom_imports = dict(imports=["mmlab_ext"])
             model = dict(backbone=dict(init_cfg=None))
@@ -83,10 +81,10 @@ class ReinforcedBackboneHook(InputsHook):
         self._loaded_by_runner = False
 
     def after_load_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
-        """Remember that the whole model came from elsewhere."""
+        """Note that the runner has loaded the whole model."""
         self._loaded_by_runner = True
 
-    # Not before_run: that is before the model's own init_cfg.
+    # Not before_run, which precedes the model's own init_cfg.
     def before_train(self, runner: Any) -> None:
         """Load the backbone."""
         super().before_train(runner)
@@ -104,20 +102,19 @@ class ReinforcedBackboneHook(InputsHook):
         except ReinforcementError as error:
             raise type(error)(f"{_NAME}.checkpoint: {error}") from error
         for key, each in loaded.items():
-            runner.logger.info(f"{_NAME}: model.{key} is {describe(each, self.checkpoint)}")
+            runner.logger.info(f"{_NAME}: model.{key} is {each.describe(self.checkpoint)}")
         others = [key for key, _ in _backbones(model) if key not in loaded]
         if others:
             runner.logger.warning(
-                f"{_NAME}: nothing was loaded into model.{', model.'.join(others)}; name it in "
-                f"the `module` of another {_NAME}, or give it an init_cfg, unless something else "
-                f"loads it"
+                f"{_NAME}: nothing was loaded into model.{', model.'.join(others)}; unless "
+                f"something else loads it, set `module` of another {_NAME} to it, or give it an "
+                f"init_cfg"
             )
 
     def _leave(self, runner: Any) -> None:
         if not runner._resume:
             raise ConfigError(
-                f"load_from gives weights for the whole model, and {_NAME} for its backbone; "
-                f"remove one of the two"
+                f"load_from loads the whole model, and {_NAME} its backbone; remove one of the two"
             )
         runner.logger.info(f"{_NAME}: training is resumed, nothing was loaded")
 
@@ -130,18 +127,18 @@ class ReinforcedBackboneHook(InputsHook):
             names = [name for name, _ in _backbones(model)]
             raise ConfigError(
                 f"{_NAME}: model.type is {type(model).__name__}, which has no {self.module}; "
-                + (f"set module to one of {names}" if names else "it holds no backbone at all")
+                + (f"set module to one of {names}" if names else "no module of it is a backbone")
             )
         if isinstance(backbone, TimmClassifier):
             raise ConfigError(
-                f"model.{self.module}.type is TimmClassifier, whose classifier is in the way; use "
-                f"dict(type='TimmFeatures', model={backbone.arch!r})"
+                f"model.{self.module}.type is TimmClassifier, which returns logits, not features; "
+                f"use dict(type='TimmFeatures', model={backbone.arch!r})"
             )
         return self.module, backbone
 
 
 def _parts(model: nn.Module, name: str, backbone: nn.Module) -> dict[str, nn.Module]:
-    """The backbone, and the stages of it that stand elsewhere in the same detector."""
+    """The backbone, and its stages elsewhere in the same detector."""
     owner = name.rpartition(".")[0]
     prefix = f"{owner}." if owner else ""
     stages = {
@@ -153,7 +150,7 @@ def _parts(model: nn.Module, name: str, backbone: nn.Module) -> dict[str, nn.Mod
 
 
 def _backbones(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """What a checkpoint could be loaded into, by names."""
+    """Modules that a checkpoint could be loaded into, with their names."""
     for name, part in model.named_modules():
         if isinstance(part, TimmFeatures) or is_native(part):
             yield name, part
@@ -166,8 +163,8 @@ def _check_inputs(model: Any, convention: InputConvention) -> None:
         expected = [list(values) for values in convention.for_range(255)]
         raise ConfigError(
             f"{host} does not normalise, but the checkpoint was trained on RGB images with mean "
-            f"{expected[0]} and std {expected[1]}; set these and bgr_to_rgb=True. Where the "
-            f"pipeline normalises, set check_inputs=False"
+            f"{expected[0]} and std {expected[1]}; set these and bgr_to_rgb=True. If the pipeline "
+            f"normalises, set check_inputs=False"
         )
     converts = _gives_rgb(preprocessor)
     if not converts:
@@ -186,19 +183,21 @@ def _check_channels(model: Any, dataset: Any) -> None:
     if isinstance(model.data_preprocessor, TimmDataPreprocessor) and decodes_to_bgr(dataset):
         raise ConfigError(
             "train_dataloader.dataset.pipeline decodes to BGR, which TimmDataPreprocessor takes "
-            "for RGB; use dict(type='ImageFolder', root=...), whose root may be this config"
+            "for RGB; use dict(type='ImageFolder', root=...), where root may be this dataset's "
+            "config"
         )
 
 
 def _gives_rgb(preprocessor: Any) -> bool:
-    """OpenMMLab decodes to BGR, and its preprocessors convert if they are told to."""
+    """OpenMMLab decodes to BGR; its preprocessors convert to RGB if configured to."""
     if isinstance(preprocessor, TimmDataPreprocessor):
         return True
-    # The second name is that of MMSegmentation 1.2.
+    # The second name is MMSegmentation 1.2's.
     for name in ("_channel_conversion", "channel_conversion"):
         if hasattr(preprocessor, name):
             return bool(getattr(preprocessor, name))
     raise ConfigError(
-        f"model.data_preprocessor.type is {type(preprocessor).__name__}, which does not tell "
-        f"whether it converts BGR to RGB; use the framework's own, or set check_inputs=False"
+        f"model.data_preprocessor.type is {type(preprocessor).__name__}, which has no attribute "
+        f"that says whether it converts BGR to RGB; use the framework's own, or set "
+        f"check_inputs=False"
     )

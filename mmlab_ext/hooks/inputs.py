@@ -1,4 +1,4 @@
-"""What hooks check of the images on their way to the model, in training and validation."""
+"""The hooks' check that images are not normalised twice."""
 
 from __future__ import annotations
 
@@ -12,33 +12,33 @@ from mmlab_ext.pipelines import refuse_normalised, refuse_normalising
 
 __all__ = ["InputsHook", "bare_model", "bare_preprocessor"]
 
-_BATCHES = 50  # of each loop, are looked at: a transform may be left to chance
+_BATCHES = 50  # checked in each loop, since transforms may be random
 
 
 class InputsHook(Hook):
-    """Refuses pipelines that normalise images which ``model.data_preprocessor`` normalises too.
+    """Refuses pipelines that normalise, if ``model.data_preprocessor`` normalises too.
 
-    Transforms called ``Normalize`` are found before the first step; whatever else normalises or
-    scales shows in the values of the first batches.
+    Transforms called ``Normalize`` are found before the first step; other normalisation or scaling
+    shows in the values of the first batches.
 
     Attributes:
-        check_inputs: Whether it does.
+        check_inputs: Whether to check.
     """
 
     check_inputs = True
 
     def before_train(self, runner: Any) -> None:
-        """Look through the pipelines of training and validation."""
+        """Check the pipelines of training and validation."""
         self._check_dataset(runner, runner.train_dataloader, "train")
         if runner.val_loop is not None:
             self._check_dataset(runner, runner.val_loop.dataloader, "val")
 
     def before_val(self, runner: Any) -> None:
-        """Look through the pipeline."""
+        """Check the pipeline."""
         self._check_dataset(runner, runner.val_loop.dataloader, "val")
 
     def before_test(self, runner: Any) -> None:
-        """Look through the pipeline."""
+        """Check the pipeline."""
         self._check_dataset(runner, runner.test_loop.dataloader, "test")
 
     def _before_iter(
@@ -60,7 +60,7 @@ class InputsHook(Hook):
 
 
 def bare_model(runner: Any) -> Any:
-    """The model without what distributes it, or gives it several views of an image."""
+    """The model without wrappers for distributed training and test-time augmentation."""
     model = runner.model
     while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
         model = model.module
@@ -68,6 +68,6 @@ def bare_model(runner: Any) -> Any:
 
 
 def bare_preprocessor(model: Any) -> Any:
-    """What normalises, inside of what separates the branches of semi-supervised models."""
+    """The preprocessor that normalises, unwrapped from that of semi-supervised models."""
     preprocessor = model.data_preprocessor
     return getattr(preprocessor, "data_preprocessor", preprocessor)

@@ -1,4 +1,4 @@
-"""The hook that trains on reinforced data need: epochs, checks before the start, and a record."""
+"""The hook for training on reinforced data: sets the epoch, checks the config, and logs."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ _KEY = "train_dataloader.dataset"
 
 @HOOKS.register_module()
 class ReinforcementHook(InputsHook):
-    """Tells the dataset the epoch, and checks before the first step that all fits together.
+    """Sets the dataset's epoch, and checks the config before the first step.
 
-    It refuses what would augment or mix a second time, and replays a few images to see that the
-    views are those that the teacher saw. While training it logs ``reinforced``, the share of images
-    with a teacher's answer, and after each epoch how much was read.
+    It refuses settings that would augment or mix a second time, and replays a few images to check
+    that the views are what the teacher saw. In training it logs ``reinforced``, the share of images
+    with a teacher's answer, and after each epoch the bytes read.
 
     Args:
-        replay: How many images are compared before training, spread over the dataset; the
-            dataset's ``check`` says what becomes of differences.
+        replay: Number of images compared before training, spread over the dataset; the dataset's
+            ``check`` decides what happens if they differ.
 
     Raises:
-        ConfigError: Before training: the config contradicts itself.
+        ConfigError: Before training: contradictory settings.
         ImageChangedError: Before training: a view is not what the teacher saw.
 
     Example:
@@ -47,13 +47,13 @@ class ReinforcementHook(InputsHook):
             default_hooks = dict(reinforcement=dict(type="ReinforcementHook"))
     """
 
-    # After the learning rate and before the logger.
+    # After the hook for the learning rate and before the logger's.
     priority = "NORMAL"
 
     def __init__(self, replay: int = 16) -> None:
         if replay < 0:
             raise ConfigError(
-                f"ReinforcementHook.replay is {replay}; a number of images was expected, or 0"
+                f"ReinforcementHook.replay is {replay}; expected a number of images, or 0"
             )
         self.replay = replay
         self._counts = np.zeros(2, np.int64)
@@ -70,7 +70,7 @@ class ReinforcementHook(InputsHook):
         self._check_images(runner, dataset)
 
     def before_train_epoch(self, runner: Any) -> None:
-        """Tell the dataset, and with it all workers, the epoch."""
+        """Set the epoch, also in the workers."""
         _dataset(runner).set_epoch(runner.epoch)
         self._counts[:] = 0
 
@@ -107,7 +107,7 @@ class ReinforcementHook(InputsHook):
                     if core.check == "error":
                         raise
                     runner.logger.warning(f"ReinforcementHook: {error}")
-            # Workers open files of their own.
+            # Workers open the files themselves.
             core.shards.close()
         runner.logger.info(
             f"ReinforcementHook: {dataset!r}; {compared} images compared with what the teacher saw"
@@ -120,17 +120,16 @@ def _dataset(runner: Any) -> ReinforcedDataset:
         return dataset
     if isinstance(getattr(dataset, "dataset", None), ReinforcedDataset):
         raise ConfigError(
-            f"{_KEY}.type is {type(dataset).__name__}, which repeats or chooses images without the "
-            f"knowledge of ReinforcedDataset: each would have the same view again and again. Use "
-            f"ReinforcedDataset itself, and more epochs"
+            f"{_KEY}.type is {type(dataset).__name__}, which repeats or selects images: each would "
+            f"have the same view every time. Use ReinforcedDataset itself, and more epochs"
         )
     if type(dataset).__name__ == "_SlicedDataset":  # MMEngine's
         raise ConfigError(
-            "train_dataloader.num_batch_per_epoch is set, with which the other images are never "
-            "seen; leave it out"
+            "train_dataloader.num_batch_per_epoch is set, so the other images would never be seen; "
+            "leave it out"
         )
     raise ConfigError(
-        f"{_KEY}.type is {type(dataset).__name__}, and there is a ReinforcementHook; use "
+        f"{_KEY}.type is {type(dataset).__name__}, which ReinforcementHook does not support; use "
         f"dict(type='ReinforcedDataset', ...) or remove the hook"
     )
 
@@ -139,19 +138,19 @@ def _check_loop(runner: Any) -> None:
     if len(runner.train_dataloader) == 0:
         raise ConfigError(
             f"train_dataloader.batch_size is {runner.train_dataloader.batch_size}, more than the "
-            f"images of an epoch, and drop_last leaves incomplete batches out: nothing would be "
-            f"trained. Make it smaller"
+            f"images of an epoch, and drop_last drops incomplete batches: there would be no batch. "
+            f"Make it smaller"
         )
-    # An iteration-based loop goes on to the next epoch unnoticed, in the middle of its prefetching.
+    # An iteration-based loop starts the next epoch while it prefetches, without calling hooks.
     if not isinstance(runner.train_loop, EpochBasedTrainLoop):
         raise ConfigError(
-            f"train_cfg is a {type(runner.train_loop).__name__}, which has no epochs, and each "
-            f"epoch has its reinforcements; use dict(by_epoch=True, max_epochs=...)"
+            f"train_cfg builds {type(runner.train_loop).__name__}, which has no epochs, but "
+            f"reinforcements are chosen by epoch; use dict(by_epoch=True, max_epochs=...)"
         )
     if isinstance(runner.train_dataloader.sampler, InfiniteSampler):
         raise ConfigError(
-            "train_dataloader.sampler.type is InfiniteSampler, with which the first epoch never "
-            "ends; use dict(type='DefaultSampler', shuffle=True)"
+            "train_dataloader.sampler.type is InfiniteSampler, so the first epoch would never end; "
+            "use dict(type='DefaultSampler', shuffle=True)"
         )
 
 
@@ -168,7 +167,7 @@ def _check_validation(runner: Any, train: ReinforcedDataset) -> None:
     if decodes_to_bgr(dataset):
         raise ConfigError(
             f"{key}.pipeline decodes to BGR, but training images are RGB; use "
-            f"dict(type='ImageFolder', root=...), whose root may be this dataset's config"
+            f"dict(type='ImageFolder', root=...), where root may be this dataset's config"
         )
     names = list(getattr(dataset, "metainfo", {}).get("classes") or ()) or None
     train.reinforced.contract(ConfigError).check_class_names(names, key)
@@ -179,40 +178,36 @@ def _check_preprocessor(runner: Any, preprocessor: Any, dataset: ReinforcedDatas
     collate = getattr(runner.train_dataloader.collate_fn, "func", None)
     if dataset.reinforced.defer and not (is_own and collate is pseudo_collate):
         raise ConfigError(
-            f"{_KEY}.defer is True, for which {key}.type must be TimmDataPreprocessor and "
+            f"{_KEY}.defer is True, which requires {key}.type TimmDataPreprocessor and "
             f"train_dataloader.collate_fn dict(type='pseudo_collate'); set these, or leave it out"
         )
     if is_own:
         return
-    # The second and third are MMEngine's name, and that of MMSegmentation 1.2.
+    # The last two are MMEngine's and MMSegmentation 1.2's.
     for name in ("to_rgb", "_channel_conversion", "channel_conversion"):
         if getattr(preprocessor, name, False):
             raise ConfigError(
                 f"{key} swaps channels (to_rgb, bgr_to_rgb or rgb_to_bgr), but reinforced images "
-                f"are RGB already; leave that out"
+                f"are RGB already; leave these out"
             )
     if not dataset.gt_score:
         raise ConfigError(
-            f"{key}.type is {type(preprocessor).__name__}, which hands on labels, not stored "
-            f"answers; set {_KEY}.gt_score=True for MMPretrain's heads, or use "
-            f"TimmDataPreprocessor"
+            f"{key}.type is {type(preprocessor).__name__}, which passes labels, not stored "
+            f"answers; set {_KEY}.gt_score=True for MMPretrain's heads, or use TimmDataPreprocessor"
         )
 
 
 def _check_model(model: Any, dataset: ReinforcedDataset) -> None:
+    contract = dataset.reinforced.contract(ConfigError)
     mixing = getattr(model.data_preprocessor, "batch_augments", None)
     if mixing is not None:
-        raise ConfigError(
-            f"model.train_cfg.augments or model.data_preprocessor.batch_augments has "
-            f"{type(mixing).__name__}: it would mix views that the teacher answered unmixed. Leave "
-            f"it out, or use a shard set whose policy mixes"
-        )
-    contract = dataset.reinforced.contract(ConfigError)
+        option = "model.train_cfg.augments or model.data_preprocessor.batch_augments"
+        raise contract.refuse_second(f"{type(mixing).__name__} of {option}", "mix")
     for key, holder in (("model", model), ("model.head", getattr(model, "head", None))):
         classes = getattr(holder, "num_classes", None)
         if isinstance(classes, int):
             contract.check_num_classes(classes, key)
-    # A loss without temperature has that of 1.
+    # Other losses have no temperature, which is a temperature of 1.
     losses = [module for module in model.modules() if isinstance(module, KDLoss)]
     for temperature in {loss.temperature for loss in losses} or {1.0}:
         contract.check_temperature(temperature, "model.loss.temperature")

@@ -263,7 +263,7 @@ def test_lazy_form() -> None:
         ),
         (("MODEL.DR_TIMM.NORM", "GN"), ConfigError, ("MODEL.DR_TIMM.NORM", "GN", "SyncBN")),
         (("MODEL.DR_TIMM.OUT_FEATURES", ["res6"]), ConfigError, ("OUT_FEATURES", "res6", "res5")),
-        (("MODEL.PIXEL_MEAN", [0.0]), ConfigError, ("MODEL.PIXEL_MEAN", "3 were expected")),
+        (("MODEL.PIXEL_MEAN", [0.0]), ConfigError, ("MODEL.PIXEL_MEAN", "expected 3")),
         (("MODEL.DR_TIMM.OPTIONS.no_such", 1), ConfigError, ("MODEL.DR_TIMM.OPTIONS", "no_such")),
         (("MODEL.BACKBONE.FREEZE_AT", 9), ConfigError, ("MODEL.BACKBONE.FREEZE_AT", "9")),
         (("MODEL.DR_TIMM.OPTIONS.pretrained", True), ConfigError, ("pretrained", "MODEL.WEIGHTS")),
@@ -291,7 +291,7 @@ def test_wrong_settings(options: tuple[Any, ...], kind: type[Exception], names: 
         (
             "build_dr_timm_fpn_backbone",
             ("MODEL.DR_TIMM.NAME", "vit_tiny_patch16_224"),
-            ("one scale", "build_dr_timm_simple_fpn_backbone"),
+            ("single scale", "build_dr_timm_simple_fpn_backbone"),
         ),
         ("build_dr_timm_simple_fpn_backbone", (), ("res2", "build_dr_timm_fpn_backbone")),
     ],

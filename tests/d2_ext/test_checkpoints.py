@@ -23,7 +23,7 @@ from torch import nn
 
 import d2_ext
 from d2_ext import TimmBackbone
-from d2_ext.messages import logger
+from d2_ext.log import logger
 from dr_models.checkpoints import TARGETS, convert
 from dr_plugins.errors import BackboneError, CheckpointError
 from tests.d2_ext.conftest import MEAN, NATIVE, TIMM, random_network

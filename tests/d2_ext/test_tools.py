@@ -85,7 +85,7 @@ def test_train_net(run: Run, checkpoint: Path, tmp_path: Path) -> None:
     options = small(tmp_path, address, "MODEL.DR_TIMM.NAME", "cvnets_resnet18")
     done = run(TOOLS / "train_net.py", *config, *options)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert "resnet_18 was loaded into backbone.bottom_up" in done.stdout
+    assert "loaded resnet_18 into backbone.bottom_up" in done.stdout
     assert "bbox/AP" in metrics(tmp_path)[-1]
     done = run(TOOLS / "train_net.py", *config, "--resume", *options, "SOLVER.MAX_ITER", 3)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -101,7 +101,7 @@ def test_train_net(run: Run, checkpoint: Path, tmp_path: Path) -> None:
             ("MODEL.DR_TIMM.NAME", "cvnets_resnet18", "INPUT.FORMAT", "BGR"),
             "INPUT.FORMAT: RGB",
         ),
-        ("?arch", ("MODEL.DR_TIMM.NAME", "cvnets_resnet18"), "is not understood"),
+        ("?arch", ("MODEL.DR_TIMM.NAME", "cvnets_resnet18"), "resnet18.pt?arch"),
         (None, ("MODEL.DR_TIMM.NAME", "cvnets_resnet18"), "write imagenet-plus://"),
     ],
 )
@@ -132,7 +132,7 @@ def test_plain_train_net(run: Run, tmp_path: Path) -> None:
         *small(tmp_path / "run", f"imagenet-plus://{tmp_path}/resnet18.pth", *native),
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    assert "resnet18 was loaded into backbone.bottom_up" in done.stdout
+    assert "loaded resnet18 into backbone.bottom_up" in done.stdout
 
 
 LAZY = """
@@ -169,7 +169,7 @@ def test_lazyconfig_train_net(run: Run, checkpoint: Path, tmp_path: Path) -> Non
     tool = TOOLS / "lazyconfig_train_net.py"
     done = run(tool, "--config-file", config, *options)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert "resnet_18 was loaded into backbone.bottom_up" in done.stdout
+    assert "loaded resnet_18 into backbone.bottom_up" in done.stdout
     assert "bbox/AP" in metrics(tmp_path / "run")[-1]
     # Of an input format that only the data loader knows, too.
     wrong = run(tool, "--config-file", config, *options, "dataloader.train.mapper.image_format=BGR")
@@ -194,7 +194,7 @@ def test_transformers(name: str, arch: str, place: str, run: Run, tmp_path: Path
     options = (f"train.output_dir={tmp_path}/run", f"train.init_checkpoint='{address}'")
     done = run(TOOLS / "lazyconfig_train_net.py", "--config-file", config, *options)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert f"{arch} was loaded into backbone.{place}" in done.stdout
+    assert f"loaded {arch} into backbone.{place}" in done.stdout
     assert "bbox/AP" in metrics(tmp_path / "run")[-1]
 
 
