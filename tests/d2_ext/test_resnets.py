@@ -118,7 +118,7 @@ def test_tensors_that_are_meant_to_be_new_are_named(
     with pytest.raises(CheckpointError, match=r"gate\.weight.*new_keys"):
         load_reinforced(model, address)
     for pattern in ("*.gates.*", "gate.*"):  # a slip, and a name that is not whole
-        with pytest.raises(CheckpointError, match=r"new_keys has .*gates"):
+        with pytest.raises(CheckpointError, match=r"new_keys has .*gate"):
             load_reinforced(model, f"{address}?new_keys={pattern}")
     load_reinforced(model, f"{address}?new_keys=*.res5.gate.weight,*.res5.gate.bias")
     assert torch.equal(model.backbone.bottom_up.res5.gate.weight, before)
