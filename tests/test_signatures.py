@@ -141,6 +141,7 @@ DEFAULTS: dict[str, str] = {
     "check_class_names": "error=DatasetMismatchError",
     "log_softmax": "temperature=1.0",
     "plain_rows": "temperature=1.0, label_weight=0.0",
+    "ShardMaker": "workers=0, views_on=None",
     "Contract": "class_names=None, error=DatasetMismatchError",
     "Contract.refuse_second": "what='augment'",
     "ReinforcedDataset.contract": "error=DatasetMismatchError",

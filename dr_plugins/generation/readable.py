@@ -11,7 +11,7 @@ from tqdm.auto import tqdm
 
 from dr_plugins.errors import DatasetMismatchError, ImageReadError
 from dr_plugins.images.sources import ImageSource
-from dr_plugins.shards.container import write_file
+from dr_plugins.shards.location import located
 from dr_plugins.utils.quoting import quoted
 from dr_plugins.utils.workers import alive, noticing_dead_workers
 
@@ -163,7 +163,7 @@ def skip_list(
         found = find_unreadable(source, check=check, workers=workers, progress=progress)
         keys = sorted(found)
         text = "".join(f"{key}\n" for key in keys)
-        write_file(path, [text.encode(errors="surrogateescape")])
+        located(path).write([text.encode(errors="surrogateescape")])
         for message in found.values():
             _logger.warning("left out: %s", message)
     if keys:

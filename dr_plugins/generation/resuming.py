@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -19,6 +18,7 @@ from dr_plugins.generation.views import ViewBatch
 from dr_plugins.records import RecordLayout
 from dr_plugins.replay.replayer import fingerprint
 from dr_plugins.shards.key_index import KeyIndex
+from dr_plugins.shards.location import Location
 from dr_plugins.shards.shard import Shard
 
 __all__ = ["asked_again", "check_answers", "check_views"]
@@ -68,7 +68,12 @@ def check_views(
 
 
 def check_answers(
-    batch: ViewBatch, shard: Shard, ask: Predictor, views: torch.Tensor, precision: str, out: Path
+    batch: ViewBatch,
+    shard: Shard,
+    ask: Predictor,
+    views: torch.Tensor,
+    precision: str,
+    out: Location,
 ) -> None:
     """Compare a teacher's answers with those stored for the same views.
 

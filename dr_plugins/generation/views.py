@@ -96,6 +96,11 @@ class ViewPlan:
         first = shard * self.shard_images
         return range(first, min(first + self.shard_images, self.images))
 
+    def place(self, shard: int) -> tuple[tuple[int, int], int]:
+        """Return the shape of a shard, (images, S), and the row of its first image."""
+        rows = self.rows(shard)
+        return (len(rows), self.samples), rows.start
+
     def batches(self, shard: int) -> int:
         """Return the number of batches of a shard; all but the last shard have the same."""
         return -(-len(self.rows(shard)) * self.samples // self.batch_size)

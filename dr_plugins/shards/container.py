@@ -8,45 +8,39 @@ hashing order and must be durable before a shard counts as finished. We map it b
 
 from __future__ import annotations
 
-import contextlib
 import errno
-import hashlib
 import itertools
 import json
-import os
-from collections.abc import Iterable, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from dr_plugins.errors import FormatError, OutputError
-from dr_plugins.shards.mapping import map_file
-from dr_plugins.utils.files import regular_only
+from dr_plugins.errors import FormatError
+from dr_plugins.shards.location import Place, located
 
-__all__ = ["TEMPORARY_SUFFIX", "file_digest", "map_tensors", "write_file", "write_tensors"]
+__all__ = ["file_digest", "map_tensors", "write_tensors"]
 
-TEMPORARY_SUFFIX = ".tmp"
 _MAX_HEADER = 1 << 16  # ours have less than 1,000 bytes
 _TO_NAME = {"|u1": "U8", "<i4": "I32", "<i8": "I64"}
 _TO_DTYPE = {name: np.dtype(code) for code, name in _TO_NAME.items()}
 
 
 def write_tensors(
-    path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]
+    file: Place, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]
 ) -> str:
     """Write a safetensors file atomically.
 
     Args:
-        path: Where the finished file appears.
-        tensors: uint8, int32 or int64 arrays; stored in the given order, without holes.
+        file: Where the finished file appears.
+        tensors: uint8, int32 or int64 arrays; stored in the order given, without holes.
         metadata: Text entries of the header.
 
     Returns:
         SHA-256 of the file, hexadecimal.
 
     Raises:
-        OutputError: The file cannot be written; `path` is unchanged.
+        OutputError: The file cannot be written; nothing is left of it.
     """
     header: dict[str, Any] = {"__metadata__": dict(metadata)}
     offset = 0
@@ -60,72 +54,26 @@ def write_tensors(
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
     data = (np.ascontiguousarray(a).data.cast("B") for a in tensors.values() if a.size)
-    return write_file(path, itertools.chain([len(text).to_bytes(8, "little"), text], data))
+    return located(file).write(itertools.chain([len(text).to_bytes(8, "little"), text], data))
 
 
-def write_file(path: Path, chunks: Iterable[Any]) -> str:
-    """Write bytes to a temporary file, flush it to disk, then rename it.
-
-    Args:
-        path: Where the finished file appears, replacing an older one.
-        chunks: Bytes-like objects, in order.
-
-    Returns:
-        SHA-256 of the file, hexadecimal.
-
-    Raises:
-        OutputError: The file cannot be written, for example because the disk is full.
-    """
-    temporary = path.with_name(path.name + TEMPORARY_SUFFIX)
-    digest = hashlib.sha256()
-    try:
-        with open(temporary, "wb") as file:
-            for chunk in chunks:
-                file.write(chunk)
-                digest.update(chunk)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        _sync_directory(path.parent)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise OutputError(
-            f"cannot write {path}: {error.strerror or error}. Make it writable or free some space, "
-            f"then run the same command again: finished shards are kept."
-        ) from error
-    return digest.hexdigest()
-
-
-def _sync_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def file_digest(path: Path) -> str:
+def file_digest(file: Place) -> str:
     """Return the SHA-256 of a file, hexadecimal.
 
     Raises:
         FormatError: The file is missing or unreadable.
     """
     try:
-        with open(path, "rb", opener=regular_only) as file:
-            digest = hashlib.sha256()
-            while chunk := file.read(1 << 20):
-                digest.update(chunk)
+        return located(file).digest()
     except OSError as error:
-        raise _unreadable(path, error) from error
-    return digest.hexdigest()
+        raise _unreadable(file, error) from error
 
 
-def map_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+def map_tensors(file: Place) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """Map a safetensors file into memory, copying nothing.
 
     Args:
-        path: A file written by `write_tensors`.
+        file: A file written by `write_tensors`.
 
     Returns:
         Read-only arrays, which keep the map alive, and the header's metadata.
@@ -134,9 +82,9 @@ def map_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
         FormatError: The file is missing, truncated, or its header is damaged.
     """
     try:
-        buffer = map_file(path).data
+        buffer = located(file).map().data
     except OSError as error:
-        raise _unreadable(path, error) from error
+        raise _unreadable(file, error) from error
     try:
         header, start = _read_header(buffer)
         metadata = header.pop("__metadata__", {})
@@ -146,7 +94,7 @@ def map_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
             raise ValueError(f"the file has {len(buffer)} bytes, its header describes {end}")
     except (LookupError, TypeError, ValueError, ArithmeticError, RuntimeError) as error:
         raise FormatError(
-            f"{path} is truncated or its header is damaged ({error}). "
+            f"{file} is truncated or its header is damaged ({error}). "
             f"Copy the file again, or delete it and generate it again."
         ) from error
     return arrays, metadata
@@ -175,14 +123,14 @@ def _view(buffer: memoryview, start: int, entry: dict[str, Any]) -> np.ndarray:
     return np.frombuffer(buffer, dtype, count, start + begin).reshape(shape)
 
 
-def _unreadable(path: Path, error: OSError) -> FormatError:
+def _unreadable(file: Place, error: OSError) -> FormatError:
     if error.errno not in (None, errno.ENOENT):
         return FormatError(
-            f"cannot read {path}: the system reports {error.strerror!r}. The file's content was "
-            f"not checked."
+            f"cannot read {file}: {error.strerror}. That is what the system says; what is in the "
+            f"file was not looked at."
         )
     return FormatError(
-        f"cannot read {path}: {error.strerror or error}. The shard set is incomplete; copy the "
-        f"file again, or run `dr-plugins reinforce` with the same settings to restore missing "
-        f"files."
+        f"cannot read {file}: {error.strerror or error}. The shard set is incomplete; copy the "
+        f"file again, or run `dr-plugins reinforce` with the same settings, which makes missing "
+        f"files again."
     )

@@ -5,13 +5,13 @@ from __future__ import annotations
 import bisect
 import hashlib
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import NoReturn, overload
 
 import numpy as np
 
 from dr_plugins.errors import FormatError, UnknownImageError
 from dr_plugins.shards.container import map_tensors, write_tensors
+from dr_plugins.shards.location import Place
 from dr_plugins.utils.quoting import quoted, respelt
 
 __all__ = ["KeyIndex", "sorted_keys"]
@@ -64,7 +64,7 @@ class KeyIndex(Sequence[str]):
         return cls(np.frombuffer(b"".join(encoded), np.uint8), ends)
 
     @classmethod
-    def load(cls, path: Path) -> KeyIndex:
+    def load(cls, path: Place) -> KeyIndex:
         """Map an index file.
 
         Raises:
@@ -80,8 +80,8 @@ class KeyIndex(Sequence[str]):
             raise FormatError(f"{path} is damaged: its key lengths do not add up. Copy it again.")
         return cls(text, np.require(ends, requirements="A"))  # other writers may not align it
 
-    def save(self, path: Path) -> str:
-        """Write the index and return the file's SHA-256."""
+    def save(self, path: Place) -> str:
+        """Write the index; returns the file's SHA-256."""
         tensors = {"ends": self._ends, "keys": self._text}
         return write_tensors(path, tensors, {"format": "dr-plugins", "version": "1"})
 

@@ -8,13 +8,12 @@ import platform
 import re
 from dataclasses import dataclass
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 from dr_plugins.errors import FormatError, VersionError
 from dr_plugins.records import RecordLayout, target_fields
-from dr_plugins.shards.container import write_file
-from dr_plugins.utils.files import MANIFEST_NAME, regular_only
+from dr_plugins.shards.location import Location, Place, located
+from dr_plugins.utils.files import MANIFEST_NAME
 
 __all__ = [
     "FORMAT_VERSION",
@@ -98,8 +97,8 @@ class Manifest:
         """Digest of the settings; stored in every shard of the set."""
         return settings_digest(self.settings)
 
-    def save(self, directory: Path) -> None:
-        """Write ``manifest.json`` atomically, which completes the set."""
+    def save(self, directory: Place) -> None:
+        """Write ``manifest.json``, atomically: from then on the set is complete."""
         data = {
             "format": _FORMAT,
             "version": FORMAT_VERSION,
@@ -111,18 +110,19 @@ class Manifest:
             "versions": self.versions,
         }
         text = json.dumps(data, indent=1, ensure_ascii=False)
-        write_file(directory / MANIFEST_NAME, [text.encode()])
+        (located(directory) / MANIFEST_NAME).write([text.encode()])
 
     @classmethod
-    def load(cls, directory: Path) -> Manifest:
+    def load(cls, directory: Place) -> Manifest:
         """Read ``manifest.json``.
 
         Raises:
             FormatError: It is missing (the set may be unfinished) or damaged.
             VersionError: It was written by a newer format version.
         """
+        directory = located(directory)
         path = directory / MANIFEST_NAME
-        data = _parse(path)
+        data = _parse(directory, path)
         if data.get("format") != _FORMAT or not _is_count(data.get("version"), 1):
             raise FormatError(f"{path} is not the manifest of a shard set")
         if data["version"] > FORMAT_VERSION:
@@ -163,13 +163,12 @@ def library_versions() -> dict[str, str]:
     return versions
 
 
-def _parse(path: Path) -> dict[str, Any]:
+def _parse(directory: Location, path: Location) -> dict[str, Any]:
     try:
-        with open(path, encoding="utf-8", opener=regular_only) as file:
-            data = json.load(file)
+        data = json.loads(path.read_text())
     except FileNotFoundError as error:
         raise FormatError(
-            f"{path} does not exist: {path.parent} is not a shard set, or its generation is not "
+            f"{path} does not exist: {directory} is not a shard set, or its generation has not "
             f"finished (run the same `dr-plugins reinforce` command again to resume)."
         ) from error
     except (OSError, ValueError, RecursionError) as error:

@@ -6,54 +6,31 @@ import contextlib
 import json
 import logging
 import re
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-import filelock
-
-from dr_plugins.errors import FormatError, LockedError, OutputError, SettingsMismatchError
+from dr_plugins.errors import FormatError, OutputError, SettingsMismatchError
 from dr_plugins.records import RecordLayout, set_checksum
-from dr_plugins.shards.container import TEMPORARY_SUFFIX, file_digest, write_file
+from dr_plugins.shards.container import file_digest
 from dr_plugins.shards.key_index import KeyIndex
+from dr_plugins.shards.location import TEMPORARY_SUFFIX, Location, Place, located
 from dr_plugins.shards.manifest import FileEntry, Manifest, library_versions, settings_digest
 from dr_plugins.shards.reader import map_shard
 from dr_plugins.shards.shard import Shard, shard_name
-from dr_plugins.utils.files import LOCK_NAME, MANIFEST_NAME, PROGRESS_NAME, regular_only
+from dr_plugins.utils.files import LOCK_NAME, MANIFEST_NAME, PROGRESS_NAME
 
 __all__ = ["OutputDirectory", "finished_set", "locked"]
 
 _INDEX_NAME = "index.safetensors"
 _LONGEST_VALUE = 120  # characters of a value in a message
-_OURS = re.compile(r"(?:shard-[0-9]+|index)\.safetensors|(?:manifest|unfinished)\.json")
+_LEFT_OVER = re.compile(
+    r"(?:(?:shard-[0-9]+|index)\.safetensors|(?:manifest|unfinished)\.json)\.tmp"
+)
 _logger = logging.getLogger(__name__)
 
 
-@contextlib.contextmanager
-def locked(directory: Path) -> Iterator[None]:
-    """Create a directory and lock it.
-
-    Raises:
-        LockedError: Another process has locked it.
-        OutputError: It cannot be created or written to.
-    """
-    lock = filelock.FileLock(directory / LOCK_NAME)
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=0)
-    except filelock.Timeout as error:
-        raise LockedError(
-            f"another generator is writing to {directory}, or its worker processes are still "
-            f"running; wait for them, or choose another directory"
-        ) from error
-    except OSError as error:
-        raise OutputError(
-            f"cannot write to {directory}: {error.strerror or error}. Choose a writable directory."
-        ) from error
-    try:
-        yield
-    finally:
-        lock.release()
+def locked(directory: Place) -> contextlib.AbstractContextManager[None]:
+    """Create a directory and hold it alone; see `Location.locked`."""
+    return located(directory).locked()
 
 
 class OutputDirectory:
@@ -71,9 +48,9 @@ class OutputDirectory:
     """
 
     def __init__(
-        self, directory: Path, settings: dict[str, Any], layout: RecordLayout, keys: KeyIndex
+        self, directory: Place, settings: dict[str, Any], layout: RecordLayout, keys: KeyIndex
     ) -> None:
-        self.directory = directory
+        self.directory = located(directory)
         self._settings, self._layout, self._keys = settings, layout, keys
         self._set_id = settings_digest(settings)
         self._entries: dict[int, FileEntry] = {}
@@ -146,7 +123,7 @@ class OutputDirectory:
         shards = tuple(self._entries[number] for number in sorted(self._entries))
         manifest = Manifest(self._settings, self._layout, index, shards, library_versions())
         manifest.save(self.directory)
-        (self.directory / PROGRESS_NAME).unlink(missing_ok=True)
+        (self.directory / PROGRESS_NAME).remove()
         return manifest
 
     def _claim(self) -> bool:
@@ -161,35 +138,31 @@ class OutputDirectory:
         mine = {"settings": self._settings, "versions": library_versions()}
         if path.exists() and self._has_work():
             try:
-                with open(path, encoding="utf-8", opener=regular_only) as file:
-                    theirs = json.load(file)
+                theirs = json.loads(path.read_text())
                 _compare(self.directory, self._settings, theirs["settings"], theirs["versions"])
             except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
                 raise FormatError(
                     f"{path} is damaged ({error!r}), so the settings of the shards next to it are "
                     f"unknown. Choose another directory, or delete this one."
                 ) from error
-        elif any(self.directory.glob("*.safetensors")):
+        elif any(name.endswith(".safetensors") for name in self.directory.names()):
             raise SettingsMismatchError(
                 f"{self.directory} holds safetensors files of unknown origin; choose an empty "
                 f"directory"
             )
-        try:
-            for left_over in self.directory.glob(f"*{TEMPORARY_SUFFIX}"):
-                if _OURS.fullmatch(left_over.name.removesuffix(TEMPORARY_SUFFIX)):
-                    left_over.unlink()
-        except OSError as error:
-            raise OutputError(f"cannot delete {error.filename}: {error.strerror}") from error
-        write_file(path, [json.dumps(mine, indent=1, ensure_ascii=False).encode()])
+        for name in self.directory.names():
+            if _LEFT_OVER.fullmatch(name):
+                (self.directory / name).remove()
+        path.write([json.dumps(mine, indent=1, ensure_ascii=False).encode()])
         return False
 
     def _has_work(self) -> bool:
         """Whether the directory holds more than a run that stopped before its first shard."""
         left = (PROGRESS_NAME, LOCK_NAME)
-        names = (path.name for path in self.directory.iterdir())
+        names = self.directory.names()
         return any(name not in left and not name.endswith(TEMPORARY_SUFFIX) for name in names)
 
-    def _check_records(self, path: Path, shard: Shard) -> None:
+    def _check_records(self, path: Location, shard: Shard) -> None:
         start = set_checksum(self._set_id)
         for position, records in enumerate(shard.records):
             key = self._keys.encoded(shard.first_row + position)
@@ -197,8 +170,8 @@ class OutputDirectory:
                 raise FormatError(f"{path}: a record of image {key.decode()!r} is damaged")
 
 
-def finished_set(directory: Path, settings: dict[str, Any]) -> Manifest | None:
-    """Return the manifest of a directory that holds a finished set; it may be read-only.
+def finished_set(directory: Place, settings: dict[str, Any]) -> Manifest | None:
+    """Return the set in a directory if there is nothing left to do; writable it need not be.
 
     Args:
         directory: Where the set may be.
@@ -211,6 +184,7 @@ def finished_set(directory: Path, settings: dict[str, Any]) -> Manifest | None:
         SettingsMismatchError: The set was made with other settings.
         FormatError: Its manifest is damaged.
     """
+    directory = located(directory)
     if not (directory / MANIFEST_NAME).exists():
         return None
     manifest = Manifest.load(directory)
@@ -220,13 +194,13 @@ def finished_set(directory: Path, settings: dict[str, Any]) -> Manifest | None:
     if missing:
         _logger.warning("%d files are missing, such as %s", len(missing), missing[0])
         return None
-    with contextlib.suppress(OSError):
-        (directory / PROGRESS_NAME).unlink(missing_ok=True)
+    with contextlib.suppress(OutputError):
+        (directory / PROGRESS_NAME).remove()
     return manifest
 
 
 def _compare(
-    directory: Path, mine: dict[str, Any], theirs: dict[str, Any], versions: dict[str, str]
+    directory: Location, mine: dict[str, Any], theirs: dict[str, Any], versions: dict[str, str]
 ) -> None:
     current = {k: v for k, v in library_versions().items() if k in versions}
     there, now = _flat({**theirs, **versions}), _flat({**mine, **current})

@@ -17,6 +17,7 @@ from dr_plugins.errors import FormatError
 from dr_plugins.records import RecordLayout, is_whole, set_checksum
 from dr_plugins.shards.container import map_tensors
 from dr_plugins.shards.key_index import KeyIndex
+from dr_plugins.shards.location import Place, located
 from dr_plugins.shards.manifest import Manifest
 from dr_plugins.shards.shard import FINGERPRINT_BYTES, Shard
 
@@ -38,7 +39,7 @@ class ImageInfo(NamedTuple):
 
 
 def map_shard(
-    path: Path, *, layout: RecordLayout, shape: tuple[int, int], first_row: int, set_id: str
+    path: Place, *, layout: RecordLayout, shape: tuple[int, int], first_row: int, set_id: str
 ) -> Shard:
     """Map one shard file and check that it is the expected one.
 
@@ -109,8 +110,8 @@ class ShardSet:
     """
 
     def __init__(self, directory: str | PathLike[str]) -> None:
-        self.directory = Path(directory)
-        self.manifest = Manifest.load(self.directory)
+        self.location = located(directory)
+        self.manifest = Manifest.load(self.location)
         counts = (entry.images for entry in self.manifest.shards)
         self._starts = list(itertools.accumulate(counts, initial=0))
         self._samples, self._size = self.manifest.samples, self.manifest.layout.itemsize
@@ -118,10 +119,15 @@ class ShardSet:
         self._checksum = set_checksum(self.manifest.set_id)
         self._open: OrderedDict[int, _OpenShard] = OrderedDict()
 
+    @property
+    def directory(self) -> Path:
+        """The shard set's directory."""
+        return Path(str(self.location))
+
     @cached_property
     def keys(self) -> KeyIndex:
         """The image keys, in row order."""
-        path = self.directory / self.manifest.index.file
+        path = self.location / self.manifest.index.file
         keys = KeyIndex.load(path)
         if len(keys) != len(self):
             raise FormatError(f"{path} holds {len(keys)} images, the manifest says {len(self)}")
@@ -210,7 +216,7 @@ class ShardSet:
         record = shard.raw[offset : offset + self._size]
         if not is_whole(record, self.keys.encoded(row), self._checksum):
             raise FormatError(
-                f"{self.directory / self.manifest.shards[number].file}: a record of image "
+                f"{self.location / self.manifest.shards[number].file}: a record of image "
                 f"{self.keys[row]!r} is damaged, or belongs to another image or shard set. If the "
                 f"set was replaced while in use, start again; otherwise copy the shard and the "
                 f"index again. `dr-plugins verify` lists every damaged file."
@@ -237,7 +243,7 @@ class ShardSet:
     def _map(self, number: int) -> Shard:
         entry = self.manifest.shards[number]
         return map_shard(
-            self.directory / entry.file,
+            self.location / entry.file,
             layout=self.manifest.layout,
             shape=(entry.images, self.manifest.samples),
             first_row=self._starts[number],
@@ -251,6 +257,6 @@ class ShardSet:
     def __repr__(self) -> str:
         m = self.manifest
         return (
-            f"ShardSet({str(self.directory)!r}: {len(self)} images x {m.samples} reinforcements, "
+            f"ShardSet({str(self.location)!r}: {len(self)} images x {m.samples} reinforcements, "
             f"top-{m.topk} of {m.num_classes} classes, {m.layout.itemsize} bytes each)"
         )

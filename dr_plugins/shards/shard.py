@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import zlib
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from dr_plugins.records import RecordLayout, set_checksum
 from dr_plugins.shards.container import write_tensors
 from dr_plugins.shards.key_index import KeyIndex
+from dr_plugins.shards.location import Place, located
 from dr_plugins.shards.manifest import FileEntry
 
 __all__ = ["FINGERPRINT_BYTES", "Shard", "fingerprinted_sample", "shard_name"]
@@ -53,7 +53,7 @@ class Shard:
             np.zeros((images, FINGERPRINT_BYTES), np.uint8),
         )
 
-    def write(self, path: Path, layout: RecordLayout, keys: KeyIndex, set_id: str) -> FileEntry:
+    def write(self, path: Place, layout: RecordLayout, keys: KeyIndex, set_id: str) -> FileEntry:
         """Seal every record for its set and image, and write the shard, atomically.
 
         Args:
@@ -70,16 +70,17 @@ class Shard:
             layout.seal(records, keys.encoded(self.first_row + position), start)
         return self.save(path, layout, set_id)
 
-    def save(self, path: Path, layout: RecordLayout, set_id: str) -> FileEntry:
-        """Write the shard atomically; its records must be sealed. See `write`."""
+    def save(self, path: Place, layout: RecordLayout, set_id: str) -> FileEntry:
+        """Write the shard, whose records are sealed already, atomically; see `write`."""
         tensors = {
             "labels": self.labels,
             "sizes": self.sizes,
             "fingerprints": self.fingerprints,
             "records": self.records.view(np.uint8).reshape(*self.records.shape, layout.itemsize),
         }
-        metadata = self.origin(set_id)
-        return FileEntry(path.name, write_tensors(path, tensors, metadata), len(self.records))
+        file = located(path)
+        digest = write_tensors(file, tensors, self.origin(set_id))
+        return FileEntry(file.name, digest, len(self.records))
 
     def origin(self, set_id: str) -> dict[str, str]:
         """Return the file's metadata: its set and place, and a checksum of the image data."""

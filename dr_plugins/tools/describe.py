@@ -73,9 +73,9 @@ def _few(examples: list[str], count: int) -> str:
 
 
 def _space(shards: ShardSet) -> str:
-    files = [shards.directory / e.file for e in (shards.manifest.index, *shards.manifest.shards)]
+    files = [shards.location / e.file for e in (shards.manifest.index, *shards.manifest.shards)]
     there = [file for file in files if file.exists()]
-    size, records = sum(f.stat().st_size for f in there), len(shards) * shards.manifest.samples
+    size, records = sum(f.size() for f in there), len(shards) * shards.manifest.samples
     if len(there) < len(files):
         missing = next(file.name for file in files if not file.exists())
         return f"{len(files) - len(there):,} of {len(files):,} files are missing, such as {missing}"

@@ -95,7 +95,7 @@ def _verify_files(shards: ShardSet, report: VerifyReport, progress: bool) -> Non
 
 
 def _verify_digest(shards: ShardSet, entry: FileEntry) -> None:
-    path = shards.directory / entry.file
+    path = shards.location / entry.file
     if file_digest(path) != entry.sha256:
         raise FormatError(
             f"{path} is damaged: its checksum differs from the manifest's. Copy it again."

@@ -3,6 +3,7 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
+import pickle
 import resource
 import shutil
 import signal
@@ -27,13 +28,13 @@ from dr_plugins.errors import (
     TeacherError,
 )
 from dr_plugins.generation import generate as generate_module
-from dr_plugins.generation.generate import GenerationSettings, reinforce
+from dr_plugins.generation.generate import GenerationSettings, ShardMaker, reinforce
+from dr_plugins.generation.planning import pending_shards, plan_generation
 from dr_plugins.generation.teachers import Ensemble
 from dr_plugins.images.sources import ImageSource
 from dr_plugins.policies.policy import Policy
 from dr_plugins.replay.replayer import Replayer
-from dr_plugins.shards import container
-from dr_plugins.shards.output import locked
+from dr_plugins.shards.output import OutputDirectory, locked
 from dr_plugins.shards.reader import ShardSet
 from dr_plugins.tools.verify import verify
 from tests.tiny import TinyTeacher, hurt, make_photographs, make_set, policy
@@ -121,6 +122,28 @@ def test_the_result_does_not_depend_on_who_makes_the_views(
     generate(tmp_path / "a", photographs, policy_=small, views_on="workers")
     generate(tmp_path / "b", photographs, policy_=small, views_on="device", workers=workers)
     assert files(tmp_path / "a") == files(tmp_path / "b")
+
+
+def test_shards_may_be_made_apart_in_any_order(
+    tmp_path: Path, photographs: Path, uninterrupted: Path
+) -> None:
+    settings = GenerationSettings(
+        policy("randaug_mixing"), samples=6, topk=2, batch_size=16, shard_images=5
+    )
+    teacher, device = Ensemble([TinyTeacher()]), torch.device("cpu")
+    source = ImageSource(ImageFolder(str(photographs)))
+    plan = plan_generation(source, teacher, settings, teacher_specs=(), device=device, left_out=())
+    with locked(tmp_path):
+        output = OutputDirectory(tmp_path, plan.identity, plan.layout, plan.keys)
+        assert pending_shards(plan, output) == [0, 1, 2]
+        for numbers, images in (([2], 2), ([0, 1], 10)):
+            own = pickle.loads(pickle.dumps((plan, output, teacher)))  # as in another process
+            completed: list[int] = []
+            ShardMaker(*own, device).make_shards(numbers, completed.append)
+            assert sum(completed) == images
+        assert pending_shards(plan, output) == []
+        output.finish()
+    assert files(tmp_path) == files(uninterrupted)
 
 
 def test_workers_resize_where_only_they_can(
@@ -295,7 +318,7 @@ def killed_at_write(out: Path, images: Path, write: int, *, renamed: bool) -> No
             kill_me()
 
     def run() -> None:
-        container.os.replace = replace_and_die  # only in the forked process
+        os.replace = replace_and_die  # only in the forked process
         generate(out, images)
 
     code, _ = in_child(run)

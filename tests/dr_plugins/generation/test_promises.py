@@ -22,8 +22,8 @@ from dr_plugins.generation.view_maker import ReadyViews
 from dr_plugins.generation.views import ViewBatch, ViewBatches, ViewPlan
 from dr_plugins.images.sources import ImageSource
 from dr_plugins.records import RecordLayout, target_fields
-from dr_plugins.shards.container import write_file
 from dr_plugins.shards.key_index import KeyIndex
+from dr_plugins.shards.location import located
 from dr_plugins.training import dataset
 from tests.tiny import policy
 
@@ -185,5 +185,5 @@ def test_a_file_is_on_the_disk_before_its_name_and_its_name_before_it_counts(
 
     monkeypatch.setattr(os, "fsync", noted)
     monkeypatch.setattr(os, "replace", renamed)
-    write_file(tmp_path / "file", [b"con", b"tent"])
+    located(tmp_path / "file").write([b"con", b"tent"])
     assert done == [("fsync", "file.tmp"), ("replace", "file"), ("fsync", tmp_path.name)]

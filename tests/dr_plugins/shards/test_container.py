@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
 from dr_plugins.errors import FormatError, OutputError
-from dr_plugins.shards.container import file_digest, map_tensors, write_file, write_tensors
+from dr_plugins.shards.container import file_digest, map_tensors, write_tensors
+from dr_plugins.shards.location import located
 
 TENSORS = {
     "labels": np.array([3, -1], np.int32),
@@ -91,14 +92,14 @@ def test_missing_and_empty_files_are_named(tmp_path: Path) -> None:
 
 def test_a_failed_write_leaves_the_old_file_and_no_new_one(tmp_path: Path) -> None:
     path = tmp_path / "a"
-    write_file(path, [b"old"])
+    located(path).write([b"old"])
 
     def failing() -> object:
         yield b"new"
         raise OSError(28, "No space left on device")
 
     with pytest.raises(OutputError, match=r"No space left on device.*finished shards are kept"):
-        write_file(path, failing())  # type: ignore[arg-type]
+        located(path).write(failing())  # type: ignore[arg-type]
     assert path.read_bytes() == b"old"
     assert [p.name for p in tmp_path.iterdir()] == ["a"]
 
@@ -107,5 +108,5 @@ def test_a_failed_write_leaves_the_old_file_and_no_new_one(tmp_path: Path) -> No
 def test_a_full_disk_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "a.tmp").symlink_to("/dev/full")  # every write to this device fails with ENOSPC
     with pytest.raises(OutputError, match=r"/a: No space left on device"):
-        write_file(tmp_path / "a", [b"x" * 100_000])
+        located(tmp_path / "a").write([b"x" * 100_000])
     assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,206 @@
+"""Where the files of shard sets are: the only module here that touches a file system."""
+
+# Location says what its methods do, for all implementations.
+# ruff: noqa: D102
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import filelock
+import numpy as np
+
+from dr_plugins.errors import LockedError, OutputError
+from dr_plugins.shards.mapping import map_file
+from dr_plugins.utils.files import LOCK_NAME, regular_only
+
+__all__ = ["TEMPORARY_SUFFIX", "LocalPath", "Location", "Place", "located"]
+
+TEMPORARY_SUFFIX = ".tmp"
+"""Ends the names of files that are being written."""
+
+
+class Location(ABC):
+    """A shard set's directory, or a file in it; as text, what messages call it.
+
+    What reads raises `OSError`, `FileNotFoundError` where there is nothing. Locations are pickled
+    to worker processes.
+    """
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """The last part of the address."""
+
+    @abstractmethod
+    def __truediv__(self, name: str) -> Location:
+        """Return the location of a file in this directory."""
+
+    @abstractmethod
+    def __str__(self) -> str: ...
+
+    @abstractmethod
+    def exists(self) -> bool:
+        """Return whether there is something."""
+
+    @abstractmethod
+    def names(self) -> list[str]:
+        """Return the names of what is in this directory."""
+
+    @abstractmethod
+    def size(self) -> int:
+        """Return the bytes of this file."""
+
+    @abstractmethod
+    def read_text(self) -> str:
+        """Return the UTF-8 text of this file."""
+
+    @abstractmethod
+    def map(self) -> np.ndarray:
+        """Return the bytes of this file: uint8 ``[bytes]``, read-only; empty files are errors."""
+
+    @abstractmethod
+    def digest(self) -> str:
+        """Return the SHA-256 of this file, hexadecimal."""
+
+    @abstractmethod
+    def write(self, chunks: Iterable[Any]) -> str:
+        """Write this file durably; it appears whole, and replaces an older one.
+
+        Args:
+            chunks: Bytes-like objects, in order.
+
+        Returns:
+            SHA-256 of the file, hexadecimal.
+
+        Raises:
+            OutputError: The file cannot be written; an older one stays.
+        """
+
+    @abstractmethod
+    def remove(self) -> None:
+        """Delete this file, if there is one.
+
+        Raises:
+            OutputError: It cannot be deleted.
+        """
+
+    @abstractmethod
+    def locked(self) -> contextlib.AbstractContextManager[None]:
+        """Create this directory and lock it.
+
+        Raises:
+            LockedError: Another process has locked it.
+            OutputError: It cannot be created or written to.
+        """
+
+
+Place = str | PathLike[str] | Location
+
+
+def located(place: Place) -> Location:
+    """Return the location that a user names; a new kind is recognized here."""
+    return place if isinstance(place, Location) else LocalPath(Path(place))
+
+
+@dataclass(frozen=True)
+class LocalPath(Location):
+    """A directory or file of this machine."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    def __truediv__(self, name: str) -> LocalPath:
+        return LocalPath(self.path / name)
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    def exists(self) -> bool:
+        return self.path.exists()
+
+    def names(self) -> list[str]:
+        return os.listdir(self.path)
+
+    def size(self) -> int:
+        return self.path.stat().st_size
+
+    def read_text(self) -> str:
+        with open(self.path, encoding="utf-8", opener=regular_only) as file:
+            return file.read()
+
+    def map(self) -> np.ndarray:
+        return map_file(self.path)
+
+    def digest(self) -> str:
+        with open(self.path, "rb", opener=regular_only) as file:
+            digest = hashlib.sha256()
+            while chunk := file.read(1 << 20):
+                digest.update(chunk)
+        return digest.hexdigest()
+
+    def write(self, chunks: Iterable[Any]) -> str:
+        temporary = self.path.with_name(self.name + TEMPORARY_SUFFIX)
+        digest = hashlib.sha256()
+        try:
+            with open(temporary, "wb") as file:
+                for chunk in chunks:
+                    file.write(chunk)
+                    digest.update(chunk)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, self.path)
+            _sync_directory(self.path.parent)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise OutputError(
+                f"cannot write {self}: {error.strerror or error}. Make it writable or free "
+                f"some space, then run the same command again: finished shards are kept."
+            ) from error
+        return digest.hexdigest()
+
+    def remove(self) -> None:
+        try:
+            self.path.unlink(missing_ok=True)
+        except OSError as error:
+            raise OutputError(f"cannot delete {self}: {error.strerror}") from error
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        lock = filelock.FileLock(self.path / LOCK_NAME)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock.acquire(timeout=0)
+        except filelock.Timeout as error:
+            raise LockedError(
+                f"another generator is writing to {self}, or its worker processes are still "
+                f"running; wait for them, or choose another directory"
+            ) from error
+        except OSError as error:
+            raise OutputError(
+                f"cannot write to {self}: {error.strerror or error}. Choose a writable directory."
+            ) from error
+        try:
+            yield
+        finally:
+            lock.release()
+
+
+def _sync_directory(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
