@@ -102,7 +102,8 @@ bench: $(DEV)
 	$(BIN)/python -m benchmarks
 
 clean:
-	rm -rf $(VENV) $(OLDEST_VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
+	rm -rf $(VENV) $(OLDEST_VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache \
+	    .hypothesis build dist
 	find $(CODE) -type d -name __pycache__ -prune -exec rm -rf {} +
 
 # An existing environment is used as it is, whoever made it.

@@ -1,4 +1,4 @@
-"""The Triton kernels of the loss on a CPU; `test_fused_loss` runs this in Triton's interpreter."""
+"""The Triton kernels of the loss on a CPU; `test_fused` runs this in Triton's interpreter."""
 
 from __future__ import annotations
 
