@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from dr_plugins.shards.reader import ShardSet
     from dr_plugins.targets import SparseTargets
     from dr_plugins.tools.describe import describe
+    from dr_plugins.tools.subset import subset
     from dr_plugins.tools.verify import verify
     from dr_plugins.training.dataset import ReinforcedDataset
 
@@ -44,6 +45,7 @@ __all__ = [
     "load_teacher",
     "open_source",
     "reinforce",
+    "subset",
     "verify",
 ]
 
@@ -65,6 +67,7 @@ _HOMES = {
     "load_teacher": "dr_plugins.generation.teacher_schemes",
     "open_source": "dr_plugins.images.sources",
     "reinforce": "dr_plugins.generation.generate",
+    "subset": "dr_plugins.tools.subset",
     "verify": "dr_plugins.tools.verify",
 }
 

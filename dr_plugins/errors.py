@@ -74,7 +74,7 @@ class TeacherError(ReinforcementError):
 
 
 class SettingsMismatchError(ReinforcementError):
-    """An output directory already holds a shard set made with other settings."""
+    """Shard sets do not fit each other, an option, or what an output directory already holds."""
 
 
 class OutputError(ReinforcementError):

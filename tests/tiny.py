@@ -16,6 +16,7 @@ from dr_plugins.generation.generate import GenerationSettings, reinforce
 from dr_plugins.generation.teachers import Ensemble
 from dr_plugins.images.sources import ImageSource
 from dr_plugins.policies.policy import Policy
+from dr_plugins.shards.reader import ShardSet
 
 CLASSES = ("n01", "n02", "n03")
 
@@ -90,3 +91,17 @@ def make_set(
     # A teacher of random weights knows none of the labels.
     reinforce(source, teachers, out, generation, left_out=left_out, min_agreement=0)
     return out
+
+
+def content(directory: Path) -> dict[str, Any]:
+    """All that a set stores about each key, apart from checksums and fingerprints."""
+    shards = ShardSet(directory)
+    names = [field.name for field in shards.manifest.layout.fields]
+    samples = np.arange(shards.manifest.samples)
+    return {
+        key: (
+            [shards.read(np.full(len(samples), row), samples)[name].tolist() for name in names],
+            shards.image(row)[:2],
+        )
+        for row, key in enumerate(shards.keys)
+    }

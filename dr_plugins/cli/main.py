@@ -13,6 +13,7 @@ import click
 from dr_plugins import __version__
 from dr_plugins.cli.command import Command, PluginGroup
 from dr_plugins.cli.mldr import download, import_mldr
+from dr_plugins.cli.sets import subset
 from dr_plugins.cli.startup import disable, enable, status
 
 __all__ = ["main"]
@@ -289,6 +290,7 @@ def verify(
         raise SystemExit(1)
 
 
+main.add_command(subset)
 main.add_command(import_mldr)
 main.add_command(download)
 main.add_command(enable)

@@ -23,7 +23,7 @@ from dr_plugins.policies.policy import AugmentParams
 from dr_plugins.replay.deferred import CroppedView
 from dr_plugins.replay.stored_policy import stored_policy
 from dr_plugins.shards.reader import ShardSet
-from dr_plugins.shards.shard import FINGERPRINT_BYTES, fingerprinted_sample
+from dr_plugins.shards.shard import FINGERPRINT_BYTES
 from dr_plugins.utils.quoting import quoted
 
 __all__ = ["Replayer", "fingerprint", "known_images"]
@@ -166,7 +166,7 @@ class Replayer:
 
     def is_fingerprinted(self, index: int, sample: int) -> bool:
         """Whether `sample` is the image's reinforcement with a fingerprint."""
-        return sample == fingerprinted_sample(int(self.rows[index]), self.shards.manifest.samples)
+        return sample == self.shards.image(int(self.rows[index])).fingerprinted
 
     def compare(self, index: int) -> bool:
         """Replay the image's fingerprinted view and check it.
@@ -179,11 +179,12 @@ class Replayer:
             ImageChangedError: The image or its partner has changed.
             FormatError: The record is damaged.
         """
-        row, samples = int(self.rows[index]), self.shards.manifest.samples
-        record = self.shards.read(np.array([row]), np.array([fingerprinted_sample(row, samples)]))
+        row = int(self.rows[index])
+        info = self.shards.image(row)
+        record = self.shards.read(np.array([row]), np.array([info.fingerprinted]))
         (params,) = self.policy.decode(record)
         self.check(index, self.view(index, params)[0])
-        return self.shards.image(row).fingerprint is not None
+        return info.fingerprint is not None
 
     def check(self, index: int, view: torch.Tensor) -> None:
         """Compare the view of the image's fingerprinted sample with what the teacher saw.

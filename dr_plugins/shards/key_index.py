@@ -144,6 +144,18 @@ class KeyIndex(Sequence[str]):
             self._reject([keys[i] for i in sorted(missing)[:3]], len(missing))
         return rows
 
+    def take(self, rows: np.ndarray) -> KeyIndex:
+        """Return the index of some images.
+
+        Args:
+            rows: int64 ``[n]``, ascending.
+        """
+        chosen = np.zeros(len(self), bool)
+        chosen[rows] = True
+        lengths = np.diff(self._ends, prepend=0)
+        text = self._text[np.repeat(chosen, lengths)]
+        return KeyIndex(text, np.cumsum(lengths[chosen], dtype=np.int64))
+
     def row(self, key: str) -> int:
         """Return the row number of one key, by binary search; see `rows` for bulk look-ups."""
         row = self._search(key)

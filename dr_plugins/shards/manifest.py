@@ -217,6 +217,16 @@ def _describes(manifest: Manifest) -> bool:
         and 0 < settings.get("temperature", 1.0) < float("inf")
         and _are_texts([*versions, *versions.values()])
         and (origin is None or _are_texts([origin["format"], *_names(origin["archives"])]))
+        and ("history" not in settings or _is_history(settings["history"]))
+    )
+
+
+def _is_history(history: dict[str, Any]) -> bool:
+    return _are_texts([history["operation"]]) and all(
+        _are_texts([one["set_id"]])
+        and all(_is_count(one[name], 1) for name in ("images", "samples", "topk"))
+        and ("history" not in one or _is_history(one["history"]))
+        for one in history["sets"]
     )
 
 

@@ -41,6 +41,7 @@ class OutputDirectory:
         settings: See `Manifest`.
         layout: Byte layout of a record.
         keys: The images, in row order.
+        versions: Libraries that make the set; None means those of this process.
 
     Raises:
         SettingsMismatchError: The directory holds a set, finished or not, with other settings.
@@ -48,9 +49,15 @@ class OutputDirectory:
     """
 
     def __init__(
-        self, directory: Place, settings: dict[str, Any], layout: RecordLayout, keys: KeyIndex
+        self,
+        directory: Place,
+        settings: dict[str, Any],
+        layout: RecordLayout,
+        keys: KeyIndex,
+        versions: dict[str, str] | None = None,
     ) -> None:
         self.directory = located(directory)
+        self._versions = library_versions() if versions is None else versions
         self._settings, self._layout, self._keys = settings, layout, keys
         self._set_id = settings_digest(settings)
         self._entries: dict[int, FileEntry] = {}
@@ -121,7 +128,7 @@ class OutputDirectory:
         path = self.directory / _INDEX_NAME
         index = FileEntry(path.name, self._keys.save(path), len(self._keys))
         shards = tuple(self._entries[number] for number in sorted(self._entries))
-        manifest = Manifest(self._settings, self._layout, index, shards, library_versions())
+        manifest = Manifest(self._settings, self._layout, index, shards, self._versions)
         manifest.save(self.directory)
         (self.directory / PROGRESS_NAME).remove()
         return manifest
@@ -134,12 +141,12 @@ class OutputDirectory:
         """
         path = self.directory / PROGRESS_NAME
         if (self.directory / MANIFEST_NAME).exists():
-            return finished_set(self.directory, self._settings) is not None
-        mine = {"settings": self._settings, "versions": library_versions()}
+            return finished_set(self.directory, self._settings, self._versions) is not None
+        mine = {"settings": self._settings, "versions": self._versions}
         if path.exists() and self._has_work():
             try:
                 theirs = json.loads(path.read_text())
-                _compare(self.directory, self._settings, theirs["settings"], theirs["versions"])
+                _compare(self.directory, mine, theirs)
             except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
                 raise FormatError(
                     f"{path} is damaged ({error!r}), so the settings of the shards next to it are "
@@ -170,12 +177,15 @@ class OutputDirectory:
                 raise FormatError(f"{path}: a record of image {key.decode()!r} is damaged")
 
 
-def finished_set(directory: Place, settings: dict[str, Any]) -> Manifest | None:
+def finished_set(
+    directory: Place, settings: dict[str, Any], versions: dict[str, str] | None = None
+) -> Manifest | None:
     """Return the set in a directory if there is nothing left to do; writable it need not be.
 
     Args:
         directory: Where the set may be.
         settings: The settings that the set should have.
+        versions: Libraries that would make missing files; None means those of this process.
 
     Returns:
         The manifest; None if the set is unfinished or misses a file.
@@ -190,7 +200,10 @@ def finished_set(directory: Place, settings: dict[str, Any]) -> Manifest | None:
     manifest = Manifest.load(directory)
     files = [directory / entry.file for entry in (manifest.index, *manifest.shards)]
     missing = [file.name for file in files if not file.exists()]
-    _compare(directory, settings, manifest.settings, manifest.versions if missing else {})
+    current = (library_versions() if versions is None else versions) if missing else {}
+    mine = {"settings": settings, "versions": current}
+    theirs = {"settings": manifest.settings, "versions": manifest.versions if missing else {}}
+    _compare(directory, mine, theirs)
     if missing:
         _logger.warning("%d files are missing, such as %s", len(missing), missing[0])
         return None
@@ -199,11 +212,10 @@ def finished_set(directory: Place, settings: dict[str, Any]) -> Manifest | None:
     return manifest
 
 
-def _compare(
-    directory: Location, mine: dict[str, Any], theirs: dict[str, Any], versions: dict[str, str]
-) -> None:
-    current = {k: v for k, v in library_versions().items() if k in versions}
-    there, now = _flat({**theirs, **versions}), _flat({**mine, **current})
+def _compare(directory: Location, mine: dict[str, Any], theirs: dict[str, Any]) -> None:
+    versions = theirs["versions"]
+    current = {k: v for k, v in mine["versions"].items() if k in versions}
+    there, now = _flat({**theirs["settings"], **versions}), _flat({**mine["settings"], **current})
     differing = [
         f"{name}: {_short(there, name)} there, {_short(now, name)} now"
         for name in {**there, **now}

@@ -30,12 +30,14 @@ class ImageInfo(NamedTuple):
     Attributes:
         label: The dataset's class when the set was made, -1 if unknown.
         size: (height, width) in pixels, (0, 0) if unknown.
-        fingerprint: 8-byte digest of the augmented view of sample ``row % S``; None if unknown.
+        fingerprint: 8-byte digest of one of its augmented views; None if unknown.
+        fingerprinted: The sample of this view.
     """
 
     label: int
     size: tuple[int, int]
     fingerprint: bytes | None
+    fingerprinted: int
 
 
 def map_shard(
@@ -64,6 +66,8 @@ def map_shard(
         "fingerprints": (np.uint8, (images, FINGERPRINT_BYTES)),
         "records": (np.uint8, (images, samples, layout.itemsize)),
     }
+    if "fingerprinted" in tensors:
+        expected["fingerprinted"] = (np.int32, (images,))
     found: dict[str, Any] = {name: (t.dtype, t.shape) for name, t in tensors.items()}
     if found != expected:
         raise FormatError(f"{path} holds {found}, expected {expected}. Copy it again.")
@@ -75,6 +79,12 @@ def map_shard(
             f"{path} is damaged, or belongs to another shard set or another place in it: found "
             f"{metadata}, expected {origin}. If the set was replaced while in use, start again; "
             f"otherwise copy the whole directory again."
+        )
+    chosen = shard.fingerprinted
+    if chosen is not None and images and not 0 <= chosen.min() <= chosen.max() < samples:
+        raise FormatError(
+            f"{path} has fingerprints of samples {chosen.min()} to {chosen.max()}, but {samples} "
+            f"samples per image: it was made by a faulty writer"
         )
     return shard
 
@@ -191,11 +201,20 @@ class ShardSet:
             int(shard.labels[position]),
             (height, width),
             fingerprint.tobytes() if fingerprint.any() else None,
+            shard.fingerprinted_sample_of(position),
         )
 
     def records(self, number: int) -> np.ndarray:
         """Return all records of shard `number` as a mapped array ``[images, S]``, unchecked."""
         return self._shard(number).content.records
+
+    def shard(self, number: int) -> Shard:
+        """Map shard `number` anew, unchecked, for reading it once.
+
+        Raises:
+            FormatError: It is missing or damaged.
+        """
+        return self._map(number)
 
     def rows(self, number: int) -> range:
         """Return the image rows of shard `number`."""

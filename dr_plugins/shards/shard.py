@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
@@ -18,8 +19,11 @@ __all__ = ["FINGERPRINT_BYTES", "Shard", "fingerprinted_sample", "shard_name"]
 FINGERPRINT_BYTES = 8
 
 
-def fingerprinted_sample(row: int, samples: int) -> int:
-    """Return which of the `samples` reinforcements of a row's image has a fingerprint."""
+_Rows = TypeVar("_Rows", int, np.ndarray)
+
+
+def fingerprinted_sample(row: _Rows, samples: int) -> _Rows:
+    """Return which reinforcement of a row's image is fingerprinted when a set is generated."""
     return row % samples
 
 
@@ -32,8 +36,10 @@ class Shard:
         records: Array of the layout's dtype, shape ``[images, S]``.
         labels: int32 ``[images]``; the dataset's class of each image, -1 if unknown.
         sizes: int32 ``[images, 2]``; (height, width) in pixels, 0 if unknown.
-        fingerprints: uint8 ``[images, 8]``; digest of each image's augmented view of sample
-            ``row % S``; all zero if none was stored.
+        fingerprints: uint8 ``[images, 8]``; digest of one augmented view of each image; all zero if
+            none was stored.
+        fingerprinted: int32 ``[images]``, the sample of each of these views; None if it is
+            ``row % S``.
     """
 
     first_row: int
@@ -41,6 +47,7 @@ class Shard:
     labels: np.ndarray
     sizes: np.ndarray
     fingerprints: np.ndarray
+    fingerprinted: np.ndarray | None = None
 
     @classmethod
     def empty(cls, first_row: int, images: int, samples: int, layout: RecordLayout) -> Shard:
@@ -78,14 +85,33 @@ class Shard:
             "fingerprints": self.fingerprints,
             "records": self.records.view(np.uint8).reshape(*self.records.shape, layout.itemsize),
         }
+        if self.fingerprinted is not None:
+            tensors["fingerprinted"] = self.fingerprinted
         file = located(path)
         digest = write_tensors(file, tensors, self.origin(set_id))
         return FileEntry(file.name, digest, len(self.records))
 
+    def fingerprinted_sample_of(self, position: int) -> int:
+        """Return the sample of one image's fingerprint."""
+        if self.fingerprinted is not None:
+            return int(self.fingerprinted[position])
+        return fingerprinted_sample(self.first_row + position, self.records.shape[1])
+
+    def fingerprinted_samples(self) -> np.ndarray:
+        """Return the sample of each image's fingerprint, int32 ``[images]``."""
+        if self.fingerprinted is not None:
+            return self.fingerprinted
+        images, samples = self.records.shape
+        rows = np.arange(self.first_row, self.first_row + images)
+        return fingerprinted_sample(rows, samples).astype(np.int32)
+
     def origin(self, set_id: str) -> dict[str, str]:
         """Return the file's metadata: its set and place, and a checksum of the image data."""
         crc = 0
-        for array in (self.labels, self.sizes, self.fingerprints):
+        facts = [self.labels, self.sizes, self.fingerprints]
+        if self.fingerprinted is not None:
+            facts.append(self.fingerprinted)
+        for array in facts:
             crc = zlib.crc32(np.ascontiguousarray(array).data.cast("B") if array.size else b"", crc)
         return {
             "format": "dr-plugins",

@@ -1,1 +1,1 @@
-"""Tools for shard sets: describe and verify."""
+"""Tools for shard sets: describe, verify, and make sets from other sets."""

@@ -10,6 +10,7 @@ import numpy as np
 from dr_plugins.generation.agreement import label_agreement
 from dr_plugins.policies.policy import Policy
 from dr_plugins.replay.stored_policy import stored_policy
+from dr_plugins.shards.history import described
 from dr_plugins.shards.reader import ShardSet
 
 __all__ = ["describe"]
@@ -48,6 +49,7 @@ def describe(shards: ShardSet) -> str:
         if share is None
         else f"the teacher's top class is the label in {share:.1%} of the first shard",
         **_origin(settings.get("origin"), bool(policy.mixings)),
+        **({"history": "\n".join(described(settings["history"]))} if "history" in settings else {}),
         "made with": ", ".join(f"{name} {version}" for name, version in manifest.versions.items()),
         "set id": manifest.set_id,
     }

@@ -85,9 +85,9 @@ def test_numbers_of_wide_ids_and_lossless_probabilities() -> None:
 
 def test_facts_of_the_images() -> None:
     shards = ShardSet(HERE / "golden-all")
-    assert shards.image(0) == (0, (400, 500), b"\x11" * 8)
-    assert shards.image(1) == (1, (401, 500), b"\x22" * 8)
-    assert shards.image(2) == (-1, (0, 0), None)
+    assert shards.image(0) == (0, (400, 500), b"\x11" * 8, 0)
+    assert shards.image(1) == (1, (401, 500), b"\x22" * 8, 1)
+    assert shards.image(2) == (-1, (0, 0), None, 2)
 
 
 @pytest.mark.parametrize(

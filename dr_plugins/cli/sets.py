@@ -1,0 +1,75 @@
+"""``dr-plugins subset``: making shard sets from other sets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from dr_plugins.cli.command import Command
+
+__all__ = ["subset"]
+
+_DIRECTORY = click.Path(path_type=Path)
+_FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
+_COUNT = click.IntRange(min=1)
+
+
+@click.command(
+    cls=Command,
+    epilog="""Examples:
+
+  dr-plugins subset imagenet-plus --samples 50 --topk 5 --out imagenet-plus-small
+  dr-plugins subset imagenet-plus --classes n01440764,n01443537 --out two-classes
+  dr-plugins subset imagenet-plus --keys tenth.txt --out imagenet-plus-tenth
+
+To resume an interrupted run, run the same command again.
+""",
+)
+@click.argument("directory", type=_DIRECTORY)
+@click.option("--out", required=True, type=_DIRECTORY, help="Output directory.")
+@click.option("--samples", type=_COUNT, help="Reinforcements per image, the first ones.")
+@click.option("--topk", type=_COUNT, help="Classes per reinforcement, the most probable ones.")
+@click.option(
+    "--classes",
+    metavar="NAMES|FILE",
+    help="Keep the images of these classes: names separated by commas, or a file with one a line.",
+)
+@click.option(
+    "--keys", type=_FILE, help="Keep the images in this file, one path relative to the root a line."
+)
+@click.option("--quiet", is_flag=True, help="No progress bar.")
+def subset(
+    directory: Path,
+    out: Path,
+    samples: int | None,
+    topk: int | None,
+    classes: str | None,
+    keys: Path | None,
+    quiet: bool,
+) -> None:
+    """Keep fewer reinforcements, classes per answer, or images of a shard set."""
+    from dr_plugins.shards.reader import ShardSet
+    from dr_plugins.tools.subset import subset as make
+
+    if samples is topk is classes is keys is None:
+        raise click.UsageError("choose at least one of --samples, --topk, --classes and --keys")
+    make(
+        directory,
+        out,
+        samples=samples,
+        topk=topk,
+        classes=None if classes is None else _names(classes),
+        keys=None if keys is None else _lines(keys),
+        progress=not quiet,
+    )
+    click.echo(repr(ShardSet(out)))
+
+
+def _names(text: str) -> list[str]:
+    return _lines(Path(text)) if Path(text).is_file() else text.split(",")
+
+
+def _lines(path: Path) -> list[str]:
+    text = path.read_text(encoding="utf-8-sig", errors="surrogateescape")
+    return [line for line in text.split("\n") if line]
