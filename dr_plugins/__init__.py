@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from dr_plugins.generation.teachers import Ensemble
     from dr_plugins.images.sources import ImageSource, open_source
     from dr_plugins.losses.kd_loss import KDLoss
-    from dr_plugins.metrics import expected_calibration_error
+    from dr_plugins.metrics.calibration import expected_calibration_error
     from dr_plugins.policies.policy import Policy
     from dr_plugins.replay.replayer import Replayer
     from dr_plugins.shards.reader import ShardSet
@@ -63,7 +63,7 @@ _HOMES = {
     "ShardSet": "dr_plugins.shards.reader",
     "SparseTargets": "dr_plugins.targets",
     "describe": "dr_plugins.tools.describe",
-    "expected_calibration_error": "dr_plugins.metrics",
+    "expected_calibration_error": "dr_plugins.metrics.calibration",
     "load_teacher": "dr_plugins.generation.teacher_schemes",
     "open_source": "dr_plugins.images.sources",
     "reinforce": "dr_plugins.generation.generate",

@@ -41,7 +41,7 @@ def copied(tmp_path: Path) -> Path:
         ("dr_plugins/records.py", "import dr_plugins.shards.manifest"),
         ("dr_plugins/tools/verify.py", "def late():\n    import dr_models"),
         ("timm_ext/names.py", "import d2_ext.config"),
-        ("dr_plugins/metrics.py", "def late():\n    import timm"),
+        ("dr_plugins/targets.py", "def late():\n    import timm"),
     ],
 )
 def test_an_upward_import_is_noticed(copied: Path, module: str, line: str) -> None:

@@ -20,6 +20,7 @@ PACKAGES = {
     "dr_plugins": None,
     "dr_plugins.errors": None,
     "dr_plugins.generation": None,
+    "dr_plugins.metrics": None,
     "dr_plugins.mldr": None,
     "dr_models": "timm",
     "dr_models.checkpoints": None,
@@ -124,9 +125,9 @@ def test_examples_use_public_names_only(path: Path) -> None:
 @pytest.mark.parametrize(
     ("code", "name"),
     [
-        ("from dr_plugins.metrics import a", "dr_plugins.metrics.a"),
-        ("from dr_plugins import metrics", "dr_plugins.metrics"),
-        ("import dr_plugins.metrics", "dr_plugins.metrics"),
+        ("from dr_plugins.targets import a", "dr_plugins.targets.a"),
+        ("from dr_plugins import targets", "dr_plugins.targets"),
+        ("import dr_plugins.targets", "dr_plugins.targets"),
         ("import timm_ext\ntimm_ext.loader.b()", "timm_ext.loader"),
         ("import dr_models.checkpoints\ndr_models.checkpoints.c", "dr_models.checkpoints.c"),
     ],
