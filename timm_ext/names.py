@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
+from dr_plugins.shards.address import located
+from dr_plugins.shards.location import LocalPath, Location
 from dr_plugins.utils.files import MANIFEST_NAME
 from timm_ext.errors import DatasetNameError, ShardsNotFoundError
 
@@ -29,7 +31,7 @@ class DatasetName:
 
     Attributes:
         name: One of `NAMES`.
-        shards: Directory of the shard set; None to search for it, see `find_shards`.
+        shards: Directory or address of the shard set; None to search for it, see `find_shards`.
         base: timm's name of the dataset that holds the images; empty for an image folder. Only for
             ``reinforced``; the other names imply it.
         p: Probability of a reinforcement, within [0, 1].
@@ -93,8 +95,8 @@ def parse_name(text: str) -> DatasetName | None:
     return parsed
 
 
-def find_shards(name: DatasetName, root: str | os.PathLike[str] | None) -> Path:
-    """Return the directory of a dataset's shard set.
+def find_shards(name: DatasetName, root: str | os.PathLike[str] | None) -> Location:
+    """Return the directory of a dataset's shard set, local or remote.
 
     That is `name.shards` if given; otherwise ``$DR_PLUGINS_SHARDS`` (a shard set, or a directory
     that contains one called `name.name`), then ``ROOT/reinforcements/NAME``.
@@ -107,10 +109,10 @@ def find_shards(name: DatasetName, root: str | os.PathLike[str] | None) -> Path:
         ShardsNotFoundError: There is none; the message lists the places searched.
     """
     places = list(_places(name, root))
-    for _, path in places:
-        if (path / MANIFEST_NAME).is_file():
-            return path
-    looked = "".join(f"\n  {origin}: {path} ({_what_is(path)})" for origin, path in places)
+    for _, place in places:
+        if (place / MANIFEST_NAME).exists():
+            return place
+    looked = "".join(f"\n  {origin}: {place} ({_what_is(place)})" for origin, place in places)
     if not places:
         looked = f" none, since neither {SHARDS_VARIABLE} nor --data-dir is set."
     raise ShardsNotFoundError(
@@ -119,22 +121,26 @@ def find_shards(name: DatasetName, root: str | os.PathLike[str] | None) -> Path:
     )
 
 
-def _places(name: DatasetName, root: str | os.PathLike[str] | None) -> list[tuple[str, Path]]:
+def _places(name: DatasetName, root: str | os.PathLike[str] | None) -> list[tuple[str, Location]]:
     if name.shards is not None:
-        return [("shards=", Path(name.shards).expanduser())]
+        return [("shards=", _named(name.shards))]
     places = []
     if variable := os.environ.get(SHARDS_VARIABLE):
-        folder = Path(variable).expanduser()
+        folder = _named(variable)
         places = [(f"${SHARDS_VARIABLE}", folder), (f"${SHARDS_VARIABLE}", folder / name.name)]
     if root is not None:
-        places.append(("--data-dir", Path(root) / _FOLDER / name.name))
+        places.append(("--data-dir", located(Path(root) / _FOLDER / name.name)))
     return places
 
 
-def _what_is(path: Path) -> str:
-    if not path.exists():
+def _named(text: str) -> Location:
+    return located(os.path.expanduser(text))
+
+
+def _what_is(place: Location) -> str:
+    if isinstance(place, LocalPath) and not place.exists():
         return "does not exist"
-    if not path.is_dir():
+    if isinstance(place, LocalPath) and not place.path.is_dir():
         return "is not a directory"
     return f"has no {MANIFEST_NAME}: not a shard set, or an unfinished one"
 

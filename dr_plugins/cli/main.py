@@ -241,13 +241,13 @@ def _usable_device(name: str) -> str:
 
 
 @main.command(cls=Command, epilog="Example:\n\n  dr-plugins info imagenet-plus\n")
-@click.argument("directory", type=click.Path(path_type=Path))
-def info(directory: Path) -> None:
-    """Describe a shard set."""
+@click.argument("shards", metavar="SET")
+def info(shards: str) -> None:
+    """Describe a shard set: a directory, or an address such as s3://bucket/set."""
     from dr_plugins.shards.reader import ShardSet
     from dr_plugins.tools.describe import describe
 
-    click.echo(describe(ShardSet(directory)))
+    click.echo(describe(ShardSet(shards)))
 
 
 @main.command(
@@ -258,7 +258,7 @@ def info(directory: Path) -> None:
   dr-plugins verify imagenet-plus --images imagenet/train --replay 1000
 """,
 )
-@click.argument("directory", type=click.Path(path_type=Path))
+@click.argument("shards", metavar="SET")
 @click.option("--images", help=_IMAGES + " Compares the keys.")
 @click.option(
     "--replay",
@@ -269,7 +269,7 @@ def info(directory: Path) -> None:
 @click.option("--class-map", type=click.Path(exists=True, dir_okay=False), help=_CLASS_MAP)
 @click.option("--quiet", is_flag=True, help="No progress bar.")
 def verify(
-    directory: Path, images: str | None, replay: int, class_map: str | None, quiet: bool
+    shards: str, images: str | None, replay: int, class_map: str | None, quiet: bool
 ) -> None:
     """Check files, keys and replayed views; exit status 1 if anything is wrong."""
     from dr_plugins.images.sources import open_source
@@ -278,7 +278,7 @@ def verify(
     if replay and images is None:
         raise click.UsageError("--replay needs the images: also pass --images")
     source = None if images is None else open_source(images, class_map)
-    report = check(directory, source, replay=replay, progress=not quiet)
+    report = check(shards, source, replay=replay, progress=not quiet)
     for problem in report.problems:
         click.echo(f"WRONG: {problem}", err=True)
     count = len(report.problems)

@@ -11,7 +11,7 @@ from tqdm.auto import tqdm
 
 from dr_plugins.errors import DatasetMismatchError, ImageReadError
 from dr_plugins.images.sources import ImageSource
-from dr_plugins.shards.location import located
+from dr_plugins.shards.address import located
 from dr_plugins.utils.quoting import quoted
 from dr_plugins.utils.workers import alive, noticing_dead_workers
 

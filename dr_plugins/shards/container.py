@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from dr_plugins.errors import FormatError
-from dr_plugins.shards.location import Place, located
+from dr_plugins.shards.address import Place, located
 
 __all__ = ["file_digest", "map_tensors", "write_tensors"]
 
@@ -66,14 +66,18 @@ def file_digest(file: Place) -> str:
     try:
         return located(file).digest()
     except OSError as error:
-        raise _unreadable(file, error) from error
+        raise unreadable(file, error) from error
 
 
-def map_tensors(file: Place) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+def map_tensors(
+    file: Place, sha256: str | None = None
+) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """Map a safetensors file into memory, copying nothing.
 
     Args:
         file: A file written by `write_tensors`.
+        sha256: Its checksum, with which a remote file is compared when it arrives; None if the file
+            is local.
 
     Returns:
         Read-only arrays, which keep the map alive, and the header's metadata.
@@ -82,9 +86,10 @@ def map_tensors(file: Place) -> tuple[dict[str, np.ndarray], dict[str, str]]:
         FormatError: The file is missing, truncated, or its header is damaged.
     """
     try:
-        buffer = located(file).map().data
+        place = located(file)
+        buffer = (place if sha256 is None else place.local(sha256)).map().data
     except OSError as error:
-        raise _unreadable(file, error) from error
+        raise unreadable(file, error) from error
     try:
         header, start = _read_header(buffer)
         metadata = header.pop("__metadata__", {})
@@ -123,7 +128,8 @@ def _view(buffer: memoryview, start: int, entry: dict[str, Any]) -> np.ndarray:
     return np.frombuffer(buffer, dtype, count, start + begin).reshape(shape)
 
 
-def _unreadable(file: Place, error: OSError) -> FormatError:
+def unreadable(file: Place, error: OSError) -> FormatError:
+    """Return the error for a file that cannot be read."""
     if error.errno not in (None, errno.ENOENT):
         return FormatError(
             f"cannot read {file}: {error.strerror}. That is what the system says; what is in the "

@@ -10,8 +10,8 @@ from typing import NoReturn, overload
 import numpy as np
 
 from dr_plugins.errors import FormatError, UnknownImageError
+from dr_plugins.shards.address import Place
 from dr_plugins.shards.container import map_tensors, write_tensors
-from dr_plugins.shards.location import Place
 from dr_plugins.utils.quoting import quoted, respelt
 
 __all__ = ["KeyIndex", "sorted_keys"]
@@ -64,13 +64,13 @@ class KeyIndex(Sequence[str]):
         return cls(np.frombuffer(b"".join(encoded), np.uint8), ends)
 
     @classmethod
-    def load(cls, path: Place) -> KeyIndex:
-        """Map an index file.
+    def load(cls, path: Place, sha256: str | None = None) -> KeyIndex:
+        """Map an index file; see `map_tensors`.
 
         Raises:
             FormatError: The file is missing, truncated or damaged.
         """
-        tensors, _ = map_tensors(path)
+        tensors, _ = map_tensors(path, sha256)
         text, ends = tensors.get("keys"), tensors.get("ends")
         if text is None or ends is None or text.ndim != 1 or ends.ndim != 1:
             raise FormatError(f"{path} is not a key index: it holds {sorted(tensors)}")

@@ -1,4 +1,4 @@
-"""Where the files of shard sets are: the only module here that touches a file system."""
+"""Where the files of shard sets are, and local directories: no other module touches them."""
 
 # Location says what its methods do, for all implementations.
 # ruff: noqa: D102
@@ -11,7 +11,6 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +20,6 @@ import numpy as np
 from dr_plugins.errors import LockedError, OutputError
 from dr_plugins.shards.mapping import map_file
 from dr_plugins.utils.files import LOCK_NAME, regular_only
-
-__all__ = ["TEMPORARY_SUFFIX", "LocalPath", "Location", "Place", "located"]
 
 TEMPORARY_SUFFIX = ".tmp"
 """Ends the names of files that are being written."""
@@ -71,6 +68,17 @@ class Location(ABC):
     def digest(self) -> str:
         """Return the SHA-256 of this file, hexadecimal."""
 
+    def local(self, sha256: str) -> Location:
+        """Return this file as one that can be mapped, here unchanged; a remote one is fetched.
+
+        Args:
+            sha256: Its expected checksum, hexadecimal; what was fetched is compared with it.
+
+        Raises:
+            FormatError: A remote file has another checksum.
+        """
+        return self
+
     @abstractmethod
     def write(self, chunks: Iterable[Any]) -> str:
         """Write this file durably; it appears whole, and replaces an older one.
@@ -101,14 +109,6 @@ class Location(ABC):
             LockedError: Another process has locked it.
             OutputError: It cannot be created or written to.
         """
-
-
-Place = str | PathLike[str] | Location
-
-
-def located(place: Place) -> Location:
-    """Return the location that a user names; a new kind is recognized here."""
-    return place if isinstance(place, Location) else LocalPath(Path(place))
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ from typing import Any
 
 from dr_plugins.errors import FormatError, VersionError
 from dr_plugins.records import RecordLayout, target_fields
-from dr_plugins.shards.location import Location, Place, located
+from dr_plugins.shards.address import Place, located
+from dr_plugins.shards.location import Location
 from dr_plugins.utils.files import MANIFEST_NAME
 
 __all__ = [

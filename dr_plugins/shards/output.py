@@ -10,9 +10,10 @@ from typing import Any
 
 from dr_plugins.errors import FormatError, OutputError, SettingsMismatchError
 from dr_plugins.records import RecordLayout, set_checksum
+from dr_plugins.shards.address import Place, located
 from dr_plugins.shards.container import file_digest
 from dr_plugins.shards.key_index import KeyIndex
-from dr_plugins.shards.location import TEMPORARY_SUFFIX, Location, Place, located
+from dr_plugins.shards.location import TEMPORARY_SUFFIX, Location
 from dr_plugins.shards.manifest import FileEntry, Manifest, library_versions, settings_digest
 from dr_plugins.shards.reader import map_shard
 from dr_plugins.shards.shard import Shard, shard_name

@@ -7,7 +7,6 @@ import itertools
 from collections import OrderedDict
 from collections.abc import Sequence
 from functools import cached_property
-from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,11 +14,14 @@ import numpy as np
 
 from dr_plugins.errors import FormatError
 from dr_plugins.records import RecordLayout, is_whole, set_checksum
-from dr_plugins.shards.container import map_tensors
+from dr_plugins.shards.address import Place, located
+from dr_plugins.shards.container import map_tensors, unreadable
 from dr_plugins.shards.key_index import KeyIndex
-from dr_plugins.shards.location import Place, located
+from dr_plugins.shards.location import Location
 from dr_plugins.shards.manifest import Manifest
+from dr_plugins.shards.remote import RemotePath
 from dr_plugins.shards.shard import FINGERPRINT_BYTES, Shard
+from dr_plugins.shards.streaming import ShardStream
 
 __all__ = ["ImageInfo", "ShardSet", "map_shard"]
 
@@ -96,10 +98,11 @@ _MOST_OPEN = 8192
 class _OpenShard(NamedTuple):
     content: Shard
     raw: memoryview  # the bytes of all records
+    is_partial: bool  # see `ShardStream`
 
 
 class ShardSet:
-    """Reinforcements on disk, read through memory maps.
+    """Reinforcements, read through memory maps.
 
     Only the manifest is opened at first. Each worker process opens its own maps when it needs them,
     and closes the oldest when there are many.
@@ -107,7 +110,8 @@ class ShardSet:
     is checked when it is read; its checksum covers the set's id and its image's key.
 
     Args:
-        directory: The shard set.
+        directory: The shard set: a local path, or an address that fsspec knows, such as
+            ``s3://bucket/imagenet-plus``. A remote set is kept in `$DR_PLUGINS_CACHE`.
 
     Raises:
         FormatError: The manifest is missing or damaged.
@@ -119,7 +123,7 @@ class ShardSet:
         >>> record["ids"], record["probs"]                                  # doctest: +SKIP
     """
 
-    def __init__(self, directory: str | PathLike[str]) -> None:
+    def __init__(self, directory: Place) -> None:
         self.location = located(directory)
         self.manifest = Manifest.load(self.location)
         counts = (entry.images for entry in self.manifest.shards)
@@ -128,6 +132,9 @@ class ShardSet:
         self._dtype = self.manifest.layout.dtype
         self._checksum = set_checksum(self.manifest.set_id)
         self._open: OrderedDict[int, _OpenShard] = OrderedDict()
+        self._stream: ShardStream | None = None
+        if isinstance(self.location, RemotePath):
+            self._stream = ShardStream(self.location, self.manifest)
 
     @property
     def directory(self) -> Path:
@@ -138,7 +145,7 @@ class ShardSet:
     def keys(self) -> KeyIndex:
         """The image keys, in row order."""
         path = self.location / self.manifest.index.file
-        keys = KeyIndex.load(path)
+        keys = KeyIndex.load(path, self.manifest.index.sha256)
         if len(keys) != len(self):
             raise FormatError(f"{path} holds {len(keys)} images, the manifest says {len(self)}")
         return keys
@@ -182,6 +189,8 @@ class ShardSet:
             ValueError: `rows` and `samples` differ in length.
             FormatError: A record fails its checksum, or a shard is missing or damaged.
         """
+        if self._stream is not None:
+            self._stream_records(self._stream, rows, samples)
         pairs = zip(rows.tolist(), samples.tolist(), strict=True)
         records = [self._record(row, sample) for row, sample in pairs]
         return np.frombuffer(b"".join(records), self._dtype)
@@ -206,7 +215,8 @@ class ShardSet:
 
     def records(self, number: int) -> np.ndarray:
         """Return all records of shard `number` as a mapped array ``[images, S]``, unchecked."""
-        return self._shard(number).content.records
+        shard = self._shard(number)
+        return (self._complete(number) if shard.is_partial else shard).content.records
 
     def shard(self, number: int) -> Shard:
         """Map shard `number` anew, unchecked, for reading it once.
@@ -225,8 +235,11 @@ class ShardSet:
         self._open.clear()
         self.__dict__.pop("keys", None)
 
-    def _record(self, row: int, sample: int) -> memoryview:
-        """The bytes of one record, checked. This is the hot path, hence plain Python."""
+    def _record(self, row: int, sample: int, is_last: bool = False) -> memoryview:
+        """The bytes of one record, checked. This is the hot path, hence plain Python.
+
+        A remote set's shard is fetched, again if need be, before the record counts as damaged.
+        """
         number, position = self._locate(row)
         if not 0 <= sample < self._samples:
             raise IndexError(f"reinforcement {sample} of {self._samples} per image")
@@ -234,6 +247,9 @@ class ShardSet:
         shard = self._open.get(number) or self._shard(number)
         record = shard.raw[offset : offset + self._size]
         if not is_whole(record, self.keys.encoded(row), self._checksum):
+            if self._stream is not None and not is_last:
+                self._complete(number)
+                return self._record(row, sample, is_last=True)
             raise FormatError(
                 f"{self.location / self.manifest.shards[number].file}: a record of image "
                 f"{self.keys[row]!r} is damaged, or belongs to another image or shard set. If the "
@@ -250,24 +266,64 @@ class ShardSet:
         return number, row - self._starts[number]
 
     def _shard(self, number: int) -> _OpenShard:
-        shard = self._open.get(number)
-        if shard is None:
-            content = self._map(number)
-            raw = content.records.view(np.uint8).reshape(-1).data
-            if len(self._open) >= _MOST_OPEN:
-                self._open.popitem(last=False)  # the oldest
-            shard = self._open[number] = _OpenShard(content, raw)
-        return shard
+        return self._open.get(number) or self._map(number, self._find([number])[number])
 
-    def _map(self, number: int) -> Shard:
+    def _find(self, numbers: Sequence[int]) -> dict[int, Location]:
+        """The files of shards, whole or partial."""
+        files = {number: self.location / self.manifest.shards[number].file for number in numbers}
+        if self._stream is None:
+            return files
+        try:
+            return self._stream.open(numbers)
+        except OSError as error:
+            raise unreadable(self.location, error) from error
+
+    def _map(self, number: int, file: Location) -> _OpenShard:
         entry = self.manifest.shards[number]
-        return map_shard(
-            self.location / entry.file,
-            layout=self.manifest.layout,
-            shape=(entry.images, self.manifest.samples),
-            first_row=self._starts[number],
-            set_id=self.manifest.set_id,
-        )
+        try:
+            content = map_shard(
+                file,
+                layout=self.manifest.layout,
+                shape=(entry.images, self.manifest.samples),
+                first_row=self._starts[number],
+                set_id=self.manifest.set_id,
+            )
+        except FormatError as error:
+            if self._stream is not None and isinstance(error.__cause__, FileNotFoundError):
+                return self._complete(number)  # another process has just replaced or evicted it
+            raise
+        raw = content.records.view(np.uint8).reshape(-1).data
+        if len(self._open) >= _MOST_OPEN:
+            self._open.popitem(last=False)  # the oldest
+        is_partial = self._stream is not None and self._stream.is_partial(file)
+        self._open[number] = _OpenShard(content, raw, is_partial)
+        return self._open[number]
+
+    def _stream_records(self, stream: ShardStream, rows: np.ndarray, samples: np.ndarray) -> None:
+        """Bring the records of a batch here, all at the same time."""
+        places = [self._locate(row) for row in rows.tolist()]
+        numbers = {number for number, _ in places}
+        files = self._find([number for number in numbers if number not in self._open])
+        for number in numbers:
+            shard = self._open.get(number)
+            whole = stream.whole(number) if shard is not None and shard.is_partial else None
+            if (file := whole or files.get(number)) is not None:
+                self._map(number, file)
+        wanted = []
+        for (number, position), row, sample in zip(places, rows.tolist(), samples, strict=True):
+            shard, index = self._shard(number), position * self._samples + int(sample)
+            record = shard.raw[index * self._size : (index + 1) * self._size]
+            if shard.is_partial and not is_whole(record, self.keys.encoded(row), self._checksum):
+                wanted.append((number, index))
+        stream.fill(wanted)
+
+    def _complete(self, number: int) -> _OpenShard:
+        """Open a remote shard that is whole."""
+        assert self._stream is not None
+        try:
+            return self._map(number, self._stream.fetch(number))
+        except OSError as error:
+            raise unreadable(self.location, error) from error
 
     def __getstate__(self) -> dict[str, Any]:
         state = {k: v for k, v in self.__dict__.items() if k != "keys"}

@@ -9,9 +9,9 @@ from typing import TypeVar
 import numpy as np
 
 from dr_plugins.records import RecordLayout, set_checksum
+from dr_plugins.shards.address import Place, located
 from dr_plugins.shards.container import write_tensors
 from dr_plugins.shards.key_index import KeyIndex
-from dr_plugins.shards.location import Place, located
 from dr_plugins.shards.manifest import FileEntry
 
 __all__ = ["FINGERPRINT_BYTES", "Shard", "fingerprinted_sample", "shard_name"]

@@ -45,7 +45,7 @@ def verify(
     """Check a shard set against its manifest and, if given, against its images.
 
     Args:
-        directory: The shard set.
+        directory: The shard set, or its address; a remote one is fetched whole.
         source: The images that were reinforced; source and set must have the same keys.
         replay: Number of images, evenly spread, whose fingerprinted view is replayed and compared.
         progress: Show a progress bar.

@@ -6,6 +6,9 @@ from urllib.parse import quote
 
 import pytest
 
+from dr_plugins.shards.location import LocalPath
+from dr_plugins.shards.remote import RemotePath
+from tests.servers import serving
 from timm_ext.errors import DatasetNameError, ShardsNotFoundError
 from timm_ext.names import SHARDS_VARIABLE, DatasetName, find_shards, parse_name
 
@@ -103,15 +106,17 @@ def make_set(path: Path) -> Path:
 def test_places_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     name = DatasetName("imagenet-plus")
     beside = make_set(tmp_path / "data" / "reinforcements" / "imagenet-plus")
-    assert find_shards(name, tmp_path / "data") == beside
+    assert find_shards(name, tmp_path / "data") == LocalPath(beside)
     monkeypatch.setenv(SHARDS_VARIABLE, str(tmp_path / "sets"))
-    assert find_shards(name, tmp_path / "data") == beside
+    assert find_shards(name, tmp_path / "data") == LocalPath(beside)
     among = make_set(tmp_path / "sets" / "imagenet-plus")
-    assert find_shards(name, tmp_path / "data") == among
+    assert find_shards(name, tmp_path / "data") == LocalPath(among)
     monkeypatch.setenv(SHARDS_VARIABLE, str(among))
-    assert find_shards(name, None) == among
+    assert find_shards(name, None) == LocalPath(among)
     given = make_set(tmp_path / "given")
-    assert find_shards(DatasetName("imagenet-plus", str(given)), tmp_path / "data") == given
+    assert find_shards(DatasetName("imagenet-plus", str(given)), tmp_path / "data") == LocalPath(
+        given
+    )
 
 
 def test_error_lists_every_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -189,3 +194,17 @@ def test_a_name_that_is_almost_ours_never_reaches_timm(name: str) -> None:
 )
 def test_names_of_timm_stay_timms(name: str) -> None:
     assert parse_name(name) is None
+
+
+def test_a_remote_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("aiohttp")
+    make_set(tmp_path / "sets" / "imagenet-plus")
+    with serving(tmp_path) as server:
+        address = f"{server.address}/sets/imagenet-plus"
+        name = parse_name(f"imagenet-plus?shards={address}&p=1")
+        assert name is not None
+        assert find_shards(name, tmp_path) == RemotePath(address)
+        monkeypatch.setenv(SHARDS_VARIABLE, f"{server.address}/sets")
+        assert find_shards(DatasetName("imagenet-plus"), None) == RemotePath(address)
+        with pytest.raises(ShardsNotFoundError, match=f"{server.address}/none"):
+            find_shards(DatasetName("imagenet-plus", f"{server.address}/none"), None)

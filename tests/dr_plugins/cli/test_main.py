@@ -308,7 +308,7 @@ def test_info(shard_sets: Callable[..., Path]) -> None:
 def test_no_shard_set(tmp_path: Path, command: str) -> None:
     assert "is not a shard set" in error_of(run(command, tmp_path))
     assert "is not a shard set" in error_of(run(command, tmp_path / "nowhere"))
-    assert "Missing argument 'DIRECTORY'" in error_of(run(command), code=2)
+    assert "Missing argument 'SET'" in error_of(run(command), code=2)
 
 
 def test_info_of_a_damaged_set(tmp_path: Path, shard_sets: Callable[..., Path]) -> None:

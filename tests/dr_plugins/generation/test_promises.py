@@ -22,8 +22,8 @@ from dr_plugins.generation.view_maker import ReadyViews
 from dr_plugins.generation.views import ViewBatch, ViewBatches, ViewPlan
 from dr_plugins.images.sources import ImageSource
 from dr_plugins.records import RecordLayout, target_fields
+from dr_plugins.shards.address import located
 from dr_plugins.shards.key_index import KeyIndex
-from dr_plugins.shards.location import located
 from dr_plugins.training import dataset
 from tests.tiny import policy
 

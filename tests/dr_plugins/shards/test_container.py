@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
 from dr_plugins.errors import FormatError, OutputError
+from dr_plugins.shards.address import located
 from dr_plugins.shards.container import file_digest, map_tensors, write_tensors
-from dr_plugins.shards.location import located
 
 TENSORS = {
     "labels": np.array([3, -1], np.int32),

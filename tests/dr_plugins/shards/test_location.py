@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from dr_plugins.errors import FormatError
-from dr_plugins.shards.location import LocalPath, Location, located
+from dr_plugins.shards.address import located
+from dr_plugins.shards.location import LocalPath, Location
 from dr_plugins.shards.reader import ShardSet
 from dr_plugins.tools.describe import describe
 from dr_plugins.tools.verify import verify

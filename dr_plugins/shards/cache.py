@@ -1,0 +1,146 @@
+"""The local cache of remote files: named by their SHA-256, shared by all processes of a machine.
+
+``$DR_PLUGINS_CACHE`` is its directory, ``~/.cache/dr-plugins`` by default; ``$DR_PLUGINS_CACHE_GB``
+limits its size. A file appears under its name when it is whole and its checksum fits, so whatever
+kills a process leaves no damaged file. The files used longest ago make room for new ones; a file
+that is still mapped stays readable.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import filelock
+
+from dr_plugins.errors import FormatError, OutputError
+from dr_plugins.shards.location import LocalPath
+
+if TYPE_CHECKING:
+    from dr_plugins.shards.remote import RemotePath
+
+_DOWNLOADS = 2  # of a file whose checksum does not fit, before it counts as damaged
+_logger = logging.getLogger(__name__)
+
+
+def cached(file: RemotePath, sha256: str) -> LocalPath:
+    """Return a file's copy in the cache, after fetching it where it is not there.
+
+    Args:
+        file: The remote file.
+        sha256: Its expected checksum, hexadecimal.
+
+    Raises:
+        FormatError: The remote file has another checksum.
+        OSError: It cannot be fetched.
+        OutputError: The cache cannot be written to.
+    """
+    found = find(sha256)
+    if found is None:
+        with _lock(sha256):
+            found = find(sha256) or _fetch(file, sha256)  # another process may have been faster
+    return found
+
+
+def find(sha256: str) -> LocalPath | None:
+    """Return a file of the cache and mark it as used; None if it is not there."""
+    path = directory() / "files" / sha256
+    try:
+        os.utime(path)
+    except FileNotFoundError:
+        return None
+    except OSError:  # a cache that is only readable is as good, where it holds the file
+        return LocalPath(path) if path.exists() else None
+    return LocalPath(path)
+
+
+def directory() -> Path:
+    """Return the cache's directory."""
+    return Path(os.environ.get("DR_PLUGINS_CACHE") or "~/.cache/dr-plugins").expanduser()
+
+
+def limit() -> float:
+    """Return the most bytes that the cache may hold; infinite by default.
+
+    Raises:
+        OutputError: ``$DR_PLUGINS_CACHE_GB`` is not a positive number.
+    """
+    text = os.environ.get("DR_PLUGINS_CACHE_GB", "inf")
+    with contextlib.suppress(ValueError):
+        if (size := float(text)) > 0:
+            return size * 1e9
+    raise OutputError(f"DR_PLUGINS_CACHE_GB is {text!r}; expected a positive number of gigabytes")
+
+
+def make_room(size: int, keep: frozenset[str] = frozenset()) -> bool:
+    """Delete the files used longest ago until another one fits.
+
+    Args:
+        size: Bytes of the file to come.
+        keep: Checksums of files to keep.
+
+    Returns:
+        Whether it fits.
+    """
+    most = limit()
+    if most == float("inf"):
+        return True
+    files = []
+    for folder in ("partial", "files"):
+        for path in (directory() / folder).glob("*"):
+            with contextlib.suppress(OSError):  # another process deletes as well
+                state = path.stat()
+                files.append((state.st_mtime, state.st_blocks * 512, path))
+    total = sum(used for _, used, _ in files)
+    for _, used, path in sorted(files):
+        if total + size <= most:
+            break
+        if path.name not in keep:
+            path.unlink(missing_ok=True)
+            total -= used
+    return total + size <= most
+
+
+def _fetch(file: RemotePath, sha256: str) -> LocalPath:
+    target, temporary = directory() / "files" / sha256, directory() / "arriving" / sha256
+    try:
+        for path in (target, temporary):
+            path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(
+            f"cannot write to {directory()}: {error.strerror}. Let $DR_PLUGINS_CACHE name a "
+            f"writable directory with enough space."
+        ) from error
+    for _ in range(_DOWNLOADS):
+        try:
+            file.download(temporary)
+            found = LocalPath(temporary).digest()
+            if found == sha256:
+                make_room(temporary.stat().st_size, frozenset({sha256}))
+                os.replace(temporary, target)
+                return LocalPath(target)
+        finally:
+            temporary.unlink(missing_ok=True)
+        _logger.warning("%s arrived with checksum %s, expected %s", file, found, sha256)
+    raise FormatError(
+        f"{file} is damaged, or not the file that the manifest names: its SHA-256 is {found}, "
+        f"expected {sha256}. Copy it there again."
+    )
+
+
+@contextlib.contextmanager
+def _lock(sha256: str):  # type: ignore[no-untyped-def]
+    folder = directory() / "locks"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(folder / sha256)
+        lock.acquire()
+    except OSError as error:
+        raise OutputError(f"cannot write to {folder}: {error.strerror or error}") from error
+    try:
+        yield
+    finally:
+        lock.release()

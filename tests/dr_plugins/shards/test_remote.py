@@ -1,0 +1,321 @@
+"""Shard sets read from servers: the records of the local set, or an error."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import multiprocessing
+import os
+import pickle
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader
+from torchvision.datasets import ImageFolder
+
+from dr_plugins import ReinforcedDataset
+from dr_plugins.errors import FormatError, OutputError
+from dr_plugins.images.sources import open_source
+from dr_plugins.replay.replayer import Replayer
+from dr_plugins.shards import cache, remote, streaming
+from dr_plugins.shards.address import located
+from dr_plugins.shards.location import LocalPath
+from dr_plugins.shards.reader import ShardSet
+from dr_plugins.tools.describe import describe
+from dr_plugins.tools.verify import verify
+from tests import tiny
+from tests.servers import FaultyServer, serving
+
+pytest.importorskip("fsspec")
+pytest.importorskip("aiohttp")
+pytest.importorskip("tenacity")
+
+SAMPLES = 40
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The photographs and their shard set."""
+    root = tmp_path_factory.mktemp("remote")
+    tiny.make_photographs(root / "images", per_class=5)
+    tiny.make_set(root / "set", root / "images", samples=SAMPLES, shard_images=2)
+    return root
+
+
+@pytest.fixture
+def server(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyServer]:
+    monkeypatch.setenv("DR_PLUGINS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("DR_PLUGINS_CACHE_GB", raising=False)
+    monkeypatch.setattr(remote, "_FIRST_WAIT", 0.01)
+    monkeypatch.setattr(remote, "_LONGEST_WAIT", 0.02)
+    with serving(folder) as server:
+        yield server
+
+
+@pytest.fixture
+def alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is fetched ahead."""
+    monkeypatch.setattr(streaming.ShardStream, "_fetch_ahead", lambda self: None)
+
+
+def everything(shards: ShardSet) -> bytes:
+    rows, samples = np.divmod(np.random.default_rng(0).permutation(len(shards) * SAMPLES), SAMPLES)
+    order = np.lexsort((samples, rows))
+    records = np.concatenate(
+        [shards.read(r, s) for r, s in zip(np.array_split(rows, 9), np.array_split(samples, 9),
+                                           strict=True)]
+    )  # fmt: skip
+    return records[order].tobytes()
+
+
+def wait(shards: ShardSet) -> None:
+    assert shards._stream is not None
+    assert shards._stream._fetcher is not None
+    shards._stream._fetcher.join(20)
+    assert not shards._stream._fetcher.is_alive()
+
+
+def test_a_remote_set_is_the_local_set(server: FaultyServer, folder: Path) -> None:
+    local, far = ShardSet(folder / "set"), ShardSet(f"{server.address}/set")
+    assert far.keys[:] == local.keys[:]
+    assert everything(far) == everything(local)
+    wait(far)
+    assert all(far._stream.whole(n) for n in range(len(far.manifest.shards)))
+    assert [far.image(row) for row in range(len(far))] == [local.image(r) for r in range(len(far))]
+    assert describe(far).replace(str(far.location), "") != ""
+    server.requests.clear()
+    again = ShardSet(f"{server.address}/set")  # from now on only the manifest is read there
+    assert everything(again) == everything(local)
+    assert set(server.requests) == {("manifest.json", "whole")}
+    assert not list((cache.directory() / "partial").iterdir())
+
+
+def test_the_first_records_arrive_by_themselves(
+    server: FaultyServer, folder: Path, alone: None
+) -> None:
+    far = ShardSet(f"{server.address}/set")
+    rows, samples = np.arange(len(far)), np.arange(len(far)) % SAMPLES
+    assert (
+        far.read(rows, samples).tobytes() == ShardSet(folder / "set").read(rows, samples).tobytes()
+    )
+    assert {name for name, access in server.requests if access == "whole"} == {
+        "manifest.json",
+        "index.safetensors",
+    }
+    server.requests.clear()
+    other = pickle.loads(pickle.dumps(far))  # what is here is here for all processes
+    other.read(rows, samples)
+    assert not server.requests
+
+
+def _read_all(address: str, wanted: bytes) -> None:
+    os._exit(0 if everything(ShardSet(address)) == wanted else 1)
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_processes_share_the_cache(server: FaultyServer, folder: Path) -> None:
+    far = ShardSet(f"{server.address}/set")
+    wanted = everything(ShardSet(folder / "set"))
+    far.read(np.arange(3), np.arange(3))  # the children are forked from a process that has read
+    fork = multiprocessing.get_context("fork")
+    children = [
+        fork.Process(target=_read_all, args=(f"{server.address}/set", wanted)) for _ in range(4)
+    ]
+    for child in children:
+        child.start()
+    for child in children:
+        child.join(30)
+    assert [child.exitcode for child in children] == [0] * 4
+    wait(far)
+    assert max(n for (name, access), n in server.requests.items() if access == "whole" and
+               name.startswith("shard")) == 1  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["drop", "stall", "busy", "flip", "whole", "shift"])
+@pytest.mark.parametrize("access", ["whole", "range"])
+def test_passing_faults(
+    server: FaultyServer, folder: Path, monkeypatch: pytest.MonkeyPatch, kind: str, access: str
+) -> None:
+    monkeypatch.setattr(remote, "_SILENCE", 0.3)
+    far = ShardSet(f"{server.address}/set")
+    server.only, server.faults[kind] = {access}, 1 if access == "whole" else 5
+    assert everything(far) == everything(ShardSet(folder / "set"))
+    wait(far)
+
+
+@pytest.mark.parametrize("kind", ["flip", "shift", "whole", "busy"])
+def test_ranges_that_always_fail(
+    server: FaultyServer, folder: Path, alone: None, kind: str
+) -> None:
+    server.only, server.faults[kind] = {"range"}, 1 << 30
+    far = ShardSet(f"{server.address}/set")
+    assert everything(far) == everything(ShardSet(folder / "set"))
+
+
+def test_a_damaged_shard(server: FaultyServer, folder: Path, tmp_path: Path, alone: None) -> None:
+    name = ShardSet(folder / "set").manifest.shards[1].file
+    other = tmp_path / "copy"
+    other.mkdir()
+    for path in (folder / "set").iterdir():
+        data = bytearray(path.read_bytes())
+        if path.name == name:
+            data[-SAMPLES * 5] ^= 1
+        (other / path.name).write_bytes(data)
+    with serving(tmp_path) as bad:
+        far = ShardSet(f"{bad.address}/copy")
+        far.read(np.arange(2), np.arange(2))
+        with pytest.raises(FormatError, match=name):
+            everything(far)
+    assert not list((tmp_path / "cache" / "arriving").iterdir())
+
+
+def test_a_cached_file_that_was_damaged_later(server: FaultyServer, folder: Path) -> None:
+    far = ShardSet(f"{server.address}/set")
+    everything(far)
+    wait(far)
+    for entry in far.manifest.shards:
+        path = cache.directory() / "files" / entry.sha256
+        data = bytearray(path.read_bytes())
+        data[-3] ^= 1
+        path.unlink()
+        path.write_bytes(data)
+    again = ShardSet(f"{server.address}/set")
+    assert everything(again) == everything(ShardSet(folder / "set"))
+
+
+def test_a_cache_without_room(
+    server: FaultyServer, folder: Path, monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    size = (folder / "set" / "shard-00000.safetensors").stat().st_size
+    monkeypatch.setenv("DR_PLUGINS_CACHE_GB", str(3.5 * size / 1e9))
+    far = ShardSet(f"{server.address}/set")
+    with caplog.at_level(logging.WARNING):
+        assert everything(far) == everything(ShardSet(folder / "set"))
+        wait(far)
+    assert "no room" in caplog.text
+    files = (cache.directory() / "files").iterdir()
+    assert sum(path.stat().st_size for path in files) <= 3.5 * size
+
+
+def test_the_files_used_longest_ago_make_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DR_PLUGINS_CACHE", str(tmp_path))
+    monkeypatch.setenv("DR_PLUGINS_CACHE_GB", str(40960 / 1e9))
+    (tmp_path / "files").mkdir()
+    for number, name in enumerate("abcd"):
+        (tmp_path / "files" / name).write_bytes(b"x" * 8192)
+        os.utime(tmp_path / "files" / name, (number, number))
+    cache.find("a")  # used just now
+    assert cache.make_room(16384)
+    assert sorted(path.name for path in (tmp_path / "files").iterdir()) == ["a", "c", "d"]
+    assert not cache.make_room(40960, frozenset("acd"))
+
+
+@pytest.mark.parametrize("size", ["much", "-1", "0", "nan"])
+def test_a_limit_that_is_none(size: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DR_PLUGINS_CACHE_GB", size)
+    with pytest.raises(OutputError, match=f"DR_PLUGINS_CACHE_GB.*{size}"):
+        cache.make_room(1)
+
+
+def test_training_reads_a_remote_set(server: FaultyServer, folder: Path) -> None:
+    images = ImageFolder(str(folder / "images"))
+    trains = [
+        ReinforcedDataset(images, shards, p=0.8, seed=3)
+        for shards in (f"{server.address}/set", folder / "set")
+    ]
+    for epoch in range(2):
+        batches = []
+        for train in trains:
+            train.set_epoch(epoch)
+            loader = DataLoader(train, 4, num_workers=2, collate_fn=train.collate)
+            batches.append(list(loader))
+        for (views, targets), (wanted, labels) in zip(*batches, strict=True):
+            assert torch.equal(views, wanted)
+            assert torch.equal(targets.probs, labels.probs)
+
+
+def test_views_replay(server: FaultyServer, folder: Path) -> None:
+    source = open_source(str(folder / "images"))
+    replayer = Replayer(source, ShardSet(f"{server.address}/set"))
+    assert all(replayer.compare(index) for index in range(len(source)))
+    assert verify(f"{server.address}/set", source, replay=3).problems == []
+
+
+def test_what_is_not_there(server: FaultyServer) -> None:
+    with pytest.raises(FormatError, match=r"nothing/manifest\.json"):
+        ShardSet(f"{server.address}/nothing")
+
+
+def test_an_unknown_scheme() -> None:
+    with pytest.raises(FormatError, match="gopher://"):
+        ShardSet("gopher://example/set")
+
+
+def test_remote_sets_are_only_read() -> None:
+    place = located("s3://bucket/set")
+    for write in (lambda: place.write([b""]), place.remove, place.locked):
+        with pytest.raises(OutputError, match="dr-plugins push"):
+            write()
+
+
+def test_addresses() -> None:
+    assert located("file:///data/set") == LocalPath(Path("/data/set"))
+    file = located("s3://bucket/set/") / "manifest.json"
+    assert (str(file), file.name) == ("s3://bucket/set/manifest.json", "manifest.json")
+
+
+def _read_once(address: str) -> None:
+    ShardSet(address).read(np.zeros(1, np.int64), np.zeros(1, np.int64))
+
+
+def test_a_process_killed_while_a_file_arrives(server: FaultyServer, folder: Path) -> None:
+    server.faults["stall"] = 1 << 30
+    child = multiprocessing.get_context("fork").Process(
+        target=_read_once, args=(f"{server.address}/set",)
+    )
+    child.start()
+    arriving = cache.directory() / "arriving"
+    while child.is_alive() and not (arriving.is_dir() and any(arriving.iterdir())):
+        child.join(0.01)
+    child.kill()
+    child.join()
+    assert child.exitcode == -signal.SIGKILL
+    assert any(arriving.iterdir())
+    for path in (cache.directory() / "files").iterdir():
+        assert hashlib.sha256(path.read_bytes()).hexdigest() == path.name
+    server.faults.clear()
+    assert everything(ShardSet(f"{server.address}/set")) == everything(ShardSet(folder / "set"))
+
+
+def test_an_object_store(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    server_module = pytest.importorskip("moto.server")
+    s3fs = pytest.importorskip("s3fs")
+    monkeypatch.setenv("DR_PLUGINS_CACHE", str(tmp_path / "cache"))
+    server = server_module.ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    server.start()
+    try:
+        host, port = server.get_host_and_port()
+        for name, value in {
+            "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+            "AWS_ACCESS_KEY_ID": "any",
+            "AWS_SECRET_ACCESS_KEY": "any",
+            "AWS_DEFAULT_REGION": "us-east-1",
+        }.items():
+            monkeypatch.setenv(name, value)
+        files = s3fs.S3FileSystem()
+        files.mkdir("bucket")
+        files.put(str(folder / "set"), "bucket/plus", recursive=True)
+        far = ShardSet("s3://bucket/plus")
+        assert everything(far) == everything(ShardSet(folder / "set"))
+        wait(far)
+        with pytest.raises(FormatError, match="bucket/other"):
+            ShardSet("s3://bucket/other")
+    finally:
+        server.stop()
