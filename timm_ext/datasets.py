@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import copy
 import inspect
+import logging
 import os
 import weakref
 from collections.abc import Callable
 from typing import Any
 
-from PIL import Image
 from timm.data.dataset_factory import create_dataset as timm_create_dataset
-from torch.utils.data import Dataset, IterableDataset
+from timm.data.readers.img_extensions import get_img_extensions
+from torch.utils.data import IterableDataset
 from torchvision import datasets
 
 from dr_plugins import ReinforcedDataset, ShardSet
-from dr_plugins.images.decoding import strict_decoding, to_rgb
+from dr_plugins.utils.quoting import quoted
 from timm_ext.errors import DatasetNameError, ImagesNotFoundError, UnsupportedOptionError
 from timm_ext.names import DatasetName, find_shards, parse_name
-from timm_ext.primary_log import log_on_primary
+from timm_ext.plain_images import decoded_as_for_training
+from timm_ext.primary_log import is_primary, log_on_primary
 from timm_ext.validation import check_validation
 
 __all__ = ["copy_for_loader", "create_dataset", "training_dataset"]
@@ -39,7 +41,8 @@ def create_dataset(name: str, *args: Any, **kwargs: Any) -> Any:
             reinforced, and a `seed` in the name overrides this one; otherwise it is plain.
 
     Returns:
-        `ReinforcedDataset`, or the dataset of timm or torchvision.
+        `ReinforcedDataset`; or the images of timm or torchvision, where an unreadable one is an
+        error.
 
     Raises:
         DatasetNameError: The name is invalid, or does not fit the split.
@@ -65,7 +68,7 @@ def create_dataset(name: str, *args: Any, **kwargs: Any) -> Any:
         return _remember(_reinforce(images, parsed, options))
     if (train := training_dataset()) is not None:
         check_validation(images, train)
-    return _as_rgb(images)
+    return decoded_as_for_training(images)
 
 
 def training_dataset() -> ReinforcedDataset | None:
@@ -147,7 +150,27 @@ def _reinforce(images: Any, parsed: DatasetName, options: dict[str, Any]) -> Rei
         images, shards, p=parsed.p, densify=parsed.densify, check=parsed.check, seed=seed
     )
     log_on_primary(f"{parsed.name}: {len(dataset)} images, {shards!r}")
+    if len(dataset) < len(shards) and is_primary():
+        _warn_of_others(dataset, parsed)
     return dataset
+
+
+def _warn_of_others(dataset: ReinforcedDataset, parsed: DatasetName) -> None:
+    """Log that reinforced images are not trained on: timm lists fewer formats than torchvision."""
+    others = sorted(set(dataset.shards.keys).difference(dataset.source.keys))
+    known = get_img_extensions()
+    unknown = [key for key in others if not key.lower().endswith(known)]
+    reason = ""
+    if unknown and not _base_of(parsed):
+        reason = (
+            f". timm lists {', '.join(known)} only; for the others use --dataset "
+            f"'reinforced?base=torch/image_folder&shards={dataset.shards.directory}'"
+        )
+    log_on_primary(
+        f"{parsed.name}: {len(others)} of the set's {len(dataset.shards)} images are not in the "
+        f"dataset, such as {quoted((unknown or others)[0])}{reason}",
+        logging.WARNING,
+    )
 
 
 def _check_images(images: Any, parsed: DatasetName, options: dict[str, Any]) -> None:
@@ -168,28 +191,3 @@ def _check_images(images: Any, parsed: DatasetName, options: dict[str, Any]) -> 
             f"--train-split {options.get('split')} is not the training split, and only that is "
             f"reinforced; write --train-split train"
         )
-
-
-def _as_rgb(images: Any) -> Any:
-    """Convert a grey dataset: training views are RGB, so validation images must be too."""
-    if isinstance(images, datasets.VisionDataset) and images[0][0].mode != "RGB":
-        return _RgbImages(images)
-    return images
-
-
-class _RgbImages(Dataset[tuple[Any, int]]):
-    """A torchvision dataset with images converted to RGB before the transform."""
-
-    transform: Callable[[Image.Image], Any] | None = None
-
-    def __init__(self, images: datasets.VisionDataset) -> None:
-        self.images = images
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, index: int) -> tuple[Any, int]:
-        with strict_decoding:
-            image, label = self.images[index]
-            rgb = to_rgb(image)
-        return (rgb if self.transform is None else self.transform(rgb)), label

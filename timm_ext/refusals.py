@@ -6,14 +6,15 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from timm.data.dataset import AugMixDataset
+from timm.data.dataset import AugMixDataset, ImageDataset
 from timm.data.mixup import FastCollateMixup, Mixup
 from timm.data.naflex_loader import create_naflex_loader as timm_create_naflex_loader
 from timm.loss.binary_cross_entropy import BinaryCrossEntropy
 
 from dr_plugins import ReinforcedDataset
 from timm_ext.datasets import training_dataset
-from timm_ext.errors import UnsupportedOptionError
+from timm_ext.errors import DatasetNameError, UnsupportedOptionError
+from timm_ext.names import parse_name
 
 __all__ = [
     "change_classes",
@@ -70,7 +71,7 @@ _LOADER = {
 
 @functools.cache
 def change_classes() -> None:
-    """Make timm's mixing, splits and BCE loss refuse a reinforced dataset.
+    """Make timm's mixing, splits and BCE loss refuse a reinforced dataset, its reader the name.
 
     The classes are changed in place, not replaced: timm's `super(BinaryCrossEntropy, self)` looks
     the class up by name and would find the subclass.
@@ -78,6 +79,7 @@ def change_classes() -> None:
     _check_before_init(Mixup, lambda *_, **__: _refuse_in_training(_MIXING))  # FastCollateMixup too
     _check_before_init(BinaryCrossEntropy, lambda *_, **__: _refuse_in_training(_BINARY))
     _check_before_init(AugMixDataset, _check_splits)
+    _check_before_init(ImageDataset, _check_reader)
 
 
 def _check_before_init(kind: type, check: Callable[..., None]) -> None:
@@ -94,6 +96,16 @@ def _check_before_init(kind: type, check: Callable[..., None]) -> None:
 def _check_splits(dataset: Any, *_: Any, **__: Any) -> None:
     if isinstance(dataset, ReinforcedDataset):
         raise _refusal(*_SPLITS)
+
+
+def _check_reader(_: Any = None, reader: Any = None, *__: Any, **___: Any) -> None:
+    """Refuse a name of ours: timm takes one that it does not know for an image folder's."""
+    if isinstance(reader, str) and parse_name(reader) is not None:
+        raise DatasetNameError(
+            f"timm's own create_dataset was called for {reader!r}, through a reference that was "
+            f"kept before timm_ext was imported (in a class, a functools.partial, a default "
+            f"argument). Import timm_ext before that code, or call timm_ext.create_dataset"
+        )
 
 
 def create_naflex_loader(dataset: Any, *args: Any, **kwargs: Any) -> Any:

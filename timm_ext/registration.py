@@ -26,7 +26,8 @@ def register(*modules: ModuleType) -> None:
     further calls change nothing.
 
     References outside of module namespaces are not found: a `functools.partial`, a class attribute
-    or a default argument. Import `timm_ext` before code that creates them.
+    or a default argument. Through them, the name of a reinforced dataset is an error; import
+    `timm_ext` before code that creates them.
 
     Args:
         *modules: More modules, which are not in `sys.modules`.

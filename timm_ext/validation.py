@@ -12,11 +12,13 @@ from torch.utils.data import IterableDataset
 
 from dr_plugins import ImageSource, ReinforcedDataset
 from dr_plugins.errors import DatasetMismatchError
+from dr_plugins.utils.files import regular_only
 from timm_ext.primary_log import is_primary, log_on_primary
 
 __all__ = ["check_validation"]
 
-_MOST_COMPARED = 1000
+_MOST_COMPARED, _MOST_OPENED = 1000, 10_000  # validation images, training images
+_END = 256  # bytes; files of one size and format begin alike, but end differently
 
 
 def check_validation(images: Any, train: ReinforcedDataset) -> None:
@@ -67,8 +69,18 @@ def _shared(images: Any, training: Any) -> tuple[int, int, str]:
 
 
 def _shared_files(files: list[str], training: list[str]) -> tuple[int, int, str]:
+    """Look for training images of the same name, then for some under other names."""
+    some = _spread(files, _MOST_COMPARED)
+    found = _of_the_same_name(some, training)
+    if not found:
+        files, training = _of_few_classes(files, training)
+        some = _spread(files, _MOST_COMPARED)
+        found = _of_the_same_content(some, training)
+    return len(found), len(some), next(iter(found.values()), "")
+
+
+def _of_the_same_name(some: list[str], training: list[str]) -> dict[str, str]:
     """Compare folder and name, then content, so that links and copies are found."""
-    some = files[:: -(-len(files) // _MOST_COMPARED)]
     wanted: dict[str, set[str]] = {}
     for file in some:
         for path in (file, os.path.realpath(file)):
@@ -78,7 +90,43 @@ def _shared_files(files: list[str], training: list[str]) -> tuple[int, int, str]
         for file in wanted.get(_name(path), ()):
             if _is_same(file, path):
                 found[file] = path
-    return len(found), len(some), next(iter(found.values()), "")
+    return found
+
+
+def _of_few_classes(files: list[str], training: list[str]) -> tuple[list[str], list[str]]:
+    """The files of so few folders that the training images can be opened."""
+    in_folder: dict[str, list[str]] = {}
+    for path in training:
+        in_folder.setdefault(os.path.dirname(_name(path)), []).append(path)
+    folders = sorted({os.path.dirname(_name(file)) for file in files} & in_folder.keys())
+    few = set(_spread(folders, _MOST_OPENED * len(in_folder) // len(training) or 1))
+    some = [file for file in files if os.path.dirname(_name(file)) in few]
+    return some, _spread([path for each in few for path in in_folder[each]], _MOST_OPENED)
+
+
+def _of_the_same_content(some: list[str], training: list[str]) -> dict[str, str]:
+    """Compare size and end, then content, so that links and copies of other names are found."""
+    wanted = {_fingerprint(file): file for file in some}
+    found = {}
+    for path in training:
+        file = wanted.get(_fingerprint(path))
+        if file is not None and _is_same(file, path):
+            found[file] = path
+    return found
+
+
+def _fingerprint(path: str) -> object:
+    try:
+        with open(path, "rb", buffering=0, opener=regular_only) as file:
+            size = os.fstat(file.fileno()).st_size
+            file.seek(max(size - _END, 0))
+            return size, file.read(_END)
+    except OSError:
+        return path  # the loader reports unreadable files
+
+
+def _spread(items: list[str], most: int) -> list[str]:
+    return items[:: max(-(-len(items) // most), 1)]
 
 
 def _name(path: str) -> str:

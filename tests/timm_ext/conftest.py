@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from timm_ext import datasets, names
 
@@ -28,7 +29,8 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("data")
     train = make_photographs(root / "train")
     for path in make_photographs(root / "val", per_class=2).rglob("*.JPEG"):
-        path.rename(path.with_name(f"val_{path.name}"))
+        Image.open(path).rotate(180).save(path.with_name(f"val_{path.name}"))
+        path.unlink()
     make_set(root / "reinforcements" / "imagenet-plus", train, policy_=policy("randaug", size=32))
     return root
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pickle
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,14 +9,15 @@ from typing import Any
 import pytest
 import timm.data.dataset_factory
 import torch
+from PIL import Image, ImageFile
 from timm.data import ImageDataset
 from torchvision import datasets as vision
 
 from dr_plugins import ImageSource, ReinforcedDataset, generation
-from dr_plugins.errors import DatasetMismatchError, FormatError, UnknownImageError
+from dr_plugins.errors import DatasetMismatchError, FormatError, ImageReadError, UnknownImageError
 from dr_plugins.generation import Ensemble, GenerationSettings
 from tests.timm_ext import fake_torchvision as fake
-from tests.tiny import TinyTeacher, policy
+from tests.tiny import TinyTeacher, make_photographs, make_set, policy
 from timm_ext import UnsupportedOptionError, create_dataset, create_loader
 from timm_ext.datasets import training_dataset
 from timm_ext.errors import DatasetNameError, ImagesNotFoundError, ShardsNotFoundError
@@ -48,8 +50,36 @@ def test_validation_is_timms_own(data_dir: Path) -> None:
     for split in ("validation", "val", "train"):
         ours = create_dataset("imagenet-plus?p=1", root=str(data_dir), split=split)
         timms = timm.data.dataset_factory.create_dataset("", root=str(data_dir), split=split)
-        assert type(ours) is ImageDataset
+        assert isinstance(ours, ImageDataset)
         assert ours.filenames() == timms.filenames()
+        assert ours.reader.class_to_idx == timms.reader.class_to_idx
+        for (image, label), (same, number) in zip(ours, timms, strict=True):
+            assert (image.tobytes(), label) == (same.tobytes(), number)
+        assert pickle.loads(pickle.dumps(ours))[0][1] == ours[0][1]
+
+
+@pytest.mark.parametrize("base", ["", "torch/image_folder"])
+@pytest.mark.parametrize("lenient", [False, True])
+def test_half_a_file_is_no_validation_image(
+    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, base: str, lenient: bool
+) -> None:
+    """timm takes another image instead, or, as some scripts set Pillow, a half grey one."""
+    root = shutil.copytree(data_dir / "val", tmp_path / "val").parent
+    file = min(root.rglob("*.JPEG"))
+    file.write_bytes(file.read_bytes()[:-200])
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", lenient)
+    name = f"reinforced?base={base}" if base else "imagenet-plus"
+    images = create_dataset(name, root=str(root), split="val")
+    loader = create_loader(images, 32, 2, num_workers=0, use_prefetcher=False)
+    with pytest.raises(ImageReadError, match=file.name):
+        list(loader)
+
+
+def test_other_forms_of_validation_images(data_dir: Path) -> None:
+    grey = create_dataset("imagenet-plus", str(data_dir), "val", input_img_mode="L")
+    assert grey[0][0].mode == "L"
+    content = create_dataset("imagenet-plus", str(data_dir), "val", load_bytes=True)
+    assert content[0][0].startswith(b"\xff\xd8")
 
 
 def test_validation_needs_no_shards(data_dir: Path, tmp_path: Path) -> None:
@@ -156,7 +186,7 @@ def test_cifar100_plus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert train.shards.directory == out
     assert train[0][0].shape == (3, 16, 16)
     validation = create_dataset("cifar100-plus", root=str(root), split="validation")
-    assert type(validation) is vision.CIFAR100
+    assert (validation.classes, validation.train) == (train.source.class_names, False)
     assert (len(train), len(validation)) == (9, 6)
 
 
@@ -167,6 +197,27 @@ def test_positions_of_the_other_split_are_no_keys(
     reinforce(vision.CIFAR100(root), root / "reinforcements" / "cifar100-plus", 3)
     with pytest.raises(DatasetNameError, match="--train-split train"):
         create_dataset("cifar100-plus", root=str(root), **{**TRAIN, "split": "validation"})
+
+
+def test_reinforced_images_that_timm_does_not_list(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    images = make_photographs(tmp_path / "train")
+    jpeg = min(images.rglob("*.JPEG"))
+    webp = Image.open(jpeg).save(jpeg.with_suffix(".webp"), lossless=True) or jpeg.with_suffix(
+        ".webp"
+    )
+    jpeg.unlink()
+    shards = make_set(tmp_path / "reinforcements" / "imagenet-plus", images)
+    assert len(create_dataset("imagenet-plus", root=str(tmp_path), **TRAIN)) == 11
+    assert (
+        f"1 of the set's 12 images are not in the dataset, such as '{webp.parent.name}/{webp.name}'"
+        in caplog.text
+    )
+    caplog.clear()
+    name = f"reinforced?base=torch/image_folder&shards={shards}"
+    assert len(create_dataset(name, root=str(tmp_path), split="train", is_training=True)) == 12
+    assert "not in the dataset" not in caplog.text
 
 
 def test_flowers102_plus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import functools
 import importlib.abc
 import importlib.machinery
 import importlib.util
 import os
+import re
 import subprocess
 import sys
 import types
@@ -150,3 +152,18 @@ def test_registering_again_changes_nothing() -> None:
     timm_ext.register()
     timm_ext.register(timm.data)
     assert (dict(vars(timm.data)), dict(vars(timm.loss))) == before
+
+
+@pytest.mark.parametrize(
+    "name", ["imagenet-plus", "imagenet-plus?p=1", "cifar100-plus", "food-plus"]
+)
+def test_references_that_were_kept_elsewhere(name: str, tmp_path: Path) -> None:
+    """timm's own function would take such a name for a folder, and train on labels."""
+    (tmp_path / "class").mkdir()
+    (tmp_path / "class" / "image.png").touch()
+    kept = {"dataset": functools.partial(datasets.timm_create_dataset, root=str(tmp_path))}
+    with pytest.raises(
+        timm_ext.DatasetNameError, match=re.escape(repr(name.partition("?")[0])[:-1])
+    ):
+        kept["dataset"](name)
+    assert len(kept["dataset"]("folder")) == 1

@@ -15,7 +15,7 @@ from dr_plugins.errors import DatasetMismatchError
 from tests.timm_ext import fake_torchvision as fake
 from tests.timm_ext.test_datasets import reinforce
 from tests.tiny import make_set
-from timm_ext import create_dataset
+from timm_ext import create_dataset, validation
 from timm_ext.datasets import training_dataset
 
 SAID = "training images"
@@ -87,6 +87,10 @@ def replace(root: Path, by: Callable[[str, str], Any]) -> None:
         by(str(file), str(there))
 
 
+def renamed(by: Callable[[str, str], Any]) -> Callable[[str, str], Any]:
+    return lambda file, there: by(file, there.replace(".JPEG", "-val.JPEG"))
+
+
 def other_image(file: str, there: str) -> None:
     Image.open(file).rotate(180).save(there)
 
@@ -101,6 +105,9 @@ def other_image(file: str, there: str) -> None:
         lambda root: replace(root, os.symlink),
         lambda root: replace(root, os.link),
         lambda root: replace(root, shutil.copyfile),
+        lambda root: replace(root, renamed(os.symlink)),
+        lambda root: replace(root, renamed(os.link)),
+        lambda root: replace(root, renamed(shutil.copyfile)),
         # Other images of the same names, read after those for training.
         lambda root: shutil.move(replace(root, other_image) or root / "val", root / "xval"),
         # Links to a place with other names, from both splits.
@@ -113,7 +120,7 @@ def other_image(file: str, there: str) -> None:
     ],
     ids=[
         *("missing", "renamed", "linked", "relative-link", "file-links", "hard-links", "copies"),
-        *("others-of-the-names", "store"),
+        *("renamed-links", "renamed-hard-links", "renamed-copies", "others-of-the-names", "store"),
     ],
 )
 def test_training_images_are_recognised(
@@ -122,6 +129,15 @@ def test_training_images_are_recognised(
     change(own)
     assert SAID in said(own, caplog)
     assert SAID in said(f"{own}/", caplog)
+
+
+def test_copies_among_more_images_than_are_opened(
+    own: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Then those of some classes are compared; a class has 4 training images here."""
+    replace(own, renamed(os.link))
+    monkeypatch.setattr(validation, "_MOST_OPENED", 5)
+    assert "2 of the 2 images" in said(own, caplog)
 
 
 def test_other_ways_to_ask_for_them(
