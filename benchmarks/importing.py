@@ -18,9 +18,9 @@ import torch
 from benchmarks.report import Row, report
 from dr_plugins import randomness
 from dr_plugins.mldr import ImageOrder, ImportSettings, import_archives
-from dr_plugins.mldr.archive import walk
+from dr_plugins.mldr.archive import iter_members
 from dr_plugins.mldr.decode import Decoder
-from dr_plugins.mldr.members import load_member
+from dr_plugins.mldr.serialization import load_member
 from dr_plugins.policies.policy import AugmentParams, Policy
 from dr_plugins.records import RecordLayout, target_fields
 from dr_plugins.transforms import RandAugment
@@ -56,8 +56,8 @@ def _measure(name: str, published: int, folder: Path) -> list[Row]:
         lambda: import_archives([archive], order, folder / f"{name}-set", settings)
     )
     whole = time.perf_counter() - start
-    members = [read() for member, read in walk(archive) if member.index is not None]
-    streamed = _cpu_seconds(lambda: [read() for _, read in walk(archive)])
+    members = [read() for member, read in iter_members(archive) if member.index is not None]
+    streamed = _cpu_seconds(lambda: [read() for _, read in iter_members(archive)])
     decode, loaded = _decode_and_load(policy, members)
     # The main process reads the archive twice and hands members out; workers decode meanwhile.
     hours = {

@@ -1,7 +1,7 @@
-"""Checkpoints: from the layout in which they were published to that of another library.
+"""Load checkpoints, and convert them from their published layout to that of another library.
 
 Example:
-    Convert, and read back what the file says about its input::
+    Convert, and read the input convention of the result::
 
         from dr_models.checkpoints import convert, read_convention
 

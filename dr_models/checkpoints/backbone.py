@@ -1,4 +1,4 @@
-"""A checkpoint as the weights of one host's backbone: found out, converted, and whole."""
+"""Load a checkpoint of any layout as complete weights of a host's backbone."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ class BackboneWeights(NamedTuple):
     """Weights for a host's backbone.
 
     Attributes:
-        state: Tensors in the host's names, without prefix; for timm with the classifier, if the
-            checkpoint has one, elsewhere without.
-        convention: The images that the network was trained on.
-        report: What became of each key of the checkpoint.
+        state: Tensors by the host's names, without prefix. For timm it includes the checkpoint's
+            classifier, for other hosts no classifier.
+        convention: The input convention that the network was trained with.
+        report: What the conversion did with each key of the checkpoint.
 
     Example:
         >>> weights = load_backbone("best.pt", to="detectron2")             # doctest: +SKIP
@@ -60,20 +60,19 @@ def load_backbone(
     arch: str | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> BackboneWeights:
-    """Read a checkpoint in whatever layout, and convert it exactly into a host's.
+    """Load a checkpoint in any supported layout, and convert it exactly to a host's layout.
 
     Args:
-        location: The file, with what it does not say itself; see `CheckpointLocation.parse`.
+        location: The file, with options for what it does not state; see `CheckpointLocation.parse`.
         to: One of `TARGETS`.
-        arch: The network of the host, as timm calls it (``resnet50``); None takes what the
-            checkpoint holds.
-        options: What the host gives `timm.create_model` besides; None is not compared with what
-            the checkpoint says, but for hosts' own networks, which take none.
+        arch: timm's name of the host's network (``resnet50``); None accepts any.
+        options: Other arguments that the host passes to `timm.create_model`, which must match the
+            checkpoint's. None skips this check for timm; the hosts' own networks take no options.
 
     Raises:
-        CheckpointError: The file cannot be read; its architecture is another one than `arch` or
-            cannot be told; keys are missing or left over; the host has no network that computes
-            the same, or builds it otherwise than it was trained.
+        CheckpointError: The file cannot be read; its architecture is unknown or not `arch`; keys are
+            missing or unexpected; the host has no equivalent network, or builds it with other
+            arguments than the trained one.
 
     Example:
         >>> weights = load_backbone(                                         # doctest: +SKIP
@@ -91,7 +90,7 @@ def load_backbone(
         weights = _already_converted(checkpoint, metadata, location)
     else:
         specification = (
-            _of_converted(metadata, location, to)
+            _converted_architecture(metadata, location, to)
             if metadata
             else _architecture(checkpoint, location, arch)
         )
@@ -112,13 +111,13 @@ def _checked(metadata: Mapping[str, str], path: str) -> Mapping[str, str]:
     missing = [name for name in _STATED if name not in check_metadata(metadata, path)]
     if missing:
         raise CheckpointError(
-            f"{path} has damaged metadata, without {missing[0]}; convert the checkpoint again"
+            f"{path} has damaged metadata: {missing[0]} is missing. Convert the checkpoint again"
         )
     return metadata
 
 
 def _refuse_whole_models(state: State, location: CheckpointLocation) -> None:
-    """A detector's checkpoint is for the detector, and hosts load their own themselves."""
+    """Raise for checkpoints of whole detectors and of MMPretrain, which hosts load themselves."""
     parts = list(dict.fromkeys(key.partition(".")[0] for key in state))
     if "backbone" in parts and {key for key in state if key.startswith("head.")} == {
         "head.fc.weight",
@@ -128,14 +127,14 @@ def _refuse_whole_models(state: State, location: CheckpointLocation) -> None:
             f"{location.path} is the checkpoint of a classifier of MMPretrain. MMDetection and "
             f"MMSegmentation load it into their own network of the same type with init_cfg=dict("
             f"type='Pretrained', checkpoint={location.path!r}, prefix='backbone.'), without "
-            f"{SCHEME}; for other hosts save the tensors of its backbone alone, without the prefix"
+            f"{SCHEME}; for other hosts save only the tensors of its backbone, without the prefix"
         )
     if "backbone" in parts and len(parts) > 1:
         raise CheckpointError(
             f"{location.path} is the checkpoint of a whole model ({shorten(parts)}), such as a "
-            f"detector, and not of a classifier. To go on with that model, give the host the plain "
-            f"path, without {SCHEME} (Detectron2: MODEL.WEIGHTS, train.init_checkpoint; MMEngine: "
-            f"load_from); for a new one, name the classifier's checkpoint here"
+            f"detector, not of a classifier. To resume that model, set the plain path in the host, "
+            f"without {SCHEME} (Detectron2: MODEL.WEIGHTS, train.init_checkpoint; MMEngine: "
+            f"load_from); for a new model, set the classifier's checkpoint here"
         )
 
 
@@ -153,19 +152,21 @@ def _already_converted(
     return BackboneWeights(checkpoint.state, parse_convention(metadata, location.path), report)
 
 
-def _of_converted(metadata: Mapping[str, str], location: CheckpointLocation, to: str) -> str:
-    """The architecture that a file of `convert` states."""
+def _converted_architecture(
+    metadata: Mapping[str, str], location: CheckpointLocation, to: str
+) -> str:
+    """Return the architecture that a converted file states."""
     layout, model = metadata["layout"], metadata["model"]
     if layout not in ("timm", "torchvision") or model.startswith("dr_plugins:"):
         raise CheckpointError(
-            f"{location.path} was converted to {layout} before; convert the original to {to} "
-            f"(`dr-plugins convert-checkpoint --to {to}`), or name the original here"
+            f"{location.path} was already converted to {layout}; convert the original to {to} "
+            f"(`dr-plugins convert-checkpoint --to {to}`), or use the original here"
         )
     return f"{layout}:{model}"
 
 
 def _architecture(checkpoint: Checkpoint, location: CheckpointLocation, arch: str | None) -> str:
-    """What `convert_state_dict` is to take the checkpoint for."""
+    """Return the checkpoint's architecture, as `convert_state_dict` expects it."""
     state, source = checkpoint.state, location.source
     if source == "cvnets" or (source == "auto" and is_cvnets(state)):
         if location.arch:
@@ -179,8 +180,8 @@ def _architecture(checkpoint: Checkpoint, location: CheckpointLocation, arch: st
     layout = "timm" if source == "auto" else source
     if location.arch:
         return location.arch if ":" in location.arch else f"{layout}:{location.arch}"
-    # Networks with the names and shapes of a plain ResNet may compute something else (resnetaa50):
-    # who names one knows better than the tensors.
+    # Networks with the names and shapes of a plain ResNet may compute something else (resnetaa50),
+    # so an explicit name takes precedence over the tensors.
     name = next((each for each in (checkpoint.arch, arch) if each and each not in SHARED), "")
     found = None if name else find_resnet(state)
     if found is not None:
@@ -188,9 +189,9 @@ def _architecture(checkpoint: Checkpoint, location: CheckpointLocation, arch: st
     name = name or checkpoint.arch or arch or ""
     if not name:
         raise CheckpointError(
-            f"the architecture of {location.path} cannot be told from its tensors "
-            f"({shorten(sorted(state))}); name it (arch=NAME, as timm or torchvision calls it), "
-            f"and save a part of a larger model without its prefix"
+            f"cannot detect the architecture of {location.path} from its tensors "
+            f"({shorten(sorted(state))}); set arch=NAME (timm's or torchvision's name). Save a part "
+            f"of a larger model without its prefix"
         )
     return f"{layout}:{name}"
 
@@ -205,15 +206,15 @@ def _cvnets_architecture(state: State, location: CheckpointLocation, arch: str |
     if not found:
         return _unknown_cvnets(location)
     raise CheckpointError(
-        f"{location.path} may be {' or '.join(found)}, whose tensors look the same; name the one "
-        f"that it is (arch={found[0]})"
+        f"{location.path} may be {' or '.join(found)}, whose tensors look the same; set the "
+        f"right one (arch={found[0]})"
     )
 
 
 def _unknown_cvnets(location: CheckpointLocation) -> str:
     raise CheckpointError(
-        f"{location.path} is none of the CVNets models ({', '.join(CVNETS_MODELS)}); set source "
-        f"to 'timm' or 'torchvision' if it is one of theirs"
+        f"{location.path} is not one of the CVNets models ({', '.join(CVNETS_MODELS)}); set "
+        f"source to 'timm' or 'torchvision' if it comes from there"
     )
 
 
@@ -228,10 +229,10 @@ def _convention(
 
 
 def _check_arch(report: ConversionReport, arch: str | None, location: CheckpointLocation) -> None:
-    """Two networks may share all names and shapes, such as Swin for 224 and 384 pixels."""
+    """Raise for another architecture, which may have the same tensors (Swin for 224 and 384)."""
     found = report.model if report.to == "timm" else report.arch
     if arch is not None and found.partition(".")[0] != arch.partition(".")[0]:
         raise CheckpointError(
             f"{location.path} holds {found}, but the backbone is {arch}; use another checkpoint, "
-            f"or configure the backbone that it is for"
+            f"or configure the matching backbone"
         )

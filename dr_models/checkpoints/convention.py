@@ -1,7 +1,7 @@
-"""What a network was trained to be fed, carried in the file and checked against the host.
+"""The input convention of a network, stored in converted files and checked against the host.
 
-A network that learned from RGB between 0 and 1 without mean and standard deviation still answers
-when it is fed ImageNet-normalised images, only worse: nothing else notices.
+A network trained on RGB from 0 to 1 without mean and standard deviation still works on
+ImageNet-normalized images, only worse, and without any error.
 """
 
 from __future__ import annotations
@@ -35,27 +35,27 @@ __all__ = [
 ]
 
 FORMAT_VERSION = 1
-"""Of the metadata that converted files carry."""
+"""Version of the metadata in converted files."""
 
-_TOLERANCE = 1e-3  # of the range 0 to 1: hosts round, such as 123.675 for 0.485 * 255
+_TOLERANCE = 1e-3  # for the range 0 to 1: hosts round, such as 123.675 for 0.485 * 255
 
 
 def is_converted(metadata: Mapping[str, str]) -> bool:
-    """Whether a file's metadata are those that `convert` writes."""
+    """Return whether `convert` wrote a file's metadata."""
     return "format_version" in metadata and "mean" in metadata
 
 
 def check_metadata(metadata: Mapping[str, str], path: str | Path) -> Mapping[str, str]:
-    """Make sure that a file's metadata can be understood, and return them.
+    """Return a file's metadata if this version can read them.
 
     Raises:
-        CheckpointError: They are not those that `convert` writes, or are damaged, or of a newer
-            version of this package.
+        CheckpointError: `convert` did not write them, or they are damaged or from a newer version
+            of this package.
     """
     if not is_converted(metadata):
         raise CheckpointError(
-            f"{path} does not say what images its network expects. Convert the checkpoint with "
-            f"`dr-plugins convert-checkpoint`, which writes that into the file"
+            f"{path} does not state the input convention of its network. Convert the checkpoint with "
+            f"`dr-plugins convert-checkpoint`, which adds it"
         )
     version = metadata["format_version"]
     if not version.isdecimal() or int(version) > FORMAT_VERSION:
@@ -67,10 +67,10 @@ def check_metadata(metadata: Mapping[str, str], path: str | Path) -> Mapping[str
 
 
 def read_metadata(path: str | Path) -> Mapping[str, str]:
-    """What a converted file says about itself: arch, layout, model, source and the input.
+    """Read a converted file's metadata: arch, layout, model, source and input convention.
 
     Raises:
-        CheckpointError: Not a checkpoint, or one that `check_metadata` refuses.
+        CheckpointError: The file is not a checkpoint, or `check_metadata` raises.
 
     Example:
         >>> read_metadata("resnet50.safetensors")["arch"]                   # doctest: +SKIP
@@ -80,10 +80,10 @@ def read_metadata(path: str | Path) -> Mapping[str, str]:
 
 
 def read_convention(path: str | Path) -> InputConvention:
-    """The input convention that a converted file carries.
+    """Read the input convention of a converted file.
 
     Raises:
-        CheckpointError: See `read_metadata`; or its fields are damaged.
+        CheckpointError: See `read_metadata`; or the fields are damaged.
 
     Example:
         >>> mean, std = read_convention("resnet50.safetensors").for_range(255)  # doctest: +SKIP
@@ -92,10 +92,10 @@ def read_convention(path: str | Path) -> InputConvention:
 
 
 def parse_convention(metadata: Mapping[str, str], path: str | Path) -> InputConvention:
-    """The input convention in a converted file's metadata.
+    """Parse the input convention in a converted file's metadata.
 
     Raises:
-        CheckpointError: Its fields are damaged.
+        CheckpointError: The fields are damaged.
     """
     try:
         values = {name: json.loads(metadata[name]) for name in INPUT_FIELDS}
@@ -123,24 +123,24 @@ def check_convention(
     bgr: bool = False,
     host: str = "the host",
 ) -> None:
-    """Refuse to feed a network other images than it was trained on.
+    """Raise unless a host's normalization matches the network's input convention.
 
     Args:
         convention: From `read_convention`.
-        mean: What the host is about to subtract, in its own order of channels.
-        std: What it divides by afterwards.
-        top: Largest value of the images that it does this to: 1, or 255.
-        bgr: Its images come as blue, green, red.
-        host: Its name, or that of the setting, for the message.
+        mean: Mean that the host subtracts, in its channel order.
+        std: Standard deviation that it divides by.
+        top: Largest value of its images before normalization: 1 or 255.
+        bgr: Its images have the channel order blue, green, red.
+        host: Name of the host or the setting, for the message.
 
     Raises:
-        CheckpointError: They are not the same.
+        CheckpointError: They differ.
 
     Example:
         >>> check_convention(InputConvention(), (123.675, 116.28, 103.53), (58.395, 57.12, 57.375),
         ...                  top=255)
     """
-    # A caller that swaps channels itself states mean and std in its images' order.
+    # A caller that swaps channels passes mean and std in the order of its images.
     expected_mean, expected_std = convention.for_range(top)
     wrong = len(mean) != 3 or len(std) != 3
     for given, expected in ((mean, expected_mean), (std, expected_std)):
@@ -152,6 +152,6 @@ def check_convention(
         raise CheckpointError(
             f"{host} feeds {order} images from 0 to {top:g} with mean {list(mean)} and std "
             f"{list(std)}, but the checkpoint was trained on RGB images with mean "
-            f"{list(expected_mean)} and std {list(expected_std)} in that range; set these, or it "
-            f"gives worse answers without any other sign"
+            f"{list(expected_mean)} and std {list(expected_std)} in that range; set these, or the "
+            f"results get worse without any error"
         )

@@ -1,4 +1,4 @@
-"""From a checkpoint in one library's layout to a file that another library loads."""
+"""Convert a checkpoint from one library's layout to a file that another library loads."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ TARGETS = {
     "detectron2": ".pth",
     "mmengine": ".pth",
 }
-"""Hosts whose names can be written, each with the kind of file that it loads by its own means."""
+"""Supported hosts, each with the suffix of the files that it loads."""
 
 
 def convert(
@@ -58,33 +58,34 @@ def convert(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
 ) -> ConversionReport:
-    """Convert a checkpoint file into one that another library loads by its own means.
+    """Convert a checkpoint file into one that another library loads with its own API.
 
-    For timm and torchvision that is a safetensors file, for Detectron2 and MMEngine, which read no
-    such files, one of ``torch.save``. It carries its input convention, see `read_convention`.
+    For timm and torchvision this is a safetensors file, for Detectron2 and MMEngine, which cannot
+    read safetensors, a ``torch.save`` file. It includes its input convention; see
+    `read_convention`.
 
     Args:
         source: See `load_checkpoint`.
-        out: The file to write, ``*.safetensors`` or ``*.pth`` accordingly; an older one is replaced
-            when the new one is whole. None takes a name that says what the file is for, such as
-            ``cvnets_resnet50-for-timm.safetensors``, in the working directory.
+        out: The file to write, ``*.safetensors`` or ``*.pth`` accordingly; an existing file is
+            replaced once the new one is complete. None uses a name for the network and the host,
+            such as ``cvnets_resnet50-for-timm.safetensors``, in the working directory.
         arch: A CVNets model (``resnet_50``), or ``timm:NAME`` or ``torchvision:NAME``.
         to: One of `TARGETS`.
         averaged: See `load_checkpoint`.
         stock: See `convert_state_dict`.
-        stored_indices: Likewise.
-        allow_partial: Likewise.
-        mean: Of the images that a timm or torchvision network was trained on, for RGB from 0 to 1;
-            by default what the file says, if this package wrote it, and else what that library
-            feeds it. CVNets' models have their own.
-        std: Likewise.
+        stored_indices: See `convert_state_dict`.
+        allow_partial: See `convert_state_dict`.
+        mean: Mean of the images that a timm or torchvision network was trained on, for RGB from 0
+            to 1. The default comes from the file if this package wrote it, and from the library
+            if not. CVNets models have a fixed one.
+        std: Standard deviation, with the same defaults.
 
     Returns:
-        What became of each key, and the name of the file.
+        What the conversion did with each key, and the name of the file.
 
     Raises:
-        CheckpointError: The file cannot be read, converted exactly, or written; or it says that it
-            holds another network.
+        CheckpointError: The file cannot be read, converted exactly, or written; or it states that
+            it holds another network.
 
     Example:
         >>> report = convert("best.pt", arch="resnet_50", to="timm")        # doctest: +SKIP
@@ -108,7 +109,7 @@ def convert(
         )
     report.weights, report.out = checkpoint.weights, str(out)
     if checkpoint.record is not None:
-        # A converted file does not say with which arguments its network is built.
+        # A converted file does not record the arguments of its network.
         check_options(checkpoint.record, {}, str(source))
     inputs = _convention(report, mean, std, checkpoint.metadata, source)
     origin = {"source": source.name, "source_sha256": file_digest(source)}
@@ -123,7 +124,7 @@ def convert(
 
 @contextlib.contextmanager
 def naming(path: object) -> Iterator[None]:
-    """Let an error about tensors name their file."""
+    """Add the file's name to errors about its tensors."""
     try:
         yield
     except CheckpointError as error:
@@ -131,7 +132,7 @@ def naming(path: object) -> Iterator[None]:
 
 
 def default_name(arch: str, to: str) -> str:
-    """A file name that says which network it holds, and who loads it.
+    """Return a file name with the network and the host.
 
     Example:
         >>> default_name("resnet_50", "timm"), default_name("timm:resnet50d", "mmengine")
@@ -144,12 +145,9 @@ def default_name(arch: str, to: str) -> str:
 
 def _check_out(source: Path, out: Path, to: str) -> None:
     if out.suffix != TARGETS[to]:
-        raise CheckpointError(
-            f"{out}: files for {to} are of the kind {TARGETS[to]}, which it reads; name it "
-            f"*{TARGETS[to]}"
-        )
+        raise CheckpointError(f"{out}: {to} reads {TARGETS[to]} files; name it *{TARGETS[to]}")
     if out.exists() and source.exists() and out.samefile(source):
-        raise CheckpointError(f"{out} is the checkpoint itself; choose another name for the result")
+        raise CheckpointError(f"{out} is the source itself; choose another name for the output")
 
 
 def convert_state_dict(
@@ -161,24 +159,24 @@ def convert_state_dict(
     stored_indices: bool = False,
     allow_partial: bool = False,
 ) -> tuple[State, ConversionReport]:
-    """Convert a state dict into the names, and where needed the shapes, of another library.
+    """Convert a state dict to the names, and if needed the shapes, of another library.
 
     Args:
-        state: Tensors by name; it stays as it is.
+        state: Tensors by name; not modified.
         arch: See `convert`.
         to: One of `TARGETS`.
-        stock: For timm, aim at an unmodified network of its own, where one computes the same.
+        stock: For timm, target an equivalent unmodified timm network, if there is one.
         stored_indices: Swin's averaged checkpoints hold damaged position indices. False rebuilds
-            them; True gives the function that the damaged ones give, as in the published
-            accuracies of averaged weights.
-        allow_partial: Accept a checkpoint that lacks keys of the backbone or has others besides.
+            them; True reproduces the function of the damaged ones, as in the published accuracies
+            of averaged weights.
+        allow_partial: Accept missing and unexpected keys of the backbone.
 
     Returns:
-        The converted tensors, and what became of each key.
+        The converted tensors, and a report of what happened to each key.
 
     Raises:
-        CheckpointError: Another architecture; keys missing or left over; a host without a network
-            that computes the same.
+        CheckpointError: The architecture differs, keys are missing or unexpected, or the host has
+            no equivalent network.
 
     Example:
         >>> import timm
@@ -197,8 +195,8 @@ def convert_state_dict(
         converted, report = from_cvnets(state, model, to, stock, stored_indices)
     elif stock or stored_indices:
         raise CheckpointError(
-            f"{arch} is not one of the CVNets models, which alone have a stock variant and stored "
-            f"indices; leave these options out"
+            f"{arch} is not one of the CVNets models; only these have a stock variant and stored "
+            f"indices. Remove these options"
         )
     else:
         converted, report = from_host(state, arch, to)
@@ -216,19 +214,19 @@ def _convention(
     if report.layout == "cvnets":
         if mean is not None or std is not None:
             raise CheckpointError(
-                f"{report.arch} was trained on images from 0 to 1 without mean and std; leave mean "
-                f"and std out"
+                f"{report.arch} was trained on images from 0 to 1 without mean and std; remove mean "
+                f"and std"
             )
         return cvnets_convention(CVNETS_MODELS[report.arch])
     if mean is None and std is None and is_converted(metadata):
-        # A file of this package knows better than the host's defaults.
+        # Metadata of this package take precedence over the host's defaults.
         return parse_convention(check_metadata(metadata, source), source)
     return host_convention(report.layout, report.arch, mean, std)
 
 
 def _metadata(report: ConversionReport) -> dict[str, str]:
     return {
-        "format": "pt",  # what libraries look for, to tell whose tensors these are
+        "format": "pt",  # libraries check this for the framework of the tensors
         "format_version": str(FORMAT_VERSION),
         "arch": report.arch,
         "source_layout": report.layout,
@@ -242,9 +240,9 @@ def _metadata(report: ConversionReport) -> dict[str, str]:
 
 
 def _write(path: Path, state: State, metadata: dict[str, str], to: str) -> None:
-    """Write the file whole, or not at all."""
+    """Write the file atomically."""
     temporary = path.with_name(f"{path.name}.tmp")
-    # safetensors takes neither views nor two names for one piece of memory.
+    # safetensors accepts neither views nor shared memory.
     tensors = {
         key: value.clone(memory_format=torch.contiguous_format) for key, value in state.items()
     }
@@ -264,7 +262,7 @@ def _write(path: Path, state: State, metadata: dict[str, str], to: str) -> None:
 
 _WRAPPED: dict[str, Callable[[State], dict[str, Any]]] = {
     "mmengine": lambda state: {"state_dict": state},
-    # Detectron2 compares the ends of names if it is told to: its models hold the backbone under a
-    # prefix, and in those of the kind C4 the last stage elsewhere.
+    # With this flag, Detectron2 matches suffixes of names: its models have the backbone under a
+    # prefix, and C4 models have the last stage elsewhere.
     "detectron2": lambda state: {"model": state, "matching_heuristics": True},
 }

@@ -1,4 +1,4 @@
-"""Telling layouts and architectures apart by their keys."""
+"""Detect layouts and architectures from keys."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ __all__ = ["find_resnet", "is_plain_resnet"]
 
 
 def is_plain_resnet(state: Mapping[str, object]) -> bool:
-    """Whether keys are those that timm's and torchvision's ResNets share."""
+    """Return whether the keys are those of timm's and torchvision's ResNets."""
     return {"conv1.weight", "bn1.weight", "layer1.0.conv1.weight"} <= state.keys()
 
 
 def find_resnet(state: Mapping[str, torch.Tensor]) -> str | None:
-    """The ResNet, common to timm and torchvision, whose names and shapes a state dict has.
+    """Return the ResNet of timm and torchvision that has these names and shapes.
 
-    The classifier may have any number of classes, or be missing. None for all else, damaged and
-    incomplete ones too.
+    The classifier may have any number of classes or be missing. None if no ResNet matches, also for
+    damaged and incomplete checkpoints.
     """
     if not is_plain_resnet(state):
         return None

@@ -1,4 +1,4 @@
-"""Opening checkpoint files that may be damaged or hostile: nothing runs, memory stays in bounds."""
+"""Read checkpoint files that may be damaged or malicious: no code runs, and memory is bounded."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from dr_plugins.errors import CheckpointError
 __all__ = ["METADATA_KEY", "FileContent", "read_file", "read_file_metadata"]
 
 METADATA_KEY = "dr_plugins"
-"""Where converted files of ``torch.save`` hold what safetensors files have as metadata."""
+"""Key of the metadata in converted ``torch.save`` files."""
 
-_LEGACY_PICKLES = 5  # before the tensors of a file from before PyTorch 1.6
+_LEGACY_PICKLES = 5  # before the tensors of a file older than PyTorch 1.6
 _MOST_PICKLE = 64 << 20
 _LONG, _MOST_REPEATED = 1 << 10, 64 << 20
-_ARGUMENTS = "argparse.Namespace"  # where timm's train.py stores the name of the model
-_MEANINGLESS = (
-    "mmengine.logging.history_buffer.HistoryBuffer",  # MMEngine's Runner stores its log
-    "builtins.getattr",  # as which methods of that buffer are stored
-    "numpy.core.multiarray.scalar",  # a metric; the second name is numpy 2's
+_ARGUMENTS = "argparse.Namespace"  # timm's train.py stores the model's name in it
+_UNUSED_CLASSES = (
+    "mmengine.logging.history_buffer.HistoryBuffer",  # log of MMEngine's Runner
+    "builtins.getattr",  # methods of that buffer are pickled as getattr
+    "numpy.core.multiarray.scalar",  # a metric; the second name is that of numpy 2
     "numpy._core.multiarray.scalar",
     "numpy.core.multiarray._reconstruct",
     "numpy._core.multiarray._reconstruct",
@@ -45,11 +45,11 @@ _MEANINGLESS = (
 
 
 class FileContent(NamedTuple):
-    """What a checkpoint file holds.
+    """Content of a checkpoint file.
 
     Attributes:
-        content: Tensors by name, or whatever ``torch.save`` was given.
-        metadata: Strings that the file states about itself.
+        content: Tensors by name, or the object passed to ``torch.save``.
+        metadata: Metadata of the file.
     """
 
     content: Any
@@ -57,14 +57,14 @@ class FileContent(NamedTuple):
 
 
 def read_file(path: Path) -> FileContent:
-    """Read a safetensors file or one of ``torch.save``, told apart by their content.
+    """Read a safetensors or ``torch.save`` file; the content determines which.
 
-    Of the latter, tensors and plain containers are read (PyTorch's ``weights_only=True``). The
-    arguments, numpy numbers and paths that training scripts add become objects without behaviour;
-    any other class is refused. The checksums in its zip file are compared.
+    Of a ``torch.save`` file, tensors and plain containers are read (``weights_only=True``).
+    Arguments, numpy numbers and paths, which training scripts add, become inert objects; any other
+    class is an error. The checksums in the zip file are verified.
 
     Raises:
-        CheckpointError: Missing, damaged, compressed or unsafe file.
+        CheckpointError: The file is missing, damaged, compressed or unsafe.
     """
     if _is_safetensors(path):
         with _typed(path, "safetensors"):
@@ -74,7 +74,7 @@ def read_file(path: Path) -> FileContent:
 
 
 def read_file_metadata(path: Path) -> dict[str, str]:
-    """Read what a file states about itself; of a safetensors file the tensors stay unread.
+    """Read a file's metadata; does not read the tensors of a safetensors file.
 
     Raises:
         CheckpointError: See `read_file`.
@@ -89,7 +89,9 @@ def _is_safetensors(path: Path) -> bool:
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
-            raise CheckpointError(f"{path} is not a regular file; name the checkpoint file itself")
+            raise CheckpointError(
+                f"{path} is not a regular file; use the path of the checkpoint file"
+            )
         with open(path, "rb") as file:
             head = file.read(9)
     except (OSError, ValueError) as error:
@@ -100,14 +102,14 @@ def _is_safetensors(path: Path) -> bool:
     if head.startswith((b"PK\x03\x04", b"\x80")):
         return False
     raise CheckpointError(
-        f"{path} is neither a safetensors file nor one of torch.save; expected a checkpoint such "
-        f"as ml-dr's best.pt" + _advice(path, head)
+        f"{path} is neither a safetensors nor a torch.save file; expected a checkpoint such as "
+        f"ml-dr's best.pt" + _advice(path, head)
     )
 
 
 @contextmanager
 def _typed(path: Path, kind: str) -> Iterator[None]:
-    """A damaged file makes the libraries raise whatever they stumble over."""
+    """Convert the libraries' errors on damaged files, which have many types."""
     try:
         yield
     except CheckpointError:
@@ -128,7 +130,7 @@ def _advice(path: Path, head: bytes) -> str:
     if path.name.endswith(".index.json"):
         return ". This is the index of a sharded checkpoint; save its parts as one file first"
     if head.lstrip().startswith(b"<"):
-        return " (this is a web page, as a failed download leaves)"
+        return " (this is a web page, perhaps from a failed download)"
     return ""
 
 
@@ -150,13 +152,11 @@ def _read_torch(path: Path) -> FileContent:
 
 
 def _check_zip(path: Path) -> None:
-    """PyTorch ignores the checksums, and inflates whatever a few compressed bytes stand for."""
+    """Verify checksums and refuse compression, which PyTorch does not do."""
     with zipfile.ZipFile(path) as file:
         entries = file.infolist()
         if any(entry.filename.endswith("/constants.pkl") for entry in entries):
-            raise CheckpointError(
-                f"{path} is a TorchScript program; save the state dict of its network"
-            )
+            raise CheckpointError(f"{path} is a TorchScript program; save its state dict instead")
         for entry in entries:
             if entry.compress_type != zipfile.ZIP_STORED or entry.file_size != entry.compress_size:
                 raise CheckpointError(
@@ -173,21 +173,21 @@ def _check_zip(path: Path) -> None:
         damaged = file.testzip()
         if damaged is not None:
             raise CheckpointError(
-                f"{path}: {damaged} does not fit its checksum: the file is damaged. Copy or "
-                f"download it again"
+                f"{path}: {damaged} does not match its checksum: the file is damaged. Copy "
+                f"or download it again"
             )
         for entry in entries:
             if entry.filename.endswith("data.pkl"):
                 if entry.file_size > _MOST_PICKLE:
                     raise CheckpointError(
                         f"{path}: {entry.filename} has {entry.file_size:,} bytes, more than "
-                        f"{_MOST_PICKLE:,}; save the state dict alone"
+                        f"{_MOST_PICKLE:,}; save only the state dict"
                     )
                 _check_pickle(io.BytesIO(file.read(entry)), path)
 
 
 def _check_pickle(stream: BinaryIO, path: Path) -> None:
-    """Refuse what makes PyTorch's unpickler reserve far more memory than the file has bytes."""
+    """Raise for pickles that make PyTorch allocate far more memory than the file's size."""
     length, repeated = 0, 0
     long: dict[Any, int] = {}
     for opcode, argument, _ in pickletools.genops(stream):
@@ -195,8 +195,8 @@ def _check_pickle(stream: BinaryIO, path: Path) -> None:
             length = len(argument)
             if argument in ("builtins bytearray", "__builtin__ bytearray"):
                 raise CheckpointError(
-                    f"{path} asks for a bytearray, which no checkpoint needs; save the state dict "
-                    f"alone"
+                    f"{path} contains a bytearray, which no checkpoint needs; save only the state "
+                    f"dict"
                 )
         elif opcode.name in ("BINPUT", "LONG_BINPUT") and length > _LONG:
             long[argument] = length
@@ -204,8 +204,8 @@ def _check_pickle(stream: BinaryIO, path: Path) -> None:
             repeated += long.get(argument, 0)
             if repeated > _MOST_REPEATED:
                 raise CheckpointError(
-                    f"{path} repeats long strings until they fill more than {_MOST_REPEATED:,} "
-                    f"bytes; save the state dict alone"
+                    f"{path} repeats long strings, in total more than {_MOST_REPEATED:,} "
+                    f"bytes; save only the state dict"
                 )
 
 
@@ -220,16 +220,16 @@ def _load(path: Path) -> Any:
     except pickle.UnpicklingError as error:
         reason = str(error).partition(" was not an allowed global")[0].rpartition(": ")[2]
         raise CheckpointError(
-            f"{path} holds more than tensors and plain data, which is not read, because it could "
-            f"execute code: {reason}. If you trust the file, load it where it was made and save "
-            f"its state dict alone"
+            f"{path} holds more than tensors and plain data; loading that could execute code: "
+            f"{reason}. If you trust the file, load it where it was made and save only its state "
+            f"dict"
         ) from error
 
 
-class _Nothing:
-    """Takes the place of an object that no conversion needs."""
+class _Inert:
+    """Replaces an object that conversion does not need."""
 
-    def __new__(cls, *args: Any) -> _Nothing:
+    def __new__(cls, *args: Any) -> _Inert:
         return super().__new__(cls)
 
     def __init__(self, *args: Any) -> None:
@@ -239,8 +239,8 @@ class _Nothing:
         pass
 
 
-class _Arguments(_Nothing):
-    """Takes the place of a script's arguments, and keeps them as data."""
+class _Arguments(_Inert):
+    """Replaces a script's arguments, and keeps them as data."""
 
     def __setstate__(self, state: Any) -> None:
         if isinstance(state, dict):
@@ -254,13 +254,13 @@ def _stand_in(name: str, base: type) -> type:
 
 _STAND_INS: list[Any] = [
     _stand_in(_ARGUMENTS, _Arguments),
-    *(_stand_in(name, _Nothing) for name in _MEANINGLESS),
+    *(_stand_in(name, _Inert) for name in _UNUSED_CLASSES),
 ]
 
 
 @contextmanager
 def _stand_ins() -> Iterator[None]:
-    """Let PyTorch's restricted unpickler put nothing where it would refuse a name."""
+    """Let PyTorch's restricted unpickler create inert objects for the listed classes."""
     before = serialization.get_safe_globals()
     serialization.add_safe_globals(_STAND_INS)
     try:

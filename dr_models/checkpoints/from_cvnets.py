@@ -1,4 +1,4 @@
-"""CVNets' checkpoints in the names of other libraries, where these have the same network."""
+"""Convert CVNets checkpoints for other libraries that have the same network."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def from_cvnets(
     """Convert a state dict in CVNets layout; see `convert_state_dict`.
 
     Raises:
-        CheckpointError: Another architecture; or a host without a network that computes the same.
+        CheckpointError: The architecture differs, or the host has no equivalent network.
     """
     target, kwargs, entries, notes = _cvnets_target(model, to, stock)
     report = ConversionReport(model.name, "cvnets", to, target, kwargs, notes=notes)
@@ -39,24 +39,24 @@ def from_cvnets(
         report.checked = f"{to}'s {report.model}"
         whole = report.num_classes and not report.missing
         lacking = [key for key in expected if key not in converted]
-        assert not (whole and lacking), f"{model.name}'s key map forgets {lacking}"
+        assert not (whole and lacking), f"{model.name}'s key map lacks {lacking}"
     return converted, report
 
 
 def _cvnets_target(
     model: CVNetsModel, to: str, stock: bool
 ) -> tuple[str, dict[str, Any], list[Entry], list[str]]:
-    """Name and arguments of the host's network, the key map, and notes."""
+    """Return name and arguments of the host's network, the key map, and notes."""
     if to == "timm" and stock:
         if model.stock is None:
             raise CheckpointError(
-                f"timm has no network of its own that computes the same as {model.name}; convert "
-                f"without `stock`, to dr_models' {model.timm}"
+                f"timm has no unmodified network equivalent to {model.name}; convert without "
+                f"`stock`, to dr_models' {model.timm}"
             )
         name, kwargs = model.stock
         note = (
-            f"timm feeds {name} images with ImageNet's mean and std by default; give it mean 0 and "
-            f"std 1 (--mean 0 0 0 --std 1 1 1), on which these weights were trained"
+            f"timm normalizes the input of {name} with ImageNet's mean and std by default; set mean "
+            f"0 and std 1 (--mean 0 0 0 --std 1 1 1), as these weights were trained"
         )
         return name, dict(kwargs), list((model.stock_entries or model.entries)()), [note]
     if stock:
@@ -68,13 +68,17 @@ def _cvnets_target(
         if model.name == "mobilenetv2_1.0":
             return name, {}, entries, []
         note = (
-            f"some layers of torchvision's {name} have to be exchanged; "
+            f"some layers of torchvision's {name} must be replaced; "
             f"dr_models.checkpoints.torchvision_model({model.name!r}) builds the network"
         )
         return f"dr_plugins:{model.name}", {}, entries, [note]
     raise CheckpointError(
-        f"{model.name} cannot be converted to {to}: no backbone there computes the same"
-        + (", since its stem convolves where theirs pools" if model.family == "resnet" else "")
+        f"{model.name} cannot be converted to {to}: no backbone there is equivalent"
+        + (
+            ", since its stem has a convolution where theirs has a max pooling"
+            if model.family == "resnet"
+            else ""
+        )
         + f". Convert it to timm instead (--to timm), and use the timm backbone of the {to} "
         f"extension with model {model.timm}"
     )

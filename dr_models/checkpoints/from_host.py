@@ -1,4 +1,4 @@
-"""Checkpoints of timm and torchvision: as they are, or in the names of other hosts."""
+"""Convert checkpoints of timm and torchvision for other hosts."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def from_host(state: State, arch: str, to: str) -> tuple[State, ConversionReport
     """Convert a state dict of timm or torchvision; see `convert_state_dict`.
 
     Raises:
-        CheckpointError: Unknown architecture, another one than the checkpoint's, or one that the
-            host has no exact counterpart of.
+        CheckpointError: The architecture is unknown, is not the checkpoint's, or has no exact
+            equivalent in the host.
     """
     layout, name = _split(state, arch)
     report = ConversionReport(name, layout, to, name)
@@ -54,16 +54,16 @@ def _split(state: State, arch: str) -> tuple[str, str]:
     if not colon and arch in SHARED and is_plain_resnet(state):
         return "torchvision", arch
     raise CheckpointError(
-        f"architecture {arch!r} is not understood; expected one of the CVNets models "
+        f"unknown architecture {arch!r}; expected one of the CVNets models "
         f"({', '.join(CVNETS_MODELS)}), or timm:NAME or torchvision:NAME"
     )
 
 
 def _compare(state: State, report: ConversionReport) -> list[str]:
-    """Match a state dict with the library's own network, and return the classifier's keys."""
+    """Compare a state dict with the library's own network; return the classifier's keys."""
     shapes = _shapes_of(report.layout, report.arch)
     whole = shapes(1000)
-    # Nothing but the classifier depends on the number of classes.
+    # Only the classifier depends on the number of classes.
     classifier = [key for key, value in shapes(7).items() if value.shape != whole[key].shape]
     present = [key for key in classifier if key in state]
     expected = dict(shapes(hosts.count_classes(state, present) or 1000))
@@ -86,8 +86,7 @@ def _shapes_of(layout: str, name: str) -> Callable[[int], hosts.Shapes]:
         return lambda classes: hosts.torchvision_shapes(name, classes)
     if hosts.timm_shapes(name, 7) is None:
         raise CheckpointError(
-            f"timm:{name} can only be checked where timm is installed; install it with "
-            f"`pip install dr-plugins[timm]`"
+            f"checking timm:{name} requires timm; install it with `pip install dr-plugins[timm]`"
         )
     return lambda classes: hosts.timm_shapes(name, classes) or {}
 
@@ -95,13 +94,13 @@ def _shapes_of(layout: str, name: str) -> Callable[[int], hosts.Shapes]:
 def host_convention(
     layout: str, name: str, mean: Sequence[float] | None, std: Sequence[float] | None
 ) -> InputConvention:
-    """What timm or torchvision feeds a network, unless the caller knows better.
+    """Return timm's or torchvision's input convention of a network.
 
     Args:
         layout: ``timm`` or ``torchvision``.
         name: The architecture.
-        mean: Of RGB from 0 to 1; None for the library's default.
-        std: Likewise.
+        mean: Mean of RGB from 0 to 1; None for the library's default.
+        std: Standard deviation of RGB from 0 to 1; None for the library's default.
     """
     defaults = hosts.timm_defaults(name) if layout == "timm" else hosts.torchvision_defaults(name)
     _, height, width = defaults.get("input_size", (3, 224, 224))

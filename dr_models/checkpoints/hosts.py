@@ -1,4 +1,4 @@
-"""The hosts' own networks: what names and shapes they have."""
+"""Names and shapes of the hosts' own networks."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Shapes = Mapping[str, torch.Tensor]
 
 
 def _timm() -> Any:
-    """Timm with `dr_models`' networks, or None where it is not installed."""
+    """Return timm with `dr_models`' networks, or None if it is not installed."""
     try:
         import timm
 
@@ -38,7 +38,7 @@ def _timm() -> Any:
 
 
 def timm_shapes(name: str, num_classes: int, **kwargs: Any) -> Shapes | None:
-    """Names and shapes of a timm model's state dict; None where timm is not installed.
+    """Return names and shapes of a timm model's state dict; None if timm is not installed.
 
     Raises:
         CheckpointError: timm has no such model.
@@ -56,9 +56,9 @@ def timm_shapes(name: str, num_classes: int, **kwargs: Any) -> Shapes | None:
 
 
 def known_name(name: str) -> str:
-    """How timm or torchvision spells the name of a network; empty if neither has it.
+    """Return timm's or torchvision's spelling of a network's name; empty if neither has it.
 
-    Where timm is not installed, any name may be one of timm's.
+    Without timm, every name is accepted.
 
     Example:
         >>> known_name("gluon_resnet50_v1b"), known_name("resnet50"), known_name("mine")
@@ -77,7 +77,7 @@ def known_name(name: str) -> str:
 
 
 def _timm_config(name: str) -> Any:
-    """What timm states about a model; None for a tag that it does not have."""
+    """Return timm's configuration of a model; None for an unknown tag."""
     try:
         return _timm().get_pretrained_cfg(name)
     except RuntimeError:
@@ -85,7 +85,7 @@ def _timm_config(name: str) -> Any:
 
 
 def timm_defaults(name: str) -> dict[str, Any]:
-    """What timm feeds a model by default; empty where timm is not installed."""
+    """Return timm's default input of a model; empty if timm is not installed."""
     timm = _timm()
     if timm is None or not timm.is_model(name):
         return {}
@@ -94,7 +94,7 @@ def timm_defaults(name: str) -> dict[str, Any]:
 
 
 def torchvision_shapes(name: str, num_classes: int) -> Shapes:
-    """Names and shapes of a torchvision classification model's state dict.
+    """Return names and shapes of a torchvision classification model's state dict.
 
     Raises:
         CheckpointError: torchvision has no such model.
@@ -105,7 +105,7 @@ def torchvision_shapes(name: str, num_classes: int) -> Shapes:
         raise CheckpointError(
             f"torchvision {torchvision.__version__} has no classification model {name!r}"
         )
-    # A model without classes does not exist there; the caller has no keys of a classifier then.
+    # torchvision has no models without classes; the caller then has no classifier keys.
     build = partial(
         torchvision.models.get_model, name, weights=None, num_classes=num_classes or 1000
     )
@@ -117,7 +117,7 @@ def torchvision_shapes(name: str, num_classes: int) -> Shapes:
 
 
 def cvnets_torchvision_shapes(arch: str, num_classes: int) -> Shapes:
-    """Names and shapes of a CVNets model in torchvision; see `torchvision_model`."""
+    """Return names and shapes of a CVNets model in torchvision; see `torchvision_model`."""
     from dr_models.cvnets.torchvision_models import torchvision_model
 
     with torch.device("meta"):
@@ -125,7 +125,7 @@ def cvnets_torchvision_shapes(arch: str, num_classes: int) -> Shapes:
 
 
 def torchvision_defaults(name: str) -> dict[str, Any]:
-    """What torchvision feeds a model's newest weights, under timm's names."""
+    """Return the input of torchvision's newest weights of a model, under timm's names."""
     import torchvision
 
     preset = torchvision.models.get_model_weights(name).DEFAULT.transforms()
@@ -144,10 +144,10 @@ def _shapes(model: nn.Module) -> Shapes:
 
 
 def count_classes(state: Mapping[str, torch.Tensor], classifier: Sequence[str]) -> int:
-    """Length of the last of a classifier's tensors; 0 without one.
+    """Return the length of a classifier's last tensor; 0 without a classifier.
 
     Raises:
-        CheckpointError: It has no dimension, or no element.
+        CheckpointError: The tensor has no dimension or no element.
     """
     present = [key for key in classifier if key in state]
     if not present:
@@ -155,27 +155,27 @@ def count_classes(state: Mapping[str, torch.Tensor], classifier: Sequence[str]) 
     value = state[present[-1]]
     if not value.ndim or not len(value):
         raise CheckpointError(
-            f"{present[-1]} has shape {list(value.shape)}; expected one number for each class"
+            f"{present[-1]} has shape {list(value.shape)}; expected one number per class"
         )
     return len(value)
 
 
 def check_shapes(state: Mapping[str, torch.Tensor], expected: Shapes, host: str) -> None:
-    """Compare a converted state dict with the host's network, apart from missing keys.
+    """Compare a converted state dict with the host's network; ignore missing keys.
 
     Raises:
-        CheckpointError: A tensor that the network has not, or has in another shape.
+        CheckpointError: The network has no such tensor, or one of another shape.
     """
     for key, value in state.items():
         if key not in expected:
-            raise CheckpointError(f"{host} has no tensor {key}: this is another architecture")
+            raise CheckpointError(f"{host} has no tensor {key}: the architecture differs")
         if value.shape != expected[key].shape:
             raise CheckpointError(
                 f"{key} has shape {list(value.shape)}, but {host} expects "
-                f"{list(expected[key].shape)}: this is another architecture or size"
+                f"{list(expected[key].shape)}: the architecture or size differs"
             )
         if expected[key].is_floating_point() and not value.is_floating_point():
             raise CheckpointError(
                 f"{key} is of type {value.dtype}, but {host} expects floating-point numbers; "
-                f"convert the checkpoint before it was quantized"
+                f"use the checkpoint before quantization"
             )

@@ -1,4 +1,4 @@
-"""Reading checkpoints: which of a file's tensors are the network's, and what else it says."""
+"""Load checkpoints: select the network's tensors and read what the file states about them."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ __all__ = ["Checkpoint", "load_checkpoint", "strip_prefixes"]
 
 _RAW = ("state_dict", "model_state_dict", "model", "module")
 _AVERAGED = ("state_dict_ema", "ema_state_dict", "model_ema", "ema")
-# What wrappers for distributed training put before every name, and the classifiers of the MMEngine
-# and Detectron2 extensions.
+# Prefixes of all names, from wrappers for distributed training and from the classifiers of the
+# MMEngine and Detectron2 extensions.
 _PREFIXES = ("module.", "model.")
-# What compilation, sharding and checkpointing of activations put before the names of any part.
+# Inserted into names by compilation, sharding and activation checkpointing.
 _WRAPPERS = frozenset(("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"))
 _COUNTERS = frozenset(("n_averaged", "steps"))  # of PyTorch's AveragedModel, and of MMEngine's
 _SHOWN = 60
@@ -36,11 +36,11 @@ class Checkpoint(NamedTuple):
     """The tensors of a file.
 
     Attributes:
-        state: By name, prefixes of wrappers removed.
-        weights: Under which name of a training checkpoint they were; empty for a bare state dict.
-        arch: What the file calls its network; empty if it gives no name that a library knows.
-        record: How a classifier of one of the extensions was built; None if there is nothing.
-        metadata: What the file states about itself, as converted files do.
+        state: Tensors by name, without the prefixes of wrappers.
+        weights: The training checkpoint's key for the tensors; empty for a bare state dict.
+        arch: Name of the network according to the file; empty if no library knows it.
+        record: How a classifier of one of the extensions was built; None if not recorded.
+        metadata: Metadata of the file, such as that of converted files.
 
     Example:
         >>> Checkpoint({"fc.bias": torch.zeros(10)}, weights="state_dict_ema").arch
@@ -55,18 +55,18 @@ class Checkpoint(NamedTuple):
 
 
 def load_checkpoint(path: str | Path, averaged: bool | None = None) -> Checkpoint:
-    """Read a state dict, alone or within a training checkpoint.
+    """Load a state dict, bare or from a training checkpoint.
 
-    For the files that are read see `read_file`, for the tensors `check_values`.
+    See `read_file` for supported files and `check_values` for supported tensors.
 
     Args:
         path: The file.
-        averaged: Of a training checkpoint that holds both, take the averaged weights (True) or the
-            plain ones (False). None takes the averaged ones where there are any, as timm does.
+        averaged: Load the averaged weights (True) or the plain ones (False) of a training
+            checkpoint. None prefers averaged weights if there are any, as timm does.
 
     Raises:
-        CheckpointError: Missing, damaged or unsafe file; one without a state dict; one that does
-            not hold the weights asked for; or tensors that are no weights.
+        CheckpointError: The file is missing, damaged or unsafe, has no state dict or not the
+            requested weights, or its tensors are not weights.
 
     Example:
         >>> checkpoint = load_checkpoint("last.pth.tar")                    # doctest: +SKIP
@@ -80,14 +80,14 @@ def load_checkpoint(path: str | Path, averaged: bool | None = None) -> Checkpoin
     odd = next((key for key in tensors if not isinstance(key, str)), None)
     if odd is not None:
         raise CheckpointError(
-            f"{path} names a tensor by a {type(odd).__name__}; expected a state dict, with strings"
+            f"{path} has a tensor with a key of type {type(odd).__name__}; expected strings"
         )
     stripped = strip_prefixes(tensors)
     check_values(stripped, path)
     if DIGEST_KEY in metadata and metadata[DIGEST_KEY] != digest(stripped, metadata):
         raise CheckpointError(
-            f"{path} does not hold what was written: it is damaged, or was changed. Convert the "
-            f"original again"
+            f"{path} does not match its digest: it is damaged or was modified. Convert the original "
+            f"again"
         )
     record = decode_record(stripped[RECORD_KEY]) if RECORD_KEY in stripped else None
     if record is not None:
@@ -99,10 +99,10 @@ def load_checkpoint(path: str | Path, averaged: bool | None = None) -> Checkpoin
 
 
 def strip_prefixes(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Remove what wrappers add: ``module.``, ``model.``, ``_orig_mod.``, counts of averages.
+    """Remove what wrappers add to a state dict: ``module.``, ``model.``, ``_orig_mod.``, counts of averages.
 
     Raises:
-        CheckpointError: Two tensors would have the same name.
+        CheckpointError: Two tensors would get the same name.
 
     Example:
         >>> list(strip_prefixes({"module.layer1._orig_mod.0.weight": torch.zeros(1)}))
@@ -131,7 +131,7 @@ def _choose(content: Any, averaged: bool | None, path: Path) -> tuple[str, Mappi
     choices = {None: (*_AVERAGED, *_RAW), True: _AVERAGED, False: _RAW}
     names: tuple[str, ...] = choices[averaged]
     if "message_hub" in content and _has_tensors(content.get("ema_state_dict")):
-        # Of MMEngine's Runner with EMAHook, which exchanges the two when it saves.
+        # MMEngine's Runner with EMAHook swaps the two when it saves.
         names = ("ema_state_dict",) if averaged is False else ("state_dict",)
     for name in names:
         if _has_tensors(content.get(name)):
@@ -151,7 +151,7 @@ def _has_tensors(value: Any) -> bool:
 
 
 def _shorten(content: Mapping[Any, Any]) -> str:
-    """The first keys, of which a file may hold any number, length and type."""
+    """Format the first keys; a file may hold any number of keys, of any length and type."""
     keys = list(content)[:8]
     return ", ".join(
         key[:_SHOWN] if isinstance(key, str) else f"a {type(key).__name__}" for key in keys

@@ -1,4 +1,4 @@
-"""Whether a network's tensors came from a checkpoint, whoever loaded them."""
+"""Track whether all tensors of a network were loaded from checkpoints."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ __all__ = ["LoadRecord", "mark_loaded"]
 
 
 class LoadRecord:
-    """Notices what `load_state_dict` fills: the network, a model around it, or parts of it.
+    """Tracks calls of `load_state_dict` on the network, on a model that contains it, or on its parts.
 
-    What is copied into tensors directly cannot be noticed; see `mark_loaded`.
+    It cannot detect direct copies into tensors; see `mark_loaded`.
 
     Args:
-        network: The network. Layers may be replaced later by others with the same names.
+        network: The network. Layers may later be replaced under the same names.
 
     Attributes:
         is_complete: Whether every tensor was loaded, in one call or several.
@@ -38,37 +38,37 @@ class LoadRecord:
         self.is_complete = False
         self._network, self._loaded = network, set[str]()
         for module in network.modules():
-            module.register_load_state_dict_pre_hook(self._notice)
+            module.register_load_state_dict_pre_hook(self._on_load)
 
     def mark(self) -> None:
-        """Take the network for loaded."""
+        """Mark the network as loaded."""
         self._loaded.update(self._network.state_dict())
         self.is_complete = True
 
-    def _notice(self, module: nn.Module, state: Any, prefix: str, *_: Any) -> None:
+    def _on_load(self, module: nn.Module, state: Any, prefix: str, *_: Any) -> None:
         is_whole = module is self._network
         if prefix and not is_whole:
-            return  # the module that was asked to load has noticed
+            return  # handled by the hook of the module on which loading started
         place = next(name for name, each in self._network.named_modules() if each is module)
         inside = f"{place}." if place else ""
         found = {inside + key for key in module.state_dict() if prefix + key in state}
         own = {key for key in self._network.state_dict() if not is_counter(key)}
         if self.is_complete and is_whole and found and not own <= found:
-            self._loaded.clear()  # another checkpoint, and the rest is not in it
+            self._loaded.clear()  # another checkpoint, which does not have the rest
         self._loaded |= found
         self.is_complete = own <= self._loaded
 
 
 def mark_loaded(model: nn.Module) -> None:
-    """Say that the backbones of a model hold trained weights, however they came there.
+    """Mark the backbones of a model as loaded.
 
-    For weights that were copied into tensors without `load_state_dict`, which is noticed.
+    Needed only for weights copied into tensors without `load_state_dict`.
 
     Args:
-        model: A backbone or classifier of the extensions, or a model that holds some.
+        model: A backbone or classifier of the extensions, or a model that contains some.
 
     Raises:
-        BackboneError: It holds none.
+        BackboneError: The model contains none.
 
     Example:
         >>> mark_loaded(teacher)                                            # doctest: +SKIP
@@ -77,8 +77,8 @@ def mark_loaded(model: nn.Module) -> None:
     records = [record for record in found if isinstance(record, LoadRecord)]
     if not records:
         raise BackboneError(
-            f"{type(model).__name__} holds no backbone whose loading is checked; pass the one that "
-            f"is, or leave this call out"
+            f"{type(model).__name__} holds no backbone that tracks loading; pass a model with one, "
+            f"or remove this call"
         )
     for record in records:
         record.mark()

@@ -1,4 +1,4 @@
-"""How a host's configuration names a checkpoint: a path, or a path with options."""
+"""Checkpoint addresses in host configurations: a path, or a path with options."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from dr_plugins.errors import CheckpointError
 __all__ = ["SCHEME", "SOURCES", "CheckpointLocation"]
 
 SCHEME = "imagenet-plus://"
-"""Before a path, in settings where a host would otherwise load the file itself."""
+"""Prefix of a path in settings where the host would otherwise load the file."""
 
 SOURCES = ("auto", "cvnets", "timm", "torchvision")
-"""Whose names a checkpoint may use."""
+"""Libraries whose names a checkpoint may use."""
 
 _WEIGHTS = {"averaged": True, "plain": False}
 _STORED = {"1": True, "0": False}
@@ -27,19 +27,19 @@ _OPTIONS = (
 
 @dataclass(frozen=True)
 class CheckpointLocation:
-    """Where a checkpoint is, and what its file does not say itself.
+    """The path of a checkpoint, with options for what the file does not state.
 
     Attributes:
         path: The file; ``~`` is the home directory.
-        source: One of `SOURCES`; ``auto`` tells from the names of the tensors.
-        arch: A CVNets model (``resnet_50``), or a network of timm or torchvision; None finds out.
+        source: One of `SOURCES`; ``auto`` detects it from the names of the tensors.
+        arch: A CVNets model (``resnet_50``), or a network of timm or torchvision; None detects it.
         averaged: See `load_checkpoint`.
         stored_indices: See `convert_state_dict`.
-        new_keys: Names of the model's tensors, with wildcards (``*.conv_offset.*``), that the
-            checkpoint may lack; they keep their values.
+        new_keys: Names of the model's tensors that may be missing in the checkpoint, with wildcards
+            (``*.conv_offset.*``); they keep their values.
 
     Raises:
-        CheckpointError: `source` is none of `SOURCES`, or the path is empty.
+        CheckpointError: `source` is not one of `SOURCES`, or the path is empty.
 
     Example:
         >>> place = CheckpointLocation.parse("imagenet-plus://r50.pt?source=cvnets&arch=resnet_50")
@@ -60,21 +60,21 @@ class CheckpointLocation:
                 f"source is {self.source!r}; expected one of {', '.join(SOURCES)}"
             )
         if not self.path:
-            raise CheckpointError("the path of the checkpoint is empty; name a file")
+            raise CheckpointError("the path of the checkpoint is empty")
 
     @classmethod
     def parse(cls, text: str, **defaults: Any) -> CheckpointLocation:
-        """Read ``imagenet-plus://PATH?OPTION=VALUE&...``, or a plain path.
+        """Parse ``imagenet-plus://PATH?OPTION=VALUE&...`` or a plain path.
 
-        The last question mark begins the options, unless it is part of the path: a file of that
-        whole name exists, or what follows is a name or a folder. Nothing in a path is decoded.
+        The options start at the last question mark, unless it is part of the path: a file with
+        the whole name exists, or no option follows it. Paths are not percent-decoded.
 
         Args:
             text: The setting.
-            **defaults: Attributes for what it leaves open.
+            **defaults: Attributes that the setting does not specify.
 
         Raises:
-            CheckpointError: It has an option that is unknown, empty or given twice.
+            CheckpointError: An option is unknown, empty or repeated.
         """
         if not text.startswith(SCHEME):
             return cls(**{**defaults, "path": text})
@@ -82,7 +82,7 @@ class CheckpointLocation:
         found = dict(defaults)
         pairs = parse_qsl(query, keep_blank_values=True)
         if len({name for name, _ in pairs}) != len(pairs):
-            raise CheckpointError(f"{text} gives an option twice")
+            raise CheckpointError(f"{text} has an option twice")
         for name, value in pairs:
             if name in ("source", "arch") and value:
                 found[name] = value
@@ -94,7 +94,7 @@ class CheckpointLocation:
                 found["new_keys"] = tuple(value.split(","))
             else:
                 raise CheckpointError(
-                    f"{text}: {name}={value} is not understood; the options are {_OPTIONS}"
+                    f"{text}: {name}={value} is not a valid option; expected {_OPTIONS}"
                 )
         return cls(**{**found, "path": path})
 
@@ -114,7 +114,7 @@ def _split(place: str) -> tuple[str, str]:
 def _file(path: str) -> Path:
     try:
         return Path(path).expanduser()
-    except RuntimeError:  # nobody has that home directory: it is a name
+    except RuntimeError:  # no such home directory: a plain file name
         return Path(path)
 
 

@@ -1,7 +1,7 @@
-"""What a checkpoint says of its network: the name, and the arguments that it was built with.
+"""Record the name and arguments of a network in its checkpoint.
 
-Two networks may have all names and shapes in common and compute different things, such as a ResNet
-with and without ``aa_layer``. A tensor beside the weights tells them apart.
+Two networks may have the same names and shapes and compute different things, such as a ResNet with
+and without ``aa_layer``. An additional tensor in the state dict distinguishes them.
 """
 
 from __future__ import annotations
@@ -26,19 +26,18 @@ __all__ = [
 ]
 
 RECORD_KEY = "_extra_state"
-"""Under which PyTorch keeps what a module wants to say."""
+"""PyTorch's key for extra state of a module."""
 
 _FORMAT = "dr_plugins.network"
-_BYTES = 1024  # records have one shape, because Detectron2 skips tensors of another one
+_BYTES = 1024  # one shape for all, because Detectron2 skips tensors of another shape
 _CLASSIFIER = "TimmClassifier"  # of the MMEngine extension
-_NOT_TIMMS = frozenset(  # its arguments that are not for timm.create_model
+_NOT_TIMMS = frozenset(  # its arguments that it does not pass to timm.create_model
     (
         *("type", "model", "num_classes", "loss", "data_preprocessor", "grad_checkpointing"),
         *("sync_bn", "init_cfg", "_scope_"),
     )
 )
-# What may differ between pretraining and transfer: regularisation, and the form of images and
-# features.
+# May differ between pretraining and transfer: regularization, image size and feature format.
 _FREE = frozenset(
     (
         *("attn_drop_rate", "drop_block_rate", "drop_path_rate", "drop_rate", "patch_drop_rate"),
@@ -49,11 +48,11 @@ _FREE = frozenset(
 
 
 class NetworkRecord(NamedTuple):
-    """A network as timm builds it.
+    """Arguments for building a network with timm.
 
     Attributes:
         arch: timm's name.
-        options: Arguments of `timm.create_model` besides, as JSON has them.
+        options: Other arguments of `timm.create_model`, as JSON values.
     """
 
     arch: str
@@ -61,7 +60,7 @@ class NetworkRecord(NamedTuple):
 
 
 def encode_record(arch: str, options: Mapping[str, Any]) -> torch.Tensor:
-    """Write a record as a uint8 tensor, whose length is a multiple of 1024.
+    """Encode a record as a uint8 tensor whose length is a multiple of 1024.
 
     Example:
         >>> decode_record(encode_record("resnet50", {"aa_layer": "avg"}))
@@ -73,7 +72,7 @@ def encode_record(arch: str, options: Mapping[str, Any]) -> torch.Tensor:
 
 
 def decode_record(value: torch.Tensor) -> NetworkRecord | None:
-    """Read a record; None if a tensor is none."""
+    """Decode a record; None if the tensor does not hold one."""
     if value.ndim != 1 or value.is_complex():
         return None
     try:
@@ -90,9 +89,9 @@ def decode_record(value: torch.Tensor) -> NetworkRecord | None:
 
 
 def record_of_mmengine(meta: Any) -> NetworkRecord | None:
-    """Read how a `TimmClassifier` was built from what MMEngine's Runner stores as ``meta``.
+    """Read the arguments of a `TimmClassifier` from the ``meta`` of MMEngine's Runner.
 
-    Its configuration is there as Python text; only literals are read.
+    It holds the configuration as Python source; only literals are evaluated.
     """
     text = meta.get("cfg") if isinstance(meta, Mapping) else None
     if not isinstance(text, str) or _CLASSIFIER not in text:
@@ -110,7 +109,7 @@ def record_of_mmengine(meta: Any) -> NetworkRecord | None:
 
 
 def _literal(node: ast.expr) -> Any:
-    """The value of an expression in the form in which MMEngine writes configurations."""
+    """Evaluate a literal expression of a configuration that MMEngine wrote."""
     if isinstance(node, ast.Call) and ast.unparse(node.func) == "dict" and not node.args:
         return {str(each.arg): _literal(each.value) for each in node.keywords}
     if isinstance(node, ast.List | ast.Tuple):
@@ -119,22 +118,22 @@ def _literal(node: ast.expr) -> Any:
 
 
 def check_options(record: NetworkRecord, options: Mapping[str, Any], path: str) -> None:
-    """Compare the arguments that decide what a network computes.
+    """Compare the arguments that affect what a network computes.
 
     Args:
-        record: Of the checkpoint.
-        options: Of the network that its tensors are for.
-        path: Of the checkpoint, for the message.
+        record: Record of the checkpoint.
+        options: Arguments of the network to load.
+        path: The checkpoint, for the message.
 
     Raises:
-        CheckpointError: They differ.
+        CheckpointError: An argument differs.
     """
     trained, own = _computing(record.options), _computing(_plain(options))
     for name in sorted(trained.keys() | own.keys()):
         if trained.get(name) != own.get(name):
             raise CheckpointError(
                 f"{path} holds {record.arch} trained with {name}={trained.get(name)!r}, but the "
-                f"network here has {name}={own.get(name)!r}: all tensors fit, and the features "
+                f"network here has {name}={own.get(name)!r}: the tensors fit, but the features "
                 f"would be wrong. Build a timm network with the same arguments (Detectron2: "
                 f"MODEL.DR_TIMM.OPTIONS, lazy: TimmBackbone(...); MMEngine: TimmFeatures)"
             )
@@ -156,5 +155,5 @@ def _describe(value: Any) -> Any:
         return list(value)
     if isinstance(value, functools.partial):
         return [value.func, value.args, value.keywords]
-    # Not repr, which may have an address.
+    # Not repr, which may contain a memory address.
     return getattr(value, "__qualname__", type(value).__qualname__)

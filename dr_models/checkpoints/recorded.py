@@ -1,7 +1,7 @@
-"""What a file says that its network is called, held against what the user calls it.
+"""Compare the network's name in a checkpoint file with the name that the user states.
 
-Two networks may share all names and shapes, and compute different things (`resnet18` and
-`resnetblur18`): then only the name tells them apart.
+Two networks may have the same names and shapes and compute different things (`resnet18` and
+`resnetblur18`); only the name distinguishes them.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ __all__ = ["check_recorded", "cvnets_name", "recorded_name"]
 
 
 def recorded_name(content: Mapping[str, Any], metadata: Mapping[str, str]) -> str:
-    """The network's name according to a file; empty if it gives none that a library knows.
+    """Return the network's name according to a file; empty if no library knows it.
 
-    Read are timm's ``arch``, the ``model`` or ``arch`` of a script's stored ``args``, and the
+    Sources are timm's ``arch``, the ``model`` or ``arch`` of a script's stored ``args``, and the
     metadata of safetensors files.
 
     Example:
@@ -47,15 +47,15 @@ def _known(name: str) -> str:
 
 
 def check_recorded(recorded: str, asked: str, path: object) -> None:
-    """Make sure that a network is called what its file calls it.
+    """Raise if the user's name of a network is not the file's.
 
     Args:
-        recorded: From `recorded_name`; empty is not compared.
-        asked: What the user calls it, such as ``timm:resnet18`` or ``resnet_50``.
-        path: Of the file, for the message.
+        recorded: Name from `recorded_name`; an empty one is not compared.
+        asked: The user's name, such as ``timm:resnet18`` or ``resnet_50``.
+        path: The file, for the message.
 
     Raises:
-        CheckpointError: Another name.
+        CheckpointError: The names differ.
 
     Example:
         >>> check_recorded("resnet18.a1_in1k", "timm:resnet18", "x.pth")
@@ -66,13 +66,13 @@ def check_recorded(recorded: str, asked: str, path: object) -> None:
     if ":" not in asked and cvnets_name(recorded) == cvnets_name(asked):
         return
     raise CheckpointError(
-        f"{path} says that it holds {recorded}, but is taken for {asked}: tensors of the same "
-        f"names and shapes may compute something else. Name {recorded} (arch), or use another "
-        f"checkpoint"
+        f"{path} states that it holds {recorded}, but {asked} was requested: networks with the "
+        f"same names and shapes may compute something else. Set arch to {recorded}, or use "
+        f"another checkpoint"
     )
 
 
 def cvnets_name(name: str) -> str:
-    """The catalog's spelling of a CVNets model, also for ``resnet50``, as timm spells it."""
+    """Return the catalog's spelling of a CVNets model, also for timm's (``resnet50``)."""
     spellings = (canonical_name(spelling) for spelling in (name, f"cvnets_{name}"))
     return next((spelling for spelling in spellings if spelling in CVNETS_MODELS), name)

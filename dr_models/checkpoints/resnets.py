@@ -1,7 +1,7 @@
-"""Plain ResNets in the names of MMEngine's hosts and of Detectron2.
+"""Plain ResNets under the names of MMEngine's hosts and of Detectron2.
 
-timm and torchvision share names and function. Where a host's network computes the same, only names
-differ: all of these stride in the 3×3 convolution of a bottleneck and use an eps of 1e-5.
+timm's and torchvision's ResNets have the same names and compute the same. The hosts' networks here
+differ only in names: all stride in the 3×3 convolution of a bottleneck and use an eps of 1e-5.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ __all__ = ["HOST_RESNETS", "SHARED", "backbone_renamer", "check_layers"]
 _EPS = 1e-5
 
 _PLAIN = {f"resnet{depth}" for depth in (18, 34, 50, 101, 152)}
-# Not 18 and 34: there OpenMMLab projects in the first stage as well, and timm does not.
+# Not 18 and 34: unlike timm, OpenMMLab also projects in their first stage.
 _DEEP = {f"resnet{depth}d" for depth in (50, 101, 152)}
 
 SHARED = _PLAIN | {"resnext50_32x4d", "resnext101_32x8d", "wide_resnet50_2", "wide_resnet101_2"}
-"""Architectures that timm and torchvision have under the same name, with the same keys."""
+"""Architectures with the same name and keys in timm and torchvision."""
 
 Renamer = Callable[[str], "str | None"]
 
@@ -50,7 +50,7 @@ _DETECTRON2 = (
 
 
 def _detectron2(key: str) -> str | None:
-    # Detectron2 freezes batch normalisation by default, which keeps no count of batches.
+    # Detectron2 freezes batch normalization by default, without a batch counter.
     if key.startswith("fc.") or key.endswith("num_batches_tracked"):
         return None
     for pattern, replacement in _DETECTRON2:
@@ -79,22 +79,22 @@ HOST_RESNETS: dict[str, dict[str, tuple[str, dict[str, object], Renamer]]] = {
         for name in sorted(_PLAIN)
     },
 }
-"""For each host and architecture: the host's backbone, its settings, and the renaming."""
+"""By host and architecture: the host's backbone, its settings, and the renaming."""
 
 
 def backbone_renamer(arch: str, to: str) -> tuple[str, dict[str, object], Renamer]:
-    """The host's backbone that computes the same, its settings, and the renaming of keys.
+    """Return the host's equivalent backbone, its settings, and a function that renames keys.
 
-    The renaming gives None for keys that the backbone has no place for.
+    The function returns None for keys that the backbone does not have.
 
     Raises:
-        CheckpointError: The host has no such network.
+        CheckpointError: The host has no equivalent network.
     """
     if arch not in HOST_RESNETS[to]:
         reason = (
-            "its stem of three convolutions does not fit the stem there"
+            "its stem of three convolutions does not fit the host's stem"
             if arch in _DEEP
-            else f"only {', '.join(sorted(HOST_RESNETS[to]))} are known to compute the same there"
+            else f"only {', '.join(sorted(HOST_RESNETS[to]))} are equivalent there"
         )
         raise CheckpointError(
             f"{arch} cannot be converted to {to}: {reason}. Convert it to timm instead "
@@ -104,13 +104,13 @@ def backbone_renamer(arch: str, to: str) -> tuple[str, dict[str, object], Rename
 
 
 def check_layers(network: nn.Module, loaded: Container[str]) -> None:
-    """Refuse layers that hold a plain ResNet's tensors and compute something else with them.
+    """Raise for layers that fit a plain ResNet's tensors but compute something else.
 
-    A state dict shows neither the eps of a normalisation nor how a convolution pads.
+    A state dict shows neither the eps of a normalization nor the padding mode of a convolution.
 
     Args:
         network: A host's ResNet, or a stage of one.
-        loaded: Names of the tensors that come from a checkpoint; only their layers are compared.
+        loaded: Names of the tensors from the checkpoint; only their layers are checked.
 
     Raises:
         BackboneError: A layer differs.
@@ -118,25 +118,25 @@ def check_layers(network: nn.Module, loaded: Container[str]) -> None:
     Example:
         >>> check_layers(nn.Sequential(nn.BatchNorm2d(3, eps=1e-3)), ["0.running_var"])
         Traceback (most recent call last):
-        dr_plugins.errors.BackboneError: 0 normalises with eps 0.001, but the network was trained \
-with 1e-05: all tensors fit, and the features would be wrong. Set the eps to 1e-05
+        dr_plugins.errors.BackboneError: 0 normalizes with eps 0.001, but the network was trained \
+with 1e-05: the tensors fit, but the features would be wrong. Set the eps to 1e-05
     """
     for name, layer in network.named_modules():
-        normalises = f"{name}.running_var" in loaded
+        normalizes = f"{name}.running_var" in loaded
         eps = getattr(layer, "eps", _EPS)
-        if normalises and not math.isclose(eps, _EPS):
+        if normalizes and not math.isclose(eps, _EPS):
             raise BackboneError(
-                f"{name} normalises with eps {eps:g}, but the network was trained with {_EPS:g}: "
-                f"all tensors fit, and the features would be wrong. Set the eps to {_EPS:g}"
+                f"{name} normalizes with eps {eps:g}, but the network was trained with {_EPS:g}: "
+                f"the tensors fit, but the features would be wrong. Set the eps to {_EPS:g}"
             )
-        if normalises and isinstance(layer, nn.modules.instancenorm._InstanceNorm):
+        if normalizes and isinstance(layer, nn.modules.instancenorm._InstanceNorm):
             raise BackboneError(
                 f"{name} is {type(layer).__name__}, but the network was trained with batch "
-                f"normalisation: all tensors fit, and the features would be wrong"
+                f"normalization: the tensors fit, but the features would be wrong"
             )
         padding = getattr(layer, "padding_mode", "zeros")
         if f"{name}.weight" in loaded and padding != "zeros":
             raise BackboneError(
-                f"{name} pads with {padding!r}, but the network was trained with 'zeros'; leave "
-                f"padding_mode out"
+                f"{name} pads with {padding!r}, but the network was trained with 'zeros'; remove "
+                f"padding_mode"
             )

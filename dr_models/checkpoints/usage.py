@@ -1,4 +1,4 @@
-"""How a host loads a converted file by its own means."""
+"""Instructions for loading a converted file with the host's own API."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ _TOP = 255
 
 
 def how_to_load(report: ConversionReport, inputs: InputConvention) -> str:
-    """Lines of a program (timm, torchvision), a config (MMEngine's hosts) or settings (Detectron2).
+    """Return code (timm, torchvision), a config (MMEngine's hosts) or settings (Detectron2).
 
     Args:
-        report: Of the conversion that wrote the file.
-        inputs: What the file says of its input.
+        report: Report of the conversion that wrote the file.
+        inputs: Input convention of the file.
 
     Example:
         >>> report = ConversionReport("resnet50", "timm", "detectron2", "build_resnet_backbone",
@@ -94,7 +94,7 @@ def _detectron2(report: ConversionReport, inputs: InputConvention) -> list[str]:
 
 
 def _setting(value: Any) -> str:
-    """As it stands on a command line, where a space would end it."""
+    """Format a value for a command line, without spaces."""
     return f'"{value}"' if isinstance(value, str) else str(value).replace(" ", "")
 
 

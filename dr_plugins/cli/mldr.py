@@ -51,11 +51,13 @@ To resume an interrupted import, run the same command again.
     type=click.FloatRange(0, 1),
     default=0.5,
     show_default=True,
-    help="Stop if the teacher's mean answer matches the label of a smaller share of the images.",
+    help="Stop if the teacher's mean prediction matches the label of a smaller share of the images.",
 )
 @click.option("--lossless", is_flag=True, help="Store probabilities in float32, not float16.")
 @click.option(
-    "--workers", type=click.IntRange(min=0), help="Processes that decode.  [default: one per core]"
+    "--workers",
+    type=click.IntRange(min=0),
+    help="Number of decoding processes.  [default: one per core]",
 )
 @click.option("--quiet", is_flag=True, help="No progress bar.")
 def import_mldr(
@@ -102,7 +104,7 @@ def import_mldr(
 
 
 def _agreement(agreement: Agreement, names: list[str]) -> str:
-    lines = [f"The teacher's mean answer matches the label of {agreement.share:.1%} of the images."]
+    lines = [f"The teacher's mean prediction matches the label of {agreement.share:.1%} of the images."]
     weak = [one for one in agreement.classes if 2 * one.agreeing < one.images]
     weak.sort(key=lambda one: one.agreeing / one.images)
     for one in weak[:_MOST_CLASSES]:

@@ -1,4 +1,4 @@
-"""Importing what apple/ml-dr published: archives of pickles, read without trusting them."""
+"""Import the archives that apple/ml-dr published: pickles, read without executing them."""
 
 from dr_plugins.mldr.alignment import Agreement, ClassAgreement
 from dr_plugins.mldr.errors import AlignmentError, ArchiveError, DownloadError, UnsafePickleError

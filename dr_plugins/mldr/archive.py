@@ -1,7 +1,7 @@
-"""Walking through an archive: members one after the other, as a stream, never unpacked.
+"""Stream the members of an archive without unpacking it.
 
-The tar format is read here because `tarfile` keeps an object for each of a million members, and
-reads extended headers of any announced size into memory; `tarfile.TarInfo` parses the headers.
+This module parses the tar format because `tarfile` keeps an object for each of a million members
+and reads extended headers of any stated size into memory; `tarfile.TarInfo` parses the headers.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import IO, Any
 
 from dr_plugins.mldr.errors import ArchiveError
-from dr_plugins.mldr.members import MAX_MEMBER_BYTES
+from dr_plugins.mldr.serialization import MAX_MEMBER_BYTES
 
-__all__ = ["Member", "fingerprint", "walk"]
+__all__ = ["Member", "fingerprint", "iter_members"]
 
 _BLOCK = 512
 _CHUNK = 1 << 20
@@ -33,12 +33,12 @@ _EXTENDED, _GLOBAL = b"x", b"g"
 _OVERRIDES = re.compile(rb"^\d+ (path|size|linkpath|GNU\.sparse[^=]*)=", re.MULTILINE)
 _NAME = re.compile(r"(?:(?P<folder>.*)/)?(?:(?P<index>[0-9]{1,9})|config)\.(?:pth\.tar|jb)")
 Read = Callable[[], bytes]
-Note = Callable[[int], object]
+Progress = Callable[[int], object]
 
 
 @dataclass(frozen=True)
 class Member:
-    """A file of ml-dr's in an archive.
+    """A file in an archive that ml-dr wrote.
 
     Attributes:
         name: Its name in the archive.
@@ -51,71 +51,70 @@ class Member:
     index: int | None
 
 
-def walk(path: Path, progress: Note | None = None) -> Iterator[tuple[Member, Read]]:
-    """Yield an archive's members in the order in which they are stored.
+def iter_members(path: Path, progress: Progress | None = None) -> Iterator[tuple[Member, Read]]:
+    """Yield an archive's members in storage order.
 
     Args:
-        path: A ``.tar.gz``, a ``.tar``, or the directory that one unpacks to.
-        progress: Called with the number of bytes of the file that were consumed since the last
-            call (never for a directory).
+        path: A ``.tar.gz`` or ``.tar`` file, or the directory it unpacks to.
+        progress: Called with the number of bytes of the file consumed since the last call (never
+            for a directory).
 
     Yields:
-        A member, and a function that reads its content; it must be called before the next member
-        is asked for, or not at all.
+        A member and a function that reads its content, which is valid until the next member.
 
     Raises:
-        ArchiveError: The archive is missing, truncated, damaged, or holds links, devices, unsafe
-            names or members larger than any of ml-dr's.
+        ArchiveError: The archive is missing, truncated or damaged, or holds links, devices, unsafe
+            names or members larger than ml-dr writes.
     """
-    with _translated(path):
+    with _archive_errors(path):
         members = (
-            _walk_directory(path)
+            _directory_members(path)
             if path.is_dir()
-            else _walk_tar(path, progress or (lambda count: None))
+            else _tar_members(path, progress or (lambda count: None))
         )
         for member, read in members:
             yield member, functools.partial(_read, path, read)
 
 
 def fingerprint(path: Path) -> list[int | str]:
-    """Return what changes when an archive is exchanged or written to, without reading it.
+    """Return file metadata that changes when an archive is replaced or modified.
 
     Raises:
-        ArchiveError: It is missing, or cannot be read.
+        ArchiveError: It is missing or cannot be read.
     """
-    with _translated(path):
+    with _archive_errors(path):
         if not path.is_dir():
-            return _facts(path.stat())
+            return _file_state(path.stat())
         digest = hashlib.blake2b(digest_size=16)
         for entry, name in sorted(_entries(path), key=lambda found: found[1]):
-            digest.update(repr([name, *_facts(entry.stat(follow_symlinks=False))]).encode())
+            digest.update(repr([name, *_file_state(entry.stat(follow_symlinks=False))]).encode())
         return [digest.hexdigest()]
 
 
-def _facts(found: os.stat_result) -> list[int | str]:
+def _file_state(found: os.stat_result) -> list[int | str]:
     return [found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino]
 
 
 def _read(path: Path, read: Read) -> bytes:
-    with _translated(path):
+    with _archive_errors(path):
         return read()
 
 
 @contextmanager
-def _translated(path: Path) -> Iterator[None]:
-    """Turn what goes wrong with a file into typed errors."""
+def _archive_errors(path: Path) -> Iterator[None]:
+    """Convert I/O and decompression errors to `ArchiveError`."""
     try:
         yield
     except (gzip.BadGzipFile, zlib.error, EOFError) as error:
         raise ArchiveError(
-            f"{path} is truncated or damaged ({error}). Download it again; what is done is kept."
+            f"{path} is truncated or damaged ({error}). Download it again; finished work is kept."
         ) from error
     except OSError as error:
         raise ArchiveError(f"cannot read {error.filename or path}: {error.strerror}") from error
 
 
 def _parse(name: str, where: Path) -> Member | None:
-    """The member that a name stands for; None for files that ml-dr does not write."""
+    """Return the member with this name; None for files that ml-dr does not write."""
     parts = name.split("/")
     if name.startswith("/") or ".." in parts or "\\" in name or not name.isprintable():
         raise ArchiveError(f"{where}: the member name {name!r:.200} is unsafe")
@@ -126,17 +125,19 @@ def _parse(name: str, where: Path) -> Member | None:
     return Member(name, found["folder"] or "", None if index is None else int(index))
 
 
-def _walk_directory(root: Path) -> Iterator[tuple[Member, Read]]:
+def _directory_members(root: Path) -> Iterator[tuple[Member, Read]]:
     for entry, name in _entries(root):
         if entry.is_symlink():
-            raise ArchiveError(f"{entry.path} is a link, which ml-dr does not make; replace it")
+            raise ArchiveError(
+                f"{entry.path} is a link, which ml-dr does not write; replace it with the file"
+            )
         if entry.is_file() and (member := _parse(name, root)) is not None:
             _check_size(member.name, entry.stat().st_size, root)
             yield member, Path(entry.path).read_bytes
 
 
 def _entries(root: Path) -> Iterator[tuple[os.DirEntry[str], str]]:
-    """All that lies below a directory, but directories, with its name relative to it."""
+    """Yield all entries below a directory except directories, with their relative names."""
     folders = [""]
     while folders:
         below = folders.pop()
@@ -152,12 +153,12 @@ def _entries(root: Path) -> Iterator[tuple[os.DirEntry[str], str]]:
 def _check_size(name: str, size: int, where: Path) -> None:
     if size > MAX_MEMBER_BYTES:
         raise ArchiveError(
-            f"{where}: member {name!r:.200} has {size:,} bytes, no member of ml-dr's has more than "
+            f"{where}: member {name!r:.200} has {size:,} bytes; ml-dr writes at most "
             f"{MAX_MEMBER_BYTES:,}"
         )
 
 
-def _walk_tar(path: Path, progress: Note) -> Iterator[tuple[Member, Read]]:
+def _tar_members(path: Path, progress: Progress) -> Iterator[tuple[Member, Read]]:
     with _opened(path, progress) as stream:
         while (info := stream.next_header()) is not None:
             member = _accept(info, stream, path)
@@ -176,16 +177,16 @@ def _accept(info: tarfile.TarInfo, stream: _Stream, path: Path) -> Member | None
         return None
     if info.type not in (tarfile.REGTYPE, tarfile.AREGTYPE):
         raise ArchiveError(
-            f"{path}: member {info.name!r:.200} is a link, a device or the like (type "
-            f"{info.type!r}), which ml-dr does not write"
+            f"{path}: member {info.name!r:.200} has type {info.type!r} (a link, a device or the "
+            f"like), expected a regular file"
         )
-    _check_size(info.name, info.size, path)  # of all files: what is skipped takes its time as well
+    _check_size(info.name, info.size, path)  # for skipped files too: skipping reads them
     return _parse(info.name, path)
 
 
 @contextmanager
-def _opened(path: Path, progress: Note) -> Iterator[_Stream]:
-    if not stat.S_ISREG(path.stat().st_mode):  # a pipe can neither be read twice nor end
+def _opened(path: Path, progress: Progress) -> Iterator[_Stream]:
+    if not stat.S_ISREG(path.stat().st_mode):  # a pipe cannot be read twice and may never end
         raise ArchiveError(f"{path} is neither a file nor a directory")
     with open(path, "rb") as raw:
         start = raw.read(_BLOCK)
@@ -202,20 +203,23 @@ def _opened(path: Path, progress: Note) -> Iterator[_Stream]:
 
 
 class _Stream:
-    """A tar file read forwards."""
+    """A tar file, read sequentially."""
 
-    def __init__(self, file: IO[bytes] | gzip.GzipFile, raw: Any, path: Path, note: Note) -> None:
-        self._file, self._raw, self._path, self._note = file, raw, path, note
+    def __init__(
+        self, file: IO[bytes] | gzip.GzipFile, raw: Any, path: Path, progress: Progress
+    ) -> None:
+        self._file, self._raw, self._path, self._progress = file, raw, path, progress
         self._seekable = file is raw
-        self._unread = 0  # bytes up to the next header
-        self._noted = 0
+        self._unread = 0  # bytes before the next header
+        self._reported = 0
 
     def next_header(self) -> tarfile.TarInfo | None:
         """Skip to the next header; None at the end of the archive."""
         self._skip(self._unread)
         block = self._exactly(_BLOCK)
-        self._note(self._raw.tell() - self._noted)
-        self._noted = self._raw.tell()
+        position = self._raw.tell()
+        self._progress(position - self._reported)
+        self._reported = position
         if block == bytes(_BLOCK):
             self._drain()
             return None
@@ -231,7 +235,7 @@ class _Stream:
         return info
 
     def read(self, size: int) -> bytes:
-        """Return the content of the member whose header was read last."""
+        """Return the content of the current member."""
         data = self._exactly(size)
         self._unread -= size
         return data
@@ -239,7 +243,7 @@ class _Stream:
     def _exactly(self, size: int) -> bytes:
         data = self._file.read(size)
         if len(data) != size:
-            raise EOFError("it ends within a member")
+            raise EOFError("it ends inside a member")
         return data
 
     def _skip(self, size: int) -> None:
@@ -250,8 +254,10 @@ class _Stream:
             size -= len(self._exactly(min(size, _CHUNK)))
 
     def _drain(self) -> None:
-        """Read the padding, so that a gzip file's checksum gets compared."""
+        """Read the padding to make gzip verify its checksum."""
         for _ in range(_LONGEST_PADDING // _CHUNK):
             if not self._file.read(_CHUNK):
                 return
-        raise ArchiveError(f"{self._path} goes on after its end: it is damaged, or no archive")
+        raise ArchiveError(
+            f"{self._path} has data after the end of the archive: it is damaged or not an archive"
+        )

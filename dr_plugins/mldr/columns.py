@@ -1,194 +1,123 @@
-"""Columns of ml-dr's parameters as arrays in the form of our records, every value checked."""
+"""Transpose ml-dr's parameters from rows (reinforcements) to columns (transforms).
+
+ml-dr has two layouts. With ``compress: true``, the parameters of a reinforcement are a list in the
+order of the transforms; transforms without parameters have no entry. If the policy mixes, the
+list starts with the partner's index, or None if this reinforcement is not mixed; if it is, every
+entry is a pair, for the image and for its partner. Without ``compress``, they are a dictionary
+from transform to pair. In both layouts, None means that the transform was skipped.
+"""
 
 from __future__ import annotations
 
-import functools
-from array import array
-from collections.abc import Callable, Sequence
-from itertools import chain
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from dr_plugins.mldr.errors import ArchiveError
-from dr_plugins.transforms import RandAugment, Resize
-from dr_plugins.transforms.base import Size
-from dr_plugins.transforms.operations import OPERATIONS, operation_names
-from dr_plugins.transforms.rand_augment import NEGATIVE
 
-__all__ = ["convert", "convert_mixing", "number_array"]
+__all__ = ["Columns", "read_columns"]
 
-_LARGEST = (1 << 16) - 1
-_NUMBERS = {name: number for number, name in enumerate(operation_names())}
+_WITHOUT_PARAMETERS = frozenset({"uint8", "to_tensor", "normalize", "center_crop", "id2"})
 
 
-def number_array(values: Sequence[Any], kind: str, width: int | None, what: str) -> np.ndarray:
-    """Return numbers, or rows of numbers, as an array.
+@dataclass(frozen=True)
+class Columns:
+    """Parameters of S reinforcements.
+
+    Attributes:
+        view: For each transform, S values.
+        mixed: Indices of the M reinforcements that are mixed.
+        partners: Image numbers of their M partners.
+        partner_view: For each transform, M values.
+        mixing: For each mixing, M values.
+    """
+
+    view: list[Sequence[Any]]
+    mixed: list[int]
+    partners: list[Any]
+    partner_view: list[Sequence[Any]]
+    mixing: list[Sequence[Any]]
+
+
+@dataclass(frozen=True)
+class _Row:
+    view: Sequence[Any]
+    partner: Any = None
+    partner_view: Sequence[Any] = ()
+    mixing: Sequence[Any] = ()
+
+
+def read_columns(params: list[Any], names: list[str], mixings: list[str]) -> Columns:
+    """Group parameters by transform.
 
     Args:
-        values: The numbers, or lists or tuples of them.
-        kind: ``"i"`` for integers (int64), ``"f"`` for numbers of any kind (float64).
-        width: Numbers in each row; None if there are no rows.
-        what: Name for error messages.
+        params: One list or dictionary per reinforcement.
+        names: Transforms of a view that have parameters, in ml-dr's order.
+        mixings: Transforms that mix two views, in ml-dr's order.
 
     Raises:
-        ArchiveError: They are something else.
+        ArchiveError: The parameters do not have ml-dr's structure.
     """
-    shape = (len(values),) if width is None else (len(values), width)
-    try:
-        if width is not None and not {width}.issuperset(map(len, values)):
-            raise ValueError(width)
-        # Unlike np.array, this takes numbers only: it never makes room for strings or objects.
-        flat = array("q" if kind == "i" else "d", values if width is None else chain(*values))
-    except (TypeError, ValueError, OverflowError):
-        raise ArchiveError(
-            f"its {what} are not {'integers' if kind == 'i' else 'numbers'} of shape {shape}"
-        ) from None
-    return np.asarray(flat).reshape(shape)
+    kinds = set(map(type, params))
+    if kinds == {list}:
+        width = len(names) + len(mixings) + bool(mixings)
+        if set(map(len, params)) != {width}:
+            raise ArchiveError(
+                f"its parameters have {sorted(set(map(len, params)))} entries, but the "
+                f"configuration's transforms ({', '.join([*names, *mixings])}) have {width}"
+            )
+        if not mixings:
+            return Columns(list(zip(*params, strict=True)), [], [], [[] for _ in names], [])
+        rows = [_from_list(one, len(names)) for one in params]
+    elif kinds == {dict}:
+        _check_names(params, {*names, *mixings})
+        rows = [_from_dict(one, names, mixings) for one in params]
+    else:
+        raise ArchiveError("its parameters are neither lists nor dictionaries")
+    mixed = [number for number, row in enumerate(rows) if any(m is not None for m in row.mixing)]
+    return Columns(
+        _transpose([row.view for row in rows], len(names)),
+        mixed,
+        [rows[number].partner for number in mixed],
+        _transpose([rows[number].partner_view for number in mixed], len(names)),
+        _transpose([rows[number].mixing for number in mixed], len(mixings)),
+    )
 
 
-def convert(transform: Any, values: Sequence[Any], size: Size) -> np.ndarray | None:
-    """Return one transform's parameters as its record field holds them.
-
-    Args:
-        transform: The transform.
-        values: ml-dr's parameters of each view.
-        size: (height, width) of the views.
-
-    Returns:
-        Array ``[len(values), ...]``; None where the field does not exist.
-
-    Raises:
-        ArchiveError: A value is malformed or differs from what the transform implies.
-    """
-    result: np.ndarray | None = _CONVERTERS[transform.name](list(values), transform, size)
-    return result
+def _check_names(params: list[dict[str, Any]], expected: set[str]) -> None:
+    """Raise unless the dictionaries have parameters of exactly these transforms."""
+    for names in set(map(frozenset, params)):
+        if names - _WITHOUT_PARAMETERS != expected:
+            raise ArchiveError(
+                f"its parameters are those of {', '.join(sorted(names)):.200}, but the "
+                f"configuration's transforms with parameters are {', '.join(sorted(expected))}"
+            )
 
 
-def _resize(values: list[Any], transform: Resize, size: Size) -> None:
-    """The size repeats the configuration's; replay uses the latter."""
-    expected = transform.size if isinstance(transform.size, tuple) else (transform.size,)
-    allowed = {expected, expected * 2 if len(expected) == 1 else expected}
-    for value in values:
-        found = (value,) if type(value) is int else value
-        if type(found) not in (tuple, list) or tuple(found) not in allowed:
-            raise ArchiveError(f"a view is resized to {value!r:.80}, not to {transform.size}")
+def _transpose(rows: list[Sequence[Any]], count: int) -> list[Sequence[Any]]:
+    return list(zip(*rows, strict=True)) if rows else [[] for _ in range(count)]
 
 
-def _offsets(values: list[Any], transform: Any, size: Size) -> np.ndarray:
-    offsets = number_array(values, "i", 2, "offsets of random_crop")
-    return _within(offsets, _LARGEST, "an offset of random_crop")
+def _from_list(params: list[Any], count: int) -> _Row:
+    partner, view, mixing = params[0], params[1 : count + 1], params[count + 1 :]
+    if partner is None:
+        if any(value is not None for value in mixing):
+            raise ArchiveError("a reinforcement is mixed but has no partner")
+        return _Row(view)
+    pairs = [_pair(value) for value in view]
+    return _Row([p[0] for p in pairs], partner, [p[1] for p in pairs], mixing)
 
 
-def _boxes(values: list[Any], transform: Any, size: Size) -> np.ndarray:
-    boxes = number_array(values, "i", 4, "boxes of random_resized_crop")
-    if len(boxes) and boxes[:, 2:].min() < 1:
-        raise ArchiveError("a box of random_resized_crop is empty")
-    return _within(boxes, _LARGEST, "a box of random_resized_crop")
+def _from_dict(params: dict[str, Any], names: list[str], mixings: list[str]) -> _Row:
+    pairs = [_pair(params[name]) for name in names]
+    mixing = [params[name] for name in mixings]
+    return _Row([p[0] for p in pairs], params.get("id2"), [p[1] for p in pairs], mixing)
 
 
-def _flips(values: list[Any], transform: Any, size: Size) -> np.ndarray:
-    if not {bool, type(None)}.issuperset(map(type, values)):
-        raise ArchiveError("a random_horizontal_flip is neither True, False nor None")
-    return np.array([value is True for value in values], np.uint8)
-
-
-def _refuse_skipped(values: list[Any], transform: Any) -> None:
-    if transform.p >= 1 and None in values:
-        raise ArchiveError(f"{transform.name} was skipped, though its configuration has p = 1")
-
-
-def _operations(values: list[Any], transform: RandAugment, size: Size) -> np.ndarray:
-    _refuse_skipped(values, transform)
-    codes = np.zeros((len(values), transform.num_ops), np.uint8)
-    applied = [number for number, value in enumerate(values) if value is not None]
-    if not applied:
-        return codes
-    known = _codes(transform, size)
-    try:
-        for number in applied:
-            found = [known[name, strength] for name, strength in values[number]]
-            if len(found) != transform.num_ops:
-                raise ValueError(len(found))
-            codes[number] = found
-    except (TypeError, ValueError, LookupError):
-        raise ArchiveError(
-            f"rand_augment has {values[number]!r:.120}, not {transform.num_ops} operations "
-            f"with the magnitudes of level {transform.magnitude} at {size[0]}x{size[1]} pixels"
-        ) from None
-    return codes
-
-
-@functools.lru_cache(maxsize=8)
-def _codes(transform: RandAugment, size: Size) -> dict[tuple[int | str, float], int]:
-    """Record codes of all operations by (number or name, exact magnitude)."""
-    codes: dict[tuple[int | str, float], int] = {}
-    for number, operation in enumerate(OPERATIONS):
-        name = operation.name
-        strength = operation.magnitude(transform.magnitude, transform.num_magnitude_bins, size)
-        if operation.signed and strength:
-            codes[number, -strength] = codes[name, -strength] = number | NEGATIVE
-        codes[number, strength] = codes[name, strength] = number
-    return codes
-
-
-def _erasures(values: list[Any], transform: Any, size: Size) -> np.ndarray:
-    _refuse_skipped(values, transform)
-    nothing = (-1, 0, 0, 0)  # ml-dr's mark for a box that was not found
-    boxes = [nothing if value is None else value for value in values]
-    erased = number_array(boxes, "i", 4, "boxes of random_erase")
-    erased[erased[:, 0] == -1] = 0
-    _within(erased, _LARGEST, "a box of random_erase")
-    # What sticks out of the view, ml-dr's slices leave out as well.
-    erased[:, 2:] = np.minimum(erased[:, 2:], np.array(size) - erased[:, :2])
-    erased[(erased[:, 2:] <= 0).any(axis=1)] = 0
-    return erased
-
-
-def convert_mixing(name: str, values: Sequence[Any], unmixed: Any, size: Size) -> np.ndarray:
-    """Return the parameters of ``mixup`` or ``cutmix`` as their record field holds them.
-
-    Args:
-        name: Which of the two.
-        values: ml-dr's parameters of each view; None where it was skipped.
-        unmixed: What stands for a skipped one.
-        size: (height, width) of the views.
-
-    Raises:
-        ArchiveError: A value is malformed or out of range.
-    """
-    if name == "mixup":
-        weights = [unmixed if value is None else value for value in values]
-        shares = number_array(weights, "f", None, "weights of mixup")
-        if not ((shares >= 0) & (shares <= 1)).all():
-            raise ArchiveError("a weight of mixup is not within 0 and 1")
-        return shares
-    boxes = [unmixed if value is None else _cutmix_box(value) for value in values]
-    corners = number_array(boxes, "i", 4, "boxes of cutmix")
-    starts, ends = corners[:, :2], corners[:, 2:]
-    if not ((starts >= 0) & (starts <= ends) & (ends <= np.array(size))).all():
-        raise ArchiveError(f"a box of cutmix does not lie within {size[0]}x{size[1]} pixels")
-    return corners
-
-
-def _cutmix_box(value: Any) -> Any:
-    """The box of ``(lam, (top, left, bottom, right))`` or ``[lam, top, left, bottom, right]``."""
-    if type(value) not in (list, tuple) or len(value) not in (2, 5):
-        raise ArchiveError(f"cutmix has {value!r:.80}, not a weight and a box")
-    return value[1] if len(value) == 2 else value[1:]
-
-
-def _within(numbers: np.ndarray, most: int, what: str) -> np.ndarray:
-    if numbers.size and not 0 <= numbers.min() <= numbers.max() <= most:
-        raise ArchiveError(f"{what} has a number outside of 0 to {most}")
-    return numbers
-
-
-_CONVERTERS: dict[str, Callable[..., np.ndarray | None]] = {
-    "resize": _resize,
-    "random_crop": _offsets,
-    "random_resized_crop": _boxes,
-    "random_horizontal_flip": _flips,
-    "rand_augment": _operations,
-    "random_erase": _erasures,
-}
+def _pair(value: Any) -> Sequence[Any]:
+    if value is None:
+        return None, None
+    if type(value) not in (list, tuple) or len(value) != 2:
+        raise ArchiveError(f"a reinforcement has {value!r:.80}, expected a pair of parameters")
+    pair: Sequence[Any] = value
+    return pair

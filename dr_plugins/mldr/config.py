@@ -1,4 +1,4 @@
-"""ml-dr's configuration (``config.pth.tar``) as a policy and what else describes a set."""
+"""ml-dr's configuration (``config.pth.tar``) as a policy and a set description."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dr_plugins.policies.policy import Policy
 __all__ = ["CLASS_COUNTS", "Example", "SetDescription", "parse_config"]
 
 CLASS_COUNTS = {"imagenet": 1000, "cifar100": 100, "flowers102": 102, "food101": 101}
-"""Classes of the datasets that ml-dr knows."""
+"""Number of classes of each dataset that ml-dr supports."""
 
 _MOST_CLASSES = 1 << 20
 _MOST_OPERATIONS = 64
@@ -31,18 +31,18 @@ _INTERPOLATIONS = {
 
 @dataclass(frozen=True)
 class SetDescription:
-    """What the configuration and the first member of one of ml-dr's sets say.
+    """Description of one of ml-dr's sets, from its configuration and its first member.
 
     Attributes:
         policy: The augmentation policy, backend ``pil``.
         samples: Reinforcements per image.
-        topk: Classes stored for each.
+        topk: Classes stored per reinforcement.
         dataset: ml-dr's name of the dataset.
-        num_classes: Number of classes, None if neither stated nor known.
+        num_classes: Number of classes; None if unknown.
         teachers: Names of the teachers.
-        mean: Per channel, what ml-dr normalises with; empty if it does not.
-        std: Likewise.
-        notes: What a user should know about how the configuration was read.
+        mean: Mean per channel that ml-dr normalizes with; empty if it does not normalize.
+        std: Standard deviation per channel; empty if it does not normalize.
+        notes: Remarks for the user on how the configuration was interpreted.
     """
 
     policy: Policy
@@ -57,12 +57,12 @@ class SetDescription:
 
 
 class Example(NamedTuple):
-    """What a member shows of all of them.
+    """What one member shows about all members of a set.
 
     Attributes:
         params: Parameters of its first reinforcement, ml-dr's list or dictionary.
         samples: Reinforcements per image.
-        topk: Classes stored for each.
+        topk: Classes stored per reinforcement.
     """
 
     params: Any
@@ -71,10 +71,10 @@ class Example(NamedTuple):
 
     @classmethod
     def of(cls, member: Any) -> Example:
-        """Look at the content of a member.
+        """Describe the content of a member.
 
         Raises:
-            ArchiveError: It is not what ml-dr writes.
+            ArchiveError: The content does not have ml-dr's structure.
         """
         try:
             _, reinforcements = member
@@ -87,17 +87,17 @@ class Example(NamedTuple):
 
 
 def parse_config(config: Any, example: Example) -> SetDescription:
-    """Read a configuration.
+    """Parse a configuration.
 
-    How many reinforcements an image has and how many classes are stored for each is taken from
-    the example: a set cut down from a larger one may carry the larger one's configuration.
+    The number of reinforcements per image and of classes per reinforcement come from the example:
+    a subset of a larger set may carry the larger set's configuration.
 
     Args:
         config: Content of ``config.pth.tar``, plain data.
-        example: From any other member.
+        example: Description of any other member.
 
     Raises:
-        ArchiveError: Something is missing, malformed or cannot be replayed.
+        ArchiveError: An entry is missing, malformed, or cannot be replayed.
     """
     described = _mapping(config, "reinforce", "the configuration")
     augmentation = _mapping(described, "image_augmentation", "`reinforce`")
@@ -107,7 +107,7 @@ def parse_config(config: Any, example: Example) -> SetDescription:
         ("topk", described.get("topk"), example.topk),
     ):
         if stated != found:
-            notes.append(f"the configuration says {name} {stated}, the members hold {found}")
+            notes.append(f"the configuration states {name} {stated}, but the members hold {found}")
     translated = {
         name: _translate(name, enabled[name]) for name in _TRANSLATIONS if name in enabled
     }
@@ -142,27 +142,33 @@ def _num_classes(config: dict[str, Any], dataset: str) -> int | None:
 def _channels(normalize: dict[str, Any], name: str) -> tuple[float, ...]:
     values = normalize.get(name, ())
     if not isinstance(values, list | tuple) or not {int, float}.issuperset(map(type, values)):
-        raise ArchiveError(f"its transform 'normalize' has {name} = {values!r:.80}, not numbers")
+        raise ArchiveError(
+            f"its transform 'normalize' has {name} = {values!r:.80}, expected numbers"
+        )
     return tuple(map(float, values))
 
 
 def _mapping(data: Any, key: str, where: str) -> dict[str, Any]:
     found = data.get(key) if isinstance(data, dict) else None
     if not isinstance(found, dict):
-        raise ArchiveError(f"{where} has no entry {key!r}: it is not a configuration of ml-dr")
+        raise ArchiveError(f"{where} has no entry {key!r}: this is not a configuration of ml-dr")
     return found
 
 
 def _enabled(augmentation: dict[str, Any], params: Any) -> tuple[dict[str, Any], list[str]]:
-    """The transforms that ml-dr applied, by its names, without their enable flags."""
+    """Return the transforms that ml-dr applied, by ml-dr's names, without their enable flags."""
     enabled: dict[str, dict[str, Any]] = {}
     for name, values in augmentation.items():
         if not isinstance(values, dict):
-            raise ArchiveError(f"its transform {name!r} has {values!r:.80} instead of options")
+            raise ArchiveError(
+                f"its transform {name!r} has {values!r:.80}, expected a dictionary of options"
+            )
         options = {key: value for key, value in values.items() if key != "enable"}
         is_enabled = values.get("enable", True)
         if type(is_enabled) is not bool:
-            raise ArchiveError(f"its transform {name!r} has enable = {is_enabled!r:.80}")
+            raise ArchiveError(
+                f"its transform {name!r} has enable = {is_enabled!r:.80}, expected a boolean"
+            )
         if is_enabled:
             enabled[name] = options
     notes = []
@@ -179,13 +185,13 @@ def _enabled(augmentation: dict[str, Any], params: Any) -> tuple[dict[str, Any],
     if not {"random_crop", "center_crop", _CROP} & set(enabled):
         raise ArchiveError(
             f"its configuration has no crop ({', '.join(enabled)}; {'; '.join(notes) or 'no notes'}"
-            f"), so its views have the sizes of the images, and cannot form batches"
+            f"), so its views have the sizes of the images and cannot be batched"
         )
     return enabled, notes
 
 
 def _has_crop(params: Any, enabled: Mapping[str, Any]) -> bool:
-    """Whether parameters of a misspelled crop were stored."""
+    """Return whether the members hold parameters of the misspelled crop."""
     if isinstance(params, dict):
         return _CROP in params
     known = [n for n in _TRANSLATIONS if n in enabled and n != "center_crop"]
@@ -247,7 +253,7 @@ def _square(value: Any) -> tuple[str, Any]:
 
 
 def _resized(value: Any) -> tuple[str, Any]:
-    """torchvision's: an integer is the shorter side, two are height and width."""
+    """As in torchvision: one integer is the shorter side, two are height and width."""
     if type(value) is int or len(value) == 1:
         return _square(value)
     height, width = value
@@ -272,7 +278,7 @@ def _padding(value: Any) -> tuple[str, Any]:
 
 
 def _ignored(value: Any) -> tuple[str, Any]:
-    # Pillow always antialiases; ml-dr erases with zeros whatever the value.
+    # Pillow always antialiases, and ml-dr always erases with zeros.
     return "", None
 
 

@@ -1,4 +1,4 @@
-"""From one of ml-dr's members to records."""
+"""Decode ml-dr's members into records."""
 
 from __future__ import annotations
 
@@ -7,29 +7,29 @@ from typing import Any
 
 import numpy as np
 
-from dr_plugins.mldr.columns import convert, convert_mixing, number_array
+from dr_plugins.mldr.columns import Columns, read_columns
 from dr_plugins.mldr.errors import AlignmentError, ArchiveError
-from dr_plugins.mldr.layouts import Columns, read_columns
+from dr_plugins.mldr.params import convert_mixing_params, convert_params, number_array
 from dr_plugins.policies.policy import NO_PARTNER, Policy
 from dr_plugins.records import RecordLayout
 from dr_plugins.transforms import CenterCrop, RandomCrop, RandomResizedCrop, Resize
 
 __all__ = ["Decoder", "check_fit"]
 
-_ROUNDING = 1e-3  # by which the sum of a softmax may be off
+_ROUNDING = 1e-3  # tolerance for the sum of a softmax
 
 
 @dataclass(frozen=True)
 class Decoder:
-    """Turns members into records.
+    """Decodes members into records.
 
     Attributes:
         policy: The set's policy.
         layout: Byte layout of a record.
         samples: Reinforcements per image.
-        topk: Classes stored for each.
+        topk: Classes stored per reinforcement.
         num_classes: Number of classes.
-        images: Number of images; partners are numbered below it.
+        images: Number of images; upper bound of partner numbers.
     """
 
     policy: Policy
@@ -40,29 +40,28 @@ class Decoder:
     images: int
 
     def decode(self, content: Any, index: int) -> np.ndarray:
-        """Return the records of one image.
+        """Decode the records of one image.
 
         Args:
             content: The member's plain data.
             index: The image's number, from the member's name.
 
         Returns:
-            Array ``[samples]`` of the layout's dtype, without checksums. Partners are still given
-            by their index in the archive.
+            Array ``[samples]`` of the layout's dtype, without checksums. Partners are
+            indices in the archive, not rows.
 
         Raises:
-            ArchiveError: A value is malformed, out of range, or differs from what the policy
-                implies.
+            ArchiveError: A value is malformed, out of range, or contradicts the policy.
         """
-        params, answers = self._split(content, index)
+        params, targets = self._split(content, index)
         records = np.zeros(self.samples, self.layout.dtype)
-        self._store_answers(answers, records)
+        self._store_targets(targets, records)
         stored = [t for t in self.policy.transforms if t.field is not None or type(t) is Resize]
         names = [t.name for t in stored]
         columns = read_columns(params, names, [m.name for m in self.policy.mixings])
         size = self.policy.view_size
         for transform, values in zip(stored, columns.view, strict=True):
-            array = convert(transform, values, size)
+            array = convert_params(transform, values, size)
             if transform.field is not None:
                 records[transform.field.name] = array
         if self.policy.mixings:
@@ -74,26 +73,28 @@ class Decoder:
             raise ArchiveError("it does not hold (index, reinforcements)")
         stated, reinforcements = content
         if type(stated) is not int or stated != index:
-            raise ArchiveError(f"it holds the reinforcements of image {stated!r:.80}")
+            raise ArchiveError(
+                f"it holds the reinforcements of image {stated!r:.80}, expected {index}"
+            )
         if len(reinforcements) != self.samples:
             raise ArchiveError(
-                f"it holds {len(reinforcements)} reinforcements, others have {self.samples}"
+                f"it holds {len(reinforcements)} reinforcements, expected {self.samples}"
             )
         try:
             return [r["params"] for r in reinforcements], [r["prob"] for r in reinforcements]
         except (TypeError, LookupError):
-            raise ArchiveError("a reinforcement lacks `params` or `prob`") from None
+            raise ArchiveError("a reinforcement has no `params` or no `prob`") from None
 
-    def _store_answers(self, answers: list[Any], records: np.ndarray) -> None:
-        if not all(type(one) in (tuple, list) and len(one) == 2 for one in answers):
+    def _store_targets(self, targets: list[Any], records: np.ndarray) -> None:
+        if not all(type(one) in (tuple, list) and len(one) == 2 for one in targets):
             raise ArchiveError("a `prob` is not (probabilities, classes)")
-        probs = number_array([one[0] for one in answers], "f", self.topk, "probabilities")
-        ids = number_array([one[1] for one in answers], "i", self.topk, "classes")
+        probs = number_array([one[0] for one in targets], "f", self.topk, "probabilities")
+        ids = number_array([one[1] for one in targets], "i", self.topk, "classes")
         self._check_probabilities(probs)
         if ids.min() < 0 or ids.max() >= self.num_classes:
             raise ArchiveError(
-                f"it names classes from {ids.min()} to {ids.max()}, the dataset has "
-                f"{self.num_classes}; if the teacher knows more, state how many: --num-classes"
+                f"it names classes from {ids.min()} to {ids.max()}, but the dataset has "
+                f"{self.num_classes} classes; if the teacher has more, set --num-classes"
             )
         ordered = np.sort(ids, axis=1)
         if (ordered[:, 1:] == ordered[:, :-1]).any():
@@ -104,8 +105,8 @@ class Decoder:
 
     def _check_probabilities(self, probs: np.ndarray) -> None:
         if not ((probs >= 0) & (probs <= 1 + _ROUNDING)).all():
-            raise ArchiveError("a probability is not within 0 and 1")
-        # No class that is left out is more probable than the least probable one that is stored.
+            raise ArchiveError("a probability is not between 0 and 1")
+        # No omitted class is more probable than the least probable stored class.
         least, sums = probs.min(axis=1), probs.sum(axis=1)
         lowest = 1 - (self.num_classes - self.topk) * least
         wrong = (sums > 1 + _ROUNDING) | (sums < lowest - _ROUNDING)
@@ -113,7 +114,7 @@ class Decoder:
             first = int(wrong.argmax())
             raise ArchiveError(
                 f"the probabilities of reinforcement {first} sum to {sums[first]:.4g}, but the "
-                f"{self.topk} most probable of {self.num_classes} classes, of which the last has "
+                f"{self.topk} most probable of {self.num_classes} classes, the last with "
                 f"{least[first]:.4g}, sum to at least {max(lowest[first], 0):.4g} and at most 1"
             )
 
@@ -125,31 +126,31 @@ class Decoder:
             raise ArchiveError(f"a partner is not one of {self.images} images")
         records["partner"][mixed] = partners
         for transform, values in zip(stored, columns.partner_view, strict=True):
-            array = convert(transform, values, size)
+            array = convert_params(transform, values, size)
             if transform.field is not None:
                 records[f"partner_{transform.field.name}"][mixed] = array
         for position, mixing in enumerate(self.policy.mixings):
             records[mixing.field.name] = mixing.unmixed
             values = columns.mixing[position] if mixed else []
-            records[mixing.field.name][mixed] = convert_mixing(
+            records[mixing.field.name][mixed] = convert_mixing_params(
                 mixing.name, values, mixing.unmixed, size
             )
 
 
 def check_fit(policy: Policy, records: np.ndarray, sizes: np.ndarray, prefix: str = "") -> None:
-    """Make sure that the crops lie within the images.
+    """Raise unless all crops are within their images.
 
-    This notices what labels cannot: images of one class in another order.
+    This detects images of one class in the wrong order, which labels cannot.
 
     Args:
         policy: The set's policy.
         records: Records ``[n]``.
-        sizes: (height, width) of the image of each record in pixels, int ``[n, 2]``; zero where
+        sizes: (height, width) of the image of each record in pixels, int ``[n, 2]``; zero if
             unknown.
-        prefix: Of the fields to look at: ``""``, or ``"partner_"``.
+        prefix: Prefix of the fields to check: ``""`` or ``"partner_"``.
 
     Raises:
-        AlignmentError: A crop sticks out.
+        AlignmentError: A crop exceeds its image.
     """
     known = (sizes > 0).all(axis=1)
     records, original = records[known], sizes[known].astype(np.int64)

@@ -1,9 +1,9 @@
-"""Fetching large files over connections that break, from servers that may have changed the file.
+"""Download large files over unreliable connections, from servers that may have changed the file.
 
-What has arrived stays in ``NAME.part``; ``NAME.part.json`` says of which version of the file it is
-a part. Nothing is appended unless the server says that it continues exactly that version, at
-exactly that place; a server that does not name its versions is asked for all of the file again.
-What is not the expected kind of file is refused at its first bytes.
+The received bytes stay in ``NAME.part``; ``NAME.part.json`` records which version of the file they
+belong to. Bytes are appended only if the server confirms that they continue this version at this
+position; if the server does not identify versions, the download restarts. A file with unexpected
+first bytes is rejected immediately.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ except ImportError as _error:  # pragma: no cover
 
 __all__ = ["Expected", "download"]
 
-_CHUNK = 1 << 14  # what a broken connection can lose: urllib3 1.26 drops a chunk that is not whole
+_CHUNK = 1 << 14  # lost if the connection breaks: urllib3 1.26 drops an incomplete chunk
 _TIMEOUT = (10, 60)  # seconds to connect, seconds without a byte
 _LONGEST_PAUSE = 60.0
 _TEMPORARY = frozenset({408, 425, 429, 500, 502, 503, 504})
@@ -43,7 +43,7 @@ _logger = logging.getLogger(__name__)
 
 
 class _AttemptError(Exception):
-    """This attempt failed; another one may not. `pause` is what the server asks for, seconds."""
+    """This attempt failed; a retry may succeed. `pause`: seconds that the server asks to wait."""
 
     def __init__(self, reason: str, pause: float = 0.0) -> None:
         super().__init__(reason)
@@ -60,12 +60,12 @@ _FAILURES: tuple[type[Exception], ...] = (
 
 @dataclass(frozen=True)
 class Expected:
-    """What is known of a file before it is fetched.
+    """What is known about a file before the download.
 
     Attributes:
         start: Its first bytes.
-        least: Its length in bytes, at least.
-        most: Its length in bytes, at most.
+        least: Minimum length in bytes.
+        most: Maximum length in bytes.
     """
 
     start: bytes = b""
@@ -73,33 +73,33 @@ class Expected:
     most: int = 1 << 63
 
     def check_start(self, data: bytes, where: str) -> None:
-        """Raise unless the data begin as the file does.
+        """Raise unless the data start with the expected bytes.
 
         Raises:
             DownloadError: They do not.
         """
         if not data.startswith(self.start):
             raise DownloadError(
-                f"{where} is not what was published: it starts with {data[:40]!r}, expected "
-                f"{self.start!r}. Perhaps it is a page of a proxy or of a network's log-in."
+                f"{where} is not the published file: it starts with {data[:40]!r}, expected "
+                f"{self.start!r}. It may be a page of a proxy or a login page."
             )
 
     def check_length(self, length: int, where: str) -> None:
-        """Raise unless the file may have this length.
+        """Raise unless the length is within the expected range.
 
         Raises:
-            DownloadError: It may not.
+            DownloadError: It is not.
         """
         if not self.least <= length <= self.most:
             raise DownloadError(
-                f"{where} has {length:,} bytes, but what was published has {self.least:,} to "
-                f"{self.most:,}. It is another file; if you want it, fetch it another way."
+                f"{where} has {length:,} bytes, but the published file has {self.least:,} to "
+                f"{self.most:,}. This is another file; to get it anyway, use another program."
             )
 
 
 @dataclass(frozen=True)
 class _Job:
-    """What is fetched from where to where."""
+    """What to download, and where to put it."""
 
     url: str
     part: Path
@@ -108,7 +108,7 @@ class _Job:
 
 @dataclass
 class _Version:
-    """Which version of a file a part belongs to: its length and the server's names for it."""
+    """The version of a file that a part belongs to: its length and the server's validators."""
 
     total: int
     etag: str | None = None
@@ -116,12 +116,12 @@ class _Version:
 
     @property
     def validator(self) -> str | None:
-        """What to send as If-Range; a weak ETag does not promise the same bytes."""
+        """The value for If-Range; a weak ETag does not guarantee identical bytes."""
         strong = self.etag is not None and not self.etag.startswith("W/")
         return self.etag if strong else self.modified
 
     def is_continued_by(self, other: _Version) -> bool:
-        """Whether a part of this version may be continued with a part of the other."""
+        """Return whether a part of this version can be continued with bytes of the other."""
         if self.validator is not None and self.validator == self.etag != other.etag:
             return False  # a server that honours If-Range repeats the ETag
         return self.total == other.total and not any(
@@ -139,13 +139,13 @@ def download(
     progress: bool = False,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Path:
-    """Fetch a file, going on where an earlier attempt stopped.
+    """Download a file, resuming an earlier attempt if there is one.
 
     Args:
-        url: What to fetch, ``http`` or ``https``.
-        path: Where it appears once all of it is there; an existing file is left alone.
-        expected: What is known of the file; another one is refused.
-        attempts: How often to try without receiving anything new.
+        url: ``http`` or ``https`` URL.
+        path: Where to put the complete file; an existing file is kept.
+        expected: What is known about the file; any other file is rejected.
+        attempts: Number of attempts without progress before giving up.
         progress: Show a progress bar.
         sleep: Called with the seconds to wait between attempts.
 
@@ -153,8 +153,8 @@ def download(
         `path`.
 
     Raises:
-        DownloadError: The server refuses, or keeps failing; what has arrived is kept. Or the file
-            is not what was expected.
+        DownloadError: The server refuses or keeps failing (received bytes are kept), or the file
+            is not the expected one.
         OutputError: The file cannot be written.
 
     Example:
@@ -165,32 +165,32 @@ def download(
     try:
         if path.exists():
             _check_file(path, expected)
-            _logger.info("%s is already there", path)
+            _logger.info("%s already exists", path)
             return path
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _held(part), requests.Session() as session, _bar(path, progress) as bar:
+        with _locked(part), requests.Session() as session, _bar(path, progress) as bar:
             _fetch(session, _Job(url, part, expected), attempts, sleep, bar)
             _check_file(part, expected)
             _state(part).unlink(missing_ok=True)
             os.replace(part, path)
     except requests.RequestException as error:
-        raise DownloadError(f"cannot fetch {url}: {error}") from error
+        raise DownloadError(f"cannot download {url}: {error}") from error
     except OSError as error:
         raise OutputError(f"cannot write {error.filename or part}: {error.strerror}") from error
     return path
 
 
 @contextmanager
-def _held(part: Path) -> Iterator[None]:
+def _locked(part: Path) -> Iterator[None]:
     lock = filelock.FileLock(part.with_name(f"{part.name}.lock"))
     try:
         lock.acquire(timeout=0)
     except filelock.Timeout as error:
-        raise DownloadError(f"another process is fetching {part}; wait for it") from error
+        raise DownloadError(f"another process is downloading {part}; wait for it") from error
     try:
         yield
     finally:
-        Path(lock.lock_file).unlink(missing_ok=True)  # while it is ours
+        Path(lock.lock_file).unlink(missing_ok=True)  # while we hold the lock
         lock.release()
 
 
@@ -200,7 +200,7 @@ def _check_file(path: Path, expected: Expected) -> None:
             expected.check_start(file.read(len(expected.start) + 40), str(path))
         expected.check_length(path.stat().st_size, str(path))
     except DownloadError as error:
-        raise DownloadError(f"{error} Delete {path}, then give the same command again.") from error
+        raise DownloadError(f"{error} Delete {path}, then run the same command again.") from error
 
 
 def _bar(path: Path, progress: bool) -> Any:
@@ -230,19 +230,19 @@ def _fetch(
         if failures >= attempts:
             raise DownloadError(
                 f"gave up on {job.url} after {attempts} attempts without progress ({reason}); "
-                f"{_size(part):,} bytes are kept in {part}. The same command goes on from there."
+                f"{_size(part):,} bytes are kept in {part}. Run the same command to resume."
             ) from reason
         pause = max(asked, min(2.0 ** (failures - 1), _LONGEST_PAUSE)) * random.uniform(0.75, 1.25)
-        _logger.warning("%s; trying again in %.0f s", reason, pause)
+        _logger.warning("%s; retrying in %.0f s", reason, pause)
         sleep(pause)
 
 
 def _attempt(session: requests.Session, job: _Job, bar: Any) -> None:
-    """Make one request; returns only when all of the file is there."""
+    """Make one request; return only when the file is complete."""
     url, part = job.url, job.part
     known = _load_version(part)
     have = _size(part)
-    headers = {"Accept-Encoding": "identity"}  # lengths and ranges count the file's own bytes
+    headers = {"Accept-Encoding": "identity"}  # lengths and ranges refer to the file itself
     if known is not None and have and known.validator is not None:
         headers |= {"Range": f"bytes={have}-", "If-Range": known.validator}
     with session.get(url, headers=headers, stream=True, timeout=_TIMEOUT) as response:
@@ -250,7 +250,7 @@ def _attempt(session: requests.Session, job: _Job, bar: Any) -> None:
             if known is not None and have == known.total:
                 return
             _discard(part)
-            raise _AttemptError(f"the server says that there are no bytes from {have:,} on")
+            raise _AttemptError(f"the server has no bytes from {have:,} on")
         if response.status_code == 206 and "Range" in headers:
             assert known is not None
             version = _continued(response, part, known, have)
@@ -265,7 +265,7 @@ def _attempt(session: requests.Session, job: _Job, bar: Any) -> None:
 
 
 def _whole(response: requests.Response, url: str) -> _Version:
-    """The version of a response that starts at the first byte."""
+    """Return the version of a response that starts at the first byte."""
     code = response.status_code
     if code in _TEMPORARY:
         raise _AttemptError(f"the server answers {code} {response.reason}", _asked_pause(response))
@@ -273,21 +273,21 @@ def _whole(response: requests.Response, url: str) -> _Version:
         raise DownloadError(f"the server answers {code} {response.reason} for {url}")
     length = response.headers.get("Content-Length", "")
     if not length.isdigit():
-        raise DownloadError(f"the server does not say how long {url} is; fetch it another way")
+        raise DownloadError(f"the server does not state how long {url} is; use another program")
     return _version_of(response, int(length))
 
 
 def _continued(response: requests.Response, part: Path, known: _Version, have: int) -> _Version:
-    """The version of a response that continues a part; discards the part if it does not fit."""
+    """Return the version of a response that continues a part; discard the part on a mismatch."""
     stated = response.headers.get("Content-Range", "")
     found = _CONTENT_RANGE.fullmatch(stated)
     if found is None or int(found[1]) != have:
         _discard(part)
-        raise _AttemptError(f"asked for bytes from {have:,} on, the server sends {stated!r}")
+        raise _AttemptError(f"asked for bytes from {have:,} on, but the server sends {stated!r}")
     version = _version_of(response, int(found[3]))
     if not known.is_continued_by(version):
         _discard(part)
-        raise _AttemptError("the file has changed on the server; starting again")
+        raise _AttemptError("the file has changed on the server; restarting")
     return version
 
 
@@ -308,7 +308,7 @@ def _receive(
     with open(part, "r+b" if part.exists() else "wb") as file:
         file.truncate(have)
         file.seek(have)
-        # As it was sent: some servers call a .gz file encoded, and it would be decoded.
+        # Raw: some servers declare a .gz file as encoded, and it would be decompressed.
         for chunk in response.raw.stream(_CHUNK, decode_content=False):
             if have == 0:
                 _check_first(chunk, job)
@@ -321,9 +321,7 @@ def _receive(
         os.fsync(file.fileno())
     if have > version.total:
         _discard(part)
-        raise _AttemptError(
-            f"the server sends more than the {version.total:,} bytes that it announced"
-        )
+        raise _AttemptError(f"the server sends more than the {version.total:,} bytes it announced")
     if have < version.total:
         raise _AttemptError(f"the connection ended after {have:,} of {version.total:,} bytes")
 
@@ -346,7 +344,7 @@ def _discard(part: Path) -> None:
 
 
 def _save_version(part: Path, version: _Version) -> None:
-    part.unlink(missing_ok=True)  # first: a part must never stand beside another version's name
+    part.unlink(missing_ok=True)  # first: a part must never exist with another version's JSON file
     _state(part).write_text(json.dumps(asdict(version)), encoding="utf-8")
 
 

@@ -1,4 +1,4 @@
-"""What can be wrong with an archive of ml-dr."""
+"""Errors of the importer of ml-dr's archives."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ class ArchiveError(FormatError):
 
 
 class UnsafePickleError(ArchiveError):
-    """A pickle asks for something other than plain containers, numbers and strings."""
+    """A pickle contains something other than plain containers, numbers and strings."""
 
 
 class AlignmentError(DatasetMismatchError):
-    """The archive's image numbers do not belong to these images in this order."""
+    """The archive's image numbers do not match these images in this order."""
 
 
 class DownloadError(ReinforcementError):
-    """A published archive cannot be fetched."""
+    """A published archive cannot be downloaded."""

@@ -1,4 +1,4 @@
-"""Importing ml-dr's archives: from a stream of members in any order to a shard set."""
+"""Import ml-dr's archives: turn a stream of members in any order into a shard set."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from tqdm.auto import tqdm
 from dr_plugins.errors import DatasetMismatchError, FormatError, ImageReadError
 from dr_plugins.generation.views import ViewPlan
 from dr_plugins.mldr.alignment import Agreement, Alignment
-from dr_plugins.mldr.archive import Member, walk
+from dr_plugins.mldr.archive import Member, iter_members
 from dr_plugins.mldr.config import SetDescription
 from dr_plugins.mldr.decode import Decoder
 from dr_plugins.mldr.errors import ArchiveError
-from dr_plugins.mldr.inspection import Part, inspect, named
+from dr_plugins.mldr.inspection import ArchivedSet, inspect, named
 from dr_plugins.mldr.order import ImageOrder
-from dr_plugins.mldr.pool import WorkerPool
-from dr_plugins.mldr.staging import (
+from dr_plugins.mldr.partial_shards import (
     INSPECTION_NAME,
     SIZES_NAME,
-    Staging,
-    clear_staging,
-    open_staging,
+    PartialShards,
+    clear_work_dir,
+    open_work_dir,
 )
-from dr_plugins.mldr.worker import Measured, Task, Vote, Worker
+from dr_plugins.mldr.pool import WorkerPool
+from dr_plugins.mldr.worker import Measured, Prediction, Task, Worker
 from dr_plugins.records import RecordLayout, target_fields
 from dr_plugins.shards.container import map_tensors, write_tensors
 from dr_plugins.shards.key_index import KeyIndex
@@ -39,25 +39,24 @@ from dr_plugins.shards.output import OutputDirectory, locked
 
 __all__ = ["ImportReport", "ImportSettings", "import_archives"]
 
-_SHARD_BYTES = 32 << 20  # what a worker holds of a shard when it finishes it
+_SHARD_BYTES = 32 << 20  # memory that a worker needs to finish a shard
 _SHARD_IMAGES = 1024
 _BATCH_MEMBERS, _BATCH_BYTES = 16, 1 << 20
 _BATCH_HEADERS = 256
-_MOST_SHOWN = 10  # unreadable images in a message
+_MOST_SHOWN = 10  # unreadable images listed in a message
 _BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_noinv_fmt}{postfix}]"
 _logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class ImportSettings:
-    """How to import.
+    """Options of an import.
 
     Attributes:
-        num_classes: Number of classes that the teacher knows; by default what the archive's dataset
-            has.
+        num_classes: Number of the teacher's classes; by default that of the archive's dataset.
         probs_dtype: ``"float16"``, or the lossless ``"float32"``.
-        min_agreement: Share of the images whose label the teacher's mean answer must be.
-        workers: Processes that decode; 0 does it in this one.
+        min_agreement: Minimum share of images whose label equals the teacher's mean prediction.
+        workers: Number of decoding processes; 0 decodes in this process.
         progress: Show progress bars.
 
     Example:
@@ -74,13 +73,13 @@ class ImportSettings:
 
 @dataclass(frozen=True)
 class ImportReport:
-    """What was imported.
+    """Result of an import.
 
     Attributes:
         manifest: The manifest of the set.
-        agreement: For each of ml-dr's sets, how often the teacher's mean answer is the label; None
-            where no label is known. Empty if the set was complete already.
-        notes: What a user should know about how the archives were read.
+        agreement: How often the teacher's mean prediction is the label, for each of ml-dr's sets;
+            None if no label is known. Empty if the set was already complete.
+        notes: Remarks for the user on how the archives were interpreted.
 
     Example:
         >>> report = import_archives(["rrc.tar.gz"], order, "out")          # doctest: +SKIP
@@ -98,22 +97,22 @@ def import_archives(
     out: str | PathLike[str],
     settings: ImportSettings | None = None,
 ) -> ImportReport:
-    """Turn archives of ml-dr into a shard set, or go on with an interrupted import.
+    """Turn ml-dr archives into a shard set, or resume an interrupted import.
 
     Args:
-        archives: ``.tar.gz`` or ``.tar`` files, or directories that they unpack to. Several are
-            merged: an image gets the reinforcements of all of them.
-        order: The images in the order that ml-dr counts them.
+        archives: ``.tar.gz`` or ``.tar`` files, or the directories they unpack to. Several
+            archives are merged: each image gets the reinforcements of all of them.
+        order: The images in the order in which ml-dr numbers them.
         out: Directory of the set; created if needed.
-        settings: How to import.
+        settings: Import options.
 
     Raises:
         ArchiveError: An archive is damaged, unsafe, incomplete, or does not match the others.
         AlignmentError: The archives do not belong to these images in this order.
-        ImageReadError: Images cannot be read; some or all of them are named.
+        ImageReadError: Images cannot be read; the message lists the first ones.
         DatasetMismatchError: The number of classes differs.
         SettingsMismatchError: `out` holds another set.
-        LockedError: Another process writes to `out`.
+        LockedError: Another process is writing to `out`.
         OutputError: A file cannot be written.
 
     Example:
@@ -124,31 +123,31 @@ def import_archives(
     settings = settings or ImportSettings()
     paths, out = [Path(path) for path in archives], Path(out)
     with locked(out):
-        staging = open_staging(out)
-        parts = inspect(paths, order, staging / INSPECTION_NAME, progress=settings.progress)
-        described = [part.describe(paths[part.archive]) for part in parts]
-        run = _Import(paths, parts, described, order, out, staging, settings)
+        work_dir = open_work_dir(out)
+        sets = inspect(paths, order, work_dir / INSPECTION_NAME, progress=settings.progress)
+        described = [one.describe(paths[one.archive]) for one in sets]
+        run = _Import(paths, sets, described, order, out, work_dir, settings)
         agreement = run.run()
-        clear_staging(staging)
+        clear_work_dir(work_dir)
         notes = list(dict.fromkeys(note for one in described for note in one.notes))
         return ImportReport(Manifest.load(out), agreement, notes)
 
 
 class _Import:
-    """One import; everything is laid out when it is created."""
+    """One import. The constructor computes the layout; `run` does the work."""
 
     def __init__(
         self,
         paths: list[Path],
-        parts: list[Part],
+        sets: list[ArchivedSet],
         described: list[SetDescription],
         order: ImageOrder,
         out: Path,
-        staging: Path,
+        work_dir: Path,
         settings: ImportSettings,
     ) -> None:
-        self._paths, self._parts, self._order, self._settings = paths, parts, order, settings
-        first, self._names = described[0], [_name(paths, part) for part in parts]
+        self._paths, self._sets, self._order, self._settings = paths, sets, order, settings
+        first, self._names = described[0], [_name(paths, one) for one in sets]
         _check_equal(described, self._names)
         classes = _count_classes(settings.num_classes or first.num_classes, order, settings)
         samples = sum(one.samples for one in described)
@@ -167,22 +166,22 @@ class _Import:
         self._output = OutputDirectory(out, described_set, layout, self._keys)
         ends = np.cumsum([one.samples for one in described]).tolist()
         self._worker = Worker(
-            [paths[part.archive] for part in parts],
+            [paths[one.archive] for one in sets],
             [
                 Decoder(one.policy, layout, one.samples, one.topk, classes, len(order))
                 for one in described
             ],
             [slice(end - one.samples, end) for end, one in zip(ends, described, strict=True)],
             self._rows.astype(np.uint32) if first.policy.mixings else None,
-            Staging(staging, layout, samples),
+            PartialShards(work_dir, layout, samples),
             out,
             self._output.set_id,
         )
         self._alignment = Alignment(self._names, settings.min_agreement, order.class_names)
-        self._done = np.zeros((len(parts), len(order)), bool)  # by row
+        self._done = np.zeros((len(sets), len(order)), bool)  # by row
         self._finished = np.zeros(self._plan.shards, bool)
         self._missing = np.array([len(self._plan.rows(n)) for n in range(self._plan.shards)])
-        self._missing *= len(parts)
+        self._missing *= len(sets)
 
     def _describe(
         self,
@@ -211,7 +210,7 @@ class _Import:
             "images": len(self._order),
             "keys": self._keys.digest(),
             "order": self._order_digest,
-            "archive_digests": [part.digest() for part in self._parts],
+            "archive_digests": [one.digest() for one in self._sets],
             "origin": {
                 "format": "ml-dr",
                 "dataset": first.dataset,
@@ -225,7 +224,7 @@ class _Import:
         }
 
     def run(self) -> list[Agreement | None]:
-        """Import whatever is missing; returns the agreement of each set."""
+        """Import what is missing; return the agreement of each set."""
         if self._output.is_finished:
             _logger.info("%s is already complete", self._output.directory)
             return []
@@ -237,9 +236,9 @@ class _Import:
                 for number in range(len(self._paths)):
                     self._import(number, pool, bar)
                 for result in pool.drain():
-                    self._take(result, pool, bar)
+                    self._handle(result, pool, bar)
             if not self._finished.all():
-                raise ArchiveError("an archive has changed since it was looked through")
+                raise ArchiveError("an archive has changed since it was scanned")
             agreement = self._alignment.finish()
         self._output.finish()
         return agreement
@@ -255,8 +254,8 @@ class _Import:
         )
 
     def _measure(self, pool: WorkerPool) -> None:
-        """Write down the sizes of all images, unless that was done before."""
-        path, order = self._worker.staging.directory / SIZES_NAME, self._order
+        """Store the sizes of all images, unless an earlier run did."""
+        path, order = self._worker.partial_shards.directory / SIZES_NAME, self._order
         source = {"order": self._order_digest, "looked_at": str(order.files is not None)}
         if _has_metadata(path, source):
             return
@@ -265,25 +264,25 @@ class _Import:
         if order.size is not None:
             sizes[:] = order.size
         files = order.files or ()
-        with self._bar("looking at images", len(files)) as bar:
+        with self._bar("reading image sizes", len(files)) as bar:
             for first in range(0, len(files), _BATCH_HEADERS):
                 batch = range(first, min(first + _BATCH_HEADERS, len(files)))
                 pool.submit("measure", first, [files[number] for number in batch])
                 for result in pool.ready():
-                    _note(result, sizes, unreadable, bar)
+                    _collect_sizes(result, sizes, unreadable, bar)
             for result in pool.drain():
-                _note(result, sizes, unreadable, bar)
+                _collect_sizes(result, sizes, unreadable, bar)
         if unreadable:
             shown = "; ".join(unreadable[:_MOST_SHOWN])
             raise ImageReadError(
                 f"{len(unreadable)} of {len(files)} images cannot be read: {shown}"
-                f"{'; ...' if len(unreadable) > _MOST_SHOWN else ''}. Restore them, then give the "
-                f"same command again."
+                f"{'; ...' if len(unreadable) > _MOST_SHOWN else ''}. Restore them, then run "
+                f"the same command again."
             )
         write_tensors(path, {"sizes": sizes}, source)
 
     def _resume(self, pool: WorkerPool) -> None:
-        """Take stock of what an interrupted import has left."""
+        """Find out what an interrupted import has finished."""
         for shard in range(self._plan.shards):
             rows = self._plan.rows(shard)
             labels = self._labels[rows.start : rows.stop]
@@ -292,72 +291,72 @@ class _Import:
                 self._missing[shard] = 0
                 self._done[:, rows.start : rows.stop] = True
                 pool.submit("review", shard, rows.start, labels)
-            elif self._worker.staging.path(shard).exists():
+            elif self._worker.partial_shards.path(shard).exists():
                 pool.submit("resume", shard, [self._keys.encoded(r) for r in rows], labels)
             for result in pool.ready():
-                self._take_stock(result)
+                self._record_progress(result)
         for result in pool.drain():
-            self._take_stock(result)
+            self._record_progress(result)
         if self._done.any():
-            _logger.info("resuming: %d of %d are done", self._done.sum(), self._done.size)
+            _logger.info("resuming: %d of %d images are done", self._done.sum(), self._done.size)
 
-    def _take_stock(self, result: Any) -> None:
+    def _record_progress(self, result: Any) -> None:
         if isinstance(result, list):
             self._alignment.add(result)
             return
-        shard, done, votes = result
+        shard, done, predictions = result
         rows = self._plan.rows(shard)
         self._done[:, rows.start : rows.stop] = done.T
         self._missing[shard] -= done.sum()
-        self._alignment.add(votes)
+        self._alignment.add(predictions)
 
     def _import(self, number: int, pool: WorkerPool, bar: Any) -> None:
-        """Read one archive as far as there is something to do in it."""
-        part_of = {p.folder: n for n, p in enumerate(self._parts) if p.archive == number}
-        wanted = [n for n in part_of.values() if not self._done[n].all()]
+        """Read one archive until none of its images is missing."""
+        number_of = {p.folder: n for n, p in enumerate(self._sets) if p.archive == number}
+        wanted = [n for n in number_of.values() if not self._done[n].all()]
         left = sum(int((~self._done[n]).sum()) for n in wanted)
         batch: list[Task] = []
-        for member, read in walk(self._paths[number]) if left else ():
-            part = part_of.get(member.folder)
-            if part is None or member.index is None or member.index >= len(self._order):
+        for member, read in iter_members(self._paths[number]) if left else ():
+            set_number = number_of.get(member.folder)
+            if set_number is None or member.index is None or member.index >= len(self._order):
                 continue
             row = int(self._rows[member.index])
-            if self._done[part, row]:
+            if self._done[set_number, row]:
                 continue
-            batch.append(self._task(number, part, member, row, read))
+            batch.append(self._task(number, set_number, member, row, read))
             left -= 1
             if _is_full(batch) or not left:
                 pool.submit("store", batch)
                 batch = []
                 for result in pool.ready():
-                    self._take(result, pool, bar)
+                    self._handle(result, pool, bar)
             if not left:
                 break
 
     def _task(
-        self, number: int, part: int, member: Member, row: int, read: Callable[[], bytes]
+        self, number: int, set_number: int, member: Member, row: int, read: Callable[[], bytes]
     ) -> Task:
         assert member.index is not None
         try:
-            data = self._parts[part].check(member.index, read())
+            data = self._sets[set_number].check(member.index, read())
         except ArchiveError as error:
             raise named(error, self._paths[number], member.name) from error
         shard, position = divmod(row, self._plan.shard_images)
         key, label = self._keys.encoded(row), int(self._labels[row])
-        return Task(part, member.name, member.index, shard, position, key, label, data)
+        return Task(set_number, member.name, member.index, shard, position, key, label, data)
 
-    def _take(self, result: Any, pool: WorkerPool, bar: Any) -> None:
+    def _handle(self, result: Any, pool: WorkerPool, bar: Any) -> None:
         if isinstance(result, tuple):
             shard, entry = result
             assert isinstance(entry, FileEntry)
             self._output.register(shard, entry)
             return
-        votes: list[Vote] = result
-        for vote in votes:
-            self._missing[vote.shard] -= 1
-        bar.update(len(votes))
-        self._alignment.add(votes)
-        self._finish_full(pool, {vote.shard for vote in votes})
+        predictions: list[Prediction] = result
+        for prediction in predictions:
+            self._missing[prediction.shard] -= 1
+        bar.update(len(predictions))
+        self._alignment.add(predictions)
+        self._finish_full(pool, {prediction.shard for prediction in predictions})
 
     def _finish_full(self, pool: WorkerPool, shards: Any) -> None:
         for shard in shards:
@@ -374,7 +373,7 @@ def _has_metadata(path: Path, metadata: dict[str, str]) -> bool:
         return False
 
 
-def _note(result: Measured, sizes: np.ndarray, unreadable: list[str], bar: Any) -> None:
+def _collect_sizes(result: Measured, sizes: np.ndarray, unreadable: list[str], bar: Any) -> None:
     sizes[result.first : result.first + len(result.sizes)] = result.sizes
     unreadable += result.unreadable
     bar.update(len(result.sizes))
@@ -384,9 +383,11 @@ def _is_full(batch: list[Task]) -> bool:
     return len(batch) >= _BATCH_MEMBERS or sum(len(task.data) for task in batch) >= _BATCH_BYTES
 
 
-def _name(paths: list[Path], part: Part) -> str:
-    name = os.fsencode(paths[part.archive].name).decode(errors="replace")  # may be no text
-    return f"{name}:{part.folder}"
+def _name(paths: list[Path], archived: ArchivedSet) -> str:
+    name = os.fsencode(paths[archived.archive].name).decode(
+        errors="replace"
+    )  # may not be valid UTF-8
+    return f"{name}:{archived.folder}"
 
 
 def _check_equal(described: list[SetDescription], names: list[str]) -> None:
@@ -395,8 +396,8 @@ def _check_equal(described: list[SetDescription], names: list[str]) -> None:
             here, there = getattr(one, what), getattr(described[0], what)
             if here != there:
                 raise DatasetMismatchError(
-                    f"{name} and {names[0]} differ in {what}: {here} and {there}. Sets that are "
-                    f"merged must be of one kind; import them into directories of their own."
+                    f"{name} and {names[0]} differ in {what}: {here} and {there}. Only "
+                    f"sets that agree can be merged; import these into separate directories."
                 )
 
 
@@ -405,10 +406,10 @@ def _count_classes(stated: int | None, order: ImageOrder, settings: ImportSettin
     if stated is None:
         stated = here
     if stated is None:
-        raise DatasetMismatchError("the number of classes is not known; state --num-classes")
+        raise DatasetMismatchError("the number of classes is unknown; set --num-classes")
     if settings.num_classes is None and here not in (None, stated):
         raise DatasetMismatchError(
-            f"the images have {here} classes, the archive's dataset has {stated}. Name the whole "
-            f"training set, or state --num-classes if the teacher knows other classes."
+            f"the images have {here} classes, the archive's dataset has {stated}. Pass the whole "
+            f"training set, or set --num-classes if the teacher has other classes."
         )
     return stated

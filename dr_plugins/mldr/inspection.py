@@ -1,9 +1,9 @@
-"""The first look through archives: which sets they hold, and whether all images are there.
+"""Scan archives for the sets they hold, and check that no image is missing.
 
 The configuration may be the last of a million members, and an archive may hold several sets (in
-folders of their own): so all of it is read once before anything is made. Of each member a checksum
-is kept: together they are the identity of the set, and each is compared when its member is
-decoded. What was found is written down, so that an interrupted import need not look again.
+separate folders), so each archive is scanned once before the import. The scan keeps a checksum of
+each member: together they identify the set, and each is compared when its member is decoded. The
+result is cached, so an interrupted import does not scan again.
 """
 
 from __future__ import annotations
@@ -20,28 +20,28 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from dr_plugins.errors import FormatError, ReinforcementError
-from dr_plugins.mldr.archive import Member, Read, fingerprint, walk
+from dr_plugins.mldr.archive import Member, Read, fingerprint, iter_members
 from dr_plugins.mldr.config import Example, SetDescription, parse_config
 from dr_plugins.mldr.errors import ArchiveError
-from dr_plugins.mldr.members import load_member
 from dr_plugins.mldr.order import ImageOrder
+from dr_plugins.mldr.serialization import load_member
 from dr_plugins.shards.container import map_tensors, write_tensors
 
-__all__ = ["Part", "inspect", "named"]
+__all__ = ["ArchivedSet", "inspect", "named"]
 
 _MOST_SETS = 32
 _CHECKSUM = np.dtype("<i4")
 
 
 @dataclass(frozen=True)
-class Part:
-    """One of ml-dr's sets, in one folder of one archive.
+class ArchivedSet:
+    """One of ml-dr's sets: one folder of one archive.
 
     Attributes:
-        archive: Position of its archive.
-        folder: Its folder.
+        archive: Index of the archive.
+        folder: The folder.
         config: Content of ``config.pth.tar``.
-        example: What its members hold.
+        example: Description of its members.
         checksums: int32 ``[images]``, the CRC-32 of each member's bytes, by image number.
     """
 
@@ -52,10 +52,13 @@ class Part:
     checksums: np.ndarray
 
     def describe(self, path: Path) -> SetDescription:
-        """Read the configuration of the set, which is in the archive `path`.
+        """Parse the configuration of the set.
+
+        Args:
+            path: The archive, for messages.
 
         Raises:
-            ArchiveError: It cannot be imported.
+            ArchiveError: The set cannot be imported.
         """
         try:
             return parse_config(self.config, self.example)
@@ -63,23 +66,23 @@ class Part:
             raise named(error, path, f"{self.folder}/config.pth.tar") from error
 
     def digest(self) -> str:
-        """Return the identity of the set's content, however it is packed."""
+        """Return a digest of the set's content that does not depend on how it is packed."""
         config = json.dumps(self.config, sort_keys=True).encode()
         return hashlib.blake2b(config + self.checksums.tobytes(), digest_size=16).hexdigest()
 
     def check(self, index: int, data: bytes) -> bytes:
-        """Return the bytes of an image's member, which must be those that were looked at.
+        """Return `data` if it is what the scan saw as the member of an image.
 
         Raises:
-            ArchiveError: They are not.
+            ArchiveError: The member has changed.
         """
         if _checksum(data) != self.checksums[index]:
-            raise ArchiveError("it has changed since the archive was looked through")
+            raise ArchiveError("it has changed since the archive was scanned")
         return data
 
 
 class _Found:
-    """What was found so far of a set of `images` images."""
+    """Scan results so far for a set of `images` images."""
 
     def __init__(self, images: int) -> None:
         self.checksums = np.zeros(images, _CHECKSUM)
@@ -95,66 +98,67 @@ def named(error: ReinforcementError, path: Path, member: str) -> ReinforcementEr
 
 def inspect(
     paths: Sequence[Path], order: ImageOrder, cache: Path, *, progress: bool = False
-) -> list[Part]:
-    """Look through archives, unless that was done before.
+) -> list[ArchivedSet]:
+    """Scan archives, or return the cached result.
 
     Args:
         paths: The archives.
         order: The images.
-        cache: File to remember the findings in.
+        cache: File for the result.
         progress: Show a progress bar.
 
     Returns:
         The sets, by archive and folder.
 
     Raises:
-        ArchiveError: An archive is damaged or unsafe, lacks images or its configuration.
+        ArchiveError: An archive is damaged or unsafe, or has no configuration, or images are
+            missing.
     """
     looked_at = [[path.name, *fingerprint(path)] for path in paths]
-    known = _recall(cache, looked_at, len(order))
+    known = _load_cache(cache, looked_at, len(order))
     if known is not None:
         return known
-    parts = [
-        part
+    sets = [
+        one
         for number, path in enumerate(paths)
-        for part in _inspect_one(number, path, order, progress)
+        for one in _inspect_one(number, path, order, progress)
     ]
-    found = [[part.archive, part.folder, part.config, part.example] for part in parts]
-    # As one flat array: its length says how many sets there are.
-    checksums = {"checksums": np.concatenate([part.checksums for part in parts])}
+    found = [[one.archive, one.folder, one.config, one.example] for one in sets]
+    # One flat array; its length gives the number of sets.
+    checksums = {"checksums": np.concatenate([one.checksums for one in sets])}
     write_tensors(cache, checksums, {"archives": json.dumps(looked_at), "sets": json.dumps(found)})
-    return parts
+    return sets
 
 
-def _inspect_one(number: int, path: Path, order: ImageOrder, progress: bool) -> list[Part]:
+def _inspect_one(number: int, path: Path, order: ImageOrder, progress: bool) -> list[ArchivedSet]:
     sets: dict[str, _Found] = {}
     size = path.stat().st_size if path.is_file() else None
     with tqdm(
-        desc=f"looking through {path.name}",
+        desc=f"scanning {path.name}",
         total=size,
         unit="B",
         unit_scale=True,
         disable=not progress or size is None,
     ) as bar:
-        for member, read in walk(path, bar.update):
+        for member, read in iter_members(path, bar.update):
             if member.folder not in sets:
                 if len(sets) == _MOST_SETS:
                     raise ArchiveError(f"{path} holds sets in more than {_MOST_SETS} folders")
                 sets[member.folder] = _Found(len(order))
             try:
-                _note(member, read, sets[member.folder], order)
+                _scan(member, read, sets[member.folder], order)
             except ReinforcementError as error:
                 raise named(error, path, member.name) from error
     if not sets:
-        raise ArchiveError(f"{path} holds no {{number}}.pth.tar: it is none of ml-dr's archives")
+        raise ArchiveError(f"{path} holds no {{number}}.pth.tar: it is not an archive of ml-dr")
     return [_complete(number, path, folder, sets[folder], order) for folder in sorted(sets)]
 
 
-def _note(member: Member, read: Read, found: _Found, order: ImageOrder) -> None:
+def _scan(member: Member, read: Read, found: _Found, order: ImageOrder) -> None:
     if member.index is None:
         if found.config is not None:
-            raise ArchiveError("it is the second configuration in this folder")
-        # As it will be recalled: tuples are lists then.
+            raise ArchiveError("this folder has two configurations")
+        # As the cache returns it: JSON turns tuples into lists.
         found.config = json.loads(json.dumps(load_member(read())))
         return
     order.check_index(member.index)
@@ -168,25 +172,27 @@ def _note(member: Member, read: Read, found: _Found, order: ImageOrder) -> None:
 
 
 def _checksum(data: bytes) -> int:
-    """The CRC-32 as a signed number."""
+    """Return the CRC-32 shifted to a signed 32-bit integer."""
     return zlib.crc32(data) - (1 << 31)
 
 
-def _complete(number: int, path: Path, folder: str, found: _Found, order: ImageOrder) -> Part:
+def _complete(
+    number: int, path: Path, folder: str, found: _Found, order: ImageOrder
+) -> ArchivedSet:
     where = f"{path.name}, folder {folder!r}"
     if found.config is None:
-        raise ArchiveError(f"{where}: there is no config.pth.tar, so its policy is not known")
+        raise ArchiveError(f"{where}: there is no config.pth.tar, so the policy is unknown")
     if not found.present.all() or found.example is None:
         first = int(found.present.argmin())
         raise ArchiveError(
-            f"{where}: it covers {found.present.sum():,} of {len(order):,} images, "
-            f"{order.keys[first]!r} (number {first}) is the first one missing. Name exactly the "
+            f"{where}: it covers {found.present.sum():,} of {len(order):,} images; the "
+            f"first one missing is {order.keys[first]!r} (number {first}). Pass exactly the "
             f"training set that the archive was made from, or download the archive again."
         )
-    return Part(number, folder, found.config, found.example, found.checksums)
+    return ArchivedSet(number, folder, found.config, found.example, found.checksums)
 
 
-def _recall(cache: Path, looked_at: list[Any], images: int) -> list[Part] | None:
+def _load_cache(cache: Path, looked_at: list[Any], images: int) -> list[ArchivedSet] | None:
     if not cache.exists():
         return None
     try:
@@ -196,7 +202,7 @@ def _recall(cache: Path, looked_at: list[Any], images: int) -> list[Part] | None
         sets = json.loads(metadata["sets"])
         checksums = arrays["checksums"].reshape(len(sets), images)
         return [
-            Part(archive, folder, config, Example(*example), row)
+            ArchivedSet(archive, folder, config, Example(*example), row)
             for (archive, folder, config, example), row in zip(sets, checksums, strict=True)
         ]
     except (FormatError, ValueError, LookupError, TypeError):

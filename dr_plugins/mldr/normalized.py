@@ -1,7 +1,7 @@
-"""What ml-dr's own training loop feeds a network, bit for bit.
+"""Network inputs bit-identical to those of ml-dr's training loop.
 
-ml-dr normalises two views before it mixes them, in float32; this package mixes them in uint8, which
-rounds to whole levels. Where nothing is mixed, normalising the uint8 view gives the same numbers.
+ml-dr normalizes two views and then mixes them in float32; this package mixes them in uint8, which
+rounds to whole levels. If nothing is mixed, normalizing the uint8 view gives the same numbers.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ __all__ = ["normalization", "replay_normalized"]
 
 
 def normalization(shards: ShardSet) -> tuple[list[float], list[float]]:
-    """Return the mean and the standard deviation that ml-dr normalised with.
+    """Return the mean and standard deviation that ml-dr normalized with.
 
     Raises:
-        FormatError: The shard set was not imported from ml-dr, or is not normalised.
+        FormatError: The shard set was not imported from ml-dr, or ml-dr did not normalize.
 
     Example:
         >>> mean, std = normalization(ShardSet("imagenet-plus-mini"))       # doctest: +SKIP
@@ -31,8 +31,8 @@ def normalization(shards: ShardSet) -> tuple[list[float], list[float]]:
     origin = shards.manifest.settings.get("origin") or {}
     if not origin.get("mean") or not origin.get("std"):
         raise FormatError(
-            f"{shards.directory} does not say what ml-dr normalised with: it was not imported from "
-            f"one of its archives. Normalise as the network expects."
+            f"{shards.directory} has no normalization by ml-dr: it was not imported from "
+            f"one of its archives. Normalize as the network expects."
         )
     return origin["mean"], origin["std"]
 
@@ -46,15 +46,15 @@ def replay_normalized(
     mean: Sequence[float],
     std: Sequence[float],
 ) -> torch.Tensor:
-    """Compute a stored view as ml-dr does: normalise, then mix in float32.
+    """Replay a view as ml-dr does: normalize, then mix in float32.
 
     Args:
         policy: The set's policy.
         image: RGB image.
         params: From `Policy.decode`.
-        partner: RGB image of row ``params.partner``; needed if that is not None.
-        mean: Per channel, in units of full scale.
-        std: Likewise.
+        partner: RGB image of row ``params.partner``; required unless that is None.
+        mean: Mean per channel; full scale is 1.
+        std: Standard deviation per channel; full scale is 1.
 
     Returns:
         float32 ``[3, H, W]``.
@@ -69,7 +69,7 @@ def replay_normalized(
     view = normalize(policy.apply(image, AugmentParams(params.view)), mean, std)
     if params.partner is None:
         return view
-    assert partner is not None, "a mixed view needs its partner's image"
+    assert partner is not None, "a mixed view requires its partner's image"
     other = normalize(policy.apply(partner, AugmentParams(params.partner_view)), mean, std)
     for mixing, values in zip(policy.mixings, params.mixing, strict=True):
         view = _mix(mixing, view, other, values)

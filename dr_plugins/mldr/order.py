@@ -1,4 +1,4 @@
-"""Which image an archive's number means: the position in torchvision's order of the dataset."""
+"""Map an archive's image numbers to images: positions in torchvision's order of the dataset."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ __all__ = ["ImageOrder"]
 
 @dataclass(frozen=True)
 class ImageOrder:
-    """The images in the order that an archive counts them.
+    """Images in the order in which an archive numbers them.
 
     Attributes:
         keys: Image keys.
         labels: int32 ``[images]``, -1 where unknown.
         class_names: Names of the classes in label order; None if unknown.
-        files: Path of each image; None where there is none, or where it is not to be looked at.
-        size: (height, width) of all images in pixels; None where they differ, or are not known.
+        files: Path of each image; None if there are no files, or if they are not to be opened.
+        size: (height, width) of all images in pixels; None if they differ or are unknown.
 
     Example:
         >>> order = ImageOrder.of_source(open_source("imagenet/train"))     # doctest: +SKIP
@@ -42,21 +42,24 @@ class ImageOrder:
 
     @classmethod
     def of_source(cls, source: ImageSource) -> ImageOrder:
-        """Take the order of a dataset.
+        """Return the order of a dataset.
 
         Raises:
-            DatasetMismatchError: Its labels cannot be told without loading its images.
+            DatasetMismatchError: Its labels are only available by loading the images.
         """
         dataset = source.dataset
         labels = getattr(dataset, "targets", getattr(dataset, "_labels", None))
         if labels is None:
-            raise DatasetMismatchError(f"a {type(dataset).__name__} does not tell its labels")
+            raise DatasetMismatchError(
+                f"cannot read the labels of a {type(dataset).__name__} without loading its images"
+                " (it has no `targets`)"
+            )
         names = source.class_names or [str(number) for number in range(int(max(labels)) + 1)]
         return cls(source.keys, np.array(labels, np.int32), names, _files(dataset), _size(dataset))
 
     @classmethod
     def of_list(cls, path: Path, root: Path | None = None) -> ImageOrder:
-        """Take the order of a list: one path relative to the images' root in each line.
+        """Return the order of a list with one path per line, relative to the images' root.
 
         The class of an image is its first folder; classes are numbered in the sorted order of
         their names, as ImageFolder does.
@@ -65,7 +68,7 @@ class ImageOrder:
             DatasetMismatchError: The list cannot be read, is empty, or names an unsafe path.
         """
         try:
-            # Not splitlines: names may hold what Unicode calls line breaks.
+            # Not splitlines: file names may contain other Unicode line breaks.
             keys = path.read_text(encoding="utf-8-sig").removesuffix("\n").split("\n")
         except (OSError, UnicodeDecodeError) as error:
             raise DatasetMismatchError(f"cannot read the file list {path}: {error}") from error
@@ -88,7 +91,7 @@ class ImageOrder:
         return len(self.keys)
 
     def digest(self) -> str:
-        """Return the identity of the order: of the keys and labels, one after the other."""
+        """Return a digest of all keys and labels in order."""
         digest = hashlib.blake2b(digest_size=16)
         for key in self.keys:
             digest.update(key.encode() + b"\0")
@@ -96,20 +99,20 @@ class ImageOrder:
         return digest.hexdigest()
 
     def check_index(self, index: int) -> None:
-        """Make sure that there is such an image.
+        """Raise if an image number is out of range.
 
         Raises:
-            ArchiveError: There is not.
+            ArchiveError: There is no image with this number.
         """
         if index >= len(self):
             raise ArchiveError(
-                f"it is for image number {index}, but there are only {len(self)} images. Name the "
+                f"it is for image number {index}, but there are only {len(self)} images. Pass the "
                 f"complete training set that the archive was made from."
             )
 
 
 class _Below(Sequence[str]):
-    """Paths below a root, joined when needed."""
+    """Paths below a root directory, joined on access."""
 
     def __init__(self, root: str, keys: Sequence[str]) -> None:
         self._root, self._keys = root, keys
@@ -142,5 +145,5 @@ def _files(dataset: Any) -> Sequence[str] | None:
 
 
 def _size(dataset: Any) -> tuple[int, int] | None:
-    pixels = getattr(dataset, "data", None)  # torchvision's CIFAR10, CIFAR100 and their kind
+    pixels = getattr(dataset, "data", None)  # torchvision's CIFAR10, CIFAR100 and similar
     return pixels.shape[1:3] if isinstance(pixels, np.ndarray) and pixels.ndim == 4 else None

@@ -1,4 +1,4 @@
-"""Worker processes with a bounded queue, which end when their parent does."""
+"""Worker processes with a bounded queue that exit with their parent."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ _worker: Any = None
 
 
 class WorkerPool:
-    """Calls methods of one object, in other processes if there are any.
+    """Calls methods of one object in worker processes.
 
     Args:
-        worker: The object; sent to every process once.
-        processes: Number of processes; with 0 everything happens in this one.
+        worker: The object; sent to each process once.
+        processes: Number of processes; 0 calls the methods in this process.
 
     Example:
         >>> with WorkerPool([3, 1, 2], 0) as pool:
@@ -43,10 +43,10 @@ class WorkerPool:
 
     def __enter__(self) -> WorkerPool:
         if self._processes:
-            # A server that has imported this package forks the workers: they share its memory.
+            # Workers fork from a server that has imported this package, and share its memory.
             context = multiprocessing.get_context("forkserver")
             context.set_forkserver_preload(["dr_plugins.mldr.worker"])
-            with _on_interrupt(signal.SIG_IGN):  # which its processes inherit
+            with _on_interrupt(signal.SIG_IGN):  # inherited by its processes
                 forkserver.ensure_running()
             self._executor = ProcessPoolExecutor(
                 self._processes, context, initializer=_start, initargs=(self._worker,)
@@ -55,26 +55,26 @@ class WorkerPool:
 
     def __exit__(self, *error: Any) -> None:
         if self._executor is not None:
-            with _on_interrupt(signal.SIG_IGN):  # it does not take long
+            with _on_interrupt(signal.SIG_IGN):  # takes little time
                 self._executor.shutdown(wait=True, cancel_futures=True)
 
     def submit(self, method: str, *arguments: Any) -> None:
-        """Have a method called; its result comes out of `ready` or `drain`."""
+        """Queue a method call; `ready` or `drain` yields its result."""
         if self._executor is None:
             self._results.append(getattr(self._worker, method)(*arguments))
             return
         interrupts: list[Any] = []
         try:
-            # A process that is only half started could neither be used nor ended.
+            # An interrupted start would leave a process that cannot be used or stopped.
             with _on_interrupt(lambda *signal_and_frame: interrupts.append(signal_and_frame)):
                 self._pending.add(self._executor.submit(_call, method, arguments))
         except BrokenProcessPool as error:
-            raise _lost() from error
+            raise _killed() from error
         if interrupts:
             raise KeyboardInterrupt
 
     def ready(self) -> Iterator[Any]:
-        """Yield results that are there; wait for one if the queue is full."""
+        """Yield available results; wait for one if the queue is full."""
         yield from self._take()
         full = len(self._pending) >= _QUEUED_PER_PROCESS * max(self._processes, 1)
         if self._pending:
@@ -84,7 +84,7 @@ class WorkerPool:
             yield from map(_result, done)
 
     def drain(self) -> Iterator[Any]:
-        """Yield all results, including those of what is submitted meanwhile."""
+        """Yield all results, including those of calls submitted during the iteration."""
         while self._pending or self._results:
             yield from self._take()
             done, self._pending = wait(self._pending, return_when=FIRST_COMPLETED)
@@ -97,9 +97,9 @@ class WorkerPool:
 
 @contextmanager
 def _on_interrupt(handler: Any) -> Iterator[None]:
-    """Answer Ctrl-C in another way for a while."""
+    """Replace the handler of Ctrl-C temporarily."""
     if threading.current_thread() is not threading.main_thread():
-        yield  # Python tells only the main thread
+        yield  # only the main thread can set handlers
         return
     before = signal.signal(signal.SIGINT, handler)
     try:
@@ -111,7 +111,7 @@ def _on_interrupt(handler: Any) -> Iterator[None]:
 def _start(worker: Any) -> None:
     global _worker
     _worker = worker
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the server may have been running before
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the server may have started earlier
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
@@ -131,11 +131,11 @@ def _result(future: Future[Any]) -> Any:
     try:
         return future.result()
     except BrokenProcessPool as error:
-        raise _lost() from error
+        raise _killed() from error
 
 
-def _lost() -> ReinforcementError:
+def _killed() -> ReinforcementError:
     return ReinforcementError(
-        "a worker process was killed, perhaps for want of memory. Give the same command again, "
-        "with fewer --workers; what is done is kept."
+        "a worker process was killed, perhaps because memory ran out. Run the same command again "
+        "with fewer --workers; finished work is kept."
     )

@@ -20,10 +20,10 @@ class Published:
         file: File name below `BASE_URL`.
         gigabytes: Size as the README states it.
         samples: Reinforcements per image.
-        topk: Classes stored for each; None where the README does not say.
-        policy: Preset that the archive's policy resembles.
-        dataset: Training set that it belongs to.
-        note: What is odd about it.
+        topk: Classes stored per reinforcement; None if the README does not state it.
+        policy: Preset closest to the archive's policy.
+        dataset: Training set it was made from.
+        note: Warning for the user, if any.
     """
 
     name: str
@@ -37,14 +37,14 @@ class Published:
 
     @property
     def lengths(self) -> tuple[int, int]:
-        """Least and most bytes of the file: its size is rounded, and GB may mean GiB."""
+        """Minimum and maximum file size in bytes: the README rounds, and GB may mean GiB."""
         sizes = [one.gigabytes for one in PUBLISHED if one.file == self.file and not one.note]
         return round((sizes[0] - 0.05) * 1e9), round((sizes[0] + 0.05) * (1 << 30))
 
 
 _LINK = (
-    "the README's link leads to the full archive (53.3 GB, 400 reinforcements), which is what is "
-    "fetched; no file name of a smaller one is published"
+    "the README links to the full archive (53.3 GB, 400 reinforcements), so that is what is "
+    "downloaded; no file name of a smaller one is published"
 )
 
 PUBLISHED = (
@@ -88,7 +88,7 @@ def find_published(name: str) -> Published:
     """Return the archive with a short name.
 
     Raises:
-        DownloadError: There is none; all names are listed.
+        DownloadError: No archive has this name; the message lists all names.
 
     Example:
         >>> find_published("randaug-mini").file
@@ -98,4 +98,4 @@ def find_published(name: str) -> Published:
         if published.name == name:
             return published
     names = ", ".join(published.name for published in PUBLISHED)
-    raise DownloadError(f"{name!r} is none of the published archives ({names})")
+    raise DownloadError(f"no published archive is named {name!r}; choose one of {names}")

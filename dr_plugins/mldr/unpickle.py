@@ -1,15 +1,15 @@
-"""Reading pickles that may be hostile: plain data in, nothing executed, cost bounded by size.
+"""Load untrusted pickles of plain data: nothing is executed, and the cost is bounded by the size.
 
-This is an interpreter of its own for the few opcodes that plain data needs, rather than a
-`pickle.Unpickler` with a filter on classes: the C implementation lets a pickle of a few bytes
-reserve gigabytes (a memo index of 2**31), hash a nested tuple for hours (as a dictionary key) or
-overflow the C stack doing so, and calls whatever a filter lets through with any arguments.
+This is a custom interpreter for the few opcodes of plain data, not a `pickle.Unpickler` with a
+class filter: the C implementation lets a pickle of a few bytes allocate gigabytes (a memo index of
+2**31), hash a nested tuple for hours (as a dictionary key) or overflow the C stack doing so, and it
+calls everything that passes the filter with arbitrary arguments.
 
-What is admitted: None, booleans, integers of up to 8 bytes, floats, strings, lists, tuples,
-dictionaries with strings as keys, and numpy scalars, which become Python numbers. A container
-cannot appear twice (but for tuples of up to four integers), so the result is a tree whose size is
-bounded by the pickle's. A string can (it costs two bytes to repeat it), so its length is bounded,
-and so is that of all repetitions together: whoever writes the result out gets no gigabytes.
+Supported are None, booleans, integers of up to 8 bytes, floats, strings, lists, tuples,
+dictionaries with string keys, and numpy scalars, which become Python numbers. A container cannot
+appear twice (except tuples of up to four integers), so the result is a tree whose size is bounded
+by that of the pickle. A string can (repeating it costs two bytes), so its length is bounded, and so
+is the total length of all repetitions: serializing the result cannot produce gigabytes.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from dr_plugins.mldr.errors import ArchiveError, UnsafePickleError
 __all__ = ["MAX_PICKLE_BYTES", "loads"]
 
 MAX_PICKLE_BYTES = 8 << 20
-"""Longest pickle that is read: an image with some 40,000 reinforcements."""
+"""Maximum length of a pickle in bytes: an image with about 40,000 reinforcements."""
 
 _MAX_DEPTH = 16
 _MAX_TEXT = 4096  # bytes of one string
-_MAX_REPEATED_TEXT = 8 << 20  # characters of all strings that are used again
+_MAX_REPEATED_TEXT = 8 << 20  # characters of all reused strings
 _MAX_OBJECTS = 1 << 20
-_HARMLESS_BYTES = 1 << 20  # a pickle of up to this length cannot hold more objects
-_MAKERS = b"]})t\x85\x86\x87\x94qrhj("  # opcodes that cost much more memory than their bytes
+_HARMLESS_BYTES = 1 << 20  # a pickle of this length cannot exceed _MAX_OBJECTS
+_MAKERS = b"]})t\x85\x86\x87\x94qrhj("  # opcodes that need much more memory than their size
 _MAX_SCALAR_BYTES = 16
 _MAX_PROTOCOL = 5
 _STOP = -1
@@ -40,7 +40,7 @@ _INT1, _INT2, _MEMOIZE, _MARK = b"KM\x94("
 _FLOATS = re.compile(rb"(?:G.{8}){1,64}", re.DOTALL)
 _PLAIN = frozenset({type(None), bool, int, float, str})
 _CONTAINERS = frozenset({list, tuple, dict})
-_NUMPY_KINDS = {  # what struct calls them
+_NUMPY_KINDS = {  # as format characters of struct
     **{"b1": "<?", "i1": "<b", "i2": "<h", "i4": "<i", "i8": "<q"},
     **{"u1": "<B", "u2": "<H", "u4": "<I", "u8": "<Q", "f2": "<e", "f4": "<f", "f8": "<d"},
 }
@@ -53,7 +53,7 @@ def loads(data: bytes) -> Any:
         data: The whole pickle, up to `MAX_PICKLE_BYTES`.
 
     Raises:
-        UnsafePickleError: It asks for anything else than plain data, or for too much of it.
+        UnsafePickleError: It holds anything other than plain data, or too much of it.
         ArchiveError: It is truncated or damaged.
 
     Example:
@@ -66,9 +66,9 @@ def loads(data: bytes) -> Any:
     """
     if len(data) > MAX_PICKLE_BYTES:
         raise UnsafePickleError(
-            f"the pickle has {len(data):,} bytes; at most {MAX_PICKLE_BYTES:,} are read"
+            f"the pickle has {len(data):,} bytes; the limit is {MAX_PICKLE_BYTES:,}"
         )
-    # Bytes within numbers and strings count as well, which are few; looking at them is fast.
+    # Bytes inside numbers and strings are counted too; they are few, and this is fast.
     if len(data) > _HARMLESS_BYTES and sum(map(data.count, _MAKERS)) > _MAX_OBJECTS:
         raise UnsafePickleError(f"the pickle holds more than {_MAX_OBJECTS:,} objects")
     machine, at = _Machine(data), 0
@@ -97,7 +97,7 @@ class _Machine:
         self.marks: list[int] = []
         self.memo: dict[int, Any] = {}
         self.memoized = 0
-        self.repeated = 0  # characters of strings that were used again
+        self.repeated = 0  # characters of reused strings
         self.end = 0
 
     def pop_mark(self) -> list[Any]:
@@ -108,21 +108,21 @@ class _Machine:
         return items
 
     def bytes_at(self, at: int, count: int) -> bytes:
-        """Return `count` bytes, all of which must be there."""
+        """Return `count` bytes; raise IndexError if the data end before."""
         if at + count > len(self.data):
-            raise IndexError(f"{count} bytes announced, {len(self.data) - at} left")
+            raise IndexError(f"expected {count} bytes, {len(self.data) - at} left")
         return self.data[at : at + count]
 
 
 class _Global:
-    """The name of a function that a pickle wants to call, and what stands in for it."""
+    """A replacement for a global function that a pickle may call."""
 
     def __init__(self, call: Callable[..., Any]) -> None:
         self.call = call
 
 
 class _NumpyKind:
-    """Stands in for a numpy dtype: never a real one, whose state a pickle could corrupt."""
+    """Replaces a numpy dtype, because a pickle could corrupt the state of a real one."""
 
     def __init__(self, *args: Any) -> None:
         if len(args) not in (1, 3) or args[0] not in _NUMPY_KINDS:
@@ -146,7 +146,7 @@ def _numpy_scalar(kind: Any, data: Any) -> Any:
 
 
 def _encode(text: Any, encoding: Any) -> bytes:
-    # Protocol 2 knows no bytes; Python writes them as text to be encoded.
+    # Protocol 2 has no bytes; Python writes them as text to encode.
     if encoding != "latin1" or not isinstance(text, str) or len(text) > _MAX_SCALAR_BYTES:
         raise ValueError("bytes")
     return text.encode("latin1")
@@ -177,13 +177,13 @@ def _shown(name: Any) -> str:
     return text if text.isascii() and text.isprintable() and len(text) < 80 else repr(text[:80])
 
 
-# Operations: each takes the machine and the position behind its opcode, and returns the position
-# of the next opcode.
+# Each operation takes the machine and the position after its opcode, and returns the position of
+# the next opcode.
 
 
 def _proto(m: _Machine, at: int) -> int:
     if m.data[at] > _MAX_PROTOCOL:
-        raise UnsafePickleError(f"the pickle has protocol {m.data[at]}, up to 5 are read")
+        raise UnsafePickleError(f"the pickle has protocol {m.data[at]}; the limit is 5")
     return at + 1
 
 
@@ -220,7 +220,7 @@ def _false(m: _Machine, at: int) -> int:
 def _float(m: _Machine, at: int) -> int:
     run = _FLOATS.match(m.data, at - 1)
     if run is None:
-        raise IndexError("a float of 8 bytes announced")
+        raise IndexError("expected a float of 8 bytes")
     start, end = run.span()
     m.stack.extend(_unpack_floats((end - start) // 9)(m.data, start))
     return end
@@ -296,7 +296,7 @@ def _empty_dict(m: _Machine, at: int) -> int:
 
 def _opened(m: _Machine, at: int) -> int:
     if m.data[at] == _MEMOIZE and m.data[at + 1] == _MARK:
-        m.memoized += 1  # a list or dictionary cannot be recalled, so it need not be kept
+        m.memoized += 1  # lists and dictionaries cannot be reused: do not store them
         m.marks.append(len(m.stack))
         return at + 2
     return at
@@ -328,14 +328,16 @@ def _set_items(m: _Machine, at: int) -> int:
 
 def _top(m: _Machine, kind: type, at: int) -> Any:
     if type(m.stack[-1]) is not kind:
-        raise UnsafePickleError(f"the pickle fills something that is no {kind.__name__}: byte {at}")
+        raise UnsafePickleError(
+            f"the pickle appends to something other than a {kind.__name__}, byte {at}"
+        )
     return m.stack[-1]
 
 
 def _set(target: dict[str, Any], items: list[Any], at: int) -> None:
     for key, value in zip(items[::2], items[1::2], strict=False):
         if type(key) is not str:
-            raise UnsafePickleError(f"the pickle has a key that is no string, near byte {at}")
+            raise UnsafePickleError(f"the pickle has a key that is not a string, near byte {at}")
         target[key] = value
 
 
@@ -380,16 +382,16 @@ def _put4(m: _Machine, at: int) -> int:
 
 
 def _get1(m: _Machine, at: int) -> int:
-    m.stack.append(_recall(m, m.data[at], at))
+    m.stack.append(_lookup(m, m.data[at], at))
     return at + 1
 
 
 def _get4(m: _Machine, at: int) -> int:
-    m.stack.append(_recall(m, int.from_bytes(m.bytes_at(at, 4), "little"), at))
+    m.stack.append(_lookup(m, int.from_bytes(m.bytes_at(at, 4), "little"), at))
     return at + 4
 
 
-def _recall(m: _Machine, slot: int, at: int) -> Any:
+def _lookup(m: _Machine, slot: int, at: int) -> Any:
     value = m.memo[slot] if slot in m.memo or slot >= m.memoized else []
     if type(value) is str:
         m.repeated += len(value)
@@ -397,7 +399,7 @@ def _recall(m: _Machine, slot: int, at: int) -> Any:
             raise UnsafePickleError(f"the pickle repeats too much text, at byte {at}")
         return value
     if isinstance(value, list | tuple | dict) and not _is_box(value):
-        raise UnsafePickleError(f"the pickle uses a container a second time at byte {at}")
+        raise UnsafePickleError(f"the pickle reuses a container at byte {at}")
     return value
 
 
@@ -422,12 +424,12 @@ def _stack_global(m: _Machine, at: int) -> int:
 def _reduce(m: _Machine, at: int) -> int:
     arguments, function = m.stack.pop(), m.stack.pop()
     if type(function) is not _Global or type(arguments) is not tuple:
-        raise UnsafePickleError(f"the pickle calls something that is no function at byte {at}")
+        raise UnsafePickleError(f"the pickle calls something that is not a function at byte {at}")
     try:
         m.stack.append(function.call(*arguments))
     except (TypeError, ValueError) as error:
         raise UnsafePickleError(
-            f"the pickle builds a numpy {error} that is no plain number at byte {at}"
+            f"the pickle builds a numpy {error} that is not a plain number at byte {at}"
         ) from None
     return at
 
@@ -494,7 +496,7 @@ def _check_depth(result: Any) -> None:
 
 
 def _nested(box: Any) -> list[Any]:
-    """The containers in a container."""
+    """Return the containers in a container."""
     items = box.values() if type(box) is dict else box
     if _PLAIN.issuperset(map(type, items)):
         return []

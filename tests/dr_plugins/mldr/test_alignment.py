@@ -7,24 +7,30 @@ import pytest
 
 from dr_plugins.mldr.alignment import Alignment
 from dr_plugins.mldr.errors import AlignmentError
-from dr_plugins.mldr.worker import Vote, mean_answer
+from dr_plugins.mldr.worker import Prediction, mean_prediction
 
 
-def votes(hits: int, misses: int, part: int = 0) -> list[Vote]:
-    return [Vote(part, 0, 3, 3)] * hits + [Vote(part, 0, 3, 4)] * misses
+def predictions(hits: int, misses: int, set_number: int = 0) -> list[Prediction]:
+    return [Prediction(set_number, 0, 3, 3)] * hits + [Prediction(set_number, 0, 3, 4)] * misses
 
 
 def test_a_wrong_order_is_noticed_early() -> None:
     alignment = Alignment(["a", "b"], 0.5)
-    alignment.add(votes(0, 1999))
+    alignment.add(predictions(0, 1999))
     with pytest.raises(AlignmentError, match=r"^a: .*0\.0% of 2,000 images"):
-        alignment.add(votes(0, 1))
+        alignment.add(predictions(0, 1))
 
 
 @pytest.mark.parametrize(("hits", "fits"), [(50, True), (49, False)])
 def test_the_threshold(hits: int, fits: bool) -> None:
     alignment = Alignment(["a", "b"], 0.5)
-    alignment.add([*votes(100, 0), *votes(hits, 100 - hits, part=1), Vote(1, 0, -1, 4)])
+    alignment.add(
+        [
+            *predictions(100, 0),
+            *predictions(hits, 100 - hits, 1),
+            Prediction(1, 0, -1, 4),
+        ]
+    )
     if fits:
         assert [found and found.share for found in alignment.finish()] == [1.0, 0.5]
     else:
@@ -32,15 +38,15 @@ def test_the_threshold(hits: int, fits: bool) -> None:
             alignment.finish()
 
 
-def test_answers_are_averaged_over_the_reinforcements() -> None:
+def test_predictions_are_averaged_over_the_reinforcements() -> None:
     records: Any = np.zeros(3, [("ids", "<u2", (2,)), ("probs", "<f2", (2,))])
     records["ids"] = [[5, 2], [2, 9], [7, 2]]
     records["probs"] = [[0.6, 0.4], [0.5, 0.1], [0.6, 0.3]]  # class 2: 1.2 of 3
-    assert mean_answer(records) == 2
+    assert mean_prediction(records) == 2
 
 
-def answers(table: dict[int, list[int]]) -> list[Vote]:
-    return [Vote(0, 0, label, answer) for label, row in table.items() for answer in row]
+def predicted(table: dict[int, list[int]]) -> list[Prediction]:
+    return [Prediction(0, 0, label, one) for label, row in table.items() for one in row]
 
 
 def right(classes: int, images: int) -> dict[int, list[int]]:
@@ -59,11 +65,11 @@ def right(classes: int, images: int) -> dict[int, list[int]]:
 )
 def test_exchanged_classes_are_noticed(classes: int, images: int, changed: Any) -> None:
     alignment = Alignment(["a"], 0.5)
-    alignment.add(answers(right(classes, images) | changed))
-    with pytest.raises(AlignmentError, match="changed places"):
+    alignment.add(predicted(right(classes, images) | changed))
+    with pytest.raises(AlignmentError, match="swapped"):
         alignment.finish()
     accepting = Alignment(["a"], 0.0)
-    accepting.add(answers(right(classes, images) | changed))
+    accepting.add(predicted(right(classes, images) | changed))
     (found,) = accepting.finish()
     assert found is not None
     worst = min(found.classes, key=lambda one: one.agreeing / one.images)
@@ -82,7 +88,7 @@ def test_exchanged_classes_are_noticed(classes: int, images: int, changed: Any) 
 )
 def test_weak_classes_are_no_error(classes: int, images: int, changed: Any) -> None:
     alignment = Alignment(["a"], 0.5)
-    alignment.add(answers(right(classes, images) | changed))
+    alignment.add(predicted(right(classes, images) | changed))
     (found,) = alignment.finish()
     assert found is not None
     assert len(found.classes) == classes
@@ -90,12 +96,12 @@ def test_weak_classes_are_no_error(classes: int, images: int, changed: Any) -> N
 
 @pytest.mark.slow
 def test_weak_teachers_in_the_right_order_raise_no_alarm() -> None:
-    """Of 200 teachers that cannot tell pairs of classes apart at all, at most a few are accused."""
+    """Of 200 teachers that confuse pairs of classes at random, at most a few are rejected."""
     rng, alarms = np.random.default_rng(0), 0
     for _ in range(200):
         table = {c: (c ^ rng.integers(0, 2, 12)).tolist() for c in range(100)}
         alignment = Alignment(["a"], 0.01)
-        alignment.add(answers(table))
+        alignment.add(predicted(table))
         try:
             alignment.finish()
         except AlignmentError:

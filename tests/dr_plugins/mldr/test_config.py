@@ -71,10 +71,8 @@ def test_sizes_as_torchvision_reads_them() -> None:
 def test_counts_come_from_the_members() -> None:
     found = parse_config(config(RRC), example(samples=100, topk=5))
     assert (found.samples, found.topk) == (100, 5)
-    assert found.notes == (
-        "the configuration says num_samples 50, the members hold 100",
-        "the configuration says topk 10, the members hold 5",
-    )
+    for note, facts in zip(found.notes, ("num_samples 50 100", "topk 10 5"), strict=True):
+        assert all(fact in note for fact in facts.split())
 
 
 @pytest.mark.parametrize(
@@ -117,7 +115,7 @@ def test_what_mldr_ignores_is_noted() -> None:
         ({**RRC, "rand_augment": {"fill": [1, 2, 3]}}, "fill"),
         ({**RRC, "rand_augment": {"magnitude": 31}}, "magnitude"),
         ({**RRC, "random_horizontal_flip": {"chance": 1}}, "chance"),
-        ({**RRC, "mixup": None}, "instead of options"),
+        ({**RRC, "mixup": None}, "expected a dictionary"),
         ({**RRC, "mixup": {"enable": "False"}}, "enable = 'False'"),
         ({**RRC, "rand_augment": {"num_ops": 60_000}}, "num_ops = 60000"),
         ({**RRC, "normalize": {"mean": "0.5"}}, "mean = '0.5'"),

@@ -336,7 +336,7 @@ def test_the_date_of_a_change_continues_a_part(server: Server, fetch: Fetch) -> 
 def test_what_is_no_archive_is_not_kept(server: Server, fetch: Fetch, page: bytes) -> None:
     fetch.expected = Expected(b"\x1f\x8b")
     server.script = [lambda r: r.serve(page)]
-    with pytest.raises(DownloadError, match="not what was published"):
+    with pytest.raises(DownloadError, match="not the published file"):
         fetch()
     assert not fetch.path.exists()
     good = b"\x1f\x8b" + CONTENT

@@ -28,8 +28,8 @@ from dr_plugins.mldr import (
     replay_normalized,
 )
 from dr_plugins.mldr import importer as importer_module
-from dr_plugins.mldr.archive import walk
-from dr_plugins.mldr.members import load_member
+from dr_plugins.mldr.archive import iter_members
+from dr_plugins.mldr.serialization import load_member
 from dr_plugins.replay.stored_policy import stored_policy
 from dr_plugins.targets import SparseTargets
 from dr_plugins.tools.describe import describe
@@ -217,10 +217,10 @@ def test_another_class_order_is_noticed(images: Path, tmp_path: Path, members: M
     (tmp_path / "list").write_text("\n".join(keys[3:] + keys[:3]))
     archive = write_tar(tmp_path / "a.tar.gz", members())
     order = ImageOrder.of_list(tmp_path / "list", images)
-    with pytest.raises(AlignmentError, match=r"label of 0\.0% of 12 images.*sorted by name"):
+    with pytest.raises(AlignmentError, match=r"0\.0% of 12 images"):
         import_archives([archive], order, tmp_path / "set")
     assert not (tmp_path / "set" / "manifest.json").exists()
-    # Lowering the threshold goes on with what is there.
+    # A lower threshold resumes with the existing records.
     import_archives([archive], order, tmp_path / "set", ImportSettings(min_agreement=0))
 
 
@@ -240,7 +240,7 @@ def test_two_exchanged_classes_are_noticed(tmp_path: Path) -> None:
     import_archives([archive], ImageOrder.of_list(tmp_path / "right"), tmp_path / "set")
     (tmp_path / "swapped").write_text("\n".join(swapped))
     order = ImageOrder.of_list(tmp_path / "swapped")
-    with pytest.raises(AlignmentError, match=r"'c02' \(taken for 'c03' in 8 of 8 images\)"):
+    with pytest.raises(AlignmentError, match=r"'c02'.*'c03'.*8 of 8 images"):
         import_archives([archive], order, tmp_path / "other")
     report = import_archives([archive], order, tmp_path / "other", ImportSettings(min_agreement=0))
     assert report.agreement[0] is not None
@@ -257,7 +257,7 @@ def test_a_partner_that_does_not_fit_is_refused(golden: Path, tmp_path: Path, la
     archive = golden / layout / "mixing.tar.gz"
     settings = ImportSettings(1000, min_agreement=0)
     partners = {}
-    for member, read in walk(archive):
+    for member, read in iter_members(archive):
         if member.index is not None:
             for one in load_member(read())[1]:
                 params = one["params"]
@@ -265,10 +265,10 @@ def test_a_partner_that_does_not_fit_is_refused(golden: Path, tmp_path: Path, la
                 partners.setdefault(number, member.index)
     number = next(p for p, index in partners.items() if p is not None and p != index)
     keys = order_of(root).keys
-    # All of its own crops are moved to the corner, so that only its partners' can stick out.
+    # Only the partners' crops can exceed the image: all others are in the corner.
     Image.new("RGB", (8, 8)).save(root / keys[number])
     named = []
-    for member, read in walk(archive):
+    for member, read in iter_members(archive):
         content = load_member(read())
         if member.index == number:
             content = (number, [_cropped_to_a_corner(one) for one in content[1]])
@@ -328,7 +328,7 @@ def test_the_wrong_number_of_images(images: Path, tmp_path: Path, members: Membe
         import_archives([archive], order_of(images), tmp_path / "set")
     for name in ("3", "4"):
         Image.new("RGB", (48, 40)).save(images / "n00000003" / f"n00000003_{name}.png")
-    message = r"covers 12 of 13 images, 'n00000003/n00000003_4\.png' \(number 12\)"
+    message = r"covers 12 of 13 images.*'n00000003/n00000003_4\.png' \(number 12\)"
     with pytest.raises(ArchiveError, match=message):
         import_archives([archive], order_of(images), tmp_path / "set")
 

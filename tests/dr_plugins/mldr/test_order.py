@@ -24,7 +24,7 @@ class _Arrays:
         return 3
 
     def __getitem__(self, index: int) -> Any:
-        raise AssertionError("images need not be loaded to tell their order")
+        raise AssertionError("the order must not require loading images")
 
 
 class _Files(_Arrays):
@@ -82,7 +82,7 @@ def test_lists_as_editors_write_them_and_odd_names(tmp_path: Path, text: str) ->
 
 
 def test_unusable_orders(tmp_path: Path) -> None:
-    with pytest.raises(DatasetMismatchError, match="FakeData does not tell its labels"):
+    with pytest.raises(DatasetMismatchError, match="labels of a FakeData"):
         ImageOrder.of_source(ImageSource(FakeData(2), keys=["a", "b"]))
     with pytest.raises(DatasetMismatchError, match="cannot read the file list"):
         ImageOrder.of_list(tmp_path / "missing")

@@ -1,4 +1,4 @@
-"""Imports that stop half-way, and what they find when they go on."""
+"""Interrupted imports, and what they find when they resume."""
 
 from __future__ import annotations
 
@@ -45,8 +45,10 @@ def test_an_interrupted_import_goes_on(
         import_archives([archive], order_of(images), tmp_path / "set")
     monkeypatch.setattr(importer_module.Worker, "store", original)
     looked: list[Path] = []
-    walk = importer_module.walk
-    monkeypatch.setattr("dr_plugins.mldr.inspection.walk", lambda *a: looked.append(a[0]) or [])
+    iter_members = importer_module.iter_members
+    monkeypatch.setattr(
+        "dr_plugins.mldr.inspection.iter_members", lambda *a: looked.append(a[0]) or []
+    )
     again: list[int] = []
 
     def counting(self: Any, tasks: Any) -> Any:
@@ -54,7 +56,7 @@ def test_an_interrupted_import_goes_on(
         return original(self, tasks)
 
     monkeypatch.setattr(importer_module.Worker, "store", counting)
-    monkeypatch.setattr(importer_module, "walk", walk)
+    monkeypatch.setattr(importer_module, "iter_members", iter_members)
     report = import_archives([archive], order_of(images), tmp_path / "set")
     assert looked == []  # the first look is remembered
     assert sorted(stored + again) == list(range(12))  # nothing is decoded twice
@@ -95,23 +97,23 @@ from dr_plugins.mldr import ImageOrder, ImportSettings, importer
 from dr_plugins.images.sources import open_source
 importer._SHARD_IMAGES, importer._BATCH_MEMBERS = 5, 1
 images, archive, out = sys.argv[1:4]
-take, seen = importer._Import._take, []
+handle, seen = importer._Import._handle, []
 
 def dying(self, result, *rest):
-    take(self, result, *rest)
+    handle(self, result, *rest)
     seen.append(1)
     if len(seen) == 6:
         os.kill(os.getpid(), 9)
 
 if __name__ == "__main__":
-    importer._Import._take = dying
+    importer._Import._handle = dying
     order = ImageOrder.of_source(open_source(images))
     importer.import_archives([archive], order, out, ImportSettings(workers=2))
 """
 
 
 @pytest.mark.usefixtures("small_shards")
-def test_a_killed_import_leaves_no_processes_and_goes_on(
+def test_a_killed_import_leaves_no_processes_and_can_be_resumed(
     images: Path, tmp_path: Path, members: Members
 ) -> None:
     archive = write_tar(tmp_path / "a.tar.gz", members())
@@ -261,8 +263,10 @@ def test_an_archive_that_changes_while_it_is_read(
     archive = write_tar(tmp_path / "a.tar.gz", members())
     replaced = members(seed=1) if change == "content" else members()[:-3]
     write_tar(tmp_path / "other.tar.gz", replaced)
-    walk = importer_module.walk
-    monkeypatch.setattr(importer_module, "walk", lambda path: walk(tmp_path / "other.tar.gz"))
+    iter_members = importer_module.iter_members
+    monkeypatch.setattr(
+        importer_module, "iter_members", lambda path: iter_members(tmp_path / "other.tar.gz")
+    )
     with pytest.raises(ArchiveError, match="has changed"):
         import_archives([archive], order_of(images), tmp_path / "set")
     assert not (tmp_path / "set" / "manifest.json").exists()

@@ -1,4 +1,4 @@
-"""From the bytes of an archive member to plain data: ``torch.save``, joblib and bare pickles."""
+"""Deserialize archive members safely: ``torch.save``, joblib and plain pickles."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from dr_plugins.mldr.unpickle import MAX_PICKLE_BYTES, loads
 __all__ = ["MAX_MEMBER_BYTES", "load_member"]
 
 MAX_MEMBER_BYTES = MAX_PICKLE_BYTES + (1 << 20)
-"""Largest archive member that is read."""
+"""Maximum size of an archive member in bytes."""
 
 _MAX_ENTRIES = 64
 _ZIP, _ZLIB, _PICKLE = b"PK\x03\x04", b"\x78", b"\x80"
 
 
 def load_member(data: bytes) -> Any:
-    """Return the plain data in a member.
+    """Deserialize a member into plain data.
 
     Args:
-        data: Content of a ``.pth.tar`` or ``.jb`` file: what ``torch.save`` (a zip file around a
-            pickle), ``joblib.dump(compress=True)`` (a zlib stream) or ``pickle.dump`` wrote.
+        data: Content of a ``.pth.tar`` or ``.jb`` file, written by ``torch.save`` (a zip file that
+            holds a pickle), ``joblib.dump(compress=True)`` (a zlib stream) or ``pickle.dump``.
 
     Raises:
-        UnsafePickleError: It holds tensors, functions, or more than a member can need.
-        ArchiveError: It is damaged, or written by something else.
+        UnsafePickleError: It holds tensors or functions, or exceeds a size limit.
+        ArchiveError: It is damaged or has another format.
 
     Example:
         >>> import pickle
@@ -41,18 +41,18 @@ def load_member(data: bytes) -> Any:
         return loads(_inflated(data))
     if data.startswith(_PICKLE):
         return loads(data)
-    raise ArchiveError(f"it starts with {data[:8]!r}, which neither torch.save nor joblib writes")
+    raise ArchiveError(f"it starts with {data[:8]!r}: neither torch.save nor joblib wrote it")
 
 
 def _zipped(data: bytes) -> bytes:
-    if data.count(b"PK\x01\x02") > _MAX_ENTRIES:  # so that a long directory is never built
+    if data.count(b"PK\x01\x02") > _MAX_ENTRIES:  # before zipfile parses them all
         raise UnsafePickleError(f"its zip file has more than {_MAX_ENTRIES} entries")
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as file:
             return file.read(_pickle_entry(file.infolist()))
     except ArchiveError:
         raise
-    except Exception as error:  # on damaged files, zipfile raises errors of many types
+    except Exception as error:  # zipfile raises many types on damaged files
         raise ArchiveError(f"its zip file is damaged: {error!r}") from None
 
 
@@ -61,9 +61,9 @@ def _pickle_entry(entries: list[zipfile.ZipInfo]) -> zipfile.ZipInfo:
         raise UnsafePickleError("it holds tensors, which ml-dr does not write")
     found = [entry for entry in entries if entry.filename.split("/")[1:] == ["data.pkl"]]
     if len(found) != 1:
-        raise ArchiveError(f"its zip file has {len(found)} entries data.pkl, expected one")
+        raise ArchiveError(f"its zip file has {len(found)} entries data.pkl, expected exactly one")
     (entry,) = found
-    # torch.save never compresses; what is not compressed cannot blow up.
+    # torch.save never compresses, and an uncompressed entry cannot be a zip bomb.
     if entry.compress_type != zipfile.ZIP_STORED or entry.file_size != entry.compress_size:
         raise UnsafePickleError("its zip file is compressed, which torch.save does not do")
     return entry

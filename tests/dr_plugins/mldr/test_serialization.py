@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from dr_plugins.mldr.errors import ArchiveError, UnsafePickleError
-from dr_plugins.mldr.members import MAX_MEMBER_BYTES, load_member
+from dr_plugins.mldr.serialization import MAX_MEMBER_BYTES, load_member
 
 CONTENT = (3, [{"params": [(1, 2, 3, 4), True], "prob": ([0.5, 0.25], [7, 9])}])
 

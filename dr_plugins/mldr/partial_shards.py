@@ -1,8 +1,8 @@
-"""Where records wait until all images of their shard are there.
+"""Store records on disk until all images of their shard are complete.
 
-The members of an archive come in any order, so the shards fill up side by side. Each has a file of
-raw records at the places where the shard will have them; memory holds only what is being decoded.
-A record carries its checksum, so after an interruption the files themselves tell what is done.
+The members of an archive come in any order, so many shards are incomplete at the same time. Each
+has a file of raw records in their final order; memory holds only what is being decoded. Each
+record has a checksum, so after an interruption the files show which records are complete.
 """
 
 from __future__ import annotations
@@ -19,42 +19,42 @@ import numpy as np
 from dr_plugins.errors import OutputError
 from dr_plugins.records import RecordLayout, is_whole
 
-__all__ = ["INSPECTION_NAME", "SIZES_NAME", "Staging", "clear_staging", "open_staging"]
+__all__ = ["INSPECTION_NAME", "SIZES_NAME", "PartialShards", "clear_work_dir", "open_work_dir"]
 
 INSPECTION_NAME, SIZES_NAME = "inspection.safetensors", "sizes.safetensors"
 _FOLDER = "importing"
-_OURS = re.compile(r"(?:(?:inspection|sizes)\.safetensors(?:\.tmp)?|shard-[0-9]{5,}\.records)")
+_OWN_FILES = re.compile(r"(?:(?:inspection|sizes)\.safetensors(?:\.tmp)?|shard-[0-9]{5,}\.records)")
 _SIZE = np.dtype("<i4")
 
 
-def open_staging(out: Path) -> Path:
+def open_work_dir(out: Path) -> Path:
     """Return the directory for unfinished work in `out`; create it if needed.
 
     Raises:
-        OutputError: It cannot be created, or holds something that no import has made.
+        OutputError: It cannot be created, or holds files that no import has written.
     """
     directory = out / _FOLDER
-    with _translated(directory):
+    with _output_errors(directory):
         directory.mkdir(exist_ok=True)
         foreign = None if directory.is_symlink() else _foreign(directory)
     if directory.is_symlink() or foreign is not None:
         raise OutputError(
             f"{directory} is needed for unfinished work, but "
-            + (f"holds {foreign!r}, which no import has made" if foreign else "is a link")
+            + (f"holds {foreign!r}, which no import has written" if foreign else "is a link")
             + ". Move it away, or choose another directory with --out."
         )
     return directory
 
 
-def clear_staging(directory: Path) -> None:
-    """Delete what `open_staging` opened; what no import has made stays.
+def clear_work_dir(directory: Path) -> None:
+    """Delete the work directory; keep files that no import has written.
 
     Raises:
         OutputError: A file cannot be deleted.
     """
-    with _translated(directory):
+    with _output_errors(directory):
         for file in list(directory.iterdir()):
-            if _OURS.fullmatch(file.name):
+            if _OWN_FILES.fullmatch(file.name):
                 file.unlink()
         if not any(directory.iterdir()):
             directory.rmdir()
@@ -63,28 +63,28 @@ def clear_staging(directory: Path) -> None:
 def _foreign(directory: Path) -> str | None:
     with os.scandir(directory) as entries:
         for entry in entries:
-            if not _OURS.fullmatch(entry.name) or not entry.is_file(follow_symlinks=False):
+            if not _OWN_FILES.fullmatch(entry.name) or not entry.is_file(follow_symlinks=False):
                 return entry.name
     return None
 
 
 @contextmanager
-def _translated(path: Path) -> Iterator[None]:
+def _output_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
         raise OutputError(
             f"cannot write {error.filename or path}: {error.strerror}. Make the place writable or "
-            f"free some space, then give the same command again: what is done is kept."
+            f"free some space, then run the same command again: finished work is kept."
         ) from error
 
 
 @dataclass(frozen=True)
-class Staging:
-    """Files of records, one for each unfinished shard.
+class PartialShards:
+    """Files of records, one for each incomplete shard.
 
     Attributes:
-        directory: Where they are.
+        directory: Directory of the files.
         layout: Byte layout of a record.
         samples: Reinforcements per image.
     """
@@ -105,23 +105,23 @@ class Staging:
     def store(
         self, shard: int, position: int, first: int, records: np.ndarray, size: tuple[int, int]
     ) -> None:
-        """Write some of the records of one image, sealed, at their place.
+        """Write sealed records of one image to the file of its shard.
 
         Args:
             shard: Number of the shard.
-            position: Position of the image in it.
-            first: Number of the first reinforcement.
+            position: Position of the image in the shard.
+            first: Sample number of the first record.
             records: Array ``[n]`` of the layout's dtype.
             size: (height, width) of the image, (0, 0) if unknown.
 
         Raises:
-            OutputError: The disk is full, and the like.
+            OutputError: The file cannot be written.
         """
         start = position * self.image_bytes
         head = np.array(size, _SIZE).tobytes()
         offset = start + len(head) + first * self.layout.itemsize
         path = self.path(shard)
-        with _translated(path):
+        with _output_errors(path):
             descriptor = os.open(path, os.O_CREAT | os.O_WRONLY, 0o666)
             try:
                 _write(descriptor, head, start)
@@ -130,10 +130,10 @@ class Staging:
                 os.close(descriptor)
 
     def load(self, shard: int, images: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return sizes int32 ``[images, 2]`` and records ``[images, S]``; zero where missing."""
+        """Return sizes int32 ``[images, 2]`` and records ``[images, S]``; zero if missing."""
         path = self.path(shard)
         data = np.zeros(images * self.image_bytes, np.uint8)
-        with _translated(path):
+        with _output_errors(path):
             if path.exists():
                 stored = np.fromfile(path, np.uint8, len(data))
                 data[: len(stored)] = stored
@@ -143,33 +143,33 @@ class Staging:
         records = np.ascontiguousarray(rows[:, head:]).view(self.layout.dtype)
         return sizes, records
 
-    def drop(self, shard: int) -> None:
+    def delete(self, shard: int) -> None:
         """Delete the file of a shard.
 
         Raises:
             OutputError: It cannot be deleted.
         """
         path = self.path(shard)
-        with _translated(path):
+        with _output_errors(path):
             path.unlink(missing_ok=True)
 
-    def done(self, shard: int, keys: list[bytes], parts: list[slice], start: int) -> np.ndarray:
-        """Return which parts of which images are complete: bool ``[images, parts]``.
+    def done(self, shard: int, keys: list[bytes], ranges: list[slice], start: int) -> np.ndarray:
+        """Return which sample ranges of each image are complete: bool ``[images, ranges]``.
 
         Args:
             shard: Number of the shard.
             keys: UTF-8 key of each of its images.
-            parts: Reinforcements that each archive contributes.
+            ranges: Sample numbers that each set contributes.
             start: `set_checksum` of the set.
         """
-        done = np.zeros((len(keys), len(parts)), bool)
+        done = np.zeros((len(keys), len(ranges)), bool)
         if not self.path(shard).exists():
             return done
         _, stored = self.load(shard, len(keys))
         raw = stored.view(np.uint8).reshape(*stored.shape, self.layout.itemsize)
         for position, key in enumerate(keys):
-            for number, part in enumerate(parts):
-                records = raw[position, part]
+            for number, samples in enumerate(ranges):
+                records = raw[position, samples]
                 done[position, number] = all(is_whole(r.data, key, start) for r in records)
         return done
 
