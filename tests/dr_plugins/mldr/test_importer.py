@@ -392,7 +392,7 @@ def test_incomplete_archives(images: Path, tmp_path: Path, members: Members) -> 
     attempt([m for m in everything if "/5." not in m[0]], "covers 11 of 12 images")
     attempt([*everything, everything[0 if "config" not in everything[0][0] else 1]], "occurs twice")
     config = next(m for m in everything if "config" in m[0])
-    attempt([*everything, config], "second configuration")
+    attempt([*everything, config], "two configurations")
     folders = [(f"{i}/0.pth.tar", everything[0][1]) for i in range(100)]
     attempt(folders, "more than 32 folders")
     attempt([("README", b"nothing")], "none of ml-dr's archives")
