@@ -70,8 +70,8 @@ def load_backbone(
             checkpoint's. None skips this check for timm; the hosts' own networks take no options.
 
     Raises:
-        CheckpointError: The file cannot be read; its architecture is unknown or not `arch`; keys are
-            missing or unexpected; the host has no equivalent network, or builds it with other
+        CheckpointError: The file cannot be read; its architecture is unknown or not `arch`; keys
+            are missing or unexpected; the host has no equivalent network, or builds it with other
             arguments than the trained one.
 
     Example:
@@ -190,8 +190,8 @@ def _architecture(checkpoint: Checkpoint, location: CheckpointLocation, arch: st
     if not name:
         raise CheckpointError(
             f"cannot detect the architecture of {location.path} from its tensors "
-            f"({shorten(sorted(state))}); set arch=NAME (timm's or torchvision's name). Save a part "
-            f"of a larger model without its prefix"
+            f"({shorten(sorted(state))}); set arch=NAME (timm's or torchvision's name). Save a "
+            f"part of a larger model without its prefix"
         )
     return f"{layout}:{name}"
 

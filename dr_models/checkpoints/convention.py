@@ -54,8 +54,8 @@ def check_metadata(metadata: Mapping[str, str], path: str | Path) -> Mapping[str
     """
     if not is_converted(metadata):
         raise CheckpointError(
-            f"{path} does not state the input convention of its network. Convert the checkpoint with "
-            f"`dr-plugins convert-checkpoint`, which adds it"
+            f"{path} does not state the input convention of its network. Convert the checkpoint "
+            f"with `dr-plugins convert-checkpoint`, which adds it"
         )
     version = metadata["format_version"]
     if not version.isdecimal() or int(version) > FORMAT_VERSION:

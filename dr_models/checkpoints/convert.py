@@ -214,8 +214,8 @@ def _convention(
     if report.layout == "cvnets":
         if mean is not None or std is not None:
             raise CheckpointError(
-                f"{report.arch} was trained on images from 0 to 1 without mean and std; remove mean "
-                f"and std"
+                f"{report.arch} was trained on images from 0 to 1 without mean and std; remove "
+                f"mean and std"
             )
         return cvnets_convention(CVNETS_MODELS[report.arch])
     if mean is None and std is None and is_converted(metadata):

@@ -55,8 +55,8 @@ def _cvnets_target(
             )
         name, kwargs = model.stock
         note = (
-            f"timm normalizes the input of {name} with ImageNet's mean and std by default; set mean "
-            f"0 and std 1 (--mean 0 0 0 --std 1 1 1), as these weights were trained"
+            f"timm normalizes the input of {name} with ImageNet's mean and std by default; set "
+            f"mean 0 and std 1 (--mean 0 0 0 --std 1 1 1), as these weights were trained"
         )
         return name, dict(kwargs), list((model.stock_entries or model.entries)()), [note]
     if stock:

@@ -86,8 +86,8 @@ def load_checkpoint(path: str | Path, averaged: bool | None = None) -> Checkpoin
     check_values(stripped, path)
     if DIGEST_KEY in metadata and metadata[DIGEST_KEY] != digest(stripped, metadata):
         raise CheckpointError(
-            f"{path} does not match its digest: it is damaged or was modified. Convert the original "
-            f"again"
+            f"{path} does not match its digest: it is damaged or was modified. Convert the "
+            f"original again"
         )
     record = decode_record(stripped[RECORD_KEY]) if RECORD_KEY in stripped else None
     if record is not None:
@@ -99,7 +99,9 @@ def load_checkpoint(path: str | Path, averaged: bool | None = None) -> Checkpoin
 
 
 def strip_prefixes(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Remove what wrappers add to a state dict: ``module.``, ``model.``, ``_orig_mod.``, counts of averages.
+    """Remove the prefixes and counters that wrappers of a network add to its state dict.
+
+    These are ``module.``, ``model.``, ``_orig_mod.`` and the like.
 
     Raises:
         CheckpointError: Two tensors would get the same name.

@@ -13,7 +13,7 @@ __all__ = ["LoadRecord", "mark_loaded"]
 
 
 class LoadRecord:
-    """Tracks calls of `load_state_dict` on the network, on a model that contains it, or on its parts.
+    """Tracks calls of `load_state_dict` on a network, its parts, or a model that contains it.
 
     It cannot detect direct copies into tensors; see `mark_loaded`.
 

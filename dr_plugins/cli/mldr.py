@@ -51,7 +51,7 @@ To resume an interrupted import, run the same command again.
     type=click.FloatRange(0, 1),
     default=0.5,
     show_default=True,
-    help="Stop if the teacher's mean prediction matches the label of a smaller share of the images.",
+    help="Stop if the teacher's mean prediction matches the label of a smaller share of images.",
 )
 @click.option("--lossless", is_flag=True, help="Store probabilities in float32, not float16.")
 @click.option(
@@ -104,7 +104,8 @@ def import_mldr(
 
 
 def _agreement(agreement: Agreement, names: list[str]) -> str:
-    lines = [f"The teacher's mean prediction matches the label of {agreement.share:.1%} of the images."]
+    share = f"{agreement.share:.1%}"
+    lines = [f"The teacher's mean prediction matches the label of {share} of the images."]
     weak = [one for one in agreement.classes if 2 * one.agreeing < one.images]
     weak.sort(key=lambda one: one.agreeing / one.images)
     for one in weak[:_MOST_CLASSES]:
