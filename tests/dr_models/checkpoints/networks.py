@@ -12,7 +12,7 @@ from dr_models.cvnets.swin import window_index
 def cvnets_state(name: str) -> dict[str, torch.Tensor]:
     """Random weights of a model whose tensors keep their shapes in timm."""
     timm = pytest.importorskip("timm")
-    pytest.importorskip("dr_models")
+    pytest.importorskip("dr_models.networks")  # registers them with timm
     torch.manual_seed(0)
     model = CVNETS_MODELS[name]
     values = timm.create_model(model.timm).state_dict()

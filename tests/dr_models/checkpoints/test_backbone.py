@@ -103,9 +103,9 @@ def test_names_tell_apart_what_tensors_do_not(write: Callable[[Any], str]) -> No
     path = write(cvnets_state("swin_base_384"))
     name = "cvnets_swin_base_patch4_window7_384"
     assert load_backbone(path, to="timm", arch=name).report.arch == "swin_base_384"
-    with pytest.raises(CheckpointError, match=r"may be swin_base or swin_base_384.*arch=swin_base"):
+    with pytest.raises(CheckpointError, match=r"swin_base or swin_base_384.*arch=swin_base"):
         load_backbone(path, to="timm")
-    with pytest.raises(CheckpointError, match="but the backbone is cvnets_swin_base_patch4_w"):
+    with pytest.raises(CheckpointError, match="cvnets_swin_base_patch4_w"):
         load_backbone(f"imagenet-plus://{path}?arch=swin_base", to="timm", arch=name)
 
 
@@ -136,7 +136,7 @@ def test_converted_files_say_themselves_what_they_are(
     weights = load_backbone(str(out), to=to, arch="resnet18")
     assert_same(weights.state, load_backbone(path, to=to).state)
     assert (weights.convention.mean, weights.convention.std) == (mean, std)
-    with pytest.raises(CheckpointError, match="resnet18, but the backbone is resnet50"):
+    with pytest.raises(CheckpointError, match=r"resnet18.*resnet50"):
         load_backbone(str(out), to=to, arch="resnet50")
 
 
@@ -154,7 +154,7 @@ def test_converted_for_one_host_does_not_serve_another(
 ) -> None:
     out = tmp_path / "resnet18.pth"
     convert(write(resnet()), out, arch="torchvision:resnet18", to="mmengine")
-    with pytest.raises(CheckpointError, match=r"converted to mmengine before; convert the origin"):
+    with pytest.raises(CheckpointError, match=r"resnet18\.pth.*mmengine.*detectron2"):
         load_backbone(str(out), to="detectron2")
 
 
@@ -165,13 +165,13 @@ def damaged(state: State) -> State:
 @pytest.mark.parametrize(
     ("content", "options", "said"),
     [
-        (lambda: resnet("resnet34"), {"arch": "resnet18"}, "holds resnet34, but the backbone is"),
+        (lambda: resnet("resnet34"), {"arch": "resnet18"}, r"resnet34.*resnet18"),
         (lambda: damaged(resnet()), {"arch": "resnet18"}, r"not a whole .*layer1.0.conv1.weight"),
         (lambda: {**resnet(), "x": torch.ones(1)}, {"arch": "resnet18"}, "1 are unexpected"),
-        (lambda: {"a": torch.ones(1)}, {}, r"cannot be told .*arch=NAME"),
-        (lambda: {"conv_1.block": torch.ones(1)}, {}, "none of the CVNets models"),
-        (lambda: cvnets_state("resnet_18"), {"arch": "resnet18"}, "cannot be converted to mmeng"),
-        (lambda: resnet("wide_resnet50_2"), {}, "wide_resnet50_2 cannot be converted to mmengine"),
+        (lambda: {"a": torch.ones(1)}, {}, r"best\.pt.*arch=NAME"),
+        (lambda: {"conv_1.block": torch.ones(1)}, {}, r"best\.pt.*CVNets.*resnet_18"),
+        (lambda: cvnets_state("resnet_18"), {"arch": "resnet18"}, "mmengine"),
+        (lambda: resnet("wide_resnet50_2"), {}, r"wide_resnet50_2.*mmengine"),
     ],
 )
 def test_what_does_not_fit_is_refused(
@@ -185,12 +185,10 @@ def test_what_does_not_fit_is_refused(
 
 def test_a_wrong_source_is_refused(write: Callable[[Any], str]) -> None:
     path = write(cvnets_state("resnet_18"))
-    with pytest.raises(
-        CheckpointError, match=r"source is 'timm', but .* CVNets layout; set source"
-    ):
+    with pytest.raises(CheckpointError, match=r"'timm'.*CVNets.*'cvnets'"):
         load_backbone(f"imagenet-plus://{path}?source=timm", to="timm", arch="cvnets_resnet18")
     path = write(resnet())
-    with pytest.raises(CheckpointError, match=r"none of the CVNets|not in CVNets layout"):
+    with pytest.raises(CheckpointError, match=r"best\.pt.*CVNets.*'timm'"):
         load_backbone(f"imagenet-plus://{path}?source=cvnets", to="timm", arch="resnet18")
 
 
@@ -207,9 +205,9 @@ def test_a_network_that_only_looks_like_a_resnet_is_what_it_is_called(
     assert state.keys() == resnet("resnet50").keys()
     named = write({"state_dict": state, "arch": "resnetaa50"})
     assert load_backbone(named, to="timm", arch="resnetaa50").report.arch == "resnetaa50"
-    with pytest.raises(CheckpointError, match="holds resnetaa50, but the backbone is resnet50"):
+    with pytest.raises(CheckpointError, match=r"resnetaa50.*resnet50"):
         load_backbone(named, to="timm", arch="resnet50")
-    with pytest.raises(CheckpointError, match="resnetaa50 cannot be converted to detectron2"):
+    with pytest.raises(CheckpointError, match=r"resnetaa50.*detectron2"):
         load_backbone(named, to="detectron2", arch="resnet50")
     assert load_backbone(write(state), to="timm", arch="resnetaa50").report.arch == "resnetaa50"
 

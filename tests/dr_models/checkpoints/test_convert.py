@@ -100,7 +100,7 @@ def test_another_architecture_is_named(tiny: dict[str, torch.Tensor]) -> None:
     wider = {**tiny, "classifier.classifier_fc.weight": torch.zeros(1000, 300)}
     with pytest.raises(CheckpointError, match=r"classifier_fc\.weight has shape"):
         convert_state_dict(wider, TINY)
-    with pytest.raises(CheckpointError, match="architecture 'nothing' is not understood"):
+    with pytest.raises(CheckpointError, match="'nothing'.*timm:NAME"):
         convert_state_dict(tiny, "nothing")
     with pytest.raises(CheckpointError, match="not in CVNets layout"):
         convert_state_dict({"conv1.weight": torch.zeros(1)}, TINY)
@@ -158,7 +158,7 @@ def test_host_checkpoints_are_compared_with_the_host() -> None:
         other = torchvision.models.mobilenet_v3_small(weights=None).state_dict()
     with pytest.raises(CheckpointError, match="only ResNets"):
         convert_state_dict(other, "torchvision:mobilenet_v3_small", "timm")
-    with pytest.raises(CheckpointError, match="another architecture"):
+    with pytest.raises(CheckpointError, match=r"layer1\.0\.conv1\.weight.*wide_resnet50_2"):
         convert_state_dict(state, "torchvision:wide_resnet50_2", "torchvision")
     with pytest.raises(CheckpointError, match="30 are missing"):
         convert_state_dict(
@@ -174,7 +174,7 @@ def test_host_checkpoints_are_compared_with_the_host() -> None:
 
 
 def test_options_that_do_not_apply(tiny: dict[str, torch.Tensor]) -> None:
-    with pytest.raises(CheckpointError, match="no network of its own"):
+    with pytest.raises(CheckpointError, match=r"mobilenetv1_0\.25.*cvnets_mobilenetv1_025"):
         convert_state_dict(tiny, TINY, stock=True)
     with pytest.raises(CheckpointError, match="only Swin"):
         convert_state_dict(tiny, TINY, stored_indices=True)
@@ -237,7 +237,7 @@ def test_what_cannot_be_written(tiny: dict[str, torch.Tensor], tmp_path: Path) -
         convert(tmp_path / "best.pt", tmp_path / "out.pt", arch=TINY)
     with pytest.raises(CheckpointError, match="cannot write"):
         convert(tmp_path / "best.pt", tmp_path / "no" / "out.safetensors", arch=TINY)
-    with pytest.raises(CheckpointError, match="leave mean and std out"):
+    with pytest.raises(CheckpointError, match=r"mobilenetv1_0\.25.*mean and std"):
         convert(tmp_path / "best.pt", tmp_path / "o.safetensors", arch=TINY, mean=(0.5, 0.5, 0.5))
 
 

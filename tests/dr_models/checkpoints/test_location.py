@@ -65,12 +65,12 @@ def test_a_home_directory_that_nobody_has_is_a_name() -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("imagenet-plus://x?sorce=timm", "sorce=timm is not understood; the options are source="),
-        ("imagenet-plus://x?source=", "source= is not understood"),
-        ("imagenet-plus://x?source=keras", "source is 'keras'; expected one of auto, cvnets"),
-        ("imagenet-plus://x?weights=ema", "weights=ema is not understood"),
-        ("imagenet-plus://x?new_keys=a,", "new_keys=a, is not understood"),
-        ("imagenet-plus://x?arch=a&arch=b", "gives an option twice"),
+        ("imagenet-plus://x?sorce=timm", r"sorce=timm.*source="),
+        ("imagenet-plus://x?source=", ": source= "),
+        ("imagenet-plus://x?source=keras", "'keras'.*auto, cvnets"),
+        ("imagenet-plus://x?weights=ema", r"weights=ema .*averaged"),
+        ("imagenet-plus://x?new_keys=a,", r"new_keys=a, .*NAME"),
+        ("imagenet-plus://x?arch=a&arch=b", r"arch=a&arch=b"),
         ("imagenet-plus://", "is empty"),
         ("imagenet-plus://?arch=a", "is empty"),
         ("", "is empty"),

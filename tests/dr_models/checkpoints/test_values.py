@@ -64,7 +64,7 @@ def test_a_file_of_zeros_is_refused(number: float) -> None:
     check_values(state, "a.pt")
     check_values({**state, "fc.weight": torch.full((5, 512), number)}, "a.pt")  # as before training
     later = {key: torch.full_like(value, number) for key, value in state.items() if "r4" in key}
-    with pytest.raises(CheckpointError, match=r"a\.pt.*zeros"):
+    with pytest.raises(CheckpointError, match=r"a\.pt: .*zero"):
         check_values({**state, **later}, "a.pt")
 
 

@@ -389,18 +389,18 @@ def test_incomplete_archives(images: Path, tmp_path: Path, members: Members) -> 
             import_archives([archive], order_of(images), tmp_path / f"set {message}")
 
     attempt([m for m in everything if "config" not in m[0]], r"there is no config\.pth\.tar")
-    attempt([m for m in everything if "/5." not in m[0]], "covers 11 of 12 images")
+    attempt([m for m in everything if "/5." not in m[0]], "11 of 12")
     attempt([*everything, everything[0 if "config" not in everything[0][0] else 1]], "occurs twice")
     config = next(m for m in everything if "config" in m[0])
     attempt([*everything, config], "two configurations")
     folders = [(f"{i}/0.pth.tar", everything[0][1]) for i in range(100)]
     attempt(folders, "more than 32 folders")
-    attempt([("README", b"nothing")], "none of ml-dr's archives")
+    attempt([("README", b"nothing")], r"\{number\}\.pth\.tar")
     short = ("reinforced_data/0.pth.tar", saved(cropflip_content(0, 0, samples=2)))
     rest = [m for m in everything if m[0] != short[0]]
-    attempt([*rest, short], "2 reinforcements, others have 3")
+    attempt([*rest, short], r"0\.pth\.tar.* 2 .* 3")
     moved = ("reinforced_data/0.pth.tar", saved(cropflip_content(1, 0)))
-    attempt([*rest, moved], "reinforcements of image 1")
+    attempt([*rest, moved], r"0\.pth\.tar.*image 1")
 
 
 @pytest.mark.parametrize("workers", [0, 1])
