@@ -224,7 +224,9 @@ class ShardSet:
         Raises:
             FormatError: It is missing or damaged.
         """
-        return self._map(number)
+        if self._stream is not None:
+            return self._complete(number).content
+        return self._map(number, self.location / self.manifest.shards[number].file)
 
     def rows(self, number: int) -> range:
         """Return the image rows of shard `number`."""
@@ -266,7 +268,7 @@ class ShardSet:
         return number, row - self._starts[number]
 
     def _shard(self, number: int) -> _OpenShard:
-        return self._open.get(number) or self._map(number, self._find([number])[number])
+        return self._open.get(number) or self._keep(number, self._find([number])[number])
 
     def _find(self, numbers: Sequence[int]) -> dict[int, Location]:
         """The files of shards, whole or partial."""
@@ -278,16 +280,20 @@ class ShardSet:
         except OSError as error:
             raise unreadable(self.location, error) from error
 
-    def _map(self, number: int, file: Location) -> _OpenShard:
+    def _map(self, number: int, file: Location) -> Shard:
         entry = self.manifest.shards[number]
+        return map_shard(
+            file,
+            layout=self.manifest.layout,
+            shape=(entry.images, self.manifest.samples),
+            first_row=self._starts[number],
+            set_id=self.manifest.set_id,
+        )
+
+    def _keep(self, number: int, file: Location) -> _OpenShard:
+        """Map a shard and keep the map."""
         try:
-            content = map_shard(
-                file,
-                layout=self.manifest.layout,
-                shape=(entry.images, self.manifest.samples),
-                first_row=self._starts[number],
-                set_id=self.manifest.set_id,
-            )
+            content = self._map(number, file)
         except FormatError as error:
             if self._stream is not None and isinstance(error.__cause__, FileNotFoundError):
                 return self._complete(number)  # another process has just replaced or evicted it
@@ -308,7 +314,7 @@ class ShardSet:
             shard = self._open.get(number)
             whole = stream.whole(number) if shard is not None and shard.is_partial else None
             if (file := whole or files.get(number)) is not None:
-                self._map(number, file)
+                self._keep(number, file)
         wanted = []
         for (number, position), row, sample in zip(places, rows.tolist(), samples, strict=True):
             shard, index = self._shard(number), position * self._samples + int(sample)
@@ -321,7 +327,7 @@ class ShardSet:
         """Open a remote shard that is whole."""
         assert self._stream is not None
         try:
-            return self._map(number, self._stream.fetch(number))
+            return self._keep(number, self._stream.fetch(number))
         except OSError as error:
             raise unreadable(self.location, error) from error
 

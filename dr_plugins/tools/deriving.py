@@ -12,8 +12,8 @@ from tqdm.auto import tqdm
 
 from dr_plugins.errors import FormatError
 from dr_plugins.records import RecordLayout, set_checksum
-from dr_plugins.shards.key_index import KeyIndex
 from dr_plugins.shards.address import Place
+from dr_plugins.shards.key_index import KeyIndex
 from dr_plugins.shards.manifest import Manifest
 from dr_plugins.shards.output import OutputDirectory, finished_set, locked
 from dr_plugins.shards.reader import ShardSet
