@@ -1,0 +1,51 @@
+"""``python -m examples.evidence``: measure what the paper claims, at a scale for two cores."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from examples.evidence.grid import EXPERIMENTS, entries
+from examples.evidence.runner import RUNS, make_all, missing
+
+_PATH = click.Path(path_type=Path)
+
+
+@click.group(
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"], "show_default": True},
+)
+@click.option("--only", multiple=True, type=click.Choice(list(EXPERIMENTS)), help="Experiments.")
+@click.option("--match", default="", help="Only runs with this text in their name.")
+@click.option("--seeds", default=3, type=click.IntRange(1), help="Seeds of each run.")
+@click.option("--jobs", default=1, type=click.IntRange(1), help="Processes, of one thread each.")
+@click.option("--runs", "folder", default=RUNS, type=_PATH, help="Results, one file per run.")
+@click.option("--cache", default="runs/evidence", type=_PATH, help="What can be made again.")
+@click.option("--list", "listed", is_flag=True, help="Name the runs that are missing, make none.")
+@click.pass_context
+def main(
+    context: click.Context,
+    only: tuple[str, ...],
+    match: str,
+    seeds: int,
+    jobs: int,
+    folder: Path,
+    cache: Path,
+    listed: bool,
+) -> None:
+    """Make the runs of the grid that are missing.
+
+    Several processes and machines may share the folder of results: each run is made once.
+    """
+    if context.invoked_subcommand:
+        return
+    runs = [run for run in entries(only or EXPERIMENTS, seeds) if match in run.name]
+    if listed:
+        click.echo("\n".join(run.name for run in missing(runs, folder)))
+    else:
+        make_all(runs, folder, cache, jobs)
+
+
+if __name__ == "__main__":
+    main()

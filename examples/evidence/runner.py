@@ -1,0 +1,115 @@
+"""Making the runs that are missing, each as one JSON file; several processes may share a folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, replace
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from filelock import FileLock, Timeout
+from tqdm import tqdm
+
+import dr_plugins
+from examples.evidence.cost import measure_cost
+from examples.evidence.grid import Cost, Entry, Training
+from examples.evidence.methods import Task
+from examples.evidence.teachers import make_shards, remembered, teacher_of
+from examples.evidence.training import train
+from examples.evidence.views import Stream, source_of
+
+__all__ = ["RUNS", "make_all", "missing"]
+
+RUNS = Path(__file__).parents[2] / "docs" / "evidence" / "runs"
+
+
+def missing(runs: Sequence[Entry], folder: Path) -> list[Entry]:
+    """Return the runs that have no file yet."""
+    return [run for run in runs if not (folder / f"{run.name}.json").exists()]
+
+
+def make_all(runs: Sequence[Entry], folder: Path, cache: Path, jobs: int) -> None:
+    """Make the runs that are missing.
+
+    Args:
+        runs: Of the grid.
+        folder: Of the results. Runs that another process is making are left to it.
+        cache: Of teachers' answers and shard sets, which can be made again.
+        jobs: Processes, of one thread each.
+    """
+    pending = missing(runs, folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    spawn = get_context("spawn")
+    with ProcessPoolExecutor(jobs, spawn, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        results = [pool.submit(_make, run, folder, cache) for run in pending]
+        try:
+            for result in tqdm(results, "runs", unit="run"):
+                result.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _make(run: Entry, folder: Path, cache: Path) -> None:
+    path = folder / f"{run.name}.json"
+    try:
+        with FileLock(folder / f".{run.name}.lock", timeout=0):
+            if not path.exists():
+                _write(path, _result(run, cache))
+    except Timeout:
+        return  # another process is at it
+
+
+def _result(run: Entry, cache: Path) -> dict[str, Any]:
+    start, before = time.perf_counter(), os.getloadavg()[0]
+    found = _cost(run, cache) if isinstance(run, Cost) else train(_task(run, cache))[1]
+    return {
+        "kind": run.kind,
+        "config": asdict(run),
+        **found,
+        "wall_seconds": round(time.perf_counter() - start, 1),
+        "load": [round(before, 2), round(os.getloadavg()[0], 2)],
+        "cores": len(os.sched_getaffinity(0)),
+        "machine": platform.machine(),
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "timm": timm.__version__,
+            "dr_plugins": dr_plugins.__version__,
+        },
+    }
+
+
+def _task(run: Training, cache: Path) -> Task:
+    source = source_of(run.images, cache)
+    with FileLock(_made(cache) / ".lock"):  # what runs share is made once
+        teacher = teacher_of(run, source, cache)
+        is_reinforced = run.method == "reinforced"
+        shards = make_shards(run, source, teacher, cache) if is_reinforced else None
+    answers = remembered(run, Stream(source, run.seed), teacher, cache)
+    return Task(run, source, teacher, answers, shards)
+
+
+def _cost(run: Cost, cache: Path) -> dict[str, Any]:
+    task = _task(Training(run.model, run.images, "reinforced", 1, run.seed), cache)
+    stream = Stream(task.source, run.seed)
+    # Asked anew each time: what an online teacher costs.
+    return measure_cost(replace(task, answers=lambda epoch: task.teacher(stream.views(epoch))))
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _write(path: Path, result: dict[str, Any]) -> None:
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part.write_text(json.dumps(result, separators=(",", ":")) + "\n")
+    os.replace(part, path)
