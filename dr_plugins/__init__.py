@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from dr_plugins.shards.reader import ShardSet
     from dr_plugins.targets import SparseTargets
     from dr_plugins.tools.describe import describe
+    from dr_plugins.tools.merge import merge
+    from dr_plugins.tools.split import split
     from dr_plugins.tools.subset import subset
     from dr_plugins.tools.verify import verify
     from dr_plugins.training.dataset import ReinforcedDataset
@@ -43,8 +45,10 @@ __all__ = [
     "describe",
     "expected_calibration_error",
     "load_teacher",
+    "merge",
     "open_source",
     "reinforce",
+    "split",
     "subset",
     "verify",
 ]
@@ -65,8 +69,10 @@ _HOMES = {
     "describe": "dr_plugins.tools.describe",
     "expected_calibration_error": "dr_plugins.metrics.calibration",
     "load_teacher": "dr_plugins.generation.teacher_schemes",
+    "merge": "dr_plugins.tools.merge",
     "open_source": "dr_plugins.images.sources",
     "reinforce": "dr_plugins.generation.generate",
+    "split": "dr_plugins.tools.split",
     "subset": "dr_plugins.tools.subset",
     "verify": "dr_plugins.tools.verify",
 }

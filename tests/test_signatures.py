@@ -146,6 +146,8 @@ DEFAULTS: dict[str, str] = {
     "plain_rows": "temperature=1.0, label_weight=0.0",
     "Shard": "fingerprinted=None",
     "finished_set": "versions=None",
+    "merge": "progress=False",
+    "split": "parts=None, keys=None, progress=False",
     "subset": "samples=None, topk=None, classes=None, keys=None, progress=False",
     "ShardMaker": "workers=0, views_on=None",
     "Contract": "class_names=None, error=DatasetMismatchError",

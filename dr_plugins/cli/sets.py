@@ -1,4 +1,4 @@
-"""``dr-plugins subset``: making shard sets from other sets."""
+"""``dr-plugins subset``, ``merge`` and ``split``: making shard sets from other sets."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import click
 
 from dr_plugins.cli.command import Command
 
-__all__ = ["subset"]
+__all__ = ["merge", "split", "subset"]
 
 _DIRECTORY = click.Path(path_type=Path)
 _FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
@@ -64,6 +64,61 @@ def subset(
         progress=not quiet,
     )
     click.echo(repr(ShardSet(out)))
+
+
+@click.command(
+    cls=Command,
+    epilog="""Examples:
+
+  dr-plugins merge seed-0 seed-1 --out both
+  dr-plugins merge part-00000 part-00001 part-00002 --out whole
+
+To resume an interrupted run, run the same command again.
+""",
+)
+@click.argument("directories", nargs=-1, required=True, type=_DIRECTORY)
+@click.option("--out", required=True, type=_DIRECTORY, help="Output directory.")
+@click.option("--quiet", is_flag=True, help="No progress bar.")
+def merge(directories: tuple[Path, ...], out: Path, quiet: bool) -> None:
+    """Make one shard set of several: more reinforcements of the same images, or other images."""
+    from dr_plugins.shards.reader import ShardSet
+    from dr_plugins.tools.merge import merge as make
+
+    make(directories, out, progress=not quiet)
+    click.echo(repr(ShardSet(out)))
+
+
+@click.command(
+    cls=Command,
+    epilog="""Examples:
+
+  dr-plugins split imagenet-plus --parts 8 --out imagenet-plus-parts
+  dr-plugins split imagenet-plus --keys validation.txt --out held-out
+
+To resume an interrupted run, run the same command again.
+""",
+)
+@click.argument("directory", type=_DIRECTORY)
+@click.option("--out", required=True, type=_DIRECTORY, help="Directory of the parts.")
+@click.option("--parts", type=_COUNT, help="Number of parts, of consecutive keys.")
+@click.option(
+    "--keys",
+    type=_FILE,
+    help="Put the images in this file, one path a line, into the first part, all others into the "
+    "second.",
+)
+@click.option("--quiet", is_flag=True, help="No progress bar.")
+def split(directory: Path, out: Path, parts: int | None, keys: Path | None, quiet: bool) -> None:
+    """Split a shard set by images; `merge` joins the parts again."""
+    from dr_plugins.shards.reader import ShardSet
+    from dr_plugins.tools.split import split as make
+
+    if (parts is None) == (keys is None):
+        raise click.UsageError("choose either --parts or --keys")
+    lines = None if keys is None else _lines(keys)
+    written = make(directory, out, parts=parts, keys=lines, progress=not quiet)
+    for number in range(len(written)):
+        click.echo(repr(ShardSet(out / f"part-{number:05d}")))
 
 
 def _names(text: str) -> list[str]:

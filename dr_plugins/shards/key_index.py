@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import bisect
 import hashlib
-from collections.abc import Iterable, Sequence
+import heapq
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NoReturn, overload
 
 import numpy as np
 
-from dr_plugins.errors import FormatError, UnknownImageError
+from dr_plugins.errors import FormatError, SettingsMismatchError, UnknownImageError
 from dr_plugins.shards.address import Place
 from dr_plugins.shards.container import map_tensors, write_tensors
 from dr_plugins.utils.quoting import quoted, respelt
 
-__all__ = ["KeyIndex", "sorted_keys"]
+__all__ = ["KeyIndex", "sorted_keys", "united"]
 
 
 def sorted_keys(keys: Iterable[str]) -> list[str]:
@@ -115,6 +117,9 @@ class KeyIndex(Sequence[str]):
         start = self._end_at[row - 1] if row else 0
         return bytes(self._text_bytes[start : self._end_at[row]])
 
+    def __contains__(self, key: object) -> bool:
+        return isinstance(key, str) and self._search(key) is not None
+
     def rows(self, keys: Sequence[str]) -> np.ndarray:
         """Return the row number of each key.
 
@@ -200,3 +205,37 @@ class KeyIndex(Sequence[str]):
 
     def __repr__(self) -> str:
         return f"KeyIndex({len(self)} images)"
+
+
+def united(indices: Sequence[KeyIndex], names: Sequence[object]) -> tuple[KeyIndex, np.ndarray]:
+    """Merge indices without a Python object per key.
+
+    Args:
+        indices: At most 65,536.
+        names: What messages call them.
+
+    Returns:
+        The index of all keys, and uint16 ``[keys]``, the number of each key's index.
+
+    Raises:
+        SettingsMismatchError: A key is in two of them.
+    """
+    text, ends, owners = bytearray(), array("q"), array("H")
+    previous, before = b"", 0
+    for key, number in heapq.merge(*map(_numbered, indices, range(len(indices)))):
+        if key == previous:
+            raise SettingsMismatchError(
+                f"{names[before]} and {names[number]} share some of their images, such as "
+                f"{quoted(key.decode(errors='replace'))}, but not all: they have "
+                f"{len(indices[before])} and {len(indices[number])}"
+            )
+        text += key
+        ends.append(len(text))
+        owners.append(number)
+        previous, before = key, number
+    index = KeyIndex(np.frombuffer(text, np.uint8), np.frombuffer(ends, np.int64))
+    return index, np.frombuffer(owners, np.uint16)
+
+
+def _numbered(index: KeyIndex, number: int) -> Iterator[tuple[bytes, int]]:
+    return ((index.encoded(row), number) for row in range(len(index)))

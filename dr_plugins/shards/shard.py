@@ -83,10 +83,11 @@ class Shard:
             "labels": self.labels,
             "sizes": self.sizes,
             "fingerprints": self.fingerprints,
-            "records": self.records.view(np.uint8).reshape(*self.records.shape, layout.itemsize),
         }
         if self.fingerprinted is not None:
             tensors["fingerprinted"] = self.fingerprinted
+        records = self.records.view(np.uint8).reshape(*self.records.shape, layout.itemsize)
+        tensors["records"] = records  # last, where a reader of byte ranges expects them
         file = located(path)
         digest = write_tensors(file, tensors, self.origin(set_id))
         return FileEntry(file.name, digest, len(self.records))

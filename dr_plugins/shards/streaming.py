@@ -11,6 +11,7 @@ over to them.
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import random
@@ -32,6 +33,7 @@ _PARTIAL = "partial"  # folder of the cache
 _STREAMS = 4  # whole shards that are fetched at the same time
 _LONGEST_HEADER = 2048  # of a safetensors file of ours: 8 bytes and some 500 of JSON
 _IMAGE_BYTES = 4 + 8 + 8  # label, size and fingerprint of an image
+_SAMPLE_BYTES = 4  # which sample has the fingerprint, in some sets
 _POLL = 5.0  # seconds between looks whether the process that fetches is still there
 _logger = logging.getLogger(__name__)
 
@@ -67,12 +69,10 @@ class ShardStream:
         found = {number: self.whole(number) or self._partial(number) for number in numbers}
         lacking = [number for number, file in found.items() if file is None]
         entries = [self._manifest.shards[number] for number in lacking]
-        beginnings = read_ranges(
-            [self._location / entry.file for entry in entries],
-            [0] * len(entries),
-            [min(_LONGEST_HEADER + entry.images * _IMAGE_BYTES, self._least(entry))
-             for entry in entries],
-        )  # fmt: skip
+        each = _IMAGE_BYTES + _SAMPLE_BYTES
+        ends = [min(_LONGEST_HEADER + e.images * each, self._least(e)) for e in entries]
+        files = [self._location / entry.file for entry in entries]
+        beginnings = read_ranges(files, [0] * len(entries), ends)
         for number, entry, beginning in zip(lacking, entries, beginnings, strict=True):
             found[number] = self._begin(entry, beginning) or self.fetch(number)
         self._fetch_ahead()
@@ -128,13 +128,18 @@ class ShardStream:
         if beginning is None:
             return None
         length = 8 + int.from_bytes(beginning[:8], "little")
-        if length + entry.images * _IMAGE_BYTES > len(beginning):
+        try:
+            facts, end = json.loads(beginning[8:length])["records"]["data_offsets"]
+        except (ValueError, LookupError, TypeError):
+            return None
+        records = entry.images * self._manifest.samples * self._manifest.layout.itemsize
+        if not 0 <= facts <= len(beginning) - length or end - facts != records:
             return None
         path = _partial_path(entry)
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path.parent) as file:
             file.write(beginning)
-            file.truncate(length + self._least(entry))
+            file.truncate(length + end)
             file.flush()
             with contextlib.suppress(FileExistsError):  # another process was faster
                 os.link(file.name, path)

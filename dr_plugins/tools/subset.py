@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from os import PathLike
+from typing import Any
 
 import numpy as np
 
@@ -23,7 +24,7 @@ from dr_plugins.tools.deriving import (
 )
 from dr_plugins.utils.quoting import quoted
 
-__all__ = ["subset"]
+__all__ = ["subset", "write_subset"]
 
 
 def subset(
@@ -79,6 +80,22 @@ def subset(
     samples = _fewer("samples", samples, manifest.samples, shards)
     topk = _fewer("topk", topk, manifest.topk, shards)
     rows = _chosen(shards, classes, keys)
+    history = history_of("subset", [manifest])
+    return write_subset(shards, rows, samples, topk, out, history, progress=progress)
+
+
+def write_subset(
+    shards: ShardSet,
+    rows: np.ndarray,
+    samples: int,
+    topk: int,
+    out: str | PathLike[str],
+    history: dict[str, Any],
+    *,
+    progress: bool,
+) -> Manifest:
+    """Write the set of some rows, int64 ``[images]``, ascending; see `subset`."""
+    manifest = shards.manifest
     selected = len(rows) < len(shards)
     index = shards.keys.take(rows) if selected else shards.keys
     settings = {
@@ -86,8 +103,8 @@ def subset(
         "samples": samples,
         "topk": topk,
         "images": len(index),
-        "keys": index.digest() if selected else manifest.settings.get("keys", index.digest()),
-        "history": history_of("subset", [manifest]),
+        "keys": index.digest(),
+        "history": history,
     }
     answers = target_fields(topk, manifest.num_classes, settings["probs_dtype"])
     layout = RecordLayout((*manifest.layout.parameters, *answers))
