@@ -26,6 +26,7 @@ from dr_plugins.shards.address import located
 from dr_plugins.shards.location import LocalPath
 from dr_plugins.shards.reader import ShardSet
 from dr_plugins.tools.describe import describe
+from dr_plugins.tools.subset import subset
 from dr_plugins.tools.verify import verify
 from tests import tiny
 from tests.servers import FaultyServer, serving
@@ -92,6 +93,19 @@ def test_a_remote_set_is_the_local_set(server: FaultyServer, folder: Path) -> No
     assert everything(again) == everything(local)
     assert set(server.requests) == {("manifest.json", "whole")}
     assert not list((cache.directory() / "partial").iterdir())
+
+
+def test_a_set_whose_fingerprints_are_of_any_sample(
+    server: FaultyServer, folder: Path, alone: None
+) -> None:
+    if not (folder / "half").exists():
+        subset(folder / "set", folder / "half", keys=ShardSet(folder / "set").keys[1:])
+    local, far = ShardSet(folder / "half"), ShardSet(f"{server.address}/half")
+    assert local.shard(0).fingerprinted is not None
+    assert everything(far) == everything(local)
+    assert [far.image(row) for row in range(len(far))] == [local.image(r) for r in range(len(far))]
+    assert all(access == "range" for name, access in server.requests if name.startswith("shard"))
+    assert (far.shard(0).records == local.shard(0).records).all()  # fetches it
 
 
 def test_the_first_records_arrive_by_themselves(
