@@ -120,7 +120,10 @@ def entries(experiments: Iterable[str], seeds: int) -> list[Entry]:
         experiments: Of `EXPERIMENTS`.
         seeds: Seeds of each run.
     """
-    once = [
-        replace(run, seed=s) for x in experiments for s in range(seeds) for run in EXPERIMENTS[x]
+    runs = [
+        replace(run, seed=seed)
+        for experiment in experiments
+        for seed in range(seeds)
+        for run in EXPERIMENTS[experiment]
     ]
     return list(dict.fromkeys(runs))
