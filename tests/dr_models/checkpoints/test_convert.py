@@ -100,7 +100,7 @@ def test_another_architecture_is_named(tiny: dict[str, torch.Tensor]) -> None:
     wider = {**tiny, "classifier.classifier_fc.weight": torch.zeros(1000, 300)}
     with pytest.raises(CheckpointError, match=r"classifier_fc\.weight has shape"):
         convert_state_dict(wider, TINY)
-    with pytest.raises(CheckpointError, match="'nothing'.*timm:NAME"):
+    with pytest.raises(CheckpointError, match=r"'nothing'.*timm:NAME"):
         convert_state_dict(tiny, "nothing")
     with pytest.raises(CheckpointError, match="not in CVNets layout"):
         convert_state_dict({"conv1.weight": torch.zeros(1)}, TINY)
