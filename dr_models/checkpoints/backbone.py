@@ -8,22 +8,21 @@ from typing import Any, NamedTuple
 from dr_models.checkpoints.convention import (
     InputConvention,
     check_metadata,
-    cvnets_convention,
     is_converted,
     parse_convention,
 )
-from dr_models.checkpoints.convert import convert_state_dict, naming
-from dr_models.checkpoints.detect import find_resnet
-from dr_models.checkpoints.from_host import host_convention
+from dr_models.checkpoints.convert import convert_tensors, input_convention, naming
+from dr_models.checkpoints.detect import (
+    check_single_network,
+    converted_architecture,
+    detect_architecture,
+)
 from dr_models.checkpoints.load import Checkpoint, load_checkpoint
-from dr_models.checkpoints.location import SCHEME, CheckpointLocation
+from dr_models.checkpoints.location import CheckpointLocation
 from dr_models.checkpoints.record import check_options
-from dr_models.checkpoints.recorded import check_recorded, cvnets_name
-from dr_models.checkpoints.resnets import SHARED
-from dr_models.cvnets.catalog import CVNETS_MODELS, canonical_name
+from dr_models.checkpoints.recorded import check_recorded
 from dr_models.cvnets.keys import State
-from dr_models.cvnets.renaming import candidates, is_cvnets
-from dr_models.cvnets.report import ConversionReport, shorten
+from dr_models.cvnets.report import ConversionReport
 from dr_plugins.errors import CheckpointError
 
 __all__ = ["BackboneWeights", "load_backbone"]
@@ -82,7 +81,7 @@ def load_backbone(
     if isinstance(location, str):
         location = CheckpointLocation.parse(location)
     checkpoint = load_checkpoint(location.file, location.averaged)
-    _refuse_whole_models(checkpoint.state, location)
+    check_single_network(checkpoint.state, location)
     metadata: Mapping[str, str] = {}
     if is_converted(checkpoint.metadata):
         metadata = _checked(checkpoint.metadata, location.path)
@@ -90,17 +89,18 @@ def load_backbone(
         weights = _already_converted(checkpoint, metadata, location)
     else:
         specification = (
-            _converted_architecture(metadata, location, to)
+            converted_architecture(metadata, location, to)
             if metadata
-            else _architecture(checkpoint, location, arch)
+            else detect_architecture(checkpoint, location, arch)
         )
         check_recorded(checkpoint.arch, location.arch or specification, location.path)
         with naming(location.path):
-            state, report = convert_state_dict(
+            state, report = convert_tensors(
                 checkpoint.state, specification, to, stored_indices=location.stored_indices
             )
         report.weights = checkpoint.weights
-        weights = BackboneWeights(state, _convention(report, metadata, location.path), report)
+        convention = input_convention(report, checkpoint.metadata, location.path)
+        weights = BackboneWeights(state, convention, report)
     _check_arch(weights.report, arch, location)
     if checkpoint.record is not None and (options is not None or to != "timm"):
         check_options(checkpoint.record, options or {}, location.path)
@@ -116,28 +116,6 @@ def _checked(metadata: Mapping[str, str], path: str) -> Mapping[str, str]:
     return metadata
 
 
-def _refuse_whole_models(state: State, location: CheckpointLocation) -> None:
-    """Raise for checkpoints of whole detectors and of MMPretrain, which hosts load themselves."""
-    parts = list(dict.fromkeys(key.partition(".")[0] for key in state))
-    if "backbone" in parts and {key for key in state if key.startswith("head.")} == {
-        "head.fc.weight",
-        "head.fc.bias",
-    }:
-        raise CheckpointError(
-            f"{location.path} is the checkpoint of a classifier of MMPretrain. MMDetection and "
-            f"MMSegmentation load it into their own network of the same type with init_cfg=dict("
-            f"type='Pretrained', checkpoint={location.path!r}, prefix='backbone.'), without "
-            f"{SCHEME}; for other hosts save only the tensors of its backbone, without the prefix"
-        )
-    if "backbone" in parts and len(parts) > 1:
-        raise CheckpointError(
-            f"{location.path} is the checkpoint of a whole model ({shorten(parts)}), such as a "
-            f"detector, not of a classifier. To resume that model, set the plain path in the host, "
-            f"without {SCHEME} (Detectron2: MODEL.WEIGHTS, train.init_checkpoint; MMEngine: "
-            f"load_from); for a new model, set the classifier's checkpoint here"
-        )
-
-
 def _already_converted(
     checkpoint: Checkpoint, metadata: Mapping[str, str], location: CheckpointLocation
 ) -> BackboneWeights:
@@ -150,82 +128,6 @@ def _already_converted(
         matched=list(checkpoint.state),
     )
     return BackboneWeights(checkpoint.state, parse_convention(metadata, location.path), report)
-
-
-def _converted_architecture(
-    metadata: Mapping[str, str], location: CheckpointLocation, to: str
-) -> str:
-    """Return the architecture that a converted file states."""
-    layout, model = metadata["layout"], metadata["model"]
-    if layout not in ("timm", "torchvision") or model.startswith("dr_plugins:"):
-        raise CheckpointError(
-            f"{location.path} was already converted to {layout}; convert the original to {to} "
-            f"(`dr-plugins convert-checkpoint --to {to}`), or use the original here"
-        )
-    return f"{layout}:{model}"
-
-
-def _architecture(checkpoint: Checkpoint, location: CheckpointLocation, arch: str | None) -> str:
-    """Return the checkpoint's architecture, as `convert_state_dict` expects it."""
-    state, source = checkpoint.state, location.source
-    if source == "cvnets" or (source == "auto" and is_cvnets(state)):
-        if location.arch:
-            return cvnets_name(location.arch)
-        return _cvnets_architecture(state, location, arch)
-    if is_cvnets(state):
-        raise CheckpointError(
-            f"source is {source!r}, but {location.path} is in CVNets layout; set source to "
-            f"'cvnets' or 'auto'"
-        )
-    layout = "timm" if source == "auto" else source
-    if location.arch:
-        return location.arch if ":" in location.arch else f"{layout}:{location.arch}"
-    # Networks with the names and shapes of a plain ResNet may compute something else (resnetaa50),
-    # so an explicit name takes precedence over the tensors.
-    name = next((each for each in (checkpoint.arch, arch) if each and each not in SHARED), "")
-    found = None if name else find_resnet(state)
-    if found is not None:
-        return found if source == "auto" else f"{layout}:{found}"
-    name = name or checkpoint.arch or arch or ""
-    if not name:
-        raise CheckpointError(
-            f"cannot detect the architecture of {location.path} from its tensors "
-            f"({shorten(sorted(state))}); set arch=NAME (timm's or torchvision's name). Save a "
-            f"part of a larger model without its prefix"
-        )
-    return f"{layout}:{name}"
-
-
-def _cvnets_architecture(state: State, location: CheckpointLocation, arch: str | None) -> str:
-    found = candidates(state)
-    wanted = None if arch is None else canonical_name(arch)
-    if wanted in found:
-        return wanted
-    if len(found) == 1:
-        return found[0]
-    if not found:
-        return _unknown_cvnets(location)
-    raise CheckpointError(
-        f"{location.path} may be {' or '.join(found)}, whose tensors look the same; set the "
-        f"right one (arch={found[0]})"
-    )
-
-
-def _unknown_cvnets(location: CheckpointLocation) -> str:
-    raise CheckpointError(
-        f"{location.path} is not one of the CVNets models ({', '.join(CVNETS_MODELS)}); set "
-        f"source to 'timm' or 'torchvision' if it comes from there"
-    )
-
-
-def _convention(
-    report: ConversionReport, metadata: Mapping[str, str], path: str
-) -> InputConvention:
-    if metadata:
-        return parse_convention(metadata, path)
-    if report.layout == "cvnets":
-        return cvnets_convention(CVNETS_MODELS[report.arch])
-    return host_convention(report.layout, report.arch, None, None)
 
 
 def _check_arch(report: ConversionReport, arch: str | None, location: CheckpointLocation) -> None:

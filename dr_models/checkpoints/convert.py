@@ -92,26 +92,20 @@ def convert(
         >>> report.model                                                    # doctest: +SKIP
         'cvnets_resnet50'
     """
-    if to not in TARGETS:
-        raise CheckpointError(f"cannot convert to {to!r}; expected one of {', '.join(TARGETS)}")
+    _check_target(to)
     source, out = Path(source), Path(out or default_name(arch, to))
     _check_out(source, out, to)
     checkpoint = load_checkpoint(source, averaged)
     check_recorded(checkpoint.arch, arch, source)
     with naming(source):
-        state, report = convert_state_dict(
-            checkpoint.state,
-            arch,
-            to,
-            stock=stock,
-            stored_indices=stored_indices,
-            allow_partial=allow_partial,
+        state, report = convert_tensors(
+            checkpoint.state, arch, to, stock, stored_indices, allow_partial
         )
     report.weights, report.out = checkpoint.weights, str(out)
     if checkpoint.record is not None:
         # A converted file does not record the arguments of its network.
         check_options(checkpoint.record, {}, str(source))
-    inputs = _convention(report, mean, std, checkpoint.metadata, source)
+    inputs = input_convention(report, checkpoint.metadata, source, mean, std)
     origin = {"source": source.name, "source_sha256": file_digest(source)}
     metadata = {
         **_metadata(report),
@@ -187,9 +181,19 @@ def convert_state_dict(
         >>> report.dropped[-2:]
         ['fc.weight', 'fc.bias']
     """
-    if to not in TARGETS:
-        raise CheckpointError(f"cannot convert to {to!r}; expected one of {', '.join(TARGETS)}")
-    state = strip_prefixes(state)
+    _check_target(to)
+    return convert_tensors(strip_prefixes(state), arch, to, stock, stored_indices, allow_partial)
+
+
+def convert_tensors(
+    state: State,
+    arch: str,
+    to: str,
+    stock: bool = False,
+    stored_indices: bool = False,
+    allow_partial: bool = False,
+) -> tuple[State, ConversionReport]:
+    """Convert tensors without prefixes of wrappers; see `convert_state_dict`."""
     model = CVNETS_MODELS.get(canonical_name(arch))
     if model is not None:
         converted, report = from_cvnets(state, model, to, stock, stored_indices)
@@ -204,13 +208,27 @@ def convert_state_dict(
     return converted, report
 
 
-def _convention(
+def _check_target(to: str) -> None:
+    if to not in TARGETS:
+        raise CheckpointError(f"cannot convert to {to!r}; expected one of {', '.join(TARGETS)}")
+
+
+def input_convention(
     report: ConversionReport,
-    mean: Sequence[float] | None,
-    std: Sequence[float] | None,
     metadata: Mapping[str, str],
-    source: Path,
+    path: str | Path,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
 ) -> InputConvention:
+    """Return the input convention of a checkpoint's network; see `convert`.
+
+    Args:
+        report: Report of its conversion.
+        metadata: Metadata of the file.
+        path: The file, for messages.
+        mean: The user's mean; None for that of the file or the library.
+        std: The user's standard deviation, likewise.
+    """
     if report.layout == "cvnets":
         if mean is not None or std is not None:
             raise CheckpointError(
@@ -220,7 +238,7 @@ def _convention(
         return cvnets_convention(CVNETS_MODELS[report.arch])
     if mean is None and std is None and is_converted(metadata):
         # Metadata of this package take precedence over the host's defaults.
-        return parse_convention(check_metadata(metadata, source), source)
+        return parse_convention(check_metadata(metadata, path), path)
     return host_convention(report.layout, report.arch, mean, std)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from dr_models.checkpoints import hosts
 from dr_models.checkpoints.convention import InputConvention
@@ -17,6 +17,7 @@ from dr_plugins.errors import CheckpointError
 __all__ = ["from_host", "host_convention"]
 
 _LAYOUTS = ("timm", "torchvision")
+_CLASSES = 1000  # the libraries' default
 
 
 def from_host(state: State, arch: str, to: str) -> tuple[State, ConversionReport]:
@@ -61,12 +62,13 @@ def _split(state: State, arch: str) -> tuple[str, str]:
 
 def _compare(state: State, report: ConversionReport) -> list[str]:
     """Compare a state dict with the library's own network; return the classifier's keys."""
-    shapes = _shapes_of(report.layout, report.arch)
-    whole = shapes(1000)
+    default = _expected_shapes(report, _CLASSES)
+    other = _expected_shapes(report, _CLASSES + 1)
     # Only the classifier depends on the number of classes.
-    classifier = [key for key, value in shapes(7).items() if value.shape != whole[key].shape]
+    classifier = [key for key, value in other.items() if value.shape != default[key].shape]
     present = [key for key in classifier if key in state]
-    expected = dict(shapes(hosts.count_classes(state, present) or 1000))
+    classes = hosts.count_classes(state, present) or _CLASSES
+    expected = dict(default if classes == _CLASSES else _expected_shapes(report, classes))
     if not present:
         for key in classifier:
             del expected[key]
@@ -81,14 +83,16 @@ def _compare(state: State, report: ConversionReport) -> list[str]:
     return classifier
 
 
-def _shapes_of(layout: str, name: str) -> Callable[[int], hosts.Shapes]:
-    if layout == "torchvision":
-        return lambda classes: hosts.torchvision_shapes(name, classes)
-    if hosts.timm_shapes(name, 7) is None:
+def _expected_shapes(report: ConversionReport, classes: int) -> hosts.Shapes:
+    if report.layout == "torchvision":
+        return hosts.torchvision_shapes(report.arch, classes)
+    shapes = hosts.timm_shapes(report.arch, classes)
+    if shapes is None:
         raise CheckpointError(
-            f"checking timm:{name} requires timm; install it with `pip install dr-plugins[timm]`"
+            f"checking timm:{report.arch} requires timm; install it with "
+            f"`pip install dr-plugins[timm]`"
         )
-    return lambda classes: hosts.timm_shapes(name, classes) or {}
+    return shapes
 
 
 def host_convention(

@@ -60,9 +60,9 @@ def check_architecture(state: State, model: CVNetsModel) -> None:
     Raises:
         CheckpointError: Another architecture, or another layout.
     """
-    found = candidates(state)
-    if model.name in found:
+    if _fits(model, state):
         return
+    found = candidates(state)
     if found:
         raise CheckpointError(
             f"the checkpoint is that of {' or '.join(found)}, not of {model.name}; name the "
