@@ -1,50 +1,39 @@
 """Generating a shard set: augments every image and stores the teacher's answers in shards.
 
-Worker processes decode the images and draw the parameters. They or the teacher's device make the
-views. Answers are copied and stored while the teacher works on the next batch. The views of a batch
-depend on the settings alone, not on the number of workers or on where an interrupted run stopped,
-so a resumed run produces the same set as an uninterrupted one.
+The views of a batch depend on the settings alone: not on the number of workers or processes, nor on
+where an interrupted run stopped. So a resumed run, or one of many processes, produces the same set
+as an uninterrupted one in a single process.
 """
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from os import PathLike
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader
-from tqdm.auto import tqdm
 
-from dr_plugins.errors import ReinforcementError
+from dr_plugins.errors import OutputError
 from dr_plugins.generation.agreement import check_agreement, measure_agreement
-from dr_plugins.generation.background import Background
-from dr_plugins.generation.planning import (
-    GenerationPlan,
-    GenerationSettings,
-    pending_shards,
-    plan_generation,
-)
-from dr_plugins.generation.predictor import Prediction, Predictor
+from dr_plugins.generation.grace import Grace
+from dr_plugins.generation.making import ShardMaker
+from dr_plugins.generation.planning import GenerationPlan, GenerationSettings, plan_generation
 from dr_plugins.generation.readable import CHECKS, check_readable, log_images
-from dr_plugins.generation.resuming import asked_again, check_answers, check_views
-from dr_plugins.generation.shard_builder import ShardBuilder
+from dr_plugins.generation.resuming import asked_again
+from dr_plugins.generation.sharing import Part, Process, SharedProgress, SharedShards
 from dr_plugins.generation.teachers import Ensemble
-from dr_plugins.generation.view_maker import ViewMaker
-from dr_plugins.generation.views import ViewBatch, ViewBatches, ViewPlan
+from dr_plugins.generation.views import ViewBatch
 from dr_plugins.images.sources import ImageSource
+from dr_plugins.shards.claims import Claims, joined
 from dr_plugins.shards.manifest import Manifest
-from dr_plugins.shards.output import OutputDirectory, finished_set, locked
-from dr_plugins.utils.workers import alive, check_room, noticing_dead_workers
+from dr_plugins.shards.output import OutputDirectory, finished_set
+from dr_plugins.shards.shard import Shard
 
-__all__ = ["GenerationSettings", "ShardMaker", "reinforce"]
+__all__ = ["GenerationSettings", "reinforce", "reinforce_part"]
 
-# Always images per second: tqdm inverts slow rates by default.
-_BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_noinv_fmt}{postfix}]"
-# Answers in flight: enough to keep the teacher busy, few enough to bound memory.
-_UNFINISHED = {"cuda": 2}
 _VIEWS_ON = (None, "workers", "device")
 _logger = logging.getLogger(__name__)
 
@@ -106,11 +95,73 @@ def reinforce(
         ...           Ensemble([load_teacher("timm:resnet50")]),
         ...           "imagenet-plus", GenerationSettings(policy), workers=8)
     """
+    manifest = reinforce_part(
+        source,
+        teacher,
+        out,
+        settings,
+        teacher_specs=teacher_specs,
+        device=device,
+        workers=workers,
+        views_on=views_on,
+        min_agreement=min_agreement,
+        left_out=left_out,
+        check_images=check_images,
+        progress=progress,
+    )
+    assert manifest is not None  # the only part
+    return manifest
+
+
+def reinforce_part(
+    source: ImageSource,
+    teacher: Ensemble,
+    out: str | PathLike[str],
+    settings: GenerationSettings,
+    *,
+    teacher_specs: Sequence[str] = (),
+    device: str | torch.device = "cpu",
+    workers: int = 0,
+    views_on: str | None = None,
+    min_agreement: float | None = None,
+    left_out: Sequence[str] = (),
+    check_images: str | None = "quick",
+    progress: bool = False,
+    part: Part | None = None,
+    process: Process | None = None,
+    grace: float = 0,
+) -> Manifest | None:
+    """Do what `reinforce` does, for a part of the set or as one of several processes.
+
+    Args:
+        source: As for `reinforce`, and so are all arguments up to `progress`.
+        teacher: See there.
+        out: See there.
+        settings: See there.
+        teacher_specs: See there.
+        device: See there.
+        workers: See there.
+        views_on: See there.
+        min_agreement: See there.
+        left_out: See there.
+        check_images: See there. Processes that were started together check a share each.
+        progress: See there. The bar counts the images of all processes.
+        part: The shards to make; None means all.
+        process: Which of several processes this is, for messages.
+        grace: Seconds after SIGTERM to finish the shard at hand.
+
+    Returns:
+        The manifest of the complete set; None if other parts are missing.
+
+    Raises:
+        ReinforcementError: See `reinforce`.
+        ValueError: See `reinforce`.
+    """
     if views_on not in _VIEWS_ON:
         raise ValueError(f"views_on is {views_on!r}; expected one of {_VIEWS_ON}")
     if check_images not in (None, *CHECKS):
         raise ValueError(f"check_images is {check_images!r}; expected one of {(None, *CHECKS)}")
-    device = torch.device(device)
+    device, process = torch.device(device), process or Process()
     teacher = teacher.to(device)
     plan = plan_generation(
         source, teacher, settings, teacher_specs=teacher_specs, device=device, left_out=left_out
@@ -119,99 +170,123 @@ def reinforce(
     if complete := finished_set(out, plan.identity):
         _logger.info("%s is already complete", out)
         return complete
-    with locked(out):
-        output = OutputDirectory(out, plan.identity, plan.layout, plan.keys)
-        pending = pending_shards(plan, output)
+    with joined(out) as claims:
+        with claims.preparing() as alone:
+            if complete := finished_set(out, plan.identity):
+                return complete
+            output = OutputDirectory(out, plan.identity, plan.layout, plan.keys, alone=alone)
+            if alone:
+                output.save_index()
+        shards = SharedShards(output, claims, (part or Part()).shards(plan.views.shards))
         if check_images is not None:
-            _check_images(plan, pending, check_images, workers=workers, progress=progress)
+            mine = shards.pending[process.index :: process.count]
+            _check_images(plan, mine, check_images, workers=workers, progress=progress)
         if min_agreement != 0:
             agreement = measure_agreement(plan.source, teacher, settings.policy, device)
             check_agreement(agreement, plan.num_classes, min_agreement)
         maker = ShardMaker(plan, output, teacher, device, workers=workers, views_on=views_on)
-        finished = sorted(set(range(plan.views.shards)) - set(pending))
-        if pending and finished:
-            maker.compare_shards(asked_again(finished))
-        with _bar(plan.views, pending, progress) as bar:
-            maker.make_shards(pending, bar.update)
-        return output.finish()
+        _compare_finished(plan, output, claims, shards, maker)
+        with SharedProgress(plan, output, progress) as bar:
+            run = _Run(plan, output, claims, shards, maker, bar, Grace(grace), process)
+            return run.make_all()
 
 
-class ShardMaker:
-    """Makes shards of a planned set in one process, with one teacher on one device.
-
-    Args:
-        plan: What the set is.
-        output: Where the shards go.
-        teacher: Answers the views; on `device`.
-        device: Where the teacher runs.
-        workers: As for `reinforce`.
-        views_on: As for `reinforce`.
-    """
+class _Run:
+    """What one process does after all checks."""
 
     def __init__(
         self,
         plan: GenerationPlan,
         output: OutputDirectory,
-        teacher: Ensemble,
-        device: torch.device,
-        *,
-        workers: int = 0,
-        views_on: str | None = None,
+        claims: Claims,
+        shards: SharedShards,
+        maker: ShardMaker,
+        bar: SharedProgress,
+        grace: Grace,
+        process: Process,
     ) -> None:
-        self._plan, self._output, self._device, self._workers = plan, output, device, workers
-        self._whole = views_on == "workers" if views_on else device.type != "cuda"
-        settings = plan.settings
-        self._feed = ViewMaker(settings.policy, plan.layout, device)
-        self._ask = Predictor(teacher, plan.num_classes, settings.topk, settings.batch_size)
+        self._plan, self._output, self._claims, self._shards = plan, output, claims, shards
+        self._maker, self._bar, self._grace, self._process = maker, bar, grace, process
 
-    def make_shards(self, numbers: Sequence[int], advance: Callable[[int], object]) -> None:
-        """Make and store shards.
+    def make_all(self) -> Manifest | None:
+        """Make the shards that nobody else makes, and finish the set if it is complete."""
+        while True:
+            self._make_free()
+            while self._shards.pending:
+                self._shards.wait()
+                self._bar.refresh()
+                self._make_free()
+            missing = self._output.missing(range(self._plan.views.shards))
+            missing = [number for number in missing if not self._output.has(number)]
+            if missing:
+                _logger.info("%d shards of other parts are not finished", len(missing))
+                return None
+            if manifest := self._finish():
+                return manifest
 
-        Args:
-            numbers: Of the shards, ascending.
-            advance: Called with the number of images that were completed since the last call.
+    def _make_free(self) -> None:
+        try:
+            with self._grace.delaying():
+                self._maker.make_shards(
+                    self._shards.free(), self._bar.advance, store=self._store, check=self._check
+                )
+        except Exception as error:
+            self._note(error)
+            raise
 
-        Raises:
-            ReinforcementError: See `reinforce`.
-        """
-        plan, device = self._plan, self._device
-        loader = _loader(self._batches_of(numbers), self._workers, device)
-        builder = ShardBuilder(self._output, plan.views, plan.layout, plan.keys, plan.num_classes)
+    def _finish(self) -> Manifest | None:
+        """Write the manifest; None if shards turn out to be damaged, which are then pending."""
+        views = self._plan.views
+        with self._claims.finishing():
+            if complete := finished_set(self._output.directory, self._plan.identity):
+                return complete
+            kept = {n: self._output.keep(n, *views.place(n)) for n in range(views.shards)}
+            damaged = [number for number, intact in kept.items() if not intact]
+            if not damaged:
+                return self._output.finish()
+            for number in damaged:
+                self._output.discard(number)
+            self._shards.pending = damaged
+            return None
 
-        def store(answer: Prediction) -> None:
-            advance(builder.add(answer))
+    def _store(self, number: int, shard: Shard) -> None:
+        self._shards.store(number, shard)
+        self._bar.stored(number)
 
-        # On CUDA, making views, asking and storing overlap.
-        with noticing_dead_workers(), Background(_UNFINISHED.get(device.type, 0)) as background:
-            for batch in _batches(loader):
-                background.call(store, self._ask(batch, self._feed(batch)))
+    def _check(self, batch: ViewBatch) -> None:
+        self._grace.check(new_shard=batch.first == 0)
 
-    def compare_shards(self, numbers: Sequence[int]) -> None:
-        """Make the first batch of finished shards again and compare it with what is stored.
+    def _note(self, error: Exception) -> None:
+        """Store why a shard could not be made, so that other processes make it last."""
+        number, name = self._maker.current, self._process.name
+        if number is None:
+            return
+        # A failing disk, or PyTorch's handler of SIGCHLD, which raises anywhere.
+        with contextlib.suppress(OutputError, RuntimeError):
+            _logger.error("failed in shard %d", number)
+            self._output.note_failure(number, name, f"{type(error).__name__}: {error}")
 
-        Raises:
-            ReinforcementError: See `check_views` and `check_answers`.
-        """
-        plan, output = self._plan, self._output
-        for batch in _batches(self._batches_of(numbers).first_of_each()):
-            shard = output.stored(batch.shard, *plan.views.place(batch.shard))
-            views = self._feed(batch).take()
-            check_views(batch, shard, plan.layout, plan.keys, views)
-            precision = plan.identity["precision"]
-            check_answers(batch, shard, self._ask, views, precision, output.directory)
 
-    def _batches_of(self, numbers: Sequence[int]) -> ViewBatches:
-        plan, settings = self._plan, self._plan.settings
-        return ViewBatches(
-            plan.source,
-            plan.keys,
-            plan.views,
-            numbers,
-            settings.policy,
-            plan.layout,
-            settings.seed,
-            self._whole,
-        )
+def _compare_finished(
+    plan: GenerationPlan,
+    output: OutputDirectory,
+    claims: Claims,
+    shards: SharedShards,
+    maker: ShardMaker,
+) -> None:
+    """Compare a few finished shards with what this process would make; damaged ones are pending."""
+    every = range(plan.views.shards)
+    finished = sorted({*every} - {*output.missing(every)})
+    if not finished or len(finished) == len(every):
+        return
+    _logger.info("resuming: %d of %d shards are finished", len(finished), len(every))
+    for number in asked_again(finished):
+        if output.keep(number, *plan.views.place(number)):
+            maker.compare_shards([number])
+        elif claims.take(number):
+            output.discard(number)
+            shards.pending.append(number)
+            claims.give_back(number)
 
 
 def _check_images(plan: GenerationPlan, numbers: Sequence[int], check: str, **options: Any) -> None:
@@ -219,31 +294,3 @@ def _check_images(plan: GenerationPlan, numbers: Sequence[int], check: str, **op
     rows = itertools.chain.from_iterable(map(plan.views.rows, numbers))
     positions = plan.keys.rows(plan.source.keys).argsort()[list(rows)]
     check_readable(plan.source, positions.tolist(), check=check, **options)
-
-
-def _loader(batches: ViewBatches, workers: int, device: torch.device) -> DataLoader[Any]:
-    check_room(workers, len(batches), batches.batch_bytes)
-    pinned = device.type == "cuda"
-    return DataLoader(batches, batch_size=None, num_workers=workers, pin_memory=pinned)
-
-
-def _bar(plan: ViewPlan, pending: Sequence[int], shown: bool) -> Any:
-    done = plan.images - sum(len(plan.rows(number)) for number in pending)
-    if done:
-        kept = plan.shards - len(pending)
-        _logger.info("resuming: %d of %d shards are finished", kept, plan.shards)
-    return tqdm(
-        desc=f"{plan.samples} views of each image",
-        total=plan.images,
-        initial=done,
-        unit=" images",
-        bar_format=_BAR,
-        disable=not shown,
-    )
-
-
-def _batches(loader: Iterable[Any]) -> Iterator[ViewBatch]:
-    for batch in alive(loader):
-        if isinstance(batch, ReinforcementError):
-            raise batch
-        yield batch

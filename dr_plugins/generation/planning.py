@@ -1,4 +1,4 @@
-"""Planning a shard set: what decides its content, its layout, and which shards are to be made."""
+"""Planning a shard set: what decides its content, and its layout."""
 
 from __future__ import annotations
 
@@ -16,9 +16,8 @@ from dr_plugins.policies.policy import Policy
 from dr_plugins.records import RecordLayout, target_fields
 from dr_plugins.shards.key_index import KeyIndex
 from dr_plugins.shards.manifest import MAX_SAMPLES
-from dr_plugins.shards.output import OutputDirectory
 
-__all__ = ["GenerationPlan", "GenerationSettings", "pending_shards", "plan_generation"]
+__all__ = ["GenerationPlan", "GenerationSettings", "plan_generation"]
 
 
 @dataclass(frozen=True)
@@ -120,12 +119,6 @@ def plan_generation(
     }
     views = ViewPlan(len(keys), settings.samples, settings.shard_images, settings.batch_size)
     return GenerationPlan(source, settings, keys, layout, identity, views)
-
-
-def pending_shards(plan: GenerationPlan, output: OutputDirectory) -> list[int]:
-    """Return the numbers of the shards to make: those that no earlier run has finished."""
-    numbers, place = range(plan.views.shards), plan.views.place
-    return [number for number in numbers if not output.keep(number, *place(number))]
 
 
 def _count_classes(

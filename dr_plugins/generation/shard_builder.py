@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from dr_plugins.errors import DatasetMismatchError
@@ -10,7 +12,6 @@ from dr_plugins.generation.views import ImagePart, ViewPlan
 from dr_plugins.records import RecordLayout
 from dr_plugins.replay.replayer import fingerprint
 from dr_plugins.shards.key_index import KeyIndex
-from dr_plugins.shards.output import OutputDirectory
 from dr_plugins.shards.shard import Shard
 
 __all__ = ["ShardBuilder"]
@@ -20,7 +21,7 @@ class ShardBuilder:
     """Puts answers into shards and writes each shard when it is complete.
 
     Args:
-        output: Receives the shards.
+        store: Called with the number of each complete shard and the shard.
         plan: Division into shards and batches.
         layout: Byte layout of a record.
         keys: The images, in row order.
@@ -29,13 +30,13 @@ class ShardBuilder:
 
     def __init__(
         self,
-        output: OutputDirectory,
+        store: Callable[[int, Shard], None],
         plan: ViewPlan,
         layout: RecordLayout,
         keys: KeyIndex,
         num_classes: int,
     ) -> None:
-        self._output, self._plan, self.layout, self._keys = output, plan, layout, keys
+        self._store, self._plan, self.layout, self._keys = store, plan, layout, keys
         self._num_classes = num_classes
         self._shard: Shard | None = None
 
@@ -59,7 +60,7 @@ class ShardBuilder:
         self._shard.records.reshape(-1)[batch.first : stop] = self._filled(answer)
         self._note(self._shard, answer)
         if stop == len(rows) * plan.samples:
-            self._output.add(batch.shard, self._shard)
+            self._store(batch.shard, self._shard)
             self._shard = None
         return stop // plan.samples - batch.first // plan.samples
 

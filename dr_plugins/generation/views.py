@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -22,7 +22,7 @@ from dr_plugins.shards.key_index import KeyIndex
 from dr_plugins.shards.shard import fingerprinted_sample
 from dr_plugins.utils.workers import report_lost_batches
 
-__all__ = ["ImagePart", "ViewBatch", "ViewBatches", "ViewPlan"]
+__all__ = ["FailedBatch", "ImagePart", "ViewBatch", "ViewBatches", "ViewPlan"]
 
 _PARTNER_STREAM = 2
 _PARTNERS = 8  # partners per image; each is decoded once for all of the image's views
@@ -112,17 +112,27 @@ class ViewPlan:
         return range(first, min(first + self.batch_size, count))
 
 
-class ViewBatches(Dataset["ViewBatch | ReinforcementError"]):
-    """Makes the batches of some shards, in order.
+class FailedBatch(NamedTuple):
+    """Takes the place of a batch if an image cannot be used.
 
-    If an image cannot be used, the item is the error instead of a batch, so it reaches the main
-    process without a worker's traceback around it.
+    As an item, the error reaches the main process without a worker's traceback around it.
+
+    Attributes:
+        shard: Number of the shard.
+        error: Why there is no batch.
+    """
+
+    shard: int
+    error: ReinforcementError
+
+
+class ViewBatches(Dataset["ViewBatch | FailedBatch"]):
+    """Makes batches, by (number of the shard, number of the batch in it).
 
     Args:
         source: The images.
         keys: Their keys, in row order.
         plan: Division into shards and batches.
-        shards: Numbers of the shards to make, ascending.
         policy: Augmentation of the views.
         layout: Byte layout of a record.
         seed: Seed of all parameters.
@@ -136,7 +146,6 @@ class ViewBatches(Dataset["ViewBatch | ReinforcementError"]):
         source: ImageSource,
         keys: KeyIndex,
         plan: ViewPlan,
-        shards: Sequence[int],
         policy: Policy,
         layout: RecordLayout,
         seed: int,
@@ -146,27 +155,18 @@ class ViewBatches(Dataset["ViewBatch | ReinforcementError"]):
         self._policy, self._layout, self._seed = policy, layout, seed
         self._whole = whole
         self._sends_pictures = not whole and policy.has_batches
-        self._shards = list(shards)
-        self._batches_each = plan.batches(0)
         self._positions = np.empty(len(keys), np.int64)
         self._positions[keys.rows(source.keys)] = np.arange(len(keys))
         self._cached_load: Callable[[int], tuple[Picture, int]] | None = None
 
-    def __len__(self) -> int:
-        if not self._shards:
-            return 0
-        # Only the very last shard of a set can have fewer batches.
-        return (len(self._shards) - 1) * self._batches_each + self._plan.batches(self._shards[-1])
-
-    def __getitem__(self, index: int) -> ViewBatch | ReinforcementError:
-        """Return batch `index`, or the error that prevents it."""
+    def __getitem__(self, index: tuple[int, int]) -> ViewBatch | FailedBatch:
+        """Return a batch, or the error that prevents it."""
         report_lost_batches()
-        position, number = divmod(index, self._batches_each)
-        shard = self._shards[position]
+        shard, number = index
         try:
             return self._make(shard, self._plan.batch(shard, number))
         except ReinforcementError as error:
-            return error
+            return FailedBatch(shard, error)
 
     @property
     def batch_bytes(self) -> int:
@@ -175,10 +175,6 @@ class ViewBatches(Dataset["ViewBatch | ReinforcementError"]):
             return 0
         height, width = self._policy.view_size
         return self._plan.batch_size * (3 * height * width + self._layout.itemsize)
-
-    def first_of_each(self) -> Iterator[ViewBatch | ReinforcementError]:
-        """Yield the first batch of each shard."""
-        return (self[position * self._batches_each] for position in range(len(self._shards)))
 
     def _make(self, shard: int, numbers: range) -> ViewBatch:
         samples, first_row = self._plan.samples, self._plan.rows(shard).start

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import filelock
 import numpy as np
 
-from dr_plugins.errors import LockedError, OutputError
+from dr_plugins.errors import OutputError
+from dr_plugins.shards.locks import FileLocks
 from dr_plugins.shards.mapping import map_file
 from dr_plugins.utils.files import LOCK_NAME, regular_only
 
@@ -102,11 +102,14 @@ class Location(ABC):
         """
 
     @abstractmethod
-    def locked(self) -> contextlib.AbstractContextManager[None]:
-        """Create this directory and lock it.
+    def modified(self) -> float:
+        """Return when this file was written, in seconds since 1970 of its file system's clock."""
+
+    @abstractmethod
+    def locks(self) -> contextlib.AbstractContextManager[FileLocks]:
+        """Create this directory and open its locks, which are released at the end.
 
         Raises:
-            LockedError: Another process has locked it.
             OutputError: It cannot be created or written to.
         """
 
@@ -177,25 +180,22 @@ class LocalPath(Location):
         except OSError as error:
             raise OutputError(f"cannot delete {self}: {error.strerror}") from error
 
+    def modified(self) -> float:
+        return self.path.stat().st_mtime
+
     @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
-        lock = filelock.FileLock(self.path / LOCK_NAME)
+    def locks(self) -> Iterator[FileLocks]:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            lock.acquire(timeout=0)
-        except filelock.Timeout as error:
-            raise LockedError(
-                f"another generator is writing to {self}, or its worker processes are still "
-                f"running; wait for them, or choose another directory"
-            ) from error
+            locks = FileLocks(self.path / LOCK_NAME)
         except OSError as error:
             raise OutputError(
                 f"cannot write to {self}: {error.strerror or error}. Choose a writable directory."
             ) from error
         try:
-            yield
+            yield locks
         finally:
-            lock.release()
+            locks.close()
 
 
 def _sync_directory(directory: Path) -> None:

@@ -1,4 +1,4 @@
-"""The output directory of a generation: has one writer, and keeps finished shards."""
+"""The output directory of a generation: keeps finished shards, and what the set is to become."""
 
 from __future__ import annotations
 
@@ -6,36 +6,34 @@ import contextlib
 import json
 import logging
 import re
+from collections.abc import Iterable
 from typing import Any
 
 from dr_plugins.errors import FormatError, OutputError, SettingsMismatchError
 from dr_plugins.records import RecordLayout, set_checksum
 from dr_plugins.shards.address import Place, located
+from dr_plugins.shards.claims import locked
 from dr_plugins.shards.container import file_digest
 from dr_plugins.shards.key_index import KeyIndex
 from dr_plugins.shards.location import TEMPORARY_SUFFIX, Location
 from dr_plugins.shards.manifest import FileEntry, Manifest, library_versions, settings_digest
 from dr_plugins.shards.reader import map_shard
 from dr_plugins.shards.shard import Shard, shard_name
+from dr_plugins.shards.unfinished import compare_settings, damaged, read_progress
 from dr_plugins.utils.files import LOCK_NAME, MANIFEST_NAME, PROGRESS_NAME
 
 __all__ = ["OutputDirectory", "finished_set", "locked"]
 
 _INDEX_NAME = "index.safetensors"
-_LONGEST_VALUE = 120  # characters of a value in a message
+_FAILED = re.compile(r"failed-[0-9]+\.json")
 _LEFT_OVER = re.compile(
-    r"(?:(?:shard-[0-9]+|index)\.safetensors|(?:manifest|unfinished)\.json)\.tmp"
+    r"(?:(?:shard-[0-9]+|index)\.safetensors|(?:manifest|unfinished|failed-[0-9]+)\.json)\.tmp"
 )
 _logger = logging.getLogger(__name__)
 
 
-def locked(directory: Place) -> contextlib.AbstractContextManager[None]:
-    """Create a directory and hold it alone; see `Location.locked`."""
-    return located(directory).locked()
-
-
 class OutputDirectory:
-    """A shard set that is being generated; use it within `locked`.
+    """A shard set that is being generated; use it within `locked`, or prepare it in `joined`.
 
     Args:
         directory: Directory of the set.
@@ -43,6 +41,7 @@ class OutputDirectory:
         layout: Byte layout of a record.
         keys: The images, in row order.
         versions: Libraries that make the set; None means those of this process.
+        alone: Whether no other process works in the directory; otherwise nothing is changed here.
 
     Raises:
         SettingsMismatchError: The directory holds a set, finished or not, with other settings.
@@ -56,18 +55,73 @@ class OutputDirectory:
         layout: RecordLayout,
         keys: KeyIndex,
         versions: dict[str, str] | None = None,
+        *,
+        alone: bool = True,
     ) -> None:
         self.directory = located(directory)
         self._versions = library_versions() if versions is None else versions
         self._settings, self._layout, self._keys = settings, layout, keys
         self._set_id = settings_digest(settings)
         self._entries: dict[int, FileEntry] = {}
-        self._finished = self._claim()
+        self._finished = self._claim(alone)
 
     @property
     def is_finished(self) -> bool:
         """Whether the set was already complete when this object was created."""
         return self._finished
+
+    @classmethod
+    def reopen(cls, directory: Place) -> OutputDirectory:
+        """Open an unfinished set as the processes that make it described it.
+
+        Raises:
+            FormatError: There is no unfinished set, or it is damaged.
+        """
+        place = located(directory)
+        progress = read_progress(place)
+        keys = KeyIndex.load(place / _INDEX_NAME)
+        if keys.digest() != progress["settings"].get("keys"):
+            raise FormatError(
+                f"{place / _INDEX_NAME} holds other images than {PROGRESS_NAME} names. Run the "
+                f"`dr-plugins reinforce` command again."
+            )
+        layout = RecordLayout.from_json(progress["record"])
+        return cls(place, progress["settings"], layout, keys, progress["versions"], alone=False)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """See `Manifest`."""
+        return self._settings
+
+    def missing(self, numbers: Iterable[int]) -> list[int]:
+        """Return which shards are not there, by the names in the directory."""
+        names = set(self.directory.names())
+        return [number for number in numbers if shard_name(number) not in names]
+
+    def has(self, number: int) -> bool:
+        """Return whether a shard is there."""
+        return (self.directory / shard_name(number)).exists()
+
+    def discard(self, number: int) -> None:
+        """Delete a damaged shard."""
+        (self.directory / shard_name(number)).remove()
+
+    def note_failure(self, number: int, by: str, message: str) -> None:
+        """Store why a process could not make a shard, for `failure` and for users."""
+        text = json.dumps({"by": by, "error": message}, indent=1, ensure_ascii=False)
+        self._failure(number).write([text.encode(errors="surrogateescape")])
+
+    def failure(self, number: int) -> str | None:
+        """Return why a shard could not be made, None if nobody failed."""
+        try:
+            return str(json.loads(self._failure(number).read_text())["error"])
+        except FileNotFoundError:
+            return None
+        except (ValueError, KeyError, TypeError) as error:
+            return repr(error)
+
+    def _failure(self, number: int) -> Location:
+        return self.directory / f"failed-{number:05d}.json"
 
     def keep(self, number: int, shape: tuple[int, int], first_row: int) -> bool:
         """Keep a shard of an earlier run if it exists and is intact.
@@ -81,6 +135,8 @@ class OutputDirectory:
             Whether the shard was kept.
         """
         path = self.directory / shard_name(number)
+        if number in self._entries:
+            return True
         if not path.exists():
             return False
         try:
@@ -120,21 +176,28 @@ class OutputDirectory:
         """`Manifest.set_id` of the set, stored in every shard."""
         return self._set_id
 
+    def save_index(self) -> FileEntry:
+        """Write the key index, with which another process can finish the set."""
+        path = self.directory / _INDEX_NAME
+        return FileEntry(path.name, self._keys.save(path), len(self._keys))
+
     def finish(self) -> Manifest:
         """Write the key index and the manifest, which completes the set.
 
         Raises:
             OutputError: A file cannot be written.
         """
-        path = self.directory / _INDEX_NAME
-        index = FileEntry(path.name, self._keys.save(path), len(self._keys))
+        index = self.save_index()
         shards = tuple(self._entries[number] for number in sorted(self._entries))
         manifest = Manifest(self._settings, self._layout, index, shards, self._versions)
         manifest.save(self.directory)
+        for name in self.directory.names():
+            if _FAILED.fullmatch(name):
+                (self.directory / name).remove()
         (self.directory / PROGRESS_NAME).remove()
         return manifest
 
-    def _claim(self) -> bool:
+    def _claim(self, alone: bool) -> bool:
         """Compare the settings with the existing ones, or store them.
 
         Returns:
@@ -144,30 +207,33 @@ class OutputDirectory:
         if (self.directory / MANIFEST_NAME).exists():
             return finished_set(self.directory, self._settings, self._versions) is not None
         mine = {"settings": self._settings, "versions": self._versions}
-        if path.exists() and self._has_work():
+        if path.exists() and (self._has_work() or not alone):
             try:
-                theirs = json.loads(path.read_text())
-                _compare(self.directory, mine, theirs)
-            except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-                raise FormatError(
-                    f"{path} is damaged ({error!r}), so the settings of the shards next to it are "
-                    f"unknown. Choose another directory, or delete this one."
-                ) from error
-        elif any(name.endswith(".safetensors") for name in self.directory.names()):
+                compare_settings(self.directory, mine, read_progress(self.directory))
+            except (KeyError, TypeError, AttributeError) as error:
+                raise damaged(path, error) from error
+        elif self._has_foreign_files(path.exists()):
             raise SettingsMismatchError(
                 f"{self.directory} holds safetensors files of unknown origin; choose an empty "
                 f"directory"
             )
+        if not alone:
+            return False
         for name in self.directory.names():
-            if _LEFT_OVER.fullmatch(name):
+            if _LEFT_OVER.fullmatch(name) or _FAILED.fullmatch(name):
                 (self.directory / name).remove()
+        mine["record"] = self._layout.to_json()
         path.write([json.dumps(mine, indent=1, ensure_ascii=False).encode()])
         return False
 
+    def _has_foreign_files(self, begun: bool) -> bool:
+        ours = {_INDEX_NAME} if begun else set()
+        return any(n.endswith(".safetensors") for n in {*self.directory.names()} - ours)
+
     def _has_work(self) -> bool:
         """Whether the directory holds more than a run that stopped before its first shard."""
-        left = (PROGRESS_NAME, LOCK_NAME)
-        names = self.directory.names()
+        left = (PROGRESS_NAME, LOCK_NAME, _INDEX_NAME)
+        names = [name for name in self.directory.names() if not _FAILED.fullmatch(name)]
         return any(name not in left and not name.endswith(TEMPORARY_SUFFIX) for name in names)
 
     def _check_records(self, path: Location, shard: Shard) -> None:
@@ -204,37 +270,10 @@ def finished_set(
     current = (library_versions() if versions is None else versions) if missing else {}
     mine = {"settings": settings, "versions": current}
     theirs = {"settings": manifest.settings, "versions": manifest.versions if missing else {}}
-    _compare(directory, mine, theirs)
+    compare_settings(directory, mine, theirs)
     if missing:
         _logger.warning("%d files are missing, such as %s", len(missing), missing[0])
         return None
     with contextlib.suppress(OutputError):
         (directory / PROGRESS_NAME).remove()
     return manifest
-
-
-def _compare(directory: Location, mine: dict[str, Any], theirs: dict[str, Any]) -> None:
-    versions = theirs["versions"]
-    current = {k: v for k, v in mine["versions"].items() if k in versions}
-    there, now = _flat({**theirs["settings"], **versions}), _flat({**mine["settings"], **current})
-    differing = [
-        f"{name}: {_short(there, name)} there, {_short(now, name)} now"
-        for name in {**there, **now}
-        if name not in there or name not in now or there[name] != now[name]
-    ]
-    if differing:
-        raise SettingsMismatchError(
-            f"{directory} was made with other settings ({'; '.join(differing)}). Use the same ones "
-            f"to resume, or choose another directory."
-        )
-
-
-def _flat(settings: dict[str, Any]) -> dict[str, Any]:
-    """The settings with one entry per part of the policy, to name the part in a message."""
-    policy = {f"policy {name}": value for name, value in settings["policy"].items()}
-    return {**policy, **{name: value for name, value in settings.items() if name != "policy"}}
-
-
-def _short(settings: dict[str, Any], name: str) -> str:
-    text = repr(settings[name]) if name in settings else "absent"
-    return text if len(text) <= _LONGEST_VALUE else f"{text[:_LONGEST_VALUE]}..."

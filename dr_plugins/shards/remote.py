@@ -18,6 +18,7 @@ import numpy as np
 from dr_plugins.errors import FormatError, OutputError
 from dr_plugins.shards.cache import cached
 from dr_plugins.shards.location import Location
+from dr_plugins.shards.locks import FileLocks
 
 _Result = TypeVar("_Result")
 
@@ -83,7 +84,10 @@ class RemotePath(Location):
     def remove(self) -> None:
         self._refuse()
 
-    def locked(self) -> contextlib.AbstractContextManager[None]:
+    def modified(self) -> float:
+        return float(self._call("modified").timestamp())
+
+    def locks(self) -> contextlib.AbstractContextManager[FileLocks]:
         self._refuse()
 
     def _refuse(self) -> NoReturn:

@@ -23,7 +23,7 @@ def test_sigterm_ends_as_ctrl_c_does(
     def terminated(*_: object, **__: object) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr("dr_plugins.generation.generate._batches", terminated)
+    monkeypatch.setattr("dr_plugins.generation.making.ShardMaker._noted", terminated)
     before = signal.getsignal(signal.SIGTERM)
     result = reinforce(photographs, tmp_path / "set")
     assert result.exit_code == 128 + signal.SIGTERM
@@ -79,7 +79,7 @@ def test_a_finished_set_need_not_be_writable(
     def read_only(*_: object, **__: object) -> None:
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
-    monkeypatch.setattr("filelock.FileLock.acquire", read_only)
+    monkeypatch.setattr("dr_plugins.shards.location.FileLocks", read_only)
     monkeypatch.setattr(os, "replace", read_only)
     again = reinforce(photographs, out)
     assert again.exit_code == 0, again.output

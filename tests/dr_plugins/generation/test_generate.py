@@ -27,9 +27,10 @@ from dr_plugins.errors import (
     ImageReadError,
     TeacherError,
 )
-from dr_plugins.generation import generate as generate_module
-from dr_plugins.generation.generate import GenerationSettings, ShardMaker, reinforce
-from dr_plugins.generation.planning import pending_shards, plan_generation
+from dr_plugins.generation import making
+from dr_plugins.generation.generate import GenerationSettings, reinforce
+from dr_plugins.generation.making import ShardMaker
+from dr_plugins.generation.planning import plan_generation
 from dr_plugins.generation.teachers import Ensemble
 from dr_plugins.images.sources import ImageSource
 from dr_plugins.policies.policy import Policy
@@ -74,7 +75,7 @@ def generate(
 @pytest.fixture(params=[0, 2], ids=["waiting", "ahead"])
 def unfinished(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
     """How many answers may be on their way; 2 is what CUDA gets."""
-    monkeypatch.setattr(generate_module, "_UNFINISHED", {"cpu": request.param})
+    monkeypatch.setattr(making, "_UNFINISHED", {"cpu": request.param})
     number: int = request.param
     return number
 
@@ -135,13 +136,13 @@ def test_shards_may_be_made_apart_in_any_order(
     plan = plan_generation(source, teacher, settings, teacher_specs=(), device=device, left_out=())
     with locked(tmp_path):
         output = OutputDirectory(tmp_path, plan.identity, plan.layout, plan.keys)
-        assert pending_shards(plan, output) == [0, 1, 2]
+        assert output.missing(range(3)) == [0, 1, 2]
         for numbers, images in (([2], 2), ([0, 1], 10)):
             own = pickle.loads(pickle.dumps((plan, output, teacher)))  # as in another process
             completed: list[int] = []
             ShardMaker(*own, device).make_shards(numbers, completed.append)
             assert sum(completed) == images
-        assert pending_shards(plan, output) == []
+        assert all(output.keep(number, *plan.views.place(number)) for number in range(3))
         output.finish()
     assert files(tmp_path) == files(uninterrupted)
 
@@ -175,7 +176,7 @@ def test_a_device_that_computes_other_pixels_is_refused(
     small = policy("rrc", backend="tensor")
     with pytest.raises(DeviceMismatchError, match=r"6 of 6 views .*cpu.* --views-on work"):
         generate(tmp_path / "set", photographs, policy_=small, views_on="device")
-    assert sorted(files(tmp_path / "set")) == ["unfinished.json"]
+    assert not list((tmp_path / "set").glob("shard-*"))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
@@ -339,11 +340,11 @@ def test_killed_twice_while_working_and_resumed(
 
 @pytest.mark.usefixtures("unfinished")
 @pytest.mark.parametrize("renamed", [False, True])
-@pytest.mark.parametrize("write", range(1, 7))
+@pytest.mark.parametrize("write", range(1, 8))
 def test_killed_while_writing_and_resumed(
     tmp_path: Path, photographs: Path, uninterrupted: Path, write: int, renamed: bool
 ) -> None:
-    out = tmp_path / "set"  # written: settings, three shards, index, manifest
+    out = tmp_path / "set"  # written: settings, index, three shards, index, manifest
     killed_at_write(out, photographs, write, renamed=renamed)
     left_over = list(out.glob("*.tmp"))
     assert len(left_over) == (0 if renamed else 1)
@@ -437,7 +438,7 @@ def test_a_failing_disk_keeps_finished_shards(
     _, message = in_child(lambda: generate(out, photographs, teacher=Counting(4, fill_the_disk)))
     assert message.startswith(f"OutputError: cannot write {out}/shard-00001.safetensors: File too")
     assert "finished shards are kept" in message
-    assert sorted(files(out)) == ["shard-00000.safetensors", "unfinished.json"]
+    assert [file.name for file in out.glob("shard-*")] == ["shard-00000.safetensors"]
     before = identity(out / "shard-00000.safetensors")
     generate(out, photographs)
     assert files(out) == files(uninterrupted)

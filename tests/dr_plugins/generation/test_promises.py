@@ -14,7 +14,7 @@ from torch import nn
 
 from dr_plugins import randomness
 from dr_plugins.errors import TeacherError, WorkerError
-from dr_plugins.generation import generate, views
+from dr_plugins.generation import making, views
 from dr_plugins.generation.background import Background
 from dr_plugins.generation.predictor import Prediction, Predictor
 from dr_plugins.generation.teachers import Ensemble
@@ -25,6 +25,7 @@ from dr_plugins.records import RecordLayout, target_fields
 from dr_plugins.shards.address import located
 from dr_plugins.shards.key_index import KeyIndex
 from dr_plugins.training import dataset
+from dr_plugins.utils.workers import alive
 from tests.tiny import policy
 
 # --- seeds ----------------------------------------------------------------------------------------
@@ -37,7 +38,7 @@ def made(name: str, seed: int) -> np.ndarray:
     small = policy(name)
     layout = RecordLayout((*small.fields, *target_fields(1, 12)))
     keys, plan = KeyIndex.build(source.keys), ViewPlan(12, 3, 2, 6)
-    batch = ViewBatches(source, keys, plan, [1], small, layout, seed)[0]
+    batch = ViewBatches(source, keys, plan, small, layout, seed)[1, 0]
     assert isinstance(batch, ViewBatch)
     return batch.records.numpy().view(layout.dtype)[:, 0]
 
@@ -129,12 +130,12 @@ def test_batches_for_a_gpu_are_pinned(device: str, pinned: bool) -> None:
     class Batches(list):  # type: ignore[type-arg]
         batch_bytes = 0
 
-    loader = generate._loader(Batches([1]), 0, torch.device(device))  # type: ignore[arg-type]
+    loader = making._loader(Batches([1]), [0], 0, torch.device(device))  # type: ignore[arg-type]
     assert (loader.pin_memory, loader.batch_size) == (pinned, None)
 
 
 def test_answers_are_on_their_way_on_cuda_only() -> None:
-    assert generate._UNFINISHED == {"cuda": 2}
+    assert making._UNFINISHED == {"cuda": 2}
 
 
 # --- deaths ---------------------------------------------------------------------------------------
@@ -146,7 +147,7 @@ def test_a_connection_that_a_dead_worker_leaves_is_a_typed_error(error: Exceptio
         yield 1
         raise error
 
-    found = generate._batches(batches())
+    found = alive(batches())
     assert next(found) == 1
     with pytest.raises(WorkerError, match="gone"):
         next(found)
@@ -154,7 +155,7 @@ def test_a_connection_that_a_dead_worker_leaves_is_a_typed_error(error: Exceptio
 
 def test_other_errors_of_batches_are_not_called_dead_workers() -> None:
     with pytest.raises(ZeroDivisionError):
-        list(generate._batches(1 / n for n in (1, 0)))
+        list(alive(1 / n for n in (1, 0)))
 
 
 def test_errors_after_the_last_call_are_not_swallowed() -> None:

@@ -39,13 +39,13 @@ def test_batches_cover_every_view_once(
     assert [row for shard in range(plan.shards) for row in plan.rows(shard)] == list(range(images))
 
 
-@pytest.mark.parametrize("shards", [[0, 1, 2], [1], [2], [0, 2], []])
+@pytest.mark.parametrize("shards", [[0, 1, 2], [2, 0]])
 def test_batches_of_some_shards(photographs: Path, shards: list[int]) -> None:
     source = ImageSource(ImageFolder(str(photographs)))
     small, plan = policy("rrc"), ViewPlan(12, 3, 5, 4)  # shards of 5, 5 and 2 images
     layout = RecordLayout((*small.fields, *target_fields(1, 3)))
-    batches = ViewBatches(source, KeyIndex.build(source.keys), plan, shards, small, layout, 0)
-    made = [batches[i] for i in range(len(batches))]
+    batches = ViewBatches(source, KeyIndex.build(source.keys), plan, small, layout, 0)
+    made = [batches[s, b] for s in shards for b in range(plan.batches(s))]
     assert all(isinstance(batch, ViewBatch) for batch in made)
     views = [(b.shard, b.first + i) for b in made for i in range(len(b.records))]  # type: ignore[union-attr]
     assert views == [(s, v) for s in shards for v in range(len(plan.rows(s)) * 3)]

@@ -3,8 +3,10 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import pickle
+import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,7 @@ import pytest
 from dr_plugins.errors import FormatError
 from dr_plugins.shards.address import located
 from dr_plugins.shards.location import LocalPath, Location
+from dr_plugins.shards.locks import FileLocks
 from dr_plugins.shards.reader import ShardSet
 from dr_plugins.tools.describe import describe
 from dr_plugins.tools.verify import verify
@@ -69,8 +72,12 @@ class InMemory(Location):
         self.files.pop(self.address, None)
 
     @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
-        yield
+    def locks(self) -> Iterator[FileLocks]:
+        with tempfile.TemporaryDirectory() as directory:
+            yield FileLocks(Path(directory) / "locks")
+
+    def modified(self) -> float:
+        return 0.0
 
 
 @pytest.fixture(scope="module")
