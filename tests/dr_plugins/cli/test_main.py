@@ -229,7 +229,7 @@ def test_an_interrupted_command_says_how_to_go_on(
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("dr_plugins.generation.generate._batches", interrupted)
+    monkeypatch.setattr("dr_plugins.generation.making.ShardMaker._noted", interrupted)
     result = reinforce(photographs, tmp_path / "set")
     assert result.exit_code == 1
     assert "same command" in result.stderr

@@ -274,7 +274,7 @@ def test_an_unknown_scheme() -> None:
 
 def test_remote_sets_are_only_read() -> None:
     place = located("s3://bucket/set")
-    for write in (lambda: place.write([b""]), place.remove, place.locked):
+    for write in (lambda: place.write([b""]), place.remove, place.locks):
         with pytest.raises(OutputError, match="dr-plugins push"):
             write()
 
