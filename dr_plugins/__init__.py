@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from dr_plugins.shards.reader import ShardSet
     from dr_plugins.targets import SparseTargets
     from dr_plugins.tools.describe import describe
+    from dr_plugins.tools.extend import extend
     from dr_plugins.tools.merge import merge
     from dr_plugins.tools.split import split
     from dr_plugins.tools.subset import subset
@@ -44,6 +45,7 @@ __all__ = [
     "__version__",
     "describe",
     "expected_calibration_error",
+    "extend",
     "load_teacher",
     "merge",
     "open_source",
@@ -68,6 +70,7 @@ _HOMES = {
     "SparseTargets": "dr_plugins.targets",
     "describe": "dr_plugins.tools.describe",
     "expected_calibration_error": "dr_plugins.metrics.calibration",
+    "extend": "dr_plugins.tools.extend",
     "load_teacher": "dr_plugins.generation.teacher_schemes",
     "merge": "dr_plugins.tools.merge",
     "open_source": "dr_plugins.images.sources",

@@ -44,7 +44,8 @@ DEFAULTS: dict[str, str] = {
     "FeatureBackbone.train": "mode=True",
     "Field": "shape=()",
     "GenerationSettings": (
-        "samples=400, topk=10, seed=0, probs_dtype='float16', batch_size=256, shard_images=1024"
+        "samples=400, topk=10, seed=0, probs_dtype='float16', batch_size=256, shard_images=1024, "
+        "first_sample=0"
     ),
     "ImageOrder": "size=None",
     "ImageOrder.of_list": "root=None",
@@ -146,6 +147,10 @@ DEFAULTS: dict[str, str] = {
     "plain_rows": "temperature=1.0, label_weight=0.0",
     "Shard": "fingerprinted=None",
     "finished_set": "versions=None",
+    "ViewPlan": "first_sample=0",
+    "extend": (
+        "samples=None, device='cpu', workers=0, views_on=None, check_images='quick', progress=False"
+    ),
     "merge": "progress=False",
     "split": "parts=None, keys=None, progress=False",
     "subset": "samples=None, topk=None, classes=None, keys=None, progress=False",

@@ -10,7 +10,7 @@ from dr_plugins import __version__
 from dr_plugins.cli.command import Command, PluginGroup
 from dr_plugins.cli.mldr import download, import_mldr
 from dr_plugins.cli.reinforce import CLASS_MAP, IMAGES, reinforce
-from dr_plugins.cli.sets import merge, split, subset
+from dr_plugins.cli.sets import extend, merge, split, subset
 from dr_plugins.cli.startup import disable, enable, status
 
 __all__ = ["main"]
@@ -77,6 +77,7 @@ def verify(
 
 
 main.add_command(subset)
+main.add_command(extend)
 main.add_command(merge)
 main.add_command(split)
 main.add_command(reinforce)

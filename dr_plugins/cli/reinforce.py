@@ -11,7 +11,7 @@ import click
 
 from dr_plugins.cli.command import Command
 
-__all__ = ["CLASS_MAP", "IMAGES", "reinforce"]
+__all__ = ["CLASS_MAP", "IMAGES", "import_named", "reinforce", "usable_device"]
 
 IMAGES = "Directory with one folder per class, or torchvision:NAME:ROOT."
 CLASS_MAP = "Text file with one class folder name per line, in label order."
@@ -49,6 +49,13 @@ To resume an interrupted run, run the same command again.
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Output directory.")
 @click.option(
     "--samples", type=_COUNT, default=400, show_default=True, help="Reinforcements per image, S."
+)
+@click.option(
+    "--first-sample",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Number of the first reinforcement: `merge` joins sets of consecutive samples.",
 )
 @click.option("--topk", type=_COUNT, default=10, show_default=True, help="Classes stored per view.")
 @click.option("--size", type=_COUNT, help="Side of the views in pixels.  [default: the policy's]")
@@ -161,10 +168,10 @@ def reinforce(
     from dr_plugins.policies.policy import Policy
     from dr_plugins.shards.reader import ShardSet
 
-    device = _usable_device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    device = usable_device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     sys.path.append(os.getcwd())  # for python:MODULE:FUNCTION
     for name in imports:
-        _import(name)
+        import_named(name)
     settings = GenerationSettings(
         Policy.load(policy, size=size, backend=backend),
         probs_dtype="float32" if lossless else "float16",
@@ -206,14 +213,16 @@ def reinforce(
     click.echo(repr(ShardSet(out)))
 
 
-def _import(name: str) -> None:
+def import_named(name: str) -> None:
+    """Import a module that a user names."""
     try:
         importlib.import_module(name)
     except ImportError as error:
         raise click.BadParameter(str(error), param_hint="--import") from error
 
 
-def _usable_device(name: str) -> str:
+def usable_device(name: str) -> str:
+    """Return a device's name after a check that it works."""
     import torch
 
     try:

@@ -1,14 +1,17 @@
-"""``dr-plugins subset``, ``merge`` and ``split``: making shard sets from other sets."""
+"""``dr-plugins subset``, ``merge``, ``split`` and ``extend``: making shard sets from other sets."""
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 
 import click
 
 from dr_plugins.cli.command import Command
+from dr_plugins.cli.reinforce import CLASS_MAP, IMAGES, import_named, usable_device
 
-__all__ = ["merge", "split", "subset"]
+__all__ = ["extend", "merge", "split", "subset"]
 
 _DIRECTORY = click.Path(path_type=Path)
 _FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
@@ -119,6 +122,81 @@ def split(directory: Path, out: Path, parts: int | None, keys: Path | None, quie
     written = make(directory, out, parts=parts, keys=lines, progress=not quiet)
     for number in range(len(written)):
         click.echo(repr(ShardSet(out / f"part-{number:05d}")))
+
+
+@click.command(
+    cls=Command,
+    epilog="""Examples:
+
+  dr-plugins extend imagenet-plus --images imagenet/train --samples 800 --out imagenet-plus-800
+  dr-plugins extend flowers-plus --images more-flowers --out more-flowers-plus
+
+To resume an interrupted run, run the same command again.
+""",
+)
+@click.argument("directory", type=_DIRECTORY)
+@click.option("--images", required=True, help=IMAGES + " Those that are not in the set are added.")
+@click.option("--out", required=True, type=_DIRECTORY, help="Output directory.")
+@click.option(
+    "--samples", type=_COUNT, help="Reinforcements per image in the end.  [default: as in the set]"
+)
+@click.option(
+    "--teacher",
+    "teachers",
+    multiple=True,
+    help="Where the set's teachers are now, as for `reinforce`.  [default: as in the set]",
+)
+@click.option("--workers", type=click.IntRange(min=0), help="As for `reinforce`.")
+@click.option("--device", help="As for `reinforce`.")
+@click.option("--views-on", type=click.Choice(["workers", "device"]), help="As for `reinforce`.")
+@click.option("--class-map", type=_FILE, help=CLASS_MAP)
+@click.option("--import", "imports", multiple=True, metavar="MODULE", help="As for `reinforce`.")
+@click.option("--quiet", is_flag=True, help="No progress bar.")
+def extend(
+    directory: Path,
+    images: str,
+    out: Path,
+    samples: int | None,
+    teachers: tuple[str, ...],
+    workers: int | None,
+    device: str | None,
+    views_on: str | None,
+    class_map: Path | None,
+    imports: tuple[str, ...],
+    quiet: bool,
+) -> None:
+    """Add images or reinforcements to a finished shard set, by its settings."""
+    import torch
+
+    from dr_plugins.generation.teacher_schemes import load_teacher
+    from dr_plugins.generation.teachers import Ensemble
+    from dr_plugins.images.sources import open_source
+    from dr_plugins.shards.reader import ShardSet
+    from dr_plugins.tools.extend import extend as make
+
+    device = usable_device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    sys.path.append(os.getcwd())  # for python:MODULE:FUNCTION
+    for name in imports:
+        import_named(name)
+    stored = ShardSet(directory).manifest
+    ensemble = Ensemble(
+        [load_teacher(spec) for spec in teachers or stored.settings["teachers"]],
+        stored.temperature,
+        torch.bfloat16 if stored.settings.get("precision") == "bfloat16" else None,
+        bool(stored.settings.get("compiled")),
+    )
+    make(
+        directory,
+        open_source(images, None if class_map is None else str(class_map)),
+        ensemble,
+        out,
+        samples=samples,
+        device=device,
+        workers=(os.cpu_count() or 1) if workers is None else workers,
+        views_on=views_on,
+        progress=not quiet,
+    )
+    click.echo(repr(ShardSet(out)))
 
 
 def _names(text: str) -> list[str]:

@@ -32,6 +32,8 @@ class GenerationSettings:
         probs_dtype: ``"float16"``, or the lossless ``"float32"``.
         batch_size: Views per forward pass of the teacher.
         shard_images: Images per shard; an interruption loses at most one shard.
+        first_sample: Number of the first reinforcement. `merge` joins sets of consecutive samples
+            to the set that is made at once.
 
     Raises:
         ValueError: A value is out of range.
@@ -48,6 +50,7 @@ class GenerationSettings:
     probs_dtype: str = "float16"
     batch_size: int = 256
     shard_images: int = 1024
+    first_sample: int = 0
 
     def __post_init__(self) -> None:
         for name in ("samples", "topk", "batch_size", "shard_images"):
@@ -55,6 +58,10 @@ class GenerationSettings:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected at least 1")
         if self.samples > MAX_SAMPLES:
             raise ValueError(f"samples is {self.samples}; expected at most {MAX_SAMPLES}")
+        if not 0 <= self.first_sample <= MAX_SAMPLES - self.samples:
+            raise ValueError(
+                f"first_sample is {self.first_sample}; expected 0 to {MAX_SAMPLES - self.samples}"
+            )
         if not 0 <= self.seed < 1 << 64:
             raise ValueError(f"seed is {self.seed}; expected 0 <= seed < 2**64")
 
@@ -117,7 +124,13 @@ def plan_generation(
         "keys": keys.digest(),
         **({"left_out": sorted(set(left_out))} if left_out else {}),
     }
-    views = ViewPlan(len(keys), settings.samples, settings.shard_images, settings.batch_size)
+    views = ViewPlan(
+        len(keys),
+        settings.samples,
+        settings.shard_images,
+        settings.batch_size,
+        settings.first_sample,
+    )
     return GenerationPlan(source, settings, keys, layout, identity, views)
 
 
@@ -137,6 +150,8 @@ def _count_classes(
 
 def _settings_entries(settings: GenerationSettings) -> dict[str, Any]:
     described = {name: value for name, value in vars(settings).items() if name != "policy"}
+    if not settings.first_sample:
+        del described["first_sample"]
     return {"policy": settings.policy.to_config(), **described}
 
 

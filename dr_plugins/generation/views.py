@@ -79,12 +79,14 @@ class ViewPlan:
         samples: Views per image, S.
         shard_images: Images per shard; the last one may have fewer.
         batch_size: Views per batch; the last one of a shard may have fewer.
+        first_sample: Number of the first view of each image, which determines its parameters.
     """
 
     images: int
     samples: int
     shard_images: int
     batch_size: int
+    first_sample: int = 0
 
     @property
     def shards(self) -> int:
@@ -200,7 +202,7 @@ class ViewBatches(Dataset["ViewBatch | FailedBatch"]):
         key_hash = randomness.hash_key(self._keys.encoded(row))
         size = size_of(self._load(row)[0])
         partners = [(other, size_of(self._load(other)[0])) for other in self._partners(row)]
-        for sample, record in enumerate(records, offset):
+        for sample, record in enumerate(records, self._plan.first_sample + offset):
             rng = randomness.image_generator(self._seed, key_hash, sample)
             try:
                 self._policy.encode(self._policy.sample(rng, size, partners), record)

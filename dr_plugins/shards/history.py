@@ -26,6 +26,8 @@ def history_of(operation: str, sets: Sequence[Manifest], **details: Any) -> dict
 def _entry(manifest: Manifest) -> dict[str, Any]:
     settings = manifest.settings
     facts = {name: settings.get(name) for name in _FACTS}
+    if "first_sample" in settings:
+        facts["first_sample"] = settings["first_sample"]
     past = {"history": settings["history"]} if "history" in settings else {}
     return {"set_id": manifest.set_id, "images": manifest.index.images, **facts, **past}
 

@@ -146,6 +146,7 @@ def _settings(sets: list[ShardSet], samples: int, keys: KeyIndex) -> dict[str, A
         for name in names
         if name not in ("left_out", "first_sample", "history")
     }
+    first = every[0].get("first_sample")
     left_out = {key for settings in every for key in settings.get("left_out", ())}
     left_out = {key for key in left_out if key not in keys}
     return {
@@ -153,6 +154,7 @@ def _settings(sets: list[ShardSet], samples: int, keys: KeyIndex) -> dict[str, A
         "samples": samples,
         "images": len(keys),
         "keys": keys.digest(),
+        **({"first_sample": first} if first else {}),
         **({"left_out": sorted(left_out)} if left_out else {}),
         "history": history_of("merge", [one.manifest for one in sets]),
     }
