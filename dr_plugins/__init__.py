@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from dr_plugins.tools.merge import merge
     from dr_plugins.tools.split import split
     from dr_plugins.tools.subset import subset
+    from dr_plugins.tools.transfer import pull, push
     from dr_plugins.tools.verify import verify
     from dr_plugins.training.dataset import ReinforcedDataset
 
@@ -49,6 +50,8 @@ __all__ = [
     "load_teacher",
     "merge",
     "open_source",
+    "pull",
+    "push",
     "reinforce",
     "split",
     "subset",
@@ -74,6 +77,8 @@ _HOMES = {
     "load_teacher": "dr_plugins.generation.teacher_schemes",
     "merge": "dr_plugins.tools.merge",
     "open_source": "dr_plugins.images.sources",
+    "pull": "dr_plugins.tools.transfer",
+    "push": "dr_plugins.tools.transfer",
     "reinforce": "dr_plugins.generation.generate",
     "split": "dr_plugins.tools.split",
     "subset": "dr_plugins.tools.subset",

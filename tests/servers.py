@@ -18,7 +18,8 @@ class FaultyServer(ThreadingHTTPServer):
     Attributes:
         faults: How many of the next requests fail, by kind: ``drop`` sends half of the answer,
             ``stall`` half, and the rest
-            after a second, ``busy`` status 503, ``flip`` a flipped bit, ``whole``
+            after a second, ``busy`` status 503, ``flip`` a flipped bit
+            in a shard or index, ``whole``
             the whole file instead of a range, ``shift`` a range beside the one asked for.
         only: Faults concern these methods of access: ``whole`` files or a ``range``.
         requests: Number of requests, by file and whether a range was asked for.
@@ -74,7 +75,7 @@ class _Handler(BaseHTTPRequestHandler):
             begin, end = int(asked[1]), int(asked[2]) + 1
             shift = 1 if fault == "shift" else 0
             data, status = data[begin + shift : end + shift], 206
-        if fault == "flip":
+        if fault == "flip" and path.suffix == ".safetensors":
             middle = len(data) // 2
             data = data[:middle] + bytes([data[middle] ^ 16]) + data[middle + 1 :]
         self.send_response(status)

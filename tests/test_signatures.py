@@ -153,6 +153,8 @@ DEFAULTS: dict[str, str] = {
     ),
     "merge": "progress=False",
     "split": "parts=None, keys=None, progress=False",
+    "pull": "progress=False",
+    "push": "progress=False",
     "subset": "samples=None, topk=None, classes=None, keys=None, progress=False",
     "ShardMaker": "workers=0, views_on=None",
     "Contract": "class_names=None, error=DatasetMismatchError",

@@ -12,6 +12,7 @@ from dr_plugins.cli.mldr import download, import_mldr
 from dr_plugins.cli.reinforce import CLASS_MAP, IMAGES, reinforce
 from dr_plugins.cli.sets import extend, merge, split, subset
 from dr_plugins.cli.startup import disable, enable, status
+from dr_plugins.cli.transfer import pull, push
 
 __all__ = ["main"]
 
@@ -80,6 +81,8 @@ main.add_command(subset)
 main.add_command(extend)
 main.add_command(merge)
 main.add_command(split)
+main.add_command(pull)
+main.add_command(push)
 main.add_command(reinforce)
 main.add_command(import_mldr)
 main.add_command(download)

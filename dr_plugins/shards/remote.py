@@ -50,15 +50,18 @@ class RemotePath(Location):
         return self.address
 
     def exists(self) -> bool:
+        self._forget()
         return bool(self._call("exists"))
 
     def names(self) -> list[str]:
+        self._forget()
         return [Path(name).name for name in self._call("ls", detail=False)]
 
     def size(self) -> int:
         return int(self._call("size"))
 
     def read_text(self) -> str:
+        self._forget()
         return bytes(self._call("cat_file")).decode()
 
     def map(self) -> np.ndarray:
@@ -89,6 +92,10 @@ class RemotePath(Location):
 
     def locks(self) -> contextlib.AbstractContextManager[FileLocks]:
         self._refuse()
+
+    def _forget(self) -> None:
+        """Forget the listings that fsspec keeps: files may have come since."""
+        filesystem(self.address)[0].invalidate_cache()
 
     def _refuse(self) -> NoReturn:
         raise OutputError(

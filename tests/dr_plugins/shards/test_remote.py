@@ -30,6 +30,7 @@ from dr_plugins.tools.subset import subset
 from dr_plugins.tools.verify import verify
 from tests import tiny
 from tests.servers import FaultyServer, serving
+from tests.stores import object_store
 
 pytest.importorskip("fsspec")
 pytest.importorskip("aiohttp")
@@ -309,27 +310,12 @@ def test_a_process_killed_while_a_file_arrives(server: FaultyServer, folder: Pat
 
 
 def test_an_object_store(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    server_module = pytest.importorskip("moto.server")
-    s3fs = pytest.importorskip("s3fs")
     monkeypatch.setenv("DR_PLUGINS_CACHE", str(tmp_path / "cache"))
-    server = server_module.ThreadedMotoServer(ip_address="127.0.0.1", port=0)
-    server.start()
-    try:
-        host, port = server.get_host_and_port()
-        for name, value in {
-            "AWS_ENDPOINT_URL": f"http://{host}:{port}",
-            "AWS_ACCESS_KEY_ID": "any",
-            "AWS_SECRET_ACCESS_KEY": "any",
-            "AWS_DEFAULT_REGION": "us-east-1",
-        }.items():
-            monkeypatch.setenv(name, value)
-        files = s3fs.S3FileSystem()
-        files.mkdir("bucket")
-        files.put(str(folder / "set"), "bucket/plus", recursive=True)
+    with object_store(monkeypatch) as store:
+        store.mkdir("bucket")
+        store.put(str(folder / "set"), "bucket/plus", recursive=True)
         far = ShardSet("s3://bucket/plus")
         assert everything(far) == everything(ShardSet(folder / "set"))
         wait(far)
         with pytest.raises(FormatError, match="bucket/other"):
             ShardSet("s3://bucket/other")
-    finally:
-        server.stop()

@@ -1,0 +1,61 @@
+"""``dr-plugins pull`` and ``push``: copying shard sets from servers and to them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from dr_plugins.cli.command import Command
+
+_QUIET = click.option("--quiet", is_flag=True, help="No progress bar.")
+
+
+@click.command(
+    cls=Command,
+    epilog="""Example:
+
+  dr-plugins pull hf://datasets/NAME imagenet-plus
+
+To resume an interrupted copy, run the same command again.
+""",
+)
+@click.argument("address")
+@click.argument("directory", type=click.Path(path_type=Path))
+@_QUIET
+def pull(address: str, directory: Path, quiet: bool) -> None:
+    """Copy a shard set from a server; each file is checked on arrival.
+
+    ADDRESS is such as s3://bucket/set, gs://bucket/set, hf://datasets/OWNER/NAME or https://host/set.
+    """
+    from dr_plugins.shards.reader import ShardSet
+    from dr_plugins.tools.transfer import pull as copy
+
+    copy(address, directory, progress=not quiet)
+    click.echo(repr(ShardSet(directory)))
+
+
+@click.command(
+    cls=Command,
+    epilog="""Example:
+
+  dr-plugins push imagenet-plus hf://datasets/NAME --licence cc-by-4.0
+
+To resume an interrupted copy, run the same command again.
+""",
+)
+@click.argument("directory", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.argument("address")
+@click.option(
+    "--licence",
+    "--license",
+    prompt="Licence of the answers, such as cc-by-4.0",
+    help="Licence of the answers, as the Hub names it; stands in the dataset card.",
+)
+@_QUIET
+def push(directory: Path, address: str, licence: str, quiet: bool) -> None:
+    """Copy a shard set to a server, with a dataset card; the manifest goes last."""
+    from dr_plugins.tools.transfer import push as copy
+
+    copy(directory, address, licence=licence, progress=not quiet)
+    click.echo(f"{directory} is at {address}")

@@ -1,0 +1,263 @@
+"""Copying shard sets to servers and from them: resumable, checked, the manifest last."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from itertools import islice
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Protocol
+
+from tqdm.auto import tqdm
+
+from dr_plugins.errors import FormatError, OutputError, ReinforcementError, SettingsMismatchError
+from dr_plugins.shards.address import located
+from dr_plugins.shards.container import map_tensors
+from dr_plugins.shards.location import LocalPath
+from dr_plugins.shards.manifest import FileEntry, Manifest
+from dr_plugins.shards.remote import RemotePath, filesystem
+from dr_plugins.tools.card import write_card, write_preview
+from dr_plugins.utils.files import MANIFEST_NAME
+
+__all__ = ["pull", "push"]
+
+_STREAMS = 4  # files that are copied at the same time
+_HUB = "hf://datasets/"
+_FILES_PER_COMMIT = 64  # the Hub limits commits per hour
+
+
+def pull(address: str, directory: str | os.PathLike[str], *, progress: bool = False) -> Manifest:
+    """Copy a shard set to a local directory, or resume an interrupted copy.
+
+    Files that are there already are checked and kept; each one that arrives is compared with its
+    SHA-256 before it appears.
+
+    Args:
+        address: The set: ``s3://...``, ``gs://...``, ``hf://datasets/...``, ``https://...``.
+        directory: Where to copy it; created if needed.
+        progress: Show a progress bar.
+
+    Raises:
+        FormatError: The remote set is incomplete or damaged, or cannot be read.
+        SettingsMismatchError: The directory holds files of another set.
+        OutputError: A file cannot be written.
+
+    Example:
+        >>> pull("hf://datasets/NAME", "imagenet-plus")                     # doctest: +SKIP
+    """
+    source, target = _remote(address), LocalPath(Path(directory))
+    manifest = Manifest.load(source)
+    with target.locked():
+        _refuse_another(target, manifest)
+
+        def fetch(entry: FileEntry) -> None:
+            if not _holds(target / entry.file, entry, manifest):
+                _fetch(source / entry.file, target / entry.file, entry)
+
+        _each(fetch, [manifest.index, *manifest.shards], "pull", progress)
+        manifest.save(target)
+    return manifest
+
+
+def push(
+    directory: str | os.PathLike[str], address: str, *, licence: str, progress: bool = False
+) -> None:
+    """Copy a shard set to a server, or resume an interrupted copy.
+
+    A dataset card (``README.md``) that says what the set is and how to train with it, and a small
+    table for the Hub's viewer (``preview.parquet``), are written next to it. The manifest is copied
+    last, so nobody reads a set that is incomplete.
+
+    Args:
+        directory: The shard set.
+        address: Where to copy it: ``s3://...``, ``gs://...``, ``hf://datasets/...``.
+        licence: Identifier of the licence of the answers, such as ``cc-by-4.0``; for the card.
+        progress: Show a progress bar.
+
+    Raises:
+        FormatError: A file of the set is missing or damaged.
+        SettingsMismatchError: There is another set at the address.
+        OutputError: A file cannot be written there.
+
+    Example:
+        >>> push("imagenet-plus", "hf://datasets/NAME", licence="cc-by-4.0")  # doctest: +SKIP
+    """
+    source, place = Path(directory), _remote(address)
+    manifest = Manifest.load(located(source))
+    _refuse_another(place, manifest)
+    destination: _Destination = _Hub(address) if address.startswith(_HUB) else _Store(place)
+    entries = destination.missing([manifest.index, *manifest.shards], source)
+
+    def check(entry: FileEntry) -> Path:
+        if LocalPath(source / entry.file).digest() != entry.sha256:
+            raise FormatError(f"{source / entry.file} is damaged: its checksum is another one")
+        return source / entry.file
+
+    bar = tqdm(total=len(entries), desc="push", unit=" files", disable=not progress)
+    with bar, TemporaryDirectory() as temporary:
+        for batch in _batches(entries, _FILES_PER_COMMIT):
+            destination.put([check(entry) for entry in batch])
+            bar.update(len(batch))
+        extras = write_preview(directory, Path(temporary, "preview.parquet"))
+        card = write_card(manifest, address, licence, bool(extras), Path(temporary, "README.md"))
+        destination.put([card, *extras])
+        destination.put([source / MANIFEST_NAME])
+
+
+class _Destination(Protocol):
+    def missing(self, entries: Sequence[FileEntry], source: Path) -> list[FileEntry]:
+        """Return the files that are not there yet."""
+
+    def put(self, files: Sequence[Path]) -> None:
+        """Copy files; each appears whole or not at all."""
+
+
+class _Store:
+    """An object store, or whatever else fsspec can write to."""
+
+    def __init__(self, place: RemotePath) -> None:
+        self._place = place
+        self._files, self._path = filesystem(place.address)
+
+    def missing(self, entries: Sequence[FileEntry], source: Path) -> list[FileEntry]:
+        try:
+            found = self._files.ls(self._path, detail=True)
+        except FileNotFoundError:
+            found = []
+        sizes = {entry["name"].rpartition("/")[2]: entry["size"] for entry in found}
+        # Stores show a file when it is whole. Who reads it compares its SHA-256.
+        return [e for e in entries if sizes.get(e.file) != (source / e.file).stat().st_size]
+
+    def put(self, files: Sequence[Path]) -> None:
+        with _writing(self._place), ThreadPoolExecutor(_STREAMS) as pool:
+            list(pool.map(self._put, files))
+
+    def _put(self, file: Path) -> None:
+        self._files.put_file(str(file), f"{self._path.rstrip('/')}/{file.name}")
+
+
+class _Hub:
+    """A dataset repository of the Hub; several files are one commit."""
+
+    def __init__(self, address: str) -> None:
+        from huggingface_hub import HfApi
+
+        owner, name, *folder = address.removeprefix(_HUB).strip("/").split("/")
+        self._api, self._repo = HfApi(), f"{owner}/{name}"
+        self._folder, self._place = "".join(f"{part}/" for part in folder), address
+        with _writing(self._place):
+            self._api.create_repo(self._repo, repo_type="dataset", exist_ok=True)
+
+    def missing(self, entries: Sequence[FileEntry], source: Path) -> list[FileEntry]:
+        from huggingface_hub.hf_api import RepoFile
+
+        with _writing(self._place):
+            files = self._api.list_repo_tree(self._repo, repo_type="dataset", recursive=True)
+            known = {(f.path, f.lfs.sha256) for f in files if isinstance(f, RepoFile) and f.lfs}
+        return [
+            entry for entry in entries if (self._folder + entry.file, entry.sha256) not in known
+        ]
+
+    def put(self, files: Sequence[Path]) -> None:
+        from huggingface_hub import CommitOperationAdd
+
+        operations = [CommitOperationAdd(self._folder + file.name, str(file)) for file in files]
+        message = f"Add {files[0].name}" + (f" to {files[-1].name}" if len(files) > 1 else "")
+        with _writing(self._place):
+            self._api.create_commit(
+                self._repo, operations, commit_message=message, repo_type="dataset"
+            )
+
+
+def _remote(address: str) -> RemotePath:
+    place = located(address)
+    if not isinstance(place, RemotePath):
+        raise FormatError(f"{address} is no address; expected one such as s3://bucket/set")
+    return place
+
+
+def _refuse_another(place: LocalPath | RemotePath, manifest: Manifest) -> None:
+    if (place / MANIFEST_NAME).exists():
+        there = Manifest.load(place).set_id
+        if there != manifest.set_id:
+            raise SettingsMismatchError(
+                f"{place} holds the shard set {there}, not {manifest.set_id}; choose another place"
+            )
+
+
+def _holds(file: LocalPath, entry: FileEntry, manifest: Manifest) -> bool:
+    """Whether a file is there and whole; an error if it is another set's."""
+    if not file.exists():
+        return False
+    if file.digest() == entry.sha256:
+        return True
+    try:
+        found = map_tensors(file)[1].get("set", manifest.set_id)
+    except FormatError:
+        return False
+    if found != manifest.set_id:
+        raise SettingsMismatchError(
+            f"{file} belongs to the shard set {found}, not to {manifest.set_id}; choose another "
+            f"directory"
+        )
+    return False
+
+
+def _fetch(source: RemotePath, target: LocalPath, entry: FileEntry) -> None:
+    temporary = target.path.with_name(f"{target.name}.tmp")
+    try:
+        source.download(temporary)
+        if LocalPath(temporary).digest() != entry.sha256:
+            source.download(temporary)  # damaged on its way, perhaps
+        if (found := LocalPath(temporary).digest()) != entry.sha256:
+            raise FormatError(
+                f"{source} is damaged: its SHA-256 is {found}, the manifest's {entry.sha256}"
+            )
+        os.replace(temporary, target.path)
+    except OSError as error:
+        raise OutputError(
+            f"cannot copy {source} to {target}: {error.strerror or error}. Run the same command "
+            f"again to resume."
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _each(
+    work: Callable[[FileEntry], None], entries: Sequence[FileEntry], name: str, progress: bool
+) -> None:
+    with ThreadPoolExecutor(_STREAMS) as pool:
+        tasks = [pool.submit(work, entry) for entry in entries]
+        try:
+            for task in tqdm(
+                as_completed(tasks),
+                total=len(tasks),
+                desc=name,
+                unit=" files",
+                disable=not progress,
+            ):
+                task.result()
+        finally:  # after an error, or Ctrl-C
+            pool.shutdown(cancel_futures=True)
+
+
+def _batches(entries: Iterable[FileEntry], size: int) -> Iterator[list[FileEntry]]:
+    remaining = iter(entries)
+    while batch := list(islice(remaining, size)):
+        yield batch
+
+
+@contextlib.contextmanager
+def _writing(place: RemotePath | str) -> Iterator[None]:
+    try:
+        yield
+    except ReinforcementError:
+        raise
+    except Exception as error:  # each server's library has errors of its own
+        raise OutputError(
+            f"cannot write to {place}: {type(error).__name__}: {error}. Run the same command again "
+            f"to resume."
+        ) from error
