@@ -1,0 +1,73 @@
+"""The recipes for ImageNet: names of options, and the teachers of ImageNet+."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+timm = pytest.importorskip("timm")
+
+RECIPES = Path(__file__).resolve().parents[3] / "examples" / "recipes"
+IMAGENET = sorted((RECIPES / "imagenet").glob("*.yaml"))
+
+
+def known_options() -> set[str]:
+    lines = Path(__file__).with_name("timm_options.txt").read_text().splitlines()
+    return {line for line in lines if not line.startswith("#")}
+
+
+def read(path: Path) -> dict[str, Any]:
+    return yaml.safe_load(path.read_text())
+
+
+@pytest.mark.parametrize("path", IMAGENET, ids=lambda path: path.stem)
+def test_every_option_is_one_of_train_py(path: Path) -> None:
+    recipe = read(path)
+    assert set(recipe) <= known_options()
+    assert timm.is_model(recipe["model"])
+    # YAML reads 1e-4 as text.
+    numbers = ("lr_base", "weight_decay", "warmup_lr", "min_lr")
+    assert all(isinstance(recipe[name], float) for name in numbers)
+
+
+def test_the_paper_s_settings_of_resnet50d() -> None:
+    """apple/ml-dr, configs/imagenet: plus.yaml, erm.yaml, kd.yaml."""
+    plus, plain, online = (
+        read(RECIPES / "imagenet" / f"resnet50d{kind}.yaml") for kind in ("", "_erm", "_kd")
+    )
+    for recipe in (plus, plain, online):
+        assert (recipe["opt"], recipe["momentum"]) == ("sgd", 0.9)  # timm's sgd is Nesterov's
+        assert (recipe["lr_base"], recipe["lr_base_size"], recipe["epochs"]) == (0.4, 1024, 150)
+        assert (recipe["sched"], recipe["warmup_epochs"]) == ("cosine", 5)
+    assert [recipe["weight_decay"] for recipe in (plus, plain, online)] == [1e-4, 1e-4, 1e-5]
+    assert plus["dataset"] == "imagenet-plus?p=0.99&densify=smooth"
+    assert (plain["mixup"], plain["cutmix"], plain["smoothing"]) == (0.2, 1.0, 0.1)
+    assert (online["mixup"], online["cutmix"], online["mixup_prob"]) == (1.0, 1.0, 1.0)
+    assert (online["kd_temperature"], online["task_loss_weight"]) == (1.0, 0.0)
+
+
+def test_the_largest_teacher_fits_the_weights_that_are_published() -> None:
+    """Facebook's file has the names and shapes of torchvision's ResNeXt-101 32x48d."""
+    from torchvision.models.resnet import Bottleneck, ResNet
+
+    import examples.recipes.imagenet.ig_resnext101  # noqa: F401 - registers it
+
+    with torch.device("meta"):
+        ours = timm.create_model("resnext101_32x48d.fb_wsl_ig1b_ft_in1k")
+        theirs = ResNet(Bottleneck, [3, 4, 23, 3], groups=32, width_per_group=48)
+    shapes = {name: tensor.shape for name, tensor in theirs.state_dict().items()}
+    assert {name: tensor.shape for name, tensor in ours.state_dict().items()} == shapes
+
+
+def test_the_ensemble_answers_with_the_mean_of_its_members() -> None:
+    from examples.recipes.imagenet.ig_resnext101 import MEMBERS, EnsembleLogits
+
+    assert [timm.is_model(name) for name in MEMBERS] == [True] * 4
+    members = [timm.create_model("test_resnet", num_classes=5).eval() for _ in range(3)]
+    images = torch.randn(2, 3, 64, 64)
+    mean = sum(member(images).softmax(dim=1) for member in members) / 3
+    torch.testing.assert_close(EnsembleLogits(members)(images).softmax(dim=1), mean)
