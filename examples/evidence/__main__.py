@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from examples.evidence.grid import EXPERIMENTS, entries
+from examples.evidence.report import write_report
 from examples.evidence.runner import RUNS, make_all, missing
 
 _PATH = click.Path(path_type=Path)
@@ -45,6 +46,15 @@ def main(
         click.echo("\n".join(run.name for run in missing(runs, folder)))
     else:
         make_all(runs, folder, cache, jobs)
+
+
+@main.command()
+@click.option("--runs", "folder", default=RUNS, type=_PATH, show_default=True, help="Results.")
+@click.option("--out", default=RUNS.parent, type=_PATH, show_default=True, help="Of the report.")
+def report(folder: Path, out: Path) -> None:
+    """Write README.md and its figures from the runs that there are."""
+    write_report(folder, out)
+    click.echo(out / "README.md")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,17 @@ from dataclasses import MISSING, asdict, dataclass, fields, replace
 from itertools import product
 from typing import Any, ClassVar
 
-__all__ = ["EXPERIMENTS", "LENGTHS", "METHODS", "Cost", "Entry", "Training", "entries"]
+__all__ = [
+    "ABLATIONS",
+    "BASE",
+    "EXPERIMENTS",
+    "LENGTHS",
+    "METHODS",
+    "Cost",
+    "Entry",
+    "Training",
+    "entries",
+]
 
 METHODS = ("plain", "smoothing", "stored", "independent", "online", "reinforced")
 LENGTHS = (30, 60, 120, 240, 480)
@@ -87,7 +97,7 @@ def _trainings(
     return [Training(m, images, x, e) for m, x, e in product(models, methods, lengths)]
 
 
-_BASE = Training("resnet", 500, "reinforced", 120)
+BASE = Training("resnet", 500, "reinforced", 120)
 # Each list is one ablation; the value that the base has is among them.
 ABLATIONS: Mapping[str, list[dict[str, Any]]] = {
     "S, views of each image": [{"samples": s} for s in (1, 5, 20, 50, 200)],
@@ -106,7 +116,7 @@ EXPERIMENTS: Mapping[str, list[Entry]] = {
     "cost": [Cost(model, 500) for model in ("resnet", "mobilenet", "vit")],
     "length": _trainings(["resnet"], 500, METHODS, LENGTHS[:-1]),
     "longest": _trainings(["resnet"], 500, METHODS, LENGTHS[-1:]),
-    "ablation": [replace(_BASE, **change) for changes in ABLATIONS.values() for change in changes],
+    "ablation": [replace(BASE, **change) for changes in ABLATIONS.values() for change in changes],
     "architecture": _trainings(["mobilenet", "vit"], 500, _COMPARED, (30, 120, 480)),
     "size": _trainings(["resnet"], 2000, _COMPARED, (30, 120, 480)),
     "large": _trainings(["resnet"], 10_000, _COMPARED, (30, 120)),

@@ -26,7 +26,7 @@ from examples.evidence.teachers import make_shards, remembered, teacher_of
 from examples.evidence.training import train
 from examples.evidence.views import Stream, source_of
 
-__all__ = ["RUNS", "make_all", "missing"]
+__all__ = ["RUNS", "make", "make_all", "missing"]
 
 RUNS = Path(__file__).parents[2] / "docs" / "evidence" / "runs"
 
@@ -47,9 +47,8 @@ def make_all(runs: Sequence[Entry], folder: Path, cache: Path, jobs: int) -> Non
     """
     pending = missing(runs, folder)
     folder.mkdir(parents=True, exist_ok=True)
-    spawn = get_context("spawn")
-    with ProcessPoolExecutor(jobs, spawn, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        results = [pool.submit(_make, run, folder, cache) for run in pending]
+    with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
+        results = [pool.submit(make, run, folder, cache) for run in pending]
         try:
             for result in tqdm(results, "runs", unit="run"):
                 result.result()
@@ -57,14 +56,16 @@ def make_all(runs: Sequence[Entry], folder: Path, cache: Path, jobs: int) -> Non
             pool.shutdown(cancel_futures=True)
 
 
-def _make(run: Entry, folder: Path, cache: Path) -> None:
+def make(run: Entry, folder: Path, cache: Path) -> None:
+    """Make one run with one thread, unless its file is there or another process is making it."""
+    torch.set_num_threads(1)
     path = folder / f"{run.name}.json"
     try:
         with FileLock(folder / f".{run.name}.lock", timeout=0):
             if not path.exists():
                 _write(path, _result(run, cache))
     except Timeout:
-        return  # another process is at it
+        return
 
 
 def _result(run: Entry, cache: Path) -> dict[str, Any]:
@@ -89,10 +90,8 @@ def _result(run: Entry, cache: Path) -> dict[str, Any]:
 
 def _task(run: Training, cache: Path) -> Task:
     source = source_of(run.images, cache)
-    with FileLock(_made(cache) / ".lock"):  # what runs share is made once
-        teacher = teacher_of(run, source, cache)
-        is_reinforced = run.method == "reinforced"
-        shards = make_shards(run, source, teacher, cache) if is_reinforced else None
+    teacher = teacher_of(run, source, cache)
+    shards = make_shards(run, source, teacher, cache) if run.method == "reinforced" else None
     answers = remembered(run, Stream(source, run.seed), teacher, cache)
     return Task(run, source, teacher, answers, shards)
 
@@ -102,11 +101,6 @@ def _cost(run: Cost, cache: Path) -> dict[str, Any]:
     stream = Stream(task.source, run.seed)
     # Asked anew each time: what an online teacher costs.
     return measure_cost(replace(task, answers=lambda epoch: task.teacher(stream.views(epoch))))
-
-
-def _made(folder: Path) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
 
 
 def _write(path: Path, result: dict[str, Any]) -> None:

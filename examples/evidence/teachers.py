@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from filelock import FileLock
 from safetensors.torch import load_file, save_file
 
 import examples.quickstart.models  # noqa: F401 - registers the quickstart's models with timm
@@ -34,11 +35,12 @@ def teacher_of(run: Training, source: ImageSource, cache: Path) -> Ensemble:
 
 def _trained(run: Training, source: ImageSource, cache: Path, number: int) -> str:
     path = cache / "teachers" / f"{run.images}-{number}.safetensors"
-    if not path.exists():
-        # Their seeds are none of the students'.
-        own = Training("teacher", run.images, "plain", _TEACHER_EPOCHS, seed=1000 + number)
-        model, _ = train(Task(own, source, Ensemble([load_teacher(TEACHER)]), _no_answers))
-        _save({k: v.contiguous() for k, v in model.state_dict().items()}, path)
+    with _made_once(path):
+        if not path.exists():
+            # Their seeds are none of the students'.
+            own = Training("teacher", run.images, "plain", _TEACHER_EPOCHS, seed=1000 + number)
+            model, _ = train(Task(own, source, Ensemble([load_teacher(TEACHER)]), _no_answers))
+            _save({k: v.contiguous() for k, v in model.state_dict().items()}, path)
     return f"timm:fashion_resnet_teacher@{path}"
 
 
@@ -73,8 +75,15 @@ def make_shards(run: Training, source: ImageSource, teacher: Ensemble, cache: Pa
         load_policy(run.policy), samples=run.samples, topk=run.topk, batch_size=250
     )
     out = cache / "shards" / name
-    reinforce(source, teacher, out, settings, min_agreement=0)
+    with _made_once(out):
+        reinforce(source, teacher, out, settings, min_agreement=0)
     return out
+
+
+def _made_once(path: Path) -> FileLock:
+    """While one process makes a file or a folder, others that need it wait."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return FileLock(path.with_name(f".{path.name}.lock"))
 
 
 def _save(tensors: dict[str, torch.Tensor], path: Path) -> None:

@@ -1,0 +1,93 @@
+"""The claims of the paper's abstract, each with the rule by which the runs decide on it.
+
+A difference counts as shown if it has three seeds at least, all of them agree in its sign, and its
+mean is more than two standard errors from 0.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from examples.evidence.grid import Cost, Training
+from examples.evidence.results import Results, Sample
+
+__all__ = ["MAIN", "claims", "summary"]
+
+# The claims are decided here, whatever other rows say.
+MAIN = Training("resnet", 500, "reinforced", 240)
+_SHORT, _OTHERS = 30, 120
+_COST_LIMIT = 1.05
+_SHOWN, _NOT = "**shown here at this scale**", "**not shown**"
+
+
+def claims(results: Results) -> list[tuple[str, str, str]]:
+    """Return (claim, verdict, numbers) for each claim that can be decided at this scale."""
+    plain = replace(MAIN, method="plain")
+
+    def gain(metric: str, row: Training = MAIN) -> Sample:
+        return results.difference(row, replace(row, method="plain"), metric)
+
+    points = "points of accuracy"
+    rows = [_positive(f"more accurate, {MAIN.epochs} epochs", gain("accuracy"), points)]
+    for model in ("mobilenet", "vit"):
+        sample = gain("accuracy", replace(MAIN, model=model, epochs=_OTHERS))
+        claim = f"for every architecture: {model}, {_OTHERS} epochs"
+        rows.append(_positive(claim, sample, points))
+    rows += [
+        _positive("more robust", gain("corrupted accuracy"), "points of accuracy, corrupted"),
+        _negative("better calibrated", gain("ECE"), "points of ECE"),
+        _negative("calibrated under shift", gain("corrupted ECE"), "points of ECE, corrupted"),
+    ]
+    short = [replace(row, epochs=_SHORT) for row in (MAIN, plain)]
+    first, last = results.difference(*short, "accuracy"), gain("accuracy")
+    growth = Sample(tuple(b - a for a, b in zip(first.values, last.values, strict=False)))
+    longer = f"points more gain with {MAIN.epochs} epochs than with {_SHORT}"
+    rows.append(_positive("more so the longer one trains", growth, longer))
+    rows.append(_cost(results))
+    return rows
+
+
+def summary(results: Results) -> str:
+    """Return the table of the README: the student's numbers, plain and reinforced."""
+    plain = replace(MAIN, method="plain")
+    lines = [
+        f"| {MAIN.epochs} epochs, mean ± standard deviation of seeds | plain | reinforced |",
+        "|---|---|---|",
+    ]
+    for title, metric in (
+        ("accuracy, %", "accuracy"),
+        ("expected calibration error, %", "ECE"),
+        ("accuracy on corrupted images, %", "corrupted accuracy"),
+    ):
+        cells = [results.sample(row, metric).text() for row in (plain, MAIN)]
+        lines.append(f"| {title} | {cells[0]} | **{cells[1]}** |")
+    lines.append(f"| processor time per step, of plain | 1 | {_ratio(results).text(3)} |")
+    return "\n".join(lines)
+
+
+def _ratio(results: Results) -> Sample:
+    cost = Cost(MAIN.model, MAIN.images)
+    return results.sample(cost, lambda run: run["ratio_to_plain"]["reinforced"])
+
+
+def _cost(results: Results) -> tuple[str, str, str]:
+    ratio = _ratio(results)
+    holds = bool(ratio) and ratio.mean <= _COST_LIMIT
+    text = f"{ratio.text(3)} of plain's time per step; at most {_COST_LIMIT}"
+    return "at no additional training cost", _verdict(ratio, holds), text
+
+
+def _positive(claim: str, sample: Sample, unit: str) -> tuple[str, str, str]:
+    text = f"{sample.text(2, '+')} {unit}"
+    return claim, _verdict(sample, bool(sample) and sample.is_positive), text
+
+
+def _negative(claim: str, sample: Sample, unit: str) -> tuple[str, str, str]:
+    _, verdict, _ = _positive(claim, Sample(tuple(-v for v in sample.values)), unit)
+    return claim, verdict, f"{sample.text(2, '+')} {unit}"
+
+
+def _verdict(sample: Sample, holds: bool) -> str:
+    if not sample.is_complete:
+        return "pending"
+    return _SHOWN if holds else _NOT

@@ -1,0 +1,118 @@
+"""What the runs' files say: values of a row over its seeds, and differences of two rows."""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from examples.evidence.grid import Cost, Entry, Training
+
+__all__ = ["METRICS", "SEEDS", "Results", "Sample", "corrupted"]
+
+SEEDS = 3
+_KINDS: Mapping[str, type] = {kind.kind: kind for kind in (Training, Cost)}
+
+
+def corrupted(what: str, severity: int | None = None) -> Callable[[dict[str, Any]], float]:
+    """Return the function from a run to its mean over corruptions, in percent.
+
+    Args:
+        what: ``"accuracy"`` or ``"ece"``.
+        severity: 0 to 4; the mean of all if None.
+    """
+    chosen = slice(None) if severity is None else slice(severity, severity + 1)
+    return lambda run: (
+        100 * statistics.mean(v for kind in run["corrupted"].values() for v in kind[what][chosen])
+    )
+
+
+METRICS: dict[str, Callable[[dict[str, Any]], float]] = {
+    "accuracy": lambda run: 100 * run["test"]["accuracy"],
+    "ECE": lambda run: 100 * run["test"]["ece"],
+    "NLL": lambda run: run["test"]["nll"],
+    "corrupted accuracy": corrupted("accuracy"),
+    "corrupted ECE": corrupted("ece"),
+}
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Values of one quantity, one per seed."""
+
+    values: tuple[float, ...]
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all seeds of the grid are there."""
+        return len(self) >= SEEDS
+
+    @property
+    def mean(self) -> float:
+        """Mean; there must be a value."""
+        return statistics.mean(self.values)
+
+    @property
+    def deviation(self) -> float:
+        """Standard deviation of the seeds; 0 of a single one."""
+        return statistics.stdev(self.values) if len(self) > 1 else 0.0
+
+    @property
+    def is_positive(self) -> bool:
+        """All seeds agree in the sign, and the mean is more than two standard errors above 0."""
+        error = self.deviation / math.sqrt(len(self))
+        return min(self.values) > 0 and self.mean > 2 * error
+
+    def text(self, digits: int = 2, sign: str = "") -> str:
+        """Return mean ± standard deviation; how many seeds there are, if some are pending."""
+        if not self.values:
+            return "pending"
+        mean = f"{self.mean:{sign}.{digits}f}"
+        if self.is_complete:
+            return f"{mean} ± {self.deviation:.{digits}f}"
+        return f"{mean} ({len(self)} of {SEEDS} seeds)"
+
+
+class Results:
+    """The runs that have been made.
+
+    Args:
+        runs: Contents of their files.
+    """
+
+    def __init__(self, runs: Iterable[dict[str, Any]]) -> None:
+        self.runs = {_KINDS[run["kind"]](**run["config"]): run for run in runs}
+
+    @classmethod
+    def load(cls, folder: Path) -> Results:
+        """Read the files of a folder."""
+        return cls(json.loads(path.read_text()) for path in sorted(folder.glob("*.json")))
+
+    def sample(self, row: Entry, metric: str | Callable[[dict[str, Any]], float]) -> Sample:
+        """Return the values of a row of the grid, by seed.
+
+        Args:
+            row: Its seed does not matter.
+            metric: Of `METRICS`, or a function of a run's content.
+        """
+        value = METRICS[metric] if isinstance(metric, str) else metric
+        return Sample(tuple(value(run) for run in self._seeds(row).values()))
+
+    def difference(
+        self, row: Entry, base: Entry, metric: str | Callable[[dict[str, Any]], float]
+    ) -> Sample:
+        """Return `row` minus `base`, for each seed that both have."""
+        value = METRICS[metric] if isinstance(metric, str) else metric
+        ours, theirs = self._seeds(row), self._seeds(base)
+        return Sample(tuple(value(ours[s]) - value(theirs[s]) for s in ours if s in theirs))
+
+    def _seeds(self, row: Entry) -> dict[int, dict[str, Any]]:
+        rows = {seed: replace(row, seed=seed) for seed in range(100)}
+        return {seed: self.runs[run] for seed, run in rows.items() if run in self.runs}
