@@ -56,6 +56,10 @@ class Location(ABC):
     def size(self) -> int:
         """Return the bytes of this file."""
 
+    def stamp(self) -> object:
+        """Return what changes with this file's content; None if it is missing or remote."""
+        return None
+
     @abstractmethod
     def read_text(self) -> str:
         """Return the UTF-8 text of this file."""
@@ -138,6 +142,13 @@ class LocalPath(Location):
 
     def size(self) -> int:
         return self.path.stat().st_size
+
+    def stamp(self) -> object:
+        try:
+            status = os.stat(self.path)
+        except OSError:
+            return None
+        return status.st_size, status.st_mtime_ns
 
     def read_text(self) -> str:
         with open(self.path, encoding="utf-8", opener=regular_only) as file:

@@ -22,6 +22,7 @@ from dr_plugins.shards.manifest import Manifest
 from dr_plugins.shards.remote import RemotePath
 from dr_plugins.shards.shard import FINGERPRINT_BYTES, Shard
 from dr_plugins.shards.streaming import ShardStream
+from dr_plugins.shards.watch import Watch
 
 __all__ = ["ImageInfo", "ShardSet", "map_shard"]
 
@@ -132,6 +133,7 @@ class ShardSet:
         self._dtype = self.manifest.layout.dtype
         self._checksum = set_checksum(self.manifest.set_id)
         self._open: OrderedDict[int, _OpenShard] = OrderedDict()
+        self._watch = Watch(self.location, self.manifest)
         self._stream: ShardStream | None = None
         if isinstance(self.location, RemotePath):
             self._stream = ShardStream(self.location, self.manifest)
@@ -194,6 +196,14 @@ class ShardSet:
         pairs = zip(rows.tolist(), samples.tolist(), strict=True)
         records = [self._record(row, sample) for row, sample in pairs]
         return np.frombuffer(b"".join(records), self._dtype)
+
+    def check_in_place(self) -> None:
+        """Check that the set was not replaced since it was opened.
+
+        Raises:
+            FormatError: It was, or it was deleted.
+        """
+        self._watch.check()
 
     def image(self, row: int) -> ImageInfo:
         """Return what the set stores about one image.

@@ -179,9 +179,10 @@ class ReinforcedDataset(Dataset[Sample]):
         Raises:
             ImageReadError: An image cannot be read.
             ImageChangedError: An image is not the one that was reinforced.
-            FormatError: A record or a shard is damaged.
+            FormatError: A record or a shard is damaged, or the shard set was replaced.
         """
         report_lost_batches()
+        self.shards.check_in_place()
         epoch, rows = self.epoch, self._replayer.rows[np.asarray(indices, np.int64)]
         self._draws.count(epoch, np.asarray(indices, np.int64))
         count, hashes = len(rows), self._hashes(rows)
