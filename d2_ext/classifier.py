@@ -15,7 +15,7 @@ from d2_ext.config import timm_node, timm_options
 from d2_ext.errors import ConfigError
 from d2_ext.norms import convert_norms
 from dr_models.checkpoints import InputConvention, LoadRecord, check_convention
-from dr_models.checkpoints.record import check_options, decode_record, encode_record
+from dr_models.checkpoints.network_record import check_options, decode_record, encode_record
 from dr_plugins import KDLoss
 from dr_plugins.errors import BackboneError, CheckpointError
 

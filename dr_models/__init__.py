@@ -1,11 +1,11 @@
-"""Networks and checkpoints: what the adapters build on, for every host.
+"""Networks and checkpoints for all hosts.
 
 - `dr_models.checkpoints` loads, converts and checks checkpoints; it needs no framework.
-- `dr_models.networks` registers the networks of ml-dr's published checkpoints with timm, as
-  ``cvnets_*``. They differ from timm's of the same name, in ways that a state dict mostly does not
-  show. The prefix says whose variant it is. All 27 are registered, also those that timm has, so
-  that one rule gives the name and every ``pretrained_cfg`` states the input that the weights were
-  trained on: RGB from 0 to 1, without mean and standard deviation.
+- `dr_models.networks` registers the networks of ml-dr's published checkpoints with timm as
+  ``cvnets_*``. They differ from timm's networks of the same name, mostly in ways that a state dict
+  does not show. All 27 are registered, even if timm has an equivalent network: the names follow
+  one rule, and each ``pretrained_cfg`` states the input of the weights: RGB from 0 to 1, without
+  mean and standard deviation.
 - `FeatureBackbone` makes any timm network the backbone of a detector.
 
 Example:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FeatureBackbone", "create_classifier"]
 
-# These need timm, and are imported when they are asked for: checkpoints are of use without it.
+# These need timm and are imported on first use; checkpoints work without timm.
 _HOMES = {"FeatureBackbone": "features", "create_classifier": "classifiers"}
 
 
@@ -37,7 +37,7 @@ def __getattr__(name: str) -> Any:
         return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
     except ImportError as error:
         raise ImportError(
-            f"dr_models.{name} needs timm, which cannot be imported: {error}. "
+            f"dr_models.{name} requires timm, which cannot be imported: {error}. "
             f"Install it with `pip install dr-plugins[timm]`."
         ) from error
 

@@ -1,4 +1,4 @@
-"""Activations inside of normalisation layers, which other libraries' conversions lose."""
+"""Activations inside normalization layers, which conversions of other libraries lose."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["activation_names", "check_activations"]
 
 
 def activation_names(network: nn.Module) -> list[str]:
-    """Names of the layers of a timm network that normalise and activate in one.
+    """Return the names of a timm network's layers that combine normalization and activation.
 
     Example:
         >>> import timm
@@ -30,28 +30,28 @@ def activation_names(network: nn.Module) -> list[str]:
 
 
 def _activates(module: nn.Module) -> bool:
-    # A bare layer that took the place of timm's inherits the child, and never calls it.
+    # A plain layer that replaced timm's keeps the child module but never calls it.
     return hasattr(module, "act") and type(module).__module__.partition(".")[0] == "timm"
 
 
 def check_activations(network: nn.Module, names: Sequence[str]) -> None:
-    """Make sure that no conversion of normalisation layers has removed an activation.
+    """Check that no conversion of normalization layers removed an activation.
 
-    PyTorch's conversion to `nn.SyncBatchNorm` does, and with it that of MMEngine (``sync_bn``): it
-    puts a bare layer in the place of timm's `BatchNormAct2d`.
+    PyTorch's conversion to `nn.SyncBatchNorm`, and thus MMEngine's ``sync_bn``, replaces timm's
+    `BatchNormAct2d` by a plain layer.
 
     Args:
-        network: As it is now.
-        names: From `activation_names`, when it was built.
+        network: The network, perhaps converted.
+        names: From `activation_names`, for the network as built.
 
     Raises:
-        BackboneError: One is missing.
+        BackboneError: An activation is missing.
     """
     lost = [name for name in names if not _activates(network.get_submodule(name))]
     if lost:
         raise BackboneError(
-            f"{len(lost)} activations were lost when batch normalisation was converted, that of "
-            f"{lost[0]} first: the network computes something else. Convert it with "
-            f"timm.layers.convert_sync_batchnorm instead (OpenMMLab: leave out sync_bn, and set "
+            f"{len(lost)} activations, the first in {lost[0]}, were lost when batch normalization "
+            f"was converted: the network computes something else. Convert it with "
+            f"timm.layers.convert_sync_batchnorm instead (OpenMMLab: remove sync_bn, and set "
             f"sync_bn=True in the config of TimmFeatures or TimmClassifier)"
         )

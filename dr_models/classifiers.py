@@ -1,4 +1,4 @@
-"""timm's networks by name, with errors that help."""
+"""timm's networks by name, with helpful errors."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ def create_classifier(model: str, num_classes: int, **options: Any) -> nn.Module
     """Create a classifier with random weights.
 
     Args:
-        model: A model of timm, or one of `dr_models` (``cvnets_resnet50``).
-        num_classes: Of its answers.
+        model: A model of timm or of `dr_models` (``cvnets_resnet50``).
+        num_classes: Number of classes.
         **options: For `timm.create_model`, such as ``drop_path_rate``.
 
     Raises:
-        BackboneError: There is no such model, or it does not take these options.
+        BackboneError: The model is unknown, or does not accept these options.
 
     Example:
         >>> create_classifier("resnet18", 3).num_classes
@@ -34,29 +34,29 @@ def create_classifier(model: str, num_classes: int, **options: Any) -> nn.Module
         network: nn.Module = timm.create_model(model, num_classes=num_classes, **options)
     except TypeError as error:
         raise BackboneError(
-            f"timm cannot create {model} with {options}: {error}. Leave out what it does not take"
+            f"timm cannot create {model} with {options}: {error}. Remove unsupported options"
         ) from error
-    _check_feed(model, network)
+    _check_input(model, network)
     return network
 
 
-def _check_feed(model: str, network: Any) -> None:
-    """A checkpoint records the architecture, and not which of its variants was fed what."""
+def _check_input(model: str, network: Any) -> None:
+    """Raise for a tag with other inputs, because checkpoints record only the architecture."""
     plain = timm.get_pretrained_cfg(model.partition(".")[0])
     for name in ("mean", "std"):
         own = tuple(network.pretrained_cfg[name])
         if plain is not None and tuple(getattr(plain, name)) != own:
             raise BackboneError(
-                f"{model} is fed images with {name} {own}, and {plain.architecture} with "
-                f"{getattr(plain, name)}; name it without what follows the dot"
+                f"{model} expects images with {name} {own}, but {plain.architecture} with "
+                f"{getattr(plain, name)}; use the name without the part after the dot"
             )
 
 
 def check_name(model: str) -> None:
-    """Make sure that timm has a model.
+    """Check that timm has a model.
 
     Raises:
-        BackboneError: It has not; the message names similar ones.
+        BackboneError: The model is unknown; the message lists similar names.
     """
     if timm.is_model(model):
         return
@@ -68,7 +68,7 @@ def check_name(model: str) -> None:
 
 
 def classifier_names(network: Any) -> tuple[str, ...]:
-    """Names of the modules that depend on the number of classes.
+    """Return the names of the modules that depend on the number of classes.
 
     Example:
         >>> classifier_names(create_classifier("resnet18", 3))

@@ -1,4 +1,4 @@
-"""``dr-plugins convert-checkpoint``: a published checkpoint for another library."""
+"""``dr-plugins convert-checkpoint``: convert a published checkpoint for another library."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dr_plugins.cli.command import Command
 
 __all__ = ["convert_checkpoint"]
 
-# Written out, so that `--help` need not load PyTorch; a test compares.
+# A copy of `TARGETS`, so that `--help` does not import PyTorch; a test compares them.
 _TARGETS = ("timm", "torchvision", "detectron2", "mmengine")
 _THREE = (float, float, float)
 
@@ -28,36 +28,36 @@ _THREE = (float, float, float)
 @click.option(
     "--arch",
     required=True,
-    help="A CVNets model as ml-dr names it (resnet_50, swin-384_base), timm:NAME or "
+    help="A CVNets model by ml-dr's name (resnet_50, swin-384_base), timm:NAME or "
     "torchvision:NAME.",
 )
 @click.option("--to", type=click.Choice(_TARGETS), default="timm", show_default=True)
 @click.option(
     "--out",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="The file to write: *.safetensors for timm and torchvision, *.pth for the others.  "
+    help="Output file: *.safetensors for timm and torchvision, *.pth for the others.  "
     "[default: a name such as cvnets_resnet50-for-timm.safetensors]",
 )
 @click.option(
     "--averaged/--plain",
     default=None,
-    help="Which weights of a training checkpoint that holds both.  [default: averaged]",
+    help="Which weights of a training checkpoint that has both.  [default: averaged]",
 )
 @click.option(
-    "--stock", is_flag=True, help="For timm: an unmodified network of its own, if there is one."
+    "--stock", is_flag=True, help="For timm: convert to an unmodified network, if possible."
 )
 @click.option(
     "--stored-indices",
     is_flag=True,
-    help="For Swin's ema_best: compute with the damaged position indices, as published.",
+    help="For Swin's ema_best: reproduce the damaged position indices, as published.",
 )
 @click.option(
     "--allow-partial", is_flag=True, help="Accept missing and unexpected keys of the backbone."
 )
 @click.option(
-    "--mean", type=_THREE, help="Of a timm or torchvision network's images, RGB from 0 to 1."
+    "--mean", type=_THREE, help="Mean of a timm or torchvision network's images, RGB from 0 to 1."
 )
-@click.option("--std", type=_THREE, help="Likewise.")
+@click.option("--std", type=_THREE, help="Standard deviation of these images.")
 def convert_checkpoint(
     source: Path,
     arch: str,
@@ -70,10 +70,10 @@ def convert_checkpoint(
     mean: tuple[float, float, float] | None,
     std: tuple[float, float, float] | None,
 ) -> None:
-    """Convert a checkpoint into a file that another library loads by its own means.
+    """Convert a checkpoint to a file that another library loads with its own API.
 
-    Prints how. The file also says which images the network was trained on. What cannot be converted
-    exactly is refused.
+    Prints the code for loading it. The file includes the input convention of the network. A
+    conversion that would not be exact is an error.
     """
     from dr_models.checkpoints import convert, read_convention
     from dr_models.checkpoints.usage import how_to_load
@@ -96,4 +96,4 @@ def convert_checkpoint(
         f"input: RGB from 0 to 1, mean {list(inputs.mean)}, std {list(inputs.std)}, "
         f"{inputs.input_size[0]}×{inputs.input_size[1]}"
     )
-    click.echo(f"written: {report.out}, which {to} loads so:\n\n{how_to_load(report, inputs)}")
+    click.echo(f"written: {report.out}; load it in {to} with:\n\n{how_to_load(report, inputs)}")

@@ -1,4 +1,4 @@
-"""Any timm architecture as the backbone of a detector: a pyramid of features."""
+"""timm networks as backbones of detectors, with a pyramid of features."""
 
 from __future__ import annotations
 
@@ -26,44 +26,45 @@ from dr_plugins.errors import BackboneError, CheckpointError
 
 __all__ = ["FeatureBackbone"]
 
-_STAGES_FROM = 4  # the stride at which a detector's first stage begins; what is before is the stem
-# Networks for images of one size, told to take any.
+_STAGES_FROM = 4  # stride of a detector's first stage; all before it is the stem
+# Options of timm's networks for one image size that make them accept any size.
 _ANY_SIZE = ({"dynamic_img_size": True}, {"strict_img_size": False})
 
 
 class FeatureBackbone(nn.Module):
-    """A timm network without its classifier, that answers with its intermediate features.
+    """A timm network without its classifier that returns intermediate features.
 
-    It takes images of any size: where the network itself would fail or drop the last rows and
-    columns (ViT, Swin, ConvNeXt), images are padded with zeros, at the bottom and on the right, to
-    a multiple that it takes. Some networks of timm take one size only; another one is an error
-    then. Checkpoints are loaded whole or not at all: a network that would train from scratch, or
-    keep stages frozen that nothing was loaded into, is an error.
+    Images may have any size. If the network would fail on a size or drop the last rows and columns
+    (ViT, Swin, ConvNeXt), images are padded with zeros at the bottom and on the right to a
+    supported multiple. Some of timm's networks support only one size; any other size is an error. A
+    checkpoint must contain every tensor of the backbone; training with frozen stages that were
+    never loaded is an error.
 
     Args:
-        model: A model of timm, or one of `dr_models` (``cvnets_resnet50``).
-        out_indices: Which of timm's features, from 0, negative ones from the end; by default those
-            with a stride of 4 and more, and for networks of one scale (ViT) the last.
-        frozen_stages: As OpenMMLab counts: -1 trains all, 0 freezes the stem, which is what comes
-            before the first feature of stride 4, and k the first k stages besides. What is frozen
-            neither learns nor updates statistics.
-        norm_eval: Keep all batch normalisation in evaluation mode.
-        grad_checkpointing: Compute activations again in the backward pass, to save memory.
+        model: A model of timm or of `dr_models` (``cvnets_resnet50``).
+        out_indices: Indices of timm's features, from 0; negative ones count from the end. The
+            default is all with a stride of at least 4, and the last for networks with a single
+            scale (ViT).
+        frozen_stages: As in OpenMMLab: -1 trains everything, 0 freezes the stem (all before the
+            first feature of stride 4), k also freezes the first k stages. Frozen layers neither
+            learn nor update statistics.
+        norm_eval: Keep all batch normalization in evaluation mode.
+        grad_checkpointing: Recompute activations in the backward pass to save memory.
         **kwargs: For `timm.create_model`, such as ``drop_path_rate`` and ``output_stride``.
 
     Attributes:
-        model: Its name.
+        model: Name of the model.
         options: The arguments for `timm.create_model`.
-        channels: Of each feature.
-        strides: Of each feature, in pixels of the image.
-        multiple: What the sides of images are padded to multiples of; 1 where the network needs no
+        channels: Number of channels of each feature.
+        strides: Stride of each feature, in pixels of the image.
+        multiple: Sides of images are padded to multiples of this; 1 if the network needs no
             padding.
-        convention: The images that timm feeds this model.
-        load_record: Whether weights were loaded into all of it; see `is_loaded`.
+        convention: timm's input convention of this model.
+        load_record: Tracks whether all weights were loaded; see `is_loaded`.
 
     Raises:
-        BackboneError: Unknown model, or one without features; an index or a number of stages that
-            it does not have.
+        BackboneError: The model is unknown or has no features, or `out_indices` or
+            `frozen_stages` is out of range.
 
     Example:
         >>> import torch
@@ -86,7 +87,7 @@ class FeatureBackbone(nn.Module):
     ) -> None:
         super().__init__()
         self.model, self.options = model, kwargs
-        options, levels, self.multiple = _describe(model, kwargs)
+        options, levels, self.multiple = _inspect(model, kwargs)
         self.out_indices = _choose(model, out_indices, levels)
         self.features = timm.create_model(
             model, features_only=True, out_indices=self.out_indices, **options
@@ -94,7 +95,7 @@ class FeatureBackbone(nn.Module):
         chosen = [levels[index] for index in self.out_indices]
         self.channels = [int(level["num_chs"]) for level in chosen]
         self.strides = [int(level["reduction"]) for level in chosen]
-        # NHWC is how timm's Swin works inside.
+        # timm's Swin returns NHWC.
         self._channels_last = str(getattr(self.features, "output_fmt", "NCHW")).endswith("NHWC")
         self._own_size = _own_size(self.features, kwargs)
         self.norm_eval = norm_eval
@@ -107,7 +108,7 @@ class FeatureBackbone(nn.Module):
 
     @property
     def convention(self) -> InputConvention:
-        """The images that timm feeds this model."""
+        """Timm's input convention of this model."""
         config = resolve_model_data_config(self.features)
         height, width = config["input_size"][-2:]
         return InputConvention(
@@ -120,17 +121,17 @@ class FeatureBackbone(nn.Module):
 
     @property
     def is_loaded(self) -> bool:
-        """Whether every tensor was loaded, or `mark_loaded` says so."""
+        """Whether every tensor was loaded, or `mark_loaded` was called."""
         return self.load_record.is_complete
 
     def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
-        """Map normalised images ``[B, 3, H, W]`` to features ``[B, C_i, H / s_i, W / s_i]``.
+        """Map normalized images ``[B, 3, H, W]`` to features ``[B, C_i, H / s_i, W / s_i]``.
 
-        Sides are rounded up.
+        Heights and widths of features are rounded up.
 
         Raises:
-            BackboneError: The network does not take images of this size.
-            CheckpointError: In training, if stages are frozen that nothing was loaded into.
+            BackboneError: The network does not support this image size.
+            CheckpointError: In training, stages are frozen whose weights were not loaded.
         """
         height, width = images.shape[-2], images.shape[-1]
         if self.multiple > 1:
@@ -141,7 +142,7 @@ class FeatureBackbone(nn.Module):
             features = self._checked_features(images)
         if self._channels_last:
             features = [feature.permute(0, 3, 1, 2).contiguous() for feature in features]
-        if self.multiple > 1:  # finer features have rows and columns of padding alone
+        if self.multiple > 1:  # remove rows and columns that see only padding
             features = [
                 feature[..., : -(-height // stride), : -(-width // stride)]
                 for feature, stride in zip(features, self.strides)  # noqa: B905  for TorchScript
@@ -158,27 +159,27 @@ class FeatureBackbone(nn.Module):
         try:
             return list(self.features(images))
         except (AssertionError, IndexError, RuntimeError) as error:
-            self._explain(error, images)
+            self._check_size(error, images)
             raise
 
     def load(self, location: CheckpointLocation | str) -> BackboneWeights:
-        """Load a checkpoint of the whole network; its last stages may be unused here.
+        """Load a checkpoint of the whole network; later stages that are unused here are dropped.
 
         Returns:
-            What was read, with the images that the network was trained on.
+            The weights, with the input convention that the network was trained with.
 
         Raises:
-            CheckpointError: See `load_backbone`; or a tensor of this backbone is not in it.
+            CheckpointError: See `load_backbone`; or a tensor of this backbone is missing.
         """
         weights = load_backbone(location, to="timm", arch=self.model, options=self.options)
         self.load_state_dict(self.adapt(weights.state), strict=True)
         return weights
 
     def adapt(self, state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Rename tensors of the whole timm network to those of this backbone.
+        """Rename the tensors of a whole timm network for this backbone.
 
         Raises:
-            CheckpointError: One is missing, or has another shape.
+            CheckpointError: A tensor is missing or its shape differs.
         """
         adapted = {}
         for key, value in self.state_dict().items():
@@ -190,16 +191,16 @@ class FeatureBackbone(nn.Module):
                 raise CheckpointError(
                     f"{key} of {self.model} {got} in the checkpoint; expected shape "
                     f"{list(value.shape)}. Build the backbone with the arguments (img_size, "
-                    f"in_chans, ...) that the network was trained with"
+                    f"in_chans, ...) of the trained network"
                 )
             adapted[key] = found
         return adapted
 
     def train(self, mode: bool = True) -> FeatureBackbone:
-        """Set the mode, apart from what is frozen.
+        """Set the mode of all layers that are not frozen.
 
         Raises:
-            BackboneError: A conversion has changed what the network computes.
+            BackboneError: A conversion of layers changed the function of the network.
         """
         check_activations(self.features, self._activations)
         super().train(mode)
@@ -212,8 +213,8 @@ class FeatureBackbone(nn.Module):
                         module.eval()
         return self
 
-    def _explain(self, error: Exception, images: torch.Tensor) -> None:
-        """Say that it is the size of the images, if with those of its own the network works."""
+    def _check_size(self, error: Exception, images: torch.Tensor) -> None:
+        """Raise an error about the image size if the network works with its native size."""
         if isinstance(error, torch.cuda.OutOfMemoryError) or images.ndim != 4:
             return
         size, own = tuple(images.shape[-2:]), self._own_size
@@ -223,28 +224,28 @@ class FeatureBackbone(nn.Module):
         try:
             with torch.no_grad():
                 self.eval().features(images.new_zeros(1, images.shape[1], *own))
-        except Exception:  # then it is not the size, and the first error says more
+        except Exception:  # the size is not the cause; the first error is more useful
             return
         finally:
             self.train(mode)
         raise BackboneError(
-            f"{self.model} does not take images of {size[0]}×{size[1]} pixels, but of "
-            f"{own[0]}×{own[1]} ({error or type(error).__name__}). Bring all images to one size "
-            f"and name it (img_size, which most such models of timm take), or choose a model that "
-            f"takes any: convolutional ones, ViT, Swin"
+            f"{self.model} does not support images of {size[0]}×{size[1]} pixels, only of "
+            f"{own[0]}×{own[1]} ({error or type(error).__name__}). Resize all images to one size "
+            f"and set it (img_size, which most of these models have), or choose a model that "
+            f"supports any size: convolutional networks, ViT, Swin"
         ) from error
 
     def _freeze(self, levels: Sequence[Mapping[str, Any]]) -> list[str]:
-        """Stop the gradients of stem and stages, and return the names of their modules.
+        """Disable the gradients of stem and stages, and return the names of their modules.
 
-        Not the modules, which conversion to synchronised normalisation replaces.
+        Modules themselves are replaced by a conversion to synchronized batch normalization.
         """
         first = next(i for i, level in enumerate(levels) if level["reduction"] >= _STAGES_FROM)
         stages = len(levels) - first
         if not -1 <= self.frozen_stages <= stages:
             raise BackboneError(
-                f"frozen_stages is {self.frozen_stages}; {self.model} has {stages} stages, so -1 "
-                f"to {stages} was expected"
+                f"frozen_stages is {self.frozen_stages}; {self.model} has {stages} stages: "
+                f"expected -1 to {stages}"
             )
         if self.frozen_stages < 0:
             return []
@@ -255,13 +256,13 @@ class FeatureBackbone(nn.Module):
         return frozen
 
     def _up_to(self, boundary: str, inclusive: bool) -> Iterator[str]:
-        """Names of modules in the order in which images pass them, until the named one."""
+        """Yield the names of modules in forward order, up to `boundary`."""
         names = dict(self.features.named_modules())
         spelled = (boundary, boundary.replace(".", "_"), f"model.{boundary}")
         boundary = next((name for name in spelled if name in names), "")
         if not boundary:
             raise BackboneError(
-                f"where the stages of {self.model} end cannot be told; set frozen_stages=-1"
+                f"cannot find where the stages of {self.model} end; set frozen_stages=-1"
             )
         for name, module in names.items():
             if name == boundary:
@@ -270,7 +271,7 @@ class FeatureBackbone(nn.Module):
                 return
             if name and not boundary.startswith(f"{name}."):
                 yield name
-            else:  # it holds the boundary; what is its own, such as positions, belongs to the stem
+            else:  # contains the boundary; direct parameters, such as positions, are of the stem
                 for parameter in module.parameters(recurse=False):
                     parameter.requires_grad_(False)
         raise AssertionError(boundary)
@@ -279,15 +280,15 @@ class FeatureBackbone(nn.Module):
         network: Any = getattr(self.features, "model", self.features)
         if not hasattr(network, "set_grad_checkpointing"):
             raise BackboneError(
-                f"{self.model} cannot compute activations again; set grad_checkpointing=False"
+                f"{self.model} does not support grad_checkpointing; set it to False"
             )
         network.set_grad_checkpointing(True)
 
 
-def _describe(
+def _inspect(
     model: str, kwargs: Mapping[str, Any]
 ) -> tuple[dict[str, Any], list[Mapping[str, Any]], int]:
-    """Arguments that make the network take any size, its features' descriptions, `multiple`."""
+    """Return arguments that enable any image size, timm's info on each feature, and `multiple`."""
     check_name(model)
     failed: Exception | None = None
     for extra in (*_ANY_SIZE, {}):
@@ -307,31 +308,31 @@ def _describe(
 
 
 def _own_size(network: Any, kwargs: Mapping[str, Any]) -> tuple[int, int]:
-    """Height and width of the images that a network was built for."""
+    """Return height and width of the images that a network was built for."""
     size = kwargs.get("img_size") or resolve_model_data_config(network)["input_size"][-2:]
     height, width = (size, size) if isinstance(size, int) else size
     return height, width
 
 
 def _multiple(network: Any, own_size: tuple[int, int]) -> int:
-    """The smallest step of image sizes at which a network answers for every pixel.
+    """Return the smallest step of image sizes at which features cover every pixel.
 
-    That is found out with tensors without memory: a network that rounds up by itself answers so
-    for any size; another one fails, or drops the remainder, unless a stride divides it.
+    Tried out with tensors without memory: networks that round up support any size; others fail or
+    drop the remainder unless a stride divides the size.
     """
     strides = [int(stride) for stride in network.feature_info.reduction()]
     coarsest = max(strides)
     height, width = (-(-side // coarsest) * coarsest for side in own_size)
     network.eval()
     channels_last = str(getattr(network, "output_fmt", "NCHW")).endswith("NHWC")
-    # The last is for networks that cut their coarsest features into patches of 2×2 (MobileViTv2).
+    # The last step is for networks that cut their coarsest features into 2×2 patches (MobileViTv2).
     steps = [step for step in range(1, coarsest + 1) if coarsest % step == 0]
     for step in (*steps, 2 * coarsest):
         sides = (height + step, width + step)
         with torch.no_grad():
             try:
                 features = network(torch.zeros(1, _channels(network), *sides, device="meta"))
-            except Exception:  # whatever timm's networks raise
+            except Exception:  # timm's networks raise various types
                 continue
         expected = [[-(-side // stride) for side in sides] for stride in strides]
         found = [list(f.shape[1:3] if channels_last else f.shape[2:]) for f in features]
@@ -372,10 +373,10 @@ def _choose(
 
 
 def _original_names(key: str) -> tuple[str, ...]:
-    """What timm may call a tensor of its feature extractors in the whole network."""
+    """Return possible names in the whole network of a tensor in timm's feature extractor."""
     name = key.removeprefix("features.")
     first, dot, rest = name.partition(".")
-    # Extractors join the names of a sequence and of its children by an underscore.
+    # Extractors join the names of a sequence and its child with an underscore.
     parted = (
         f"{first[:place]}.{first[place + 1 :]}{dot}{rest}"
         for place, letter in enumerate(first)

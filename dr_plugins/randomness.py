@@ -11,10 +11,10 @@ from math import gcd
 
 import numpy as np
 
-__all__ = ["hash_key", "image_generator", "uniform", "walk"]
+__all__ = ["choose_samples", "hash_key", "image_generator", "uniform"]
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-_WALK, _UNIFORM = 1, 2
+_SAMPLES, _UNIFORM = 1, 2
 
 
 def hash_key(key: str | bytes) -> int:
@@ -45,7 +45,7 @@ def image_generator(seed: int, key_hash: int, counter: int, stream: int = 0) -> 
     return np.random.Generator(bits)
 
 
-def walk(seed: int, epoch: int, key_hashes: np.ndarray, samples: int) -> np.ndarray:
+def choose_samples(seed: int, epoch: int, key_hashes: np.ndarray, samples: int) -> np.ndarray:
     """Choose one reinforcement for each image; none repeats before all have been used.
 
     In each round of `samples` epochs, ``step -> (a * step + b) mod samples`` with ``a`` coprime to
@@ -62,7 +62,7 @@ def walk(seed: int, epoch: int, key_hashes: np.ndarray, samples: int) -> np.ndar
         int64 ``[B]``, each within ``[0, S)``.
     """
     round_, step = divmod(epoch, samples)
-    bits = _mix(key_hashes, seed, round_, _WALK)
+    bits = _mix(key_hashes, seed, round_, _SAMPLES)
     multipliers = _coprimes(samples)
     a = multipliers[(bits & np.uint64(0xFFFFFFFF)) % np.uint64(len(multipliers))]
     b = (bits >> np.uint64(32)) % np.uint64(samples)

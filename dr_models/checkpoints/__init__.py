@@ -18,7 +18,7 @@ from dr_models.checkpoints.convention import (
 )
 from dr_models.checkpoints.convert import TARGETS, convert, convert_state_dict
 from dr_models.checkpoints.load import Checkpoint, load_checkpoint
-from dr_models.checkpoints.loaded import LoadRecord, mark_loaded
+from dr_models.checkpoints.load_record import LoadRecord, mark_loaded
 from dr_models.checkpoints.location import CheckpointLocation
 from dr_models.cvnets.catalog import CVNETS_MODELS
 from dr_models.cvnets.renaming import candidates

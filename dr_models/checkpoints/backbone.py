@@ -19,8 +19,8 @@ from dr_models.checkpoints.detect import (
 )
 from dr_models.checkpoints.load import Checkpoint, load_checkpoint
 from dr_models.checkpoints.location import CheckpointLocation
-from dr_models.checkpoints.record import check_options
-from dr_models.checkpoints.recorded import check_recorded
+from dr_models.checkpoints.network_name import check_stated_name
+from dr_models.checkpoints.network_record import check_options
 from dr_models.cvnets.keys import State
 from dr_models.cvnets.report import ConversionReport
 from dr_plugins.errors import CheckpointError
@@ -93,7 +93,7 @@ def load_backbone(
             if metadata
             else detect_architecture(checkpoint, location, arch)
         )
-        check_recorded(checkpoint.arch, location.arch or specification, location.path)
+        check_stated_name(checkpoint.arch, location.arch or specification, location.path)
         with naming(location.path):
             state, report = convert_tensors(
                 checkpoint.state, specification, to, stored_indices=location.stored_indices
@@ -119,7 +119,7 @@ def _checked(metadata: Mapping[str, str], path: str) -> Mapping[str, str]:
 def _already_converted(
     checkpoint: Checkpoint, metadata: Mapping[str, str], location: CheckpointLocation
 ) -> BackboneWeights:
-    check_recorded(checkpoint.arch, location.arch or checkpoint.arch, location.path)
+    check_stated_name(checkpoint.arch, location.arch or checkpoint.arch, location.path)
     report = ConversionReport(
         metadata["arch"],
         metadata["source_layout"],

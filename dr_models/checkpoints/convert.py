@@ -24,8 +24,8 @@ from dr_models.checkpoints.files import METADATA_KEY
 from dr_models.checkpoints.from_cvnets import from_cvnets
 from dr_models.checkpoints.from_host import from_host, host_convention
 from dr_models.checkpoints.load import load_checkpoint, strip_prefixes
-from dr_models.checkpoints.record import check_options
-from dr_models.checkpoints.recorded import check_recorded
+from dr_models.checkpoints.network_name import check_stated_name
+from dr_models.checkpoints.network_record import check_options
 from dr_models.checkpoints.values import DIGEST_KEY, digest
 from dr_models.cvnets.catalog import CVNETS_MODELS, canonical_name
 from dr_models.cvnets.keys import State
@@ -96,7 +96,7 @@ def convert(
     source, out = Path(source), Path(out or default_name(arch, to))
     _check_out(source, out, to)
     checkpoint = load_checkpoint(source, averaged)
-    check_recorded(checkpoint.arch, arch, source)
+    check_stated_name(checkpoint.arch, arch, source)
     with naming(source):
         state, report = convert_tensors(
             checkpoint.state, arch, to, stock, stored_indices, allow_partial

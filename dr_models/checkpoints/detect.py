@@ -9,7 +9,7 @@ import torch
 from dr_models.checkpoints import hosts
 from dr_models.checkpoints.load import Checkpoint
 from dr_models.checkpoints.location import SCHEME, CheckpointLocation
-from dr_models.checkpoints.recorded import cvnets_name
+from dr_models.checkpoints.network_name import cvnets_name
 from dr_models.checkpoints.resnets import SHARED
 from dr_models.cvnets.catalog import CVNETS_MODELS, canonical_name
 from dr_models.cvnets.keys import State, is_counter

@@ -9,13 +9,13 @@ from typing import Any, NamedTuple
 import torch
 
 from dr_models.checkpoints.files import read_file
-from dr_models.checkpoints.record import (
+from dr_models.checkpoints.network_name import stated_name
+from dr_models.checkpoints.network_record import (
     RECORD_KEY,
     NetworkRecord,
     decode_record,
     record_of_mmengine,
 )
-from dr_models.checkpoints.recorded import recorded_name
 from dr_models.checkpoints.values import DIGEST_KEY, check_values, digest
 from dr_plugins.errors import CheckpointError
 
@@ -94,7 +94,7 @@ def load_checkpoint(path: str | Path, averaged: bool | None = None) -> Checkpoin
         del stripped[RECORD_KEY]
     elif weights:
         record = record_of_mmengine(content.get("meta"))
-    arch = record.arch if record else recorded_name(content if weights else {}, metadata)
+    arch = record.arch if record else stated_name(content if weights else {}, metadata)
     return Checkpoint(stripped, weights, arch, record, metadata)
 
 

@@ -1,1 +1,1 @@
-"""CVNets' published models: the catalog, and what each of their tensors is called elsewhere."""
+"""CVNets' published models: the catalog, and the names of their tensors in other libraries."""

@@ -1,4 +1,4 @@
-"""The models that apple/ml-dr published in CVNets layout: names, key maps, inputs."""
+"""The models that apple/ml-dr published in CVNets layout: names, key maps, input sizes."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ class CVNetsModel:
     """One published architecture.
 
     Attributes:
-        name: As its configuration calls it, such as ``resnet_50``.
+        name: Name in ml-dr's configuration, such as ``resnet_50``.
         family: ``mobilenetv1``, ``mobilenetv2``, ``mobilenetv3``, ``mobilevit``, ``resnet``,
             ``efficientnet``, ``vit`` or ``swin``.
-        timm: Name of the same network in `dr_models`.
-        entries: Every tensor of a checkpoint, with its place in that network.
-        width: A key, an axis and the size there, which tell the variants of a family apart.
+        timm: Name of this network in `dr_models`.
+        entries: Key map from a checkpoint to that network.
+        width: A key, an axis and its size, which distinguish the variants of a family.
         size: Side of the input in pixels.
-        resize: Length that CVNets resizes the shorter side to before it crops `size`.
-        stock: The name and the arguments of an unmodified timm network that computes the same.
-        stock_entries: The key map to it, if that is another one.
+        resize: CVNets resizes the shorter side to this length before it crops `size`.
+        stock: Name and arguments of an equivalent unmodified timm network.
+        stock_entries: Key map to that network if it differs from `entries`.
     """
 
     name: str
@@ -127,8 +127,8 @@ def _resnets() -> Iterator[CVNetsModel]:
         )
 
 
-# CVNets' configurations of b2 and b3 do not crop. There is none of b4, nor of ViT and Swin at 384
-# pixels; these are taken not to crop either.
+# CVNets' configurations of b2 and b3 do not crop. There are none for b4, ViT at 384 pixels and
+# Swin at 384 pixels; we assume that these do not crop either.
 def _efficientnets() -> Iterator[CVNetsModel]:
     for mode, stages, features, size in (
         ("b2", (2, 3, 3, 4, 4, 5, 2), 352, 288),
@@ -184,11 +184,11 @@ CVNETS_MODELS: dict[str, CVNetsModel] = {
     for family in (_mobilenets, _mobilevits, _resnets, _efficientnets, _transformers)
     for model in family()
 }
-"""All 27, by name."""
+"""All 27 models by name."""
 
 
 def canonical_name(name: str) -> str:
-    """The catalog's spelling of a name from ml-dr's tables, folders or `dr_models`.
+    """Return the catalog's spelling of a name from ml-dr's tables, folders or `dr_models`.
 
     Example:
         >>> canonical_name("vit-384_base_E300"), canonical_name("cvnets_resnet50.dr_in1k_plus")

@@ -1,8 +1,4 @@
-"""What a network was trained to be fed.
-
-A network that learned from RGB between 0 and 1 without mean and standard deviation still answers
-when it is fed ImageNet-normalised images, only worse: nothing else notices.
-"""
+"""The input convention of a network: range, mean, standard deviation and size of its images."""
 
 from __future__ import annotations
 
@@ -26,11 +22,11 @@ class InputConvention:
     """The images that a network expects: RGB, ``(image / 255 - mean) / std``.
 
     Attributes:
-        mean: Of the three channels, for images from 0 to 1.
-        std: Likewise; above 0, up to 1.
+        mean: Mean of the three channels, for images from 0 to 1.
+        std: Standard deviation of the three channels, above 0, up to 1.
         input_size: Height and width in pixels.
-        interpolation: ``bilinear`` or ``bicubic``, as timm names them.
-        crop_pct: Part of the resized shorter side that the centre crop keeps, above 0, up to 1.
+        interpolation: ``bilinear`` or ``bicubic``, as in timm.
+        crop_pct: Share of the resized shorter side that the center crop keeps, above 0, up to 1.
 
     Example:
         >>> InputConvention().for_range(255)
@@ -52,15 +48,15 @@ class InputConvention:
             )
 
     def for_range(self, top: float) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """Mean and standard deviation for images from 0 to `top`, such as 255."""
-        # Products such as 0.485 * 255 miss the literature's 123.675 in the last digits.
+        """Return mean and standard deviation for images from 0 to `top`, such as 255."""
+        # In floating point, 0.485 * 255 is not exactly the usual 123.675.
         return (
             tuple(round(value * top, 6) for value in self.mean),
             tuple(round(value * top, 6) for value in self.std),
         )
 
     def to_metadata(self) -> dict[str, str]:
-        """The fields as safetensors' metadata holds them: strings, numbers in JSON."""
+        """Return the fields as metadata of safetensors: strings, with numbers in JSON."""
         return {
             name: json.dumps(value) if name in INPUT_FIELDS else value
             for name, value in asdict(self).items()
@@ -68,10 +64,10 @@ class InputConvention:
 
 
 def cvnets_convention(model: CVNetsModel) -> InputConvention:
-    """How CVNets feeds a published model: RGB from 0 to 1, as it is.
+    """Return the input convention of a published model: RGB from 0 to 1, not normalized.
 
-    CVNets truncates no length, so `crop_pct` is rounded down: timm's floor of ``size / crop_pct``
-    then gives the very length that CVNets resizes to.
+    `crop_pct` is rounded down, so that timm's floor of ``size / crop_pct`` is exactly the length
+    that CVNets resizes to.
     """
     crop = math.floor(model.size / model.resize * 1000) / 1000
     return InputConvention((0.0,) * 3, (1.0,) * 3, (model.size,) * 2, "bilinear", crop)

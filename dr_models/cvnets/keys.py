@@ -1,4 +1,4 @@
-"""The pieces that key maps are written with: one entry for every tensor of a state dict."""
+"""Building blocks of key maps, which have one entry for each tensor of a state dict."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ BATCH_NORM = (*AFFINE, "running_mean", "running_var", "num_batches_tracked")
 
 
 class Entry(NamedTuple):
-    """What becomes of one tensor.
+    """How one tensor is converted.
 
     Attributes:
         source: Its key in the checkpoint.
-        target: Its key in the converted file; None if the host has no use for it.
-        change: Applied to the tensor; None leaves it as it is.
+        target: Its key in the converted file; None if the host does not have it.
+        change: Applied to the tensor; None keeps it unchanged.
     """
 
     source: str
@@ -44,7 +44,7 @@ class Entry(NamedTuple):
 def module(
     source: str, target: str, leaves: tuple[str, ...], change: Change | None = None
 ) -> Iterator[Entry]:
-    """Entries of a layer's tensors; `change` applies to its weight only.
+    """Yield the entries of a layer's tensors; `change` applies only to the weight.
 
     Example:
         >>> [tuple(entry) for entry in module("classifier", "fc", AFFINE)]
@@ -55,10 +55,10 @@ def module(
 
 
 def tensor(source: str, target: str | None, change: Change | None = None) -> Iterator[Entry]:
-    """The entry of a tensor that belongs to no layer."""
+    """Yield the entry of a tensor that belongs to no layer."""
     yield Entry(source, target, change)
 
 
 def is_counter(key: str) -> bool:
-    """Whether a tensor only counts batches; PyTorch loads checkpoints from before it existed."""
+    """Return whether a tensor counts batches; old checkpoints do not have these."""
     return key.endswith(".num_batches_tracked")

@@ -1,4 +1,4 @@
-"""Layers that several CVNets families share."""
+"""Key maps of layers that several CVNets families share."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ __all__ = ["conv_norm", "inverted_residual", "transformer_block"]
 
 
 def conv_norm(source: str, conv: str, norm: str) -> Iterator[Entry]:
-    """CVNets' ``ConvLayer``: a convolution without bias, then batch normalisation."""
+    """Yield the entries of CVNets' ``ConvLayer``: convolution without bias, batch normalization."""
     yield from module(f"{source}.block.conv", conv, WEIGHT)
     yield from module(f"{source}.block.norm", norm, BATCH_NORM)
 
 
 def inverted_residual(source: str, target: str, expand: bool, se: bool) -> Iterator[Entry]:
-    """An inverted residual as timm's EfficientNet family names it.
+    """Yield the entries of an inverted residual block to timm's EfficientNet family.
 
     Args:
-        source: CVNets' prefix, up to and with ``.block``.
+        source: CVNets' prefix, including ``.block``.
         target: timm's prefix of the block.
-        expand: There is an expanding 1×1 convolution; without one timm calls the block
-            depthwise-separable, and its names differ.
-        se: It has squeeze-and-excitation.
+        expand: Whether there is an expanding 1×1 convolution; otherwise timm calls the block
+            depthwise-separable and uses other names.
+        se: Whether there is squeeze-and-excitation.
     """
     if expand:
         yield from conv_norm(f"{source}.exp_1x1", f"{target}.conv_pw", f"{target}.bn1")
@@ -47,6 +47,6 @@ _TRANSFORMER = {
 
 
 def transformer_block(source: str, target: str) -> Iterator[Entry]:
-    """A pre-norm transformer block as timm's vision transformers name it."""
+    """Yield the entries of a pre-norm transformer block to timm's vision transformers."""
     for theirs, ours in _TRANSFORMER.items():
         yield from module(f"{source}.{theirs}", f"{target}.{ours}", AFFINE)

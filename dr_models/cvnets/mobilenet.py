@@ -1,4 +1,4 @@
-"""MobileNetV1 to V3 and EfficientNet, named as in timm's EfficientNet family."""
+"""Key maps of MobileNetV1 to V3 and EfficientNet to timm's EfficientNet family."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from dr_models.cvnets.layers import conv_norm, inverted_residual
 
 __all__ = ["efficientnet", "mobilenet_v1", "mobilenet_v2", "mobilenet_v3"]
 
-# Blocks in each of CVNets' layers and in each of timm's stages: the same blocks, grouped otherwise.
+# Number of blocks in CVNets' layers and in timm's stages, which group the same blocks differently.
 _V1_DEPTHS = (1, 2, 2, 6, 2)
 _V2_LAYERS, _V2_STAGES = (1, 2, 3, 7, 4), (1, 2, 3, 4, 3, 3, 1)
-# CVNets writes the stride of a block into its name; the stages with squeeze-and-excitation.
+# CVNets puts the stride of a block into its name. `_V3_SE`: stages with squeeze-and-excitation.
 _V3_STRIDES = {
     "small": ("2", "2", "1", "21111", "211"),
     "large": ("1", "21", "211", "211111", "211"),
@@ -24,7 +24,7 @@ _V3_SE = {"small": {0, 2, 3, 4}, "large": {2, 4, 5}}
 
 
 def _numbered(counts: Sequence[int], pattern: str, first: int = 0) -> list[tuple[str, int]]:
-    """Names of all blocks, each with the number of its group."""
+    """Return the names of all blocks, each with the number of its group."""
     return [
         (pattern.format(group, block), group)
         for group, count in enumerate(counts, first)
@@ -37,7 +37,7 @@ def _stages(depths: Sequence[int]) -> list[tuple[str, int]]:
 
 
 def mobilenet_v1() -> Iterator[Entry]:
-    """Entries of MobileNetV1, any width."""
+    """Yield the entries of MobileNetV1, any width."""
     yield from conv_norm("conv_1", "conv_stem", "bn1")
     sources = _numbered(_V1_DEPTHS, "layer_{}.{}", first=1)
     for (source, _), (target, _) in zip(sources, _stages(_V1_DEPTHS), strict=True):
@@ -47,7 +47,7 @@ def mobilenet_v1() -> Iterator[Entry]:
 
 
 def mobilenet_v2() -> Iterator[Entry]:
-    """Entries of MobileNetV2, any width."""
+    """Yield the entries of MobileNetV2, any width."""
     yield from conv_norm("conv_1", "conv_stem", "bn1")
     sources = _numbered(_V2_LAYERS, "layer_{}.mv2_block_{}.block", first=1)
     for (source, _), (target, stage) in zip(sources, _stages(_V2_STAGES), strict=True):
@@ -57,7 +57,7 @@ def mobilenet_v2() -> Iterator[Entry]:
 
 
 def mobilenet_v3(mode: str) -> Iterator[Entry]:
-    """Entries of MobileNetV3.
+    """Yield the entries of MobileNetV3.
 
     Args:
         mode: ``small`` or ``large``.
@@ -78,15 +78,15 @@ def mobilenet_v3(mode: str) -> Iterator[Entry]:
 
 
 def _as_pointwise(weight: torch.Tensor) -> torch.Tensor:
-    """A linear layer as a 1×1 convolution: ``[O, I]`` to ``[O, I, 1, 1]``."""
+    """Reshape a linear layer to a 1×1 convolution: ``[O, I]`` to ``[O, I, 1, 1]``."""
     return weight[:, :, None, None]
 
 
 def efficientnet(*stages: int) -> Iterator[Entry]:
-    """Entries of EfficientNet.
+    """Yield the entries of EfficientNet.
 
     Args:
-        *stages: Blocks in each of timm's seven stages.
+        *stages: Number of blocks in each of timm's seven stages.
     """
     layers = (*stages[:3], stages[3] + stages[4], stages[5] + stages[6])
     yield from conv_norm("conv_1", "conv_stem", "bn1")

@@ -1,4 +1,4 @@
-"""MobileViT, named as in timm."""
+"""Key map of MobileViT to timm's names."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _CONVS = {"exp_1x1": "conv1_1x1", "conv_3x3": "conv2_kxk", "red_1x1": "conv3_1x1
 
 
 def mobilevit() -> Iterator[Entry]:
-    """Entries of MobileViT, any size."""
+    """Yield the entries of MobileViT, any size."""
     yield from conv_norm("conv_1", "stem.conv", "stem.bn")
     for layer, residuals in enumerate(_RESIDUALS, 1):
         for block in range(residuals):

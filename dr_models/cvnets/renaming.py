@@ -1,4 +1,4 @@
-"""A state dict in CVNets' layout under other names."""
+"""Rename state dicts in CVNets layout, and detect their models."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ __all__ = [
 ]
 
 TAG = "dr_in1k_plus"
-"""Of the models in `dr_models`: trained on ImageNet+."""
+"""timm's tag of the models in `dr_models`, which were trained on ImageNet+."""
 
 _IGNORED = "neural_augmentor."
 _FIRST = ("conv_1.", "patch_emb.0.block.")
 
 
 def is_cvnets(state: Mapping[str, object]) -> bool:
-    """Whether keys are named as CVNets names them; prefixes of wrappers must be gone."""
+    """Return whether keys, without prefixes of wrappers, are in CVNets layout."""
     return any(key.startswith(_FIRST) for key in state)
 
 
 def candidates(state: Mapping[str, torch.Tensor]) -> list[str]:
-    """The published CVNets models whose keys and widths a state dict has.
+    """Return the published CVNets models whose keys and widths match a state dict.
 
-    Two, where they differ in the image size only.
+    There may be two, which then differ only in the image size.
 
     Example:
         >>> candidates(load_checkpoint("best.pt").state)                    # doctest: +SKIP
@@ -55,44 +55,44 @@ def _fits(model: CVNetsModel, state: Mapping[str, torch.Tensor]) -> bool:
 
 
 def check_architecture(state: State, model: CVNetsModel) -> None:
-    """Refuse a state dict that is not that of a model.
+    """Check that a state dict may be that of a model.
 
     Raises:
-        CheckpointError: Another architecture, or another layout.
+        CheckpointError: The architecture or the layout differs.
     """
     if _fits(model, state):
         return
     found = candidates(state)
     if found:
         raise CheckpointError(
-            f"the checkpoint is that of {' or '.join(found)}, not of {model.name}; name the "
-            f"architecture that it has"
+            f"the checkpoint holds {' or '.join(found)}, not {model.name}; set that architecture"
         )
     if not is_cvnets(state):
         raise CheckpointError(
-            f"the checkpoint is not in CVNets layout: it begins with {shorten(list(state))}. For "
-            f"one of timm or torchvision give timm:NAME or torchvision:NAME as architecture"
+            f"the checkpoint is not in CVNets layout: its keys begin with {shorten(list(state))}. "
+            f"If it comes from timm or torchvision, set the architecture to timm:NAME or "
+            f"torchvision:NAME"
         )
     key, axis, size = model.width
     if key in state and (state[key].ndim <= axis or state[key].shape[axis] != size):
         raise CheckpointError(
             f"{key} has shape {list(state[key].shape)}, but in {model.name} it has {size} on axis "
-            f"{axis}: the checkpoint is that of another architecture"
+            f"{axis}: the architecture differs"
         )
 
 
 def settle_indices(state: State, stored: bool, report: ConversionReport) -> State:
-    """Note Swin's damaged position indices, and if `stored` keep the function that they give."""
+    """Note Swin's damaged position indices; if `stored`, preserve their function."""
     damaged = damaged_indices(state)
     if damaged:
         entries = max(damaged.values())
         report.notes.append(
-            f"{len(damaged)} relative_position_index buffers are damaged (up to {entries} of their "
-            f"entries), as averaging leaves them; "
+            f"{len(damaged)} relative_position_index buffers are damaged by averaging (up to "
+            f"{entries} of their entries); "
             + (
-                "the tables were rewritten to compute the same as with them"
+                "the tables were rewritten to compute the same as with the damaged indices"
                 if stored
-                else "they are rebuilt, see `stored_indices` for the published behaviour"
+                else "they are rebuilt, see `stored_indices` for the published behavior"
             )
         )
     return with_stored_indices(state) if stored else state
@@ -101,10 +101,10 @@ def settle_indices(state: State, stored: bool, report: ConversionReport) -> Stat
 def rename(
     entries: Iterable[Entry], state: State, report: ConversionReport, classifier: list[str]
 ) -> State:
-    """Rename and change the tensors, and note what is missing and left over."""
+    """Rename and change tensors, and report matched, missing and unexpected keys."""
     converted: State = {}
     rest = dict.fromkeys(state)
-    # A backbone without its classifier is whole; one with half a classifier is not.
+    # A backbone without classifier is complete; one with half a classifier is not.
     headless = not any(key in state for key in classifier)
     for entry in entries:
         if entry.source not in state:
@@ -128,15 +128,15 @@ def _changed(entry: Entry, value: torch.Tensor) -> torch.Tensor:
         return entry.change(value)
     except (IndexError, RuntimeError, ValueError, ZeroDivisionError) as error:
         raise CheckpointError(
-            f"{entry.source} has shape {list(value.shape)}, which is not that of a published model"
+            f"{entry.source} has shape {list(value.shape)}, which no published model has"
         ) from error
 
 
 def to_timm(state: State, model: CVNetsModel) -> State:
-    """Rename the tensors of a whole checkpoint for the network that `dr_models.networks` has.
+    """Rename the tensors of a complete checkpoint for the network in `dr_models.networks`.
 
     Raises:
-        CheckpointError: Another architecture; keys are missing or left over.
+        CheckpointError: The architecture differs, or keys are missing or unexpected.
     """
     check_architecture(state, model)
     report = ConversionReport(model.name, "cvnets", "timm", model.timm)

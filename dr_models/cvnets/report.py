@@ -1,4 +1,4 @@
-"""What a conversion did with every key."""
+"""Report of a conversion: what happened to each key."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ class ConversionReport:
 
     Attributes:
         arch: The architecture of the checkpoint.
-        layout: Whose names the checkpoint used: ``cvnets``, ``timm`` or ``torchvision``.
-        to: Whose names the result uses.
-        model: The host's network, as the host's factory calls it.
-        model_kwargs: Arguments that the factory needs for it.
-        weights: Which weights of a training checkpoint were taken; empty for a bare state dict.
-        num_classes: Of the classifier; 0 without one.
-        matched: Keys of the checkpoint that are in the result, or that the host rebuilds itself.
-        missing: Keys that the architecture has and the checkpoint has not.
-        unexpected: Keys that the checkpoint has and the architecture has not.
-        ignored: Keys that play no part at inference, such as ``neural_augmentor.*``.
-        dropped: Keys that the host's backbone has no place for, such as a classifier.
-        notes: What else the user should know.
-        checked: Whose own network names and shapes were compared with; empty if with none.
-        out: The file that was written; empty if none was.
+        layout: Layout of the checkpoint: ``cvnets``, ``timm`` or ``torchvision``.
+        to: Layout of the result.
+        model: Name of the host's network for its factory.
+        model_kwargs: Arguments for that factory.
+        weights: The training checkpoint's key for the tensors; empty for a bare state dict.
+        num_classes: Number of classes of the classifier; 0 without one.
+        matched: Keys of the checkpoint that are in the result, or that the host rebuilds.
+        missing: Keys of the architecture that the checkpoint does not have.
+        unexpected: Keys of the checkpoint that the architecture does not have.
+        ignored: Keys that are not used at inference, such as ``neural_augmentor.*``.
+        dropped: Keys that the host's backbone does not have, such as a classifier's.
+        notes: Remarks for the user.
+        checked: The network that names and shapes were compared with; empty if there was none.
+        out: The written file; empty if there is none.
 
     Example:
         >>> names = dict(layout="cvnets", to="timm", model="cvnets_resnet50")
@@ -60,18 +60,18 @@ class ConversionReport:
     out: str = ""
 
     def check_complete(self, allow_partial: bool = False) -> None:
-        """Refuse a checkpoint that is not that of the whole network.
+        """Check that the checkpoint holds exactly the whole network.
 
         Args:
-            allow_partial: Accept missing and unexpected keys, if any key matched.
+            allow_partial: Accept missing and unexpected keys if any key matched.
 
         Raises:
-            CheckpointError: Keys are missing, or were not expected.
+            CheckpointError: Keys are missing or unexpected.
         """
         if not (self.missing or self.unexpected) or (allow_partial and self.matched):
             return
         raise CheckpointError(
-            f"the checkpoint is not a whole {self.arch}: {len(self.matched)} keys match, "
+            f"the checkpoint is not a complete {self.arch}: {len(self.matched)} keys match, "
             f"{len(self.missing)} are missing"
             + (f" ({shorten(self.missing)})" if self.missing else "")
             + f", {len(self.unexpected)} are unexpected"
@@ -84,8 +84,8 @@ class ConversionReport:
         if not self.matched and len(prefixes) == 1:
             return f". All keys begin with '{prefixes.pop()}.'; save the state dict of that part"
         return (
-            ". Name the architecture that it has (`dr-plugins convert-checkpoint` can also convert "
-            "a part: --allow-partial)"
+            ". Set the architecture of the checkpoint (`dr-plugins convert-checkpoint "
+            "--allow-partial` converts incomplete ones)"
         )
 
     def __str__(self) -> str:
@@ -106,7 +106,7 @@ class ConversionReport:
 
 
 def shorten(keys: Sequence[str]) -> str:
-    """The first few of many names, of which a file may hold any number and length.
+    """Format the first few of many names; a file may have any number of them, of any length.
 
     Example:
         >>> shorten(list("abcdefgh"))

@@ -1,4 +1,4 @@
-"""ResNets, whose stem has a second convolution where others have a max pooling."""
+"""Key maps of ResNets, whose stem has a second convolution in place of max pooling."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ __all__ = ["resnet"]
 
 
 def resnet(bottleneck: bool, *depths: int, stock_stem: bool = False) -> Iterator[Entry]:
-    """Entries of a ResNet, in the names that timm and torchvision share.
+    """Yield the entries of a ResNet, to the names shared by timm and torchvision.
 
     Args:
-        bottleneck: Blocks of three convolutions rather than two.
-        *depths: Blocks in each of the four stages.
-        stock_stem: Write the stem for timm's unmodified class with ``replace_stem_pool=True``: the
-            3×3 kernel within a 7×7 one, the depthwise kernel on the diagonal of a dense one. The
-            function is the same, but it costs more, and training would fill the zeros.
+        bottleneck: Whether blocks have three convolutions instead of two.
+        *depths: Number of blocks in each of the four stages.
+        stock_stem: Convert the stem for timm's unmodified class with ``replace_stem_pool=True``:
+            pad the 3×3 kernel to 7×7, and put the depthwise kernel on the diagonal of a dense one.
+            The function is the same but costs more, and training would change the zeros.
     """
     widen, densify = (_as_7x7, _as_dense) if stock_stem else (None, None)
     yield from _stem(conv_norm("conv_1", "conv1", "bn1"), widen)
@@ -35,7 +35,7 @@ def resnet(bottleneck: bool, *depths: int, stock_stem: bool = False) -> Iterator
                 yield from conv_norm(
                     f"{source}.block.{name}_{conv}", f"{target}.conv{conv}", f"{target}.bn{conv}"
                 )
-            # A basic block of the first stage changes neither width nor resolution.
+            # Basic blocks of the first stage change neither width nor resolution.
             if block == 0 and (bottleneck or stage > 1):
                 yield from conv_norm(
                     f"{source}.down_sample", f"{target}.downsample.0", f"{target}.downsample.1"
@@ -55,7 +55,7 @@ def _as_7x7(weight: torch.Tensor) -> torch.Tensor:
 
 
 def _as_dense(weight: torch.Tensor) -> torch.Tensor:
-    """A depthwise kernel ``[C, 1, 3, 3]`` as a dense one ``[C, C, 3, 3]``."""
+    """Convert a depthwise kernel ``[C, 1, 3, 3]`` to a dense one ``[C, C, 3, 3]``."""
     channels = torch.arange(len(weight), device=weight.device)
     dense = weight.new_zeros(len(weight), len(weight), *weight.shape[2:])
     dense[channels, channels] = weight[:, 0]

@@ -1,4 +1,4 @@
-"""Swin transformers, and the indices that averaging has damaged."""
+"""Key maps of Swin transformers, and position indices damaged by averaging."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ _BLOCK = {
 
 
 def swin(*depths: int) -> Iterator[Entry]:
-    """Entries of a Swin transformer in timm's names.
+    """Yield the entries of a Swin transformer, to timm's names.
 
     Args:
-        *depths: Blocks in each of the four stages.
+        *depths: Number of blocks in each of the four stages.
     """
     yield from module("conv_1.0.block.conv", "patch_embed.proj", WEIGHT)
     yield from module("conv_1.2", "patch_embed.norm", AFFINE)
     for stage, depth in enumerate(depths):
         for block in range(depth):
             yield from _block(f"layer_{stage + 1}.{block}", f"layers.{stage}.blocks.{block}")
-        if stage + 1 < len(depths):  # CVNets ends a stage with the merging, timm begins the next
+        if stage + 1 < len(depths):  # patch merging ends a stage in CVNets, begins one in timm
             source, target = f"layer_{stage + 1}.{depth}", f"layers.{stage + 1}.downsample"
             yield from module(f"{source}.reduction", f"{target}.reduction", WEIGHT)
             yield from module(f"{source}.norm", f"{target}.norm", AFFINE)
@@ -51,7 +51,7 @@ def _block(source: str, target: str) -> Iterator[Entry]:
 
 
 def window_index(window: int = _WINDOW) -> torch.Tensor:
-    """Row of the bias table for every pair of places in a window (Liu et al., 2021, section 3.2).
+    """Return the bias table row of each pair of positions in a window (Liu et al., 2021, 3.2).
 
     Args:
         window: Side of the window.
@@ -63,14 +63,14 @@ def window_index(window: int = _WINDOW) -> torch.Tensor:
         >>> window_index(2).view(4, 4)[0].tolist()
         [4, 3, 1, 0]
     """
-    places = torch.arange(window)
-    distance = places[:, None] - places[None, :] + window - 1
+    positions = torch.arange(window)
+    distance = positions[:, None] - positions[None, :] + window - 1
     rows = distance[:, None, :, None] * (2 * window - 1) + distance[None, :, None, :]
     return rows.flatten()
 
 
 def damaged_indices(state: dict[str, torch.Tensor]) -> dict[str, int]:
-    """The index buffers that are not a window's index, each with its number of wrong entries."""
+    """Return the index buffers that differ from `window_index`, with their numbers of errors."""
     intact = window_index()
     found = {}
     for key, index in state.items():
@@ -78,7 +78,7 @@ def damaged_indices(state: dict[str, torch.Tensor]) -> dict[str, int]:
             if index.numel() != intact.numel():
                 raise CheckpointError(
                     f"{key} has {index.numel()} entries, expected {intact.numel()}: the published "
-                    f"Swin models have windows of {_WINDOW}×{_WINDOW}"
+                    f"Swin models have {_WINDOW}×{_WINDOW} windows"
                 )
             wrong = int((index.flatten() != intact).sum())
             if wrong:
@@ -87,16 +87,16 @@ def damaged_indices(state: dict[str, torch.Tensor]) -> dict[str, int]:
 
 
 def with_stored_indices(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Rewrite bias tables so that an intact index reads what the stored one would have read.
+    """Rewrite bias tables so that an intact index reads the values that the stored one reads.
 
-    Hosts build their own index. Where the stored one gives the same row to all pairs at the same
-    distance, as the averaged checkpoints' do, moving rows of the table is the same function.
+    Hosts rebuild the index. If the stored one has the same row for all pairs at the same distance,
+    as in the averaged checkpoints, moving rows of the table preserves the function.
 
     Args:
-        state: A CVNets Swin state dict; it stays as it is.
+        state: A CVNets Swin state dict; not modified.
 
     Raises:
-        CheckpointError: An index out of the table, or one that no table can stand in for.
+        CheckpointError: An index is out of range, or no table is equivalent to it.
     """
     intact, changed = window_index(), dict(state)
     for key in damaged_indices(state):
@@ -107,14 +107,14 @@ def with_stored_indices(state: dict[str, torch.Tensor]) -> dict[str, torch.Tenso
         if table is None or int(index.min()) < 0 or int(index.max()) >= rows:
             raise CheckpointError(
                 f"{key} holds {int(index.min())} to {int(index.max())}, but the table {name} has "
-                f"{rows} rows: the checkpoint is damaged beyond what averaging does"
+                f"{rows} rows: the checkpoint is damaged, and not only by averaging"
             )
         moved = torch.empty(rows, dtype=torch.int64)
         moved[intact] = index.to(torch.int64)
         if not torch.equal(moved[intact], index.to(torch.int64)):
             raise CheckpointError(
-                f"{key} gives different rows to pairs of places at the same distance, which no "
-                f"host's network computes; convert without the stored indices, which rebuilds them"
+                f"{key} has different rows for pairs of positions at the same distance, which no "
+                f"host supports; convert without the stored indices, which rebuilds them"
             )
         changed[name] = table[moved]
     return changed

@@ -1,4 +1,4 @@
-"""torchvision's networks with the layers exchanged in which CVNets' differ."""
+"""torchvision's networks with the layers replaced that differ in CVNets."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ __all__ = ["torchvision_model"]
 
 
 def torchvision_model(arch: str, num_classes: int = 1000) -> nn.Module:
-    """Build the network that files converted with ``to="torchvision"`` fit.
+    """Build the network for files converted with ``to="torchvision"``.
 
-    torchvision's own class, in which a few layers are exchanged; its plain network of that name
-    does not load these files strictly.
+    It is an instance of torchvision's class with a few layers replaced; torchvision's plain network
+    cannot load these files.
 
     Args:
         arch: A CVNets model, such as ``resnet_50``.
-        num_classes: Of the classifier.
+        num_classes: Number of classes.
 
     Raises:
-        CheckpointError: torchvision has no network near enough.
+        CheckpointError: torchvision has no similar network.
 
     Example:
         >>> torchvision_model("resnet_18").maxpool[0]
@@ -82,7 +82,7 @@ def _vit(name: str, theirs: str, num_classes: int) -> nn.Module:
         hidden_dim=width,
         mlp_dim=4 * width,
         num_classes=num_classes,
-        # Of kernel 4, torchvision pads 1; of kernel 2, nothing; both as CVNets does.
+        # As CVNets, torchvision pads kernels of 4 by 1, and kernels of 2 by 0.
         conv_stem_configs=[ConvStemConfig(stem, 4, 4), ConvStemConfig(stem, 2, 2)],
     )
     convolutions: Any = network.conv_proj

@@ -1,6 +1,6 @@
-"""CVNets' models in torchvision's names, as far as its networks compute the same.
+"""Key maps of CVNets' models to torchvision, if it has an equivalent network.
 
-Most of them do with a few layers exchanged, see `dr_models.cvnets.torchvision_models`.
+Most need a few layers replaced, see `dr_models.cvnets.torchvision_models`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ __all__ = ["torchvision_target"]
 
 _REASONS = {
     "mobilenetv1": "torchvision has no MobileNetV1",
-    "mobilenetv3": "its depthwise kernels are 3×3 throughout, torchvision's partly 5×5",
+    "mobilenetv3": "all its depthwise kernels are 3×3, some of torchvision's are 5×5",
     "mobilevit": "torchvision has no MobileViT",
     "efficientnet": "its squeeze-and-excitation layers are wider than torchvision's",
 }
@@ -33,15 +33,15 @@ _NAMES = {
 
 
 def torchvision_target(model: CVNetsModel) -> tuple[str, list[Entry]]:
-    """Torchvision's name of the nearest network, and the key map.
+    """Return torchvision's name of the most similar network, and the key map to it.
 
     Raises:
-        CheckpointError: torchvision has no network near enough.
+        CheckpointError: torchvision has no similar network.
     """
     if model.family in _REASONS:
         raise CheckpointError(
             f"{model.name} cannot be converted to torchvision: {_REASONS[model.family]}. Convert "
-            f"it to timm instead (--to timm), where dr_models has it as {model.timm}"
+            f"it to timm instead (--to timm), for dr_models' {model.timm}"
         )
     if model.family == "mobilenetv2":
         return "mobilenet_v2", list(_mobilenet_v2())
@@ -70,7 +70,7 @@ def _mobilenet_v2() -> Iterator[Entry]:
     yield from module("classifier.classifier_fc", "classifier.1", AFFINE)
 
 
-# From timm's names, which the families' key maps give, to torchvision's.
+# From timm's names, the targets of the families' key maps, to torchvision's.
 _Rules = Mapping[str, "str | Callable[[re.Match[str]], str]"]
 _SWIN: _Rules = {
     r"^patch_embed\.proj\.": "features.0.0.",
@@ -111,7 +111,7 @@ def _renamed(
 
 
 def _with_index(entry: Entry) -> Entry:
-    """Torchvision stores the index, too: always that of a window, whatever the checkpoint has."""
+    """Add the index, which torchvision stores; always the intact one."""
     if not entry.source.endswith(".relative_position_index"):
         return entry
     block = entry.source.removesuffix(".attn.1.relative_position_index")
@@ -121,7 +121,7 @@ def _with_index(entry: Entry) -> Entry:
 
 
 def _with_class_position(entry: Entry) -> Entry:
-    """Torchvision adds a position to the class token, which is zero then."""
+    """Add a zero position for the class token, which torchvision expects."""
     if entry.target != "pos_embed":
         return entry
     resize: Change = entry.change or torch.clone

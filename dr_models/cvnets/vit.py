@@ -1,4 +1,4 @@
-"""Vision transformers with a convolutional stem, named as in timm."""
+"""Key maps of vision transformers with a convolutional stem to timm's names."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _DEPTH = 12
 
 
 def vit(positions: int) -> Iterator[Entry]:
-    """Entries of a vision transformer.
+    """Yield the entries of a vision transformer.
 
     Args:
-        positions: Patches of an image. Where the checkpoint holds another number of position
-            embeddings, CVNets interpolates them in every forward pass, along the flattened
-            sequence; the converted file holds the result.
+        positions: Number of patches of an image. If the checkpoint has a different number of
+            position embeddings, CVNets interpolates them along the flattened sequence in each
+            forward pass; the converted file holds the result.
     """
     yield from tensor("cls_token", "cls_token")
     yield from tensor("pos_embed.pos_embed.pos_embed", "pos_embed", partial(_resize, positions))
@@ -37,7 +37,7 @@ def vit(positions: int) -> Iterator[Entry]:
 
 
 def _resize(positions: int, embedding: torch.Tensor) -> torch.Tensor:
-    """Embeddings ``[1, 1, N, D]`` as ``[1, positions, D]``, linear in the position's number."""
+    """Interpolate embeddings ``[1, 1, N, D]`` linearly to ``[1, positions, D]``."""
     if embedding.shape[2] == positions:
         return embedding[0]
     channels_first = embedding[0].transpose(1, 2).to(torch.float64)

@@ -1,4 +1,4 @@
-"""The networks that Apple published, registered with timm as ``cvnets_*``."""
+"""The networks published by Apple, registered with timm as ``cvnets_*``."""
 
 from dr_models.networks import (
     efficientnet,

@@ -1,4 +1,4 @@
-"""timm's ``pretrained_cfg`` of the published models, out of the core's catalog."""
+"""timm's ``pretrained_cfg`` of the published models, from the catalog."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ __all__ = ["default_configs", "from_cvnets"]
 
 
 def default_configs(family: str, **fields: Any) -> Mapping[str, Any]:
-    """Timm's ``default_cfgs`` for one family of the catalog.
+    """Return timm's ``default_cfgs`` for one family of the catalog.
 
     Args:
         family: See `dr_models.cvnets.catalog.CVNetsModel`.
-        **fields: Besides the input, such as ``first_conv`` and ``classifier``.
+        **fields: Further fields, such as ``first_conv`` and ``classifier``.
     """
     configs: dict[str, Any] = {}
     for model in CVNETS_MODELS.values():
@@ -42,9 +42,9 @@ def default_configs(family: str, **fields: Any) -> Mapping[str, Any]:
 
 
 def from_cvnets(state: dict[str, Any], model: Any) -> dict[str, torch.Tensor]:
-    """Let ``pretrained_cfg_overlay=dict(file=...)`` take files in either layout.
+    """Convert a state dict in CVNets layout; a `pretrained_filter_fn` for timm.
 
-    A `pretrained_filter_fn` of timm's builder.
+    With it, ``pretrained_cfg_overlay=dict(file=...)`` accepts files in either layout.
     """
     if not is_cvnets(state):
         return state

@@ -1,4 +1,4 @@
-"""EfficientNet as CVNets has it: squeezes rounded to multiples of 8, and no less than 32 wide."""
+"""CVNets' EfficientNet: squeeze widths are multiples of 8, at least 32."""
 
 from __future__ import annotations
 

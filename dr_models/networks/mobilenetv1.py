@@ -1,4 +1,4 @@
-"""MobileNetV1 as CVNets has it: no activation after depthwise convolutions, ReLU elsewhere."""
+"""CVNets' MobileNetV1: no activation after depthwise convolutions, ReLU elsewhere."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def _create(variant: str, width: float, pretrained: bool, **kwargs: Any) -> nn.M
         block_args=decode_arch_def(list(_STAGES)),
         num_features=0,
         stem_size=32,
-        # timm rounds to multiples of 8, which gives the narrowest model another stem.
+        # timm rounds to multiples of 8, which would change the stem of the narrowest model.
         round_chs_fn=partial(round_channels, multiplier=width, divisor=16),
         act_layer=nn.ReLU,
         pretrained_filter_fn=from_cvnets,

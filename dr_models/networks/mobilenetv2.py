@@ -1,4 +1,4 @@
-"""MobileNetV2 as CVNets has it: the stem keeps 32 channels and the head 1280 at every width."""
+"""CVNets' MobileNetV2: 32 channels in the stem and 1280 in the head at every width."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""MobileNetV3 as CVNets has it: depthwise kernels of 3×3 throughout, wider squeezes."""
+"""CVNets' MobileNetV3: all depthwise kernels are 3×3, and squeezes are wider."""
 
 from __future__ import annotations
 

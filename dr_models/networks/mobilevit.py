@@ -1,4 +1,4 @@
-"""MobileViT: timm's own network, with the input that these weights were trained on."""
+"""MobileViT: timm's network, with the input convention of the published weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""ResNet as CVNets has it: a stem of two 3×3 convolutions, the second depthwise, and no pooling."""
+"""CVNets' ResNet: a stem of two 3×3 convolutions, the second depthwise, without pooling."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ default_cfgs = default_configs("resnet", pool_size=(7, 7), first_conv="conv1", c
 
 
 class CVNetsResNet(ResNet):
-    """timm's ResNet with CVNets' stem; for its arguments see `timm.models.resnet.ResNet`."""
+    """timm's ResNet with CVNets' stem; see `timm.models.resnet.ResNet` for the arguments."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{**kwargs, "replace_stem_pool": True})
@@ -28,7 +28,7 @@ class CVNetsResNet(ResNet):
         for conv in (stem, pool):
             nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
         self.conv1 = stem
-        # The name is timm's, from networks that pool here.
+        # timm's name: its networks pool here.
         self.maxpool[0] = pool
 
 

@@ -1,4 +1,4 @@
-"""Widths of squeeze-and-excitation in CVNets."""
+"""Width of squeeze-and-excitation in CVNets."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ __all__ = ["squeeze_width"]
 
 
 def squeeze_width(channels: float) -> int:
-    """Round to a multiple of 8, and to no less than 32.
+    """Round to a multiple of 8, at least 32.
 
     Example:
         >>> [squeeze_width(channels) for channels in (4, 22, 88)]

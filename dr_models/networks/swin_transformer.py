@@ -1,4 +1,4 @@
-"""Swin as CVNets has it: a padded patch embedding without bias, padding before the shift."""
+"""CVNets' Swin: a padded patch embedding without bias, and padding before the shift."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ default_cfgs = default_configs(
 
 
 class PaddedPatchEmbed(PatchEmbed):
-    """timm's patch embedding with padding 1 and without bias; for its arguments see there."""
+    """timm's patch embedding with padding 1 and without bias; see there for the arguments."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{**kwargs, "bias": False})
@@ -38,13 +38,13 @@ class PaddedPatchEmbed(PatchEmbed):
 
 
 class PadFirstBlock(SwinTransformerBlock):
-    """A block that pads to whole windows before it shifts, as its authors' code does.
+    """A block that pads to whole windows before it shifts, as the authors' code does.
 
-    timm shifts first, which mixes the padding in elsewhere. Where whole windows fill the map, as
-    they do at 224×224, both are the same. A map that one window covers is not shifted.
+    timm shifts first, which puts the padding elsewhere. Without padding, as at 224×224, both are
+    the same. A map that fits in one window is not shifted.
     """
 
-    # Not `_attn`: TorchScript knows no super().
+    # Overrides this and not `_attn` because TorchScript does not support super().
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map ``[B, H, W, C]`` to the same shape."""
         batch, height, width, channels = x.shape
@@ -54,13 +54,13 @@ class PadFirstBlock(SwinTransformerBlock):
         return tokens.reshape(batch, height, width, channels)
 
     def attend(self, x: torch.Tensor) -> torch.Tensor:
-        """Attention within shifted windows, ``[B, H, W, C]`` to the same shape."""
+        """Apply attention within shifted windows to ``[B, H, W, C]``."""
         height, width = x.shape[1], x.shape[2]
         rows, columns = self.window_size[0], self.window_size[1]
         below, right = (rows - height % rows) % rows, (columns - width % columns) % columns
         padded = F.pad(x, (0, 0, 0, right, 0, below))
         if self.dynamic_mask:
-            # timm decides for the size that the network was built for; here any size comes in.
+            # timm decides this once, for the size that the network was built for.
             down, across = self.target_shift_size[0], self.target_shift_size[1]
             self.shift_size = (
                 0 if height <= rows else down,
@@ -70,12 +70,12 @@ class PadFirstBlock(SwinTransformerBlock):
 
 
 class CVNetsSwinTransformer(SwinTransformer):
-    """timm's Swin transformer with the differences above; for its arguments see there."""
+    """timm's Swin transformer with the differences above; see there for the arguments."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{**kwargs, "embed_layer": PaddedPatchEmbed})
         for block in self.modules():
-            # timm's stages name their block class; only its forward pass is another one.
+            # timm's stages fix their block class; only the forward pass differs here.
             if type(block) is SwinTransformerBlock:
                 block.__class__ = PadFirstBlock
 
@@ -127,5 +127,5 @@ def cvnets_swin_base_patch4_window7_224(pretrained: bool = False, **kwargs: Any)
 
 @register_model
 def cvnets_swin_base_patch4_window7_384(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """Swin, base, for images of 384×384; the windows stay 7×7."""
+    """Swin, base, for 384×384 images, with 7×7 windows."""
     return _create("cvnets_swin_base_patch4_window7_384", 128, 18, 4, pretrained, **kwargs)

@@ -1,4 +1,4 @@
-"""ViT as CVNets has it: a convolutional stem, and no position for the class token."""
+"""CVNets' ViT: a convolutional stem, and no position for the class token."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ default_cfgs = default_configs(
 
 
 class ConvStemEmbed(HybridEmbed):
-    """Three convolutions that end in one token for every 16×16 pixels.
+    """Three convolutions that compute one token per 16×16 pixels.
 
-    The first has padding 1, unlike that of timm's `vit_base_mci_224`, whose keys are the same.
+    The first has padding 1, unlike timm's `vit_base_mci_224`, which has the same keys.
 
     Args:
-        in_chans: Channels of the image.
-        embed_dim: Width of the tokens; the convolutions before have a quarter of it.
-        patch_size: Only 16 fits the convolutions' strides.
-        bias: As timm passes it; the last convolution always has one.
-        **kwargs: As for `timm.layers.HybridEmbed`.
+        in_chans: Number of channels of the image.
+        embed_dim: Width of the tokens; the first two convolutions have a quarter of it.
+        patch_size: Must be 16, the product of the strides.
+        bias: Passed by timm and ignored; the last convolution always has a bias.
+        **kwargs: For `timm.layers.HybridEmbed`.
     """
 
     def __init__(
@@ -103,5 +103,5 @@ def cvnets_vit_base_patch16_224(pretrained: bool = False, **kwargs: Any) -> nn.M
 
 @register_model
 def cvnets_vit_base_patch16_384(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """ViT, base, for images of 384×384."""
+    """ViT, base, for 384×384 images."""
     return _create("cvnets_vit_base_patch16_384", 768, 12, pretrained, **kwargs)

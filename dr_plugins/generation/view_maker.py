@@ -90,7 +90,7 @@ class ViewMaker:
             partners += [index[row] for row in mixed if row is not None]
         values = [one.view for one in params]
         values += [one.partner_view for one in params if one.partner is not None]
-        cropped = self._policy.begin_batch(images, which + partners, values)
+        cropped = self._policy.crop_batch(images, which + partners, values)
         return DeferredViews(self._policy, cropped, params)
 
     def _cache_pictures(self, part: ImagePart) -> None:

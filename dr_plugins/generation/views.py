@@ -237,8 +237,8 @@ class ViewBatches(Dataset["ViewBatch | FailedBatch"]):
         other = None if params.partner is None else self._load(params.partner)[0]
         if self._whole:
             return policy.apply(image, params, other)
-        partner = None if other is None else policy.begin(other, params.partner_view)
-        return CroppedView(policy, policy.begin(image, params.view), params, partner)
+        partner = None if other is None else policy.crop(other, params.partner_view)
+        return CroppedView(policy, policy.crop(image, params.view), params, partner)
 
     def _join(self, views: list[Any]) -> torch.Tensor | DeferredViews | None:
         if self._sends_pictures:

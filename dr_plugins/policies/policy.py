@@ -238,7 +238,7 @@ class Policy:
             ) from error
 
     def blank_view(self) -> list[Any]:
-        """Return zero parameters, with which `finish` changes nothing."""
+        """Return zero parameters, with which `augment` changes nothing."""
         return [np.zeros(t.field.shape, t.field.dtype) for t in self._parametric]
 
     def decode(self, records: np.ndarray) -> list[AugmentParams]:
@@ -301,10 +301,10 @@ class Policy:
                 return
             size = transform.output_size(size)
 
-    def begin(self, image: Picture, params: Sequence[Any]) -> torch.Tensor:
+    def crop(self, image: Picture, params: Sequence[Any]) -> torch.Tensor:
         """Compute the operations that need the whole image: resizing and cropping.
 
-        Followed by `finish` and `mix`, the result is bit-identical to `apply`.
+        Followed by `augment` and `mix`, the result is bit-identical to `apply`.
 
         Args:
             image: See `apply`.
@@ -315,20 +315,20 @@ class Policy:
         """
         return self._view(self._leading, image, params)
 
-    def begin_batch(
+    def crop_batch(
         self,
         images: Sequence[torch.Tensor],
         which: Sequence[int],
         params: Sequence[Sequence[Any]],
     ) -> torch.Tensor:
-        """Compute `begin` for a batch of views on any device, with identical bits.
+        """Compute `crop` for a batch of views on any device, with identical bits.
 
         Requires `has_batches`.
 
         Args:
             images: uint8 ``[3, height, width]`` of any sizes, on one device.
             which: Index of the image of each view, ``[B]``.
-            params: The parameters of `begin` for each view.
+            params: The parameters of `crop` for each view.
 
         Returns:
             uint8 ``[B, 3, H, W]`` on the same device.
@@ -348,12 +348,12 @@ class Policy:
                 images = [cast(torch.Tensor, transform.apply(image, None)) for image in images]
         return torch.stack([images[index] for index in which]) if views is None else views
 
-    def finish(self, views: torch.Tensor, params: Sequence[Sequence[Any]]) -> torch.Tensor:
-        """Compute the remaining operations of a batch after `begin`: flips, RandAugment, erasing.
+    def augment(self, views: torch.Tensor, params: Sequence[Sequence[Any]]) -> torch.Tensor:
+        """Compute the remaining operations of a batch after `crop`: flips, RandAugment, erasing.
 
         Args:
             views: uint8 ``[B, 3, H, W]`` on any device.
-            params: The parameters of `begin` for each view.
+            params: The parameters of `crop` for each view.
 
         Returns:
             uint8 ``[B, 3, H, W]`` on the same device.
@@ -389,7 +389,7 @@ class Policy:
 
     @property
     def has_batches(self) -> bool:
-        """Whether `begin_batch` supports the backend; ``"pil"`` needs a known `pillow_order`."""
+        """Whether `crop_batch` supports the backend; ``"pil"`` needs a known `pillow_order`."""
         return self.backend == "tensor" or pillow_order() is not None
 
     @cached_property

@@ -29,9 +29,9 @@ class CroppedView(NamedTuple):
 
     Attributes:
         policy: The shard set's policy.
-        view: uint8 ``[3, H, W]``, from `Policy.begin`; already finished if `params` is None.
+        view: uint8 ``[3, H, W]``, from `Policy.crop`; already finished if `params` is None.
         params: Parameters of the remaining operations.
-        partner: The partner's view, uint8 ``[3, H, W]``, from `Policy.begin`; None without mixing.
+        partner: The partner's view, uint8 ``[3, H, W]``, from `Policy.crop`; None without mixing.
     """
 
     policy: Policy
@@ -54,7 +54,7 @@ class DeferredViews:
     Example:
         >>> policy = Policy.load("randaug", size=8, backend="tensor")
         >>> params = policy.sample(np.random.default_rng(0), (20, 20))
-        >>> cropped = policy.begin(np.zeros((20, 20, 3), np.uint8), params.view)
+        >>> cropped = policy.crop(np.zeros((20, 20, 3), np.uint8), params.view)
         >>> DeferredViews(policy, cropped[None], [params]).to("cpu").shape
         torch.Size([1, 3, 8, 8])
     """
@@ -186,7 +186,7 @@ def _finish(policy: Policy, cropped: Tensor, params: Sequence[AugmentParams | No
     blank = policy.blank_view()
     mixed = [(i, p) for i, p in enumerate(params) if p is not None and p.partner is not None]
     views = [blank if p is None else p.view for p in params]
-    finished = policy.finish(cropped, [*views, *(p.partner_view for _, p in mixed)])
+    finished = policy.augment(cropped, [*views, *(p.partner_view for _, p in mixed)])
     whole, partners = finished[: len(params)], finished[len(params) :]
     if not mixed:
         return whole

@@ -131,11 +131,11 @@ class Replayer:
         image, partner, label = self._pictures(index, params)
         return self.policy.apply(image, params, partner), label
 
-    def begin(self, index: int, params: AugmentParams) -> tuple[CroppedView, int]:
+    def cropped_view(self, index: int, params: AugmentParams) -> tuple[CroppedView, int]:
         """Compute the part of a stored view that needs whole images; see `view`."""
         image, other, label = self._pictures(index, params)
-        view = self.policy.begin(image, params.view)
-        partner = None if other is None else self.policy.begin(other, params.partner_view)
+        view = self.policy.crop(image, params.view)
+        partner = None if other is None else self.policy.crop(other, params.partner_view)
         return CroppedView(self.policy, view, params, partner), label
 
     def _pictures(self, index: int, params: AugmentParams) -> tuple[Picture, Picture | None, int]:

@@ -187,7 +187,7 @@ class ReinforcedDataset(Dataset[Sample]):
         self._draws.count(epoch, np.asarray(indices, np.int64))
         count, hashes = len(rows), self._hashes(rows)
         reinforced = randomness.uniform(self.seed, epoch, hashes) < self.p
-        chosen = randomness.walk(self.seed, epoch, hashes, self.shards.manifest.samples)
+        chosen = randomness.choose_samples(self.seed, epoch, hashes, self.shards.manifest.samples)
         records = self.shards.read(rows[reinforced], chosen[reinforced])
         params = iter(self.policy.decode(records))
         views, labels = [], []
@@ -238,7 +238,7 @@ class ReinforcedDataset(Dataset[Sample]):
         if self.defer:
             if is_checked:
                 self._check(index, self._replayer.view(index, params)[0])
-            return self._replayer.begin(index, params)
+            return self._replayer.cropped_view(index, params)
         view, label = self._replayer.view(index, params)
         if is_checked:
             self._check(index, view)

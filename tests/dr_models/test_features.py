@@ -227,7 +227,7 @@ def test_frozen_stages_with_random_weights_do_not_train() -> None:
     backbone = FeatureBackbone("resnet18", frozen_stages=1)
     image = torch.zeros(2, 3, 64, 64)
     backbone.eval()(image)
-    with pytest.raises(CheckpointError, match=r"frozen_stages=1 .* random weights; load a check"):
+    with pytest.raises(CheckpointError, match=r"frozen_stages=1 .*resnet18"):
         backbone.train()(image)
 
 
@@ -246,14 +246,18 @@ def test_only_a_whole_checkpoint_counts_as_loaded(nested: bool) -> None:
 @pytest.mark.parametrize(
     ("change", "error", "said"),
     [
-        ({"model": "resnet5"}, BackboneError, "no model 'resnet5'; did you mean "),
+        ({"model": "resnet5"}, BackboneError, r"'resnet5'.*resnet50"),
         ({"out_indices": (1, 5)}, BackboneError, r"out_indices is \[1, 5\].*features 0 to 4"),
         ({"out_indices": (2, 1)}, BackboneError, "ascending"),
         ({"out_indices": ()}, BackboneError, "ascending"),
-        ({"frozen_stages": 5}, BackboneError, "frozen_stages is 5; resnet18 has 4 stages"),
-        ({"frozen_stages": -2}, BackboneError, "-1 to 4 was expected"),
+        ({"frozen_stages": 5}, BackboneError, r"frozen_stages is 5.*resnet18"),
+        ({"frozen_stages": -2}, BackboneError, "-1 to 4"),
         ({"no_such_option": 1}, BackboneError, "no_such_option"),
-        ({"model": "hrnet_w18_small", "frozen_stages": 1}, BackboneError, "cannot be told"),
+        (
+            {"model": "hrnet_w18_small", "frozen_stages": 1},
+            BackboneError,
+            r"hrnet_w18_small.*frozen_stages=-1",
+        ),
     ],
 )
 def test_wrong_settings(change: dict[str, Any], error: type[Exception], said: str) -> None:
@@ -281,7 +285,7 @@ def test_pyramids_that_begin_at_full_resolution() -> None:
 
 def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:
     _, path = saved("resnet34", tmp_path)
-    with pytest.raises(CheckpointError, match="holds resnet34, but the backbone is resnet18"):
+    with pytest.raises(CheckpointError, match=r"resnet34.*resnet18"):
         FeatureBackbone("resnet18").load(path)
 
 
@@ -302,7 +306,7 @@ def test_another_shape_than_the_checkpoints_is_refused(tmp_path: Path) -> None:
 )
 def test_networks_for_one_size_say_so(model: str, own: int, given: tuple[int, int]) -> None:
     backbone = FeatureBackbone(model).train()
-    said = rf"{model} does not take images of {given[0]}×{given[1]} pixels, but of {own}×{own}"
+    said = rf"{model}.*{given[0]}×{given[1]}.*{own}×{own}"
     with pytest.raises(BackboneError, match=said) as error:
         backbone(torch.zeros(1, 3, *given))
     assert "img_size" in str(error.value)
@@ -316,7 +320,7 @@ def test_the_size_that_was_named_is_taken() -> None:
     with torch.inference_mode():
         found = backbone(torch.zeros(1, 3, 128, 256))
     assert [feature.shape[-2:] for feature in found] == [(32, 64), (16, 32), (8, 16), (4, 8)]
-    with pytest.raises(BackboneError, match="but of 128×256"):
+    with pytest.raises(BackboneError, match=r"120×256.*128×256"):
         backbone(torch.zeros(1, 3, 120, 256))
 
 

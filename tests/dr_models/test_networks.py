@@ -24,15 +24,15 @@ def test_what_depends_on_the_number_of_classes(name: str, expected: tuple[str, .
 
 
 def test_names_and_options_that_timm_does_not_have() -> None:
-    with pytest.raises(BackboneError, match=r"no model 'resnet5'; did you mean resnet\d+"):
+    with pytest.raises(BackboneError, match=r"'resnet5'.*resnet\d\d"):
         create_classifier("resnet5", 7)
-    with pytest.raises(BackboneError, match=r"no model .q+.; see timm\.list_models"):
+    with pytest.raises(BackboneError, match=r"q+.*timm\.list_models"):
         create_classifier("qqqqqqq", 7)
-    with pytest.raises(BackboneError, match=r"cannot create resnet18 with {'depht': 3}.*Leave out"):
+    with pytest.raises(BackboneError, match=r"resnet18.*depht"):
         create_classifier("resnet18", 7, depht=3)
 
 
 def test_variants_that_are_fed_otherwise_must_not_train_unrecorded() -> None:
-    with pytest.raises(BackboneError, match=r"mean \(0\.485.*name it without what follows the dot"):
+    with pytest.raises(BackboneError, match=r"mean \(0\.485"):
         create_classifier("vit_small_patch16_224.dino", 7)
     create_classifier("resnet18.a1_in1k", 7)

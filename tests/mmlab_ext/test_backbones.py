@@ -183,7 +183,7 @@ def test_timm_features_load_strictly_however_it_is_written(
     backbone = build({"type": "TimmFeatures", "model": "resnet18", "init_cfg": init_cfg})
     assert backbone.body.is_loaded
     assert torch.equal(backbone.body.features.conv1.weight, network.conv1.weight)
-    with pytest.raises(CheckpointError, match="holds resnet18, but the backbone is resnet34"):
+    with pytest.raises(CheckpointError, match=r"resnet18.*resnet34"):
         build({"type": "TimmFeatures", "model": "resnet34", "init_cfg": [init_cfg]})
 
 
@@ -196,7 +196,7 @@ def test_the_frameworks_pretrained_is_refused() -> None:
 @pytest.mark.parametrize("kind", ["TimmFeatures", "TimmClassifier"])
 def test_synchronised_normalisation_keeps_the_activations(kind: str) -> None:
     model = MODELS.build({"type": kind, "model": "mobilenetv3_small_050"})
-    with pytest.raises(BackboneError, match=r"3[34] activations were lost.*sync_bn=True"):
+    with pytest.raises(BackboneError, match=r"3[34] activations.*sync_bn=True"):
         nn.SyncBatchNorm.convert_sync_batchnorm(model).train()
     plain = MODELS.build({"type": kind, "model": "mobilenetv3_small_050"})
     synchronised = MODELS.build({"type": kind, "model": "mobilenetv3_small_050", "sync_bn": True})

@@ -95,20 +95,20 @@ def test_a_prefix_is_named_and_nothing_is_no_part(allow_partial: bool) -> None:
 
 def test_another_architecture_is_named(tiny: dict[str, torch.Tensor]) -> None:
     assert candidates(tiny) == [TINY]
-    with pytest.raises(CheckpointError, match=r"is that of mobilenetv1_0\.25, not of resnet_50"):
+    with pytest.raises(CheckpointError, match=r"mobilenetv1_0\.25.*resnet_50"):
         convert_state_dict(tiny, "resnet_50")
     wider = {**tiny, "classifier.classifier_fc.weight": torch.zeros(1000, 300)}
     with pytest.raises(CheckpointError, match=r"classifier_fc\.weight has shape"):
         convert_state_dict(wider, TINY)
     with pytest.raises(CheckpointError, match=r"'nothing'.*timm:NAME"):
         convert_state_dict(tiny, "nothing")
-    with pytest.raises(CheckpointError, match="not in CVNets layout"):
+    with pytest.raises(CheckpointError, match=r"CVNets.*conv1\.weight.*timm:NAME"):
         convert_state_dict({"conv1.weight": torch.zeros(1)}, TINY)
 
 
 def test_sizes_that_differ_inside_are_refused(tiny: dict[str, torch.Tensor]) -> None:
     key = "layer_3.0.dw_conv.block.conv.weight"
-    with pytest.raises(CheckpointError, match=r"has shape \[32, 1, 5, 5\], but .* expects"):
+    with pytest.raises(CheckpointError, match=r"\[32, 1, 5, 5\].*\[32, 1, 3, 3\]"):
         convert_state_dict({**tiny, key: torch.zeros(32, 1, 5, 5)}, TINY)
 
 
@@ -116,7 +116,7 @@ def test_sizes_that_differ_inside_are_refused(tiny: dict[str, torch.Tensor]) -> 
 def test_each_host_has_it_or_refuses_by_name(name: str) -> None:
     in_torchvision = CVNETS_MODELS[name].family in {"mobilenetv2", "resnet", "vit", "swin"}
     for to in ("detectron2", "mmengine", "torchvision")[: 2 if in_torchvision else 3]:
-        message = rf"{name} cannot be converted to {to}: .*timm"
+        message = rf"{name} .*{to}: .*timm"
         with pytest.raises(CheckpointError, match=message):
             convert_state_dict({}, name, to)
 

@@ -148,9 +148,9 @@ def test_a_deep_stem_does_not_fit_detectron2() -> None:
     timm = pytest.importorskip("timm")
     with torch.device("meta"):
         state = timm.create_model("resnet50d").state_dict()
-    with pytest.raises(CheckpointError, match="three convolutions does not fit"):
+    with pytest.raises(CheckpointError, match=r"three convolutions"):
         convert_state_dict(state, "timm:resnet50d", "detectron2")
     with torch.device("meta"):
         state = timm.create_model("resnet18d").state_dict()
-    with pytest.raises(CheckpointError, match="resnet18d cannot be converted to mmengine"):
+    with pytest.raises(CheckpointError, match=r"resnet18d.*mmengine"):
         convert_state_dict(state, "timm:resnet18d", "mmengine")

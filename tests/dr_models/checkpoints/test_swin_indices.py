@@ -90,11 +90,11 @@ def test_the_input_stays_as_it_is(damaged: dict[str, torch.Tensor]) -> None:
 def test_indices_that_no_table_can_stand_in_for(swin: dict[str, torch.Tensor]) -> None:
     odd = swin[INDEX].clone()
     odd[0] -= 1  # one pair at distance 0 out of 49
-    with pytest.raises(CheckpointError, match="different rows to pairs"):
+    with pytest.raises(CheckpointError, match=r"relative_position_index.*rows"):
         convert_state_dict({**swin, INDEX: odd}, "swin_tiny", stored_indices=True)
-    with pytest.raises(CheckpointError, match="damaged beyond"):
+    with pytest.raises(CheckpointError, match=r"relative_position_index.*169 rows"):
         convert_state_dict({**swin, INDEX: odd + 500}, "swin_tiny", stored_indices=True)
-    with pytest.raises(CheckpointError, match="has 16 entries, expected 2401"):
+    with pytest.raises(CheckpointError, match=r"16 .*2401"):
         convert_state_dict({**swin, INDEX: window_index(2)}, "swin_tiny")
     _, report = convert_state_dict({**swin, INDEX: odd}, "swin_tiny")
     assert "1 relative_position_index buffers" in report.notes[0]

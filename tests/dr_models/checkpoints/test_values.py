@@ -12,7 +12,7 @@ import torchvision
 from safetensors.torch import save_file
 
 from dr_models.checkpoints import convert, load_backbone, load_checkpoint
-from dr_models.checkpoints.record import NetworkRecord
+from dr_models.checkpoints.network_record import NetworkRecord
 from dr_models.checkpoints.values import check_values
 from dr_plugins.errors import CheckpointError
 

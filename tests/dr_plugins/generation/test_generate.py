@@ -151,7 +151,7 @@ def test_workers_resize_where_only_they_can(
     tmp_path: Path, photographs: Path, uninterrupted: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Policy, "has_batches", False)
-    monkeypatch.delattr(Policy, "begin_batch")
+    monkeypatch.delattr(Policy, "crop_batch")
     generate(tmp_path / "set", photographs, views_on="device", workers=1)
     assert files(tmp_path / "set") == files(uninterrupted)
 
@@ -159,7 +159,7 @@ def test_workers_resize_where_only_they_can(
 def test_workers_make_the_views_of_a_teacher_on_the_cpu(
     tmp_path: Path, photographs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delattr(Policy, "begin_batch")
+    monkeypatch.delattr(Policy, "crop_batch")
     generate(tmp_path / "set", photographs, policy_=policy("rrc", backend="tensor"))
 
 
@@ -171,8 +171,8 @@ def test_views_are_made_by_workers_or_the_device(tmp_path: Path, photographs: Pa
 def test_a_device_that_computes_other_pixels_is_refused(
     tmp_path: Path, photographs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    begin_batch = Policy.begin_batch
-    monkeypatch.setattr(Policy, "begin_batch", lambda *args: begin_batch(*args) ^ 1)
+    crop_batch = Policy.crop_batch
+    monkeypatch.setattr(Policy, "crop_batch", lambda *args: crop_batch(*args) ^ 1)
     small = policy("rrc", backend="tensor")
     with pytest.raises(DeviceMismatchError, match=r"6 of 6 views .*cpu.* --views-on work"):
         generate(tmp_path / "set", photographs, policy_=small, views_on="device")

@@ -371,15 +371,15 @@ def test_a_batch_in_three_steps_gives_the_pixels_of_apply(name: str, backend: st
     drawn = [policy.sample(rng, sizes[i % 8][1], sizes) for i in range(200)]
     # In channels-last memory, as a loader stacks them.
     stack = partial(torch.stack, dim=0)
-    views = stack([policy.begin(images[i % 8], p.view) for i, p in enumerate(drawn)])
+    views = stack([policy.crop(images[i % 8], p.view) for i, p in enumerate(drawn)])
     before = views.clone()
-    finished = policy.finish(views.contiguous(memory_format=torch.channels_last), view_of(drawn))
+    finished = policy.augment(views.contiguous(memory_format=torch.channels_last), view_of(drawn))
     mixed = [i for i, p in enumerate(drawn) if p.partner is not None]
     assert bool(mixed) == ("mixing" in name)
     if mixed:
         chosen = [drawn[i] for i in mixed]
-        partners = stack([policy.begin(images[p.partner or 0], p.partner_view) for p in chosen])
-        partners = policy.finish(partners, [p.partner_view for p in chosen])
+        partners = stack([policy.crop(images[p.partner or 0], p.partner_view) for p in chosen])
+        partners = policy.augment(partners, [p.partner_view for p in chosen])
         finished[mixed] = policy.mix(finished[mixed], partners, [p.mixing for p in chosen])
     for i, (view, params) in enumerate(zip(finished, drawn, strict=True)):
         partner = None if params.partner is None else images[params.partner]

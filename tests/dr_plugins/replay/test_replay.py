@@ -135,7 +135,7 @@ def test_views_that_are_begun_and_finished_are_the_same(
     replay = replayer(photographs, shard_sets(name, backend))
     for index in range(12):
         for params in records_of(replay, index):
-            cropped = join([replay.begin(index, params)[0]])
+            cropped = join([replay.cropped_view(index, params)[0]])
             assert torch.equal(cropped.to("cpu")[0], replay.view(index, params)[0])
 
 
@@ -199,7 +199,7 @@ def test_a_crop_outside_of_its_image_is_a_typed_error(
     replay = replayer(own, shard_sets(name))
     (params, *_) = records_of(replay, 0)
     far = (60_000, 60_000, 8, 8)[: len(params.view[0])]
-    for compute in (replay.view, replay.begin):
+    for compute in (replay.view, replay.cropped_view):
         compute(0, params)
         with pytest.raises(ImageChangedError, match=r"n0.*60000"):
             compute(0, params._replace(view=[far, *params.view[1:]]))

@@ -273,8 +273,8 @@ def test_a_policy_begins_many_views_as_it_begins_one(name: str, backend: str) ->
     which = [0, 1, 1, 0, 1, 0]
     params = [policy.sample(rng, pictures[i].shape[:2]).view for i in which]
     images = [tensor.from_image(picture) for picture in pictures]
-    found = policy.begin_batch(images, which, params)
-    expected = [policy.begin(pictures[i], p) for i, p in zip(which, params, strict=True)]
+    found = policy.crop_batch(images, which, params)
+    expected = [policy.crop(pictures[i], p) for i, p in zip(which, params, strict=True)]
     assert torch.equal(found, torch.stack(expected))
     assert found.shape == (6, 3, *policy.view_size)
 

@@ -12,7 +12,7 @@ import torchvision
 from torch import nn
 
 from dr_models.checkpoints import convert, load_backbone, load_checkpoint
-from dr_models.checkpoints.record import (
+from dr_models.checkpoints.network_record import (
     RECORD_KEY,
     NetworkRecord,
     check_options,

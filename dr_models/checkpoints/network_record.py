@@ -144,11 +144,11 @@ def _computing(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _plain(options: Mapping[str, Any]) -> dict[str, Any]:
-    plain: dict[str, Any] = json.loads(json.dumps(dict(options), default=_describe))
+    plain: dict[str, Any] = json.loads(json.dumps(dict(options), default=_jsonable))
     return plain
 
 
-def _describe(value: Any) -> Any:
+def _jsonable(value: Any) -> Any:
     if isinstance(value, Mapping):
         return dict(value)
     if isinstance(value, Sequence):

@@ -13,17 +13,17 @@ from dr_models.checkpoints import hosts
 from dr_models.cvnets.catalog import CVNETS_MODELS, canonical_name
 from dr_plugins.errors import CheckpointError
 
-__all__ = ["check_recorded", "cvnets_name", "recorded_name"]
+__all__ = ["check_stated_name", "cvnets_name", "stated_name"]
 
 
-def recorded_name(content: Mapping[str, Any], metadata: Mapping[str, str]) -> str:
+def stated_name(content: Mapping[str, Any], metadata: Mapping[str, str]) -> str:
     """Return the network's name according to a file; empty if no library knows it.
 
     Sources are timm's ``arch``, the ``model`` or ``arch`` of a script's stored ``args``, and the
     metadata of safetensors files.
 
     Example:
-        >>> recorded_name({"arch": "resnet50", "state_dict": {}}, {})
+        >>> stated_name({"arch": "resnet50", "state_dict": {}}, {})
         'resnet50'
     """
     arguments = content.get("args")
@@ -46,11 +46,11 @@ def _known(name: str) -> str:
     return name if canonical_name(name) in CVNETS_MODELS else hosts.known_name(name)
 
 
-def check_recorded(recorded: str, asked: str, path: object) -> None:
+def check_stated_name(recorded: str, asked: str, path: object) -> None:
     """Raise if the user's name of a network is not the file's.
 
     Args:
-        recorded: Name from `recorded_name`; an empty one is not compared.
+        recorded: Name from `stated_name`; an empty one is not compared.
         asked: The user's name, such as ``timm:resnet18`` or ``resnet_50``.
         path: The file, for the message.
 
@@ -58,7 +58,7 @@ def check_recorded(recorded: str, asked: str, path: object) -> None:
         CheckpointError: The names differ.
 
     Example:
-        >>> check_recorded("resnet18.a1_in1k", "timm:resnet18", "x.pth")
+        >>> check_stated_name("resnet18.a1_in1k", "timm:resnet18", "x.pth")
     """
     plain = _known(asked).partition(".")[0]
     if not recorded or recorded.partition(".")[0] in (plain, asked.rpartition(":")[2]):
