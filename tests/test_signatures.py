@@ -94,7 +94,7 @@ DEFAULTS: dict[str, str] = {
     "split": "parts=None, keys=None, progress=False",
     "subset": "samples=None, topk=None, classes=None, keys=None, progress=False",
     "torchvision_model": "num_classes=1000",
-    "verify": "source=None, replay=0, progress=False",
+    "verify": "source=None, replay=0, workers=0, records=False, resume=None, progress=False",
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
 import click
 
@@ -43,6 +44,7 @@ def info(shards: str) -> None:
 
   dr-plugins verify imagenet-plus
   dr-plugins verify imagenet-plus --images imagenet/train --replay 1000
+  dr-plugins verify imagenet-plus --workers 16 --records --resume verified.txt
 """,
 )
 @click.argument("shards", metavar="SET")
@@ -53,10 +55,31 @@ def info(shards: str) -> None:
     default=0,
     help="Number of images to replay and compare with the teacher's view; needs --images.",
 )
+@click.option(
+    "--workers",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Processes that check files; 0 checks them in this one.",
+)
+@click.option("--records", is_flag=True, help="Also check the checksum of each record.")
+@click.option(
+    "--resume",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Remember in FILE which files are intact, and skip those that FILE lists.",
+)
 @click.option("--class-map", type=click.Path(exists=True, dir_okay=False), help=CLASS_MAP)
 @click.option("--quiet", is_flag=True, help="No progress bar.")
 def verify(
-    shards: str, images: str | None, replay: int, class_map: str | None, quiet: bool
+    shards: str,
+    images: str | None,
+    replay: int,
+    workers: int,
+    records: bool,
+    resume: Path | None,
+    class_map: str | None,
+    quiet: bool,
 ) -> None:
     """Check files, keys and replayed views; exit status 1 if anything is wrong."""
     from dr_plugins.images.sources import open_source
@@ -65,7 +88,15 @@ def verify(
     if replay and images is None:
         raise click.UsageError("--replay needs the images: also pass --images")
     source = None if images is None else open_source(images, class_map)
-    report = check(shards, source, replay=replay, progress=not quiet)
+    report = check(
+        shards,
+        source,
+        replay=replay,
+        workers=workers,
+        records=records,
+        resume=resume,
+        progress=not quiet,
+    )
     for problem in report.problems:
         click.echo(f"WRONG: {problem}", err=True)
     count = len(report.problems)

@@ -242,9 +242,13 @@ class ShardSet:
         """Return the image rows of shard `number`."""
         return range(self._starts[number], self._starts[number + 1])
 
+    def close_shards(self) -> None:
+        """Close the memory maps of all shards; they are opened again on demand."""
+        self._open.clear()
+
     def close(self) -> None:
         """Close all memory maps; the set stays usable and opens them again on demand."""
-        self._open.clear()
+        self.close_shards()
         self.__dict__.pop("keys", None)
 
     def _record(self, row: int, sample: int, is_last: bool = False) -> memoryview:

@@ -84,7 +84,7 @@ def extend(
     shards = ShardSet(directory)
     source = known_images(source, shards)
     settings = _settings(shards, samples)
-    parts = {name: _Part(which, wanted) for name, which, wanted in _parts(shards, source, settings)}
+    parts = _parts(shards, source, settings)
     device = torch.device(device)
     teacher = teacher.to(device)
     stored = shards.manifest.settings
@@ -155,16 +155,15 @@ def _settings(shards: ShardSet, samples: int | None) -> GenerationSettings:
     )
 
 
-def _parts(
-    shards: ShardSet, source: ImageSource, settings: GenerationSettings
-) -> list[tuple[str, ImageSource, GenerationSettings]]:
-    """What there is to generate: name, images and settings."""
-    new = [key for key in source.keys if key not in shards.keys]
-    missing, parts = settings.samples - shards.manifest.samples, []
+def _parts(shards: ShardSet, source: ImageSource, settings: GenerationSettings) -> dict[str, _Part]:
+    """What there is to generate, by name."""
+    known = {key for key in source.keys if key in shards.keys}
+    new = [key for key in source.keys if key not in known]
+    parts: dict[str, _Part] = {}
+    missing = settings.samples - shards.manifest.samples
     if missing:
         old = source.without(new)
         if len(old) < len(shards):
-            known = set(old.keys)
             absent = next(key for key in shards.keys if key not in known)
             raise DatasetMismatchError(
                 f"{len(shards) - len(old)} images of {shards.location} are not among those given, "
@@ -172,11 +171,9 @@ def _parts(
             )
         first = settings.first_sample + shards.manifest.samples
         more = dataclasses.replace(settings, samples=missing, first_sample=first)
-        parts.append(("views", old, more))
+        parts["views"] = _Part(old, more)
     if new:
-        parts.append(
-            ("images", source.without([k for k in source.keys if k in shards.keys]), settings)
-        )
+        parts["images"] = _Part(source.without(known), settings)
     if not parts:
         raise SettingsMismatchError(
             f"there is nothing to add to {shards.location}: it has all {len(source)} images and "

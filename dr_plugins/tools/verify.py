@@ -8,13 +8,11 @@ from os import PathLike
 import numpy as np
 from tqdm.auto import tqdm
 
-from dr_plugins.errors import FormatError, ImageChangedError, ReinforcementError
+from dr_plugins.errors import ImageChangedError, ReinforcementError
 from dr_plugins.images.sources import ImageSource
 from dr_plugins.replay.replayer import Replayer, known_images
-from dr_plugins.replay.stored_policy import stored_policy
-from dr_plugins.shards.container import file_digest
-from dr_plugins.shards.manifest import FileEntry
 from dr_plugins.shards.reader import ShardSet
+from dr_plugins.tools.verify_files import VerifiedFiles, check_files
 from dr_plugins.utils.quoting import quoted
 
 __all__ = ["VerifyReport", "verify"]
@@ -40,6 +38,9 @@ def verify(
     source: ImageSource | None = None,
     *,
     replay: int = 0,
+    workers: int = 0,
+    records: bool = False,
+    resume: str | PathLike[str] | None = None,
     progress: bool = False,
 ) -> VerifyReport:
     """Check a shard set against its manifest and, if given, against its images.
@@ -48,13 +49,19 @@ def verify(
         directory: The shard set, or its address; a remote one is fetched whole.
         source: The images that were reinforced; source and set must have the same keys.
         replay: Number of images, evenly spread, whose fingerprinted view is replayed and compared.
+        workers: Processes that check files; 0 uses this one.
+        records: Also check each record against its own checksum, which covers its image's key. The
+            files' checksums already exclude damage; this finds what a faulty writer did.
+        resume: File that remembers which files are intact, so that a stopped run continues. A file
+            is checked again if its size or modification time has changed.
         progress: Show a progress bar.
 
     Returns:
         The number of checks, and all problems found.
 
     Raises:
-        FormatError: The manifest is missing or damaged.
+        FormatError: The manifest is missing or damaged, or `resume` is another kind of file.
+        OutputError: `resume` cannot be written.
         ValueError: `replay` is used without images.
 
     Example:
@@ -65,7 +72,7 @@ def verify(
         raise ValueError("replaying needs the images; pass them too")
     shards = ShardSet(directory)
     report = VerifyReport()
-    _verify_files(shards, report, progress)
+    _verify_files(shards, report, workers, records, resume, progress)
     if source is not None and not report.problems:
         try:
             source = known_images(source, shards)
@@ -77,29 +84,21 @@ def verify(
     return report
 
 
-def _verify_files(shards: ShardSet, report: VerifyReport, progress: bool) -> None:
-    manifest = shards.manifest
-    for number, entry in enumerate(
-        tqdm((manifest.index, *manifest.shards), desc="files", unit=" files", disable=not progress)
-    ):
-        try:
-            _verify_digest(shards, entry)
-            if number == 0:
-                _ = shards.keys, stored_policy(shards)
-            else:
-                shards.records(number - 1)
-        except ReinforcementError as error:
-            report.problems.append(str(error))
+def _verify_files(
+    shards: ShardSet,
+    report: VerifyReport,
+    workers: int,
+    records: bool,
+    resume: str | PathLike[str] | None,
+    progress: bool,
+) -> None:
+    verified = VerifiedFiles(resume, shards, records=records)
+    checks = check_files(shards, workers=workers, records=records, verified=verified)
+    total = 1 + len(shards.manifest.shards)
+    for check in tqdm(checks, desc="files", unit=" files", total=total, disable=not progress):
         report.files += 1
-        shards.close()
-
-
-def _verify_digest(shards: ShardSet, entry: FileEntry) -> None:
-    path = shards.location / entry.file
-    if file_digest(path) != entry.sha256:
-        raise FormatError(
-            f"{path} is damaged: its checksum differs from the manifest's. Copy it again."
-        )
+        if check.problem is not None:
+            report.problems.append(check.problem)
 
 
 def _verify_keys(shards: ShardSet, source: ImageSource, report: VerifyReport) -> None:
