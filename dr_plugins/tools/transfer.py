@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 
 from dr_plugins.errors import FormatError, OutputError, ReinforcementError, SettingsMismatchError
 from dr_plugins.shards.address import located
+from dr_plugins.shards.claims import locked
 from dr_plugins.shards.container import map_tensors
 from dr_plugins.shards.location import LocalPath
 from dr_plugins.shards.manifest import FileEntry, Manifest
@@ -50,7 +51,7 @@ def pull(address: str, directory: str | os.PathLike[str], *, progress: bool = Fa
     """
     source, target = _remote(address), LocalPath(Path(directory))
     manifest = Manifest.load(source)
-    with target.locked():
+    with locked(target):
         _refuse_another(target, manifest)
 
         def fetch(entry: FileEntry) -> None:
