@@ -24,6 +24,7 @@ __all__ = ["METADATA_KEY", "FileContent", "read_file", "read_file_metadata"]
 METADATA_KEY = "dr_plugins"
 """Key of the metadata in converted ``torch.save`` files."""
 
+_ZIP = b"PK\x03\x04"
 _LEGACY_PICKLES = 5  # before the tensors of a file older than PyTorch 1.6
 _MOST_PICKLE = 64 << 20
 _LONG, _MOST_REPEATED = 1 << 10, 64 << 20
@@ -99,7 +100,7 @@ def _is_safetensors(path: Path) -> bool:
         raise CheckpointError(f"cannot read {path}: {reason}") from error
     if head.endswith(b"{") and int.from_bytes(head[:8], "little") + 8 <= status.st_size:
         return True
-    if head.startswith((b"PK\x03\x04", b"\x80")):
+    if head.startswith((_ZIP, b"\x80")):
         return False
     raise CheckpointError(
         f"{path} is neither a safetensors nor a torch.save file; expected a checkpoint such as "
@@ -135,10 +136,17 @@ def _advice(path: Path, head: bytes) -> str:
 
 
 def _read_torch(path: Path) -> FileContent:
-    if zipfile.is_zipfile(path):
-        _check_zip(path)
-    else:
-        with open(path, "rb") as file:
+    with open(path, "rb") as file:
+        is_zip = file.read(len(_ZIP)) == _ZIP
+        file.seek(0)
+        if is_zip and not zipfile.is_zipfile(path):
+            raise CheckpointError(
+                f"{path} is truncated: {path.stat().st_size:,} bytes of a zip file whose end is "
+                f"missing. Copy or download it again"
+            )
+        if is_zip:
+            _check_zip(path)
+        else:
             for _ in range(_LEGACY_PICKLES):
                 _check_pickle(file, path)
     content = _load(path)

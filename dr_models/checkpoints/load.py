@@ -14,6 +14,7 @@ from dr_models.checkpoints.network_record import (
     RECORD_KEY,
     NetworkRecord,
     decode_record,
+    may_be_record,
     record_of_mmengine,
 )
 from dr_models.checkpoints.values import DIGEST_KEY, check_values, digest
@@ -89,13 +90,22 @@ def load_checkpoint(path: str | Path, averaged: bool | None = None) -> Checkpoin
             f"{path} does not match its digest: it is damaged or was modified. Convert the "
             f"original again"
         )
-    record = decode_record(stripped[RECORD_KEY]) if RECORD_KEY in stripped else None
-    if record is not None:
-        del stripped[RECORD_KEY]
-    elif weights:
+    record = _take_record(stripped, path)
+    if record is None and weights:
         record = record_of_mmengine(content.get("meta"))
     arch = record.arch if record else stated_name(content if weights else {}, metadata)
     return Checkpoint(stripped, weights, arch, record, metadata)
+
+
+def _take_record(state: dict[str, torch.Tensor], path: Path) -> NetworkRecord | None:
+    """Remove what the outermost module keeps for itself: a record, or something of a wrapper."""
+    kept = state.pop(RECORD_KEY, None)
+    record = None if kept is None else decode_record(kept)
+    if kept is not None and record is None and may_be_record(kept):
+        raise CheckpointError(
+            f"{path}: {RECORD_KEY} says how the network was built, but is damaged. Use the original"
+        )
+    return record
 
 
 def strip_prefixes(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -22,6 +22,7 @@ __all__ = [
     "check_options",
     "decode_record",
     "encode_record",
+    "may_be_record",
     "record_of_mmengine",
 ]
 
@@ -86,6 +87,11 @@ def decode_record(value: torch.Tensor) -> NetworkRecord | None:
     if not isinstance(arch, str) or not isinstance(options, dict):
         return None
     return NetworkRecord(arch, options)
+
+
+def may_be_record(value: torch.Tensor) -> bool:
+    """Whether a tensor has the shape of a record, readable or not."""
+    return value.ndim == 1 and value.numel() > 0 and value.numel() % _BYTES == 0
 
 
 def record_of_mmengine(meta: Any) -> NetworkRecord | None:

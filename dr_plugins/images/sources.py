@@ -239,8 +239,11 @@ def _cannot_read(key: str, error: Exception) -> ImageReadError:
 
 
 def _lines(path: str | os.PathLike[str]) -> list[str]:
-    lines = Path(path).read_text(encoding="utf-8-sig").splitlines()  # some editors write a BOM
-    return [name for line in lines if (name := line.strip())]
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")  # some editors write a BOM
+    except UnicodeDecodeError as error:
+        raise ValueError(f"class map {path} is not UTF-8: {error}. Save it as UTF-8") from error
+    return [name for line in text.splitlines() if (name := line.strip())]
 
 
 def _refuse_transform(dataset: Any) -> None:

@@ -13,7 +13,7 @@ from dr_plugins.images.sources import ImageSource
 from dr_plugins.replay.replayer import Replayer, known_images
 from dr_plugins.shards.reader import ShardSet
 from dr_plugins.tools.verify_files import VerifiedFiles, check_files
-from dr_plugins.utils.quoting import quoted
+from dr_plugins.utils.quoting import quoted, respelt
 
 __all__ = ["VerifyReport", "verify"]
 
@@ -103,12 +103,17 @@ def _verify_files(
 
 def _verify_keys(shards: ShardSet, source: ImageSource, report: VerifyReport) -> None:
     known, present = set(shards.keys), set(source.keys)
-    for missing, message in (
-        (present - known, "image(s) have no reinforcement"),
-        (known - present, "reinforced image(s) are missing"),
+    for missing, others, message in (
+        (present - known, known, "image(s) have no reinforcement"),
+        (known - present, present, "reinforced image(s) are missing"),
     ):
         if missing:
-            report.problems.append(f"{len(missing)} {message}, such as {quoted(min(missing))}")
+            example = min(missing)
+            alike = [form for form in respelt(example) if form in others]
+            report.problems.append(
+                f"{len(missing)} {message}, such as {quoted(example)}"
+                + (f"; {quoted(alike[0])} is in another Unicode normal form" if alike else "")
+            )
 
 
 def _verify_views(replayer: Replayer, count: int, report: VerifyReport, progress: bool) -> None:

@@ -54,6 +54,13 @@ def test_a_flipped_bit_is_refused_or_changes_nothing(tmp_path: Path) -> None:
         assert all(torch.equal(found.state[key], STATE[key]) for key in STATE)
 
 
+def test_a_part_of_a_download_is_called_truncated(tmp_path: Path) -> None:
+    path = saved(tmp_path / "a.pt")
+    path.write_bytes(path.read_bytes()[:-500])
+    with pytest.raises(CheckpointError, match=rf"{path} is truncated: {path.stat().st_size:,}"):
+        load_checkpoint(path)
+
+
 def test_files_written_without_checksums_are_read(tmp_path: Path) -> None:
     before = serialization.get_crc32_options()
     serialization.set_crc32_options(False)

@@ -81,6 +81,19 @@ def test_a_checkpoint_gives_its_record_apart(tmp_path: Path) -> None:
     assert RECORD_KEY not in found.state
 
 
+def test_what_a_wrapper_keeps_is_no_weight(tmp_path: Path) -> None:
+    state = torchvision.models.resnet18().state_dict()
+    for kept in (torch.tensor(1.0), torch.zeros(3), {"step": 3}):
+        torch.save({**state, RECORD_KEY: kept}, tmp_path / "a.pth")
+        assert load_checkpoint(tmp_path / "a.pth").state.keys() == state.keys()
+    torch.save({**state, RECORD_KEY: torch.ones(1024)}, tmp_path / "a.pth")  # a damaged record
+    with pytest.raises(CheckpointError, match=RECORD_KEY):
+        load_checkpoint(tmp_path / "a.pth")
+    torch.save({**state, f"layer1.{RECORD_KEY}": torch.ones(3)}, tmp_path / "a.pth")
+    with pytest.raises(CheckpointError, match=rf"layer1\.{RECORD_KEY}"):
+        load_backbone(str(tmp_path / "a.pth"), to="timm", arch="resnet18")
+
+
 @pytest.mark.parametrize("to", ["detectron2", "mmengine"])
 def test_hosts_own_networks_have_no_options(to: str, tmp_path: Path) -> None:
     pytest.importorskip("timm")

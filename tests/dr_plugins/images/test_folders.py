@@ -122,6 +122,13 @@ def test_a_class_map_may_begin_with_a_mark(tmp_path: Path) -> None:
     assert open_source(str(root), tmp_path / "classes.txt").class_names == ["b", "a"]
 
 
+def test_a_class_map_that_is_not_utf8(tmp_path: Path) -> None:
+    root = images(tmp_path / "data", "a/1.jpg", "b/2.jpg")
+    (tmp_path / "classes.txt").write_text("a\nb\n", encoding="utf-16")
+    with pytest.raises(DatasetMismatchError, match=r"classes\.txt.*UTF-8"):
+        open_source(str(root), tmp_path / "classes.txt")
+
+
 def test_names_that_look_the_same_are_told_apart(tmp_path: Path) -> None:
     composed = unicodedata.normalize("NFC", "café")
     decomposed = unicodedata.normalize("NFD", "café")
@@ -145,3 +152,5 @@ def test_two_keys_that_look_the_same_are_told_apart(tmp_path: Path) -> None:
     assert r"'a/e\u0301.jpg'" in str(caught.value)
     first, second = verify(shards, ImageSource(ImageFolder(str(ours)))).problems
     assert first.split("such as ")[1] != second.split("such as ")[1]
+    assert "normal form" in first
+    assert "normal form" in second
