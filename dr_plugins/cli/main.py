@@ -14,6 +14,7 @@ from dr_plugins.cli.reinforce import CLASS_MAP, IMAGES, reinforce
 from dr_plugins.cli.sets import extend, merge, split, subset
 from dr_plugins.cli.startup import disable, enable, status
 from dr_plugins.cli.transfer import pull, push
+from dr_plugins.cli.unfinished import finish
 
 __all__ = ["main"]
 
@@ -115,6 +116,7 @@ main.add_command(split)
 main.add_command(pull)
 main.add_command(push)
 main.add_command(reinforce)
+main.add_command(finish)
 main.add_command(import_mldr)
 main.add_command(download)
 main.add_command(enable)

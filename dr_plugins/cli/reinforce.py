@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import sys
 from pathlib import Path
@@ -10,8 +9,17 @@ from pathlib import Path
 import click
 
 from dr_plugins.cli.command import Command
+from dr_plugins.cli.processes import (
+    count_workers,
+    ending,
+    import_named,
+    name_messages,
+    parse_part,
+    usable_device,
+)
+from dr_plugins.cli.unfinished import described
 
-__all__ = ["CLASS_MAP", "IMAGES", "import_named", "reinforce", "usable_device"]
+__all__ = ["CLASS_MAP", "IMAGES", "reinforce"]
 
 IMAGES = "Directory with one folder per class, or torchvision:NAME:ROOT."
 CLASS_MAP = "Text file with one class folder name per line, in label order."
@@ -133,6 +141,26 @@ To resume an interrupted run, run the same command again.
     metavar="MODULE",
     help="Module to import first, such as one that registers models with timm.",
 )
+@click.option(
+    "--part",
+    metavar="I/N",
+    help="Make every N-th shard only, beginning with the I-th; I is 1 to N.  [default: all shards "
+    "that no other process makes]",
+)
+@click.option(
+    "--grace",
+    type=click.FloatRange(min=0),
+    default=0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long to continue after SIGTERM to finish the shard at hand.",
+)
+@click.option(
+    "--teacher-devices",
+    metavar="DEVICES",
+    help="One device for each teacher, such as cuda:0,cuda:1; torchrun's next rank gets the next "
+    "ones.  [default: all on --device]",
+)
 @click.option("--quiet", is_flag=True, help="No progress bar.")
 def reinforce(
     images: str,
@@ -154,80 +182,65 @@ def reinforce(
     skip_unreadable: Path | None,
     imports: tuple[str, ...],
     quiet: bool,
+    part: str | None,
+    grace: float,
+    teacher_devices: str | None,
     **numbers: int,
 ) -> None:
-    """Reinforce a dataset: store augmentations of every image and the teachers' answers."""
+    """Reinforce a dataset: store augmentations of every image and the teachers' answers.
+
+    Start it in as many processes as there are devices, with the same --out: each makes the shards
+    that no other one makes. See docs/scale.md.
+    """
     import torch
 
-    from dr_plugins.generation.generate import GenerationSettings
-    from dr_plugins.generation.generate import reinforce as generate
-    from dr_plugins.generation.readable import skip_list
-    from dr_plugins.generation.teacher_schemes import load_teacher
-    from dr_plugins.generation.teachers import Ensemble
-    from dr_plugins.images.sources import open_source
+    from dr_plugins.generation.job import GenerationJob
+    from dr_plugins.generation.launch import Rank, rank_device, rank_devices
+    from dr_plugins.generation.planning import GenerationSettings
+    from dr_plugins.generation.sharing import Process
     from dr_plugins.policies.policy import Policy
-    from dr_plugins.shards.reader import ShardSet
 
-    device = usable_device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    rank = Rank.from_environment(os.environ)
+    local_rank, local_world_size = (rank.local_rank, rank.local_world_size) if rank else (0, 1)
+    process = rank.process if rank else Process(f"part {part}" if part else "")
+    name_messages(process.name)
+    own_devices = rank_devices(teacher_devices.split(","), local_rank) if teacher_devices else ()
+    chosen = own_devices[0] if own_devices else device
+    device = rank_device(chosen, local_rank, cuda=torch.cuda.is_available())
+    for name in (*own_devices, device):
+        usable_device(name)
     sys.path.append(os.getcwd())  # for python:MODULE:FUNCTION
     for name in imports:
         import_named(name)
-    settings = GenerationSettings(
-        Policy.load(policy, size=size, backend=backend),
-        probs_dtype="float32" if lossless else "float16",
-        **numbers,
-    )
-    source = open_source(images, class_map)
-    ensemble = Ensemble(
-        [load_teacher(spec) for spec in teachers],
+    job = GenerationJob(
+        images,
+        teachers,
+        out,
+        GenerationSettings(
+            Policy.load(policy, size=size, backend=backend),
+            probs_dtype="float32" if lossless else "float16",
+            **numbers,
+        ),
+        class_map,
         temperature,
-        torch.bfloat16 if bf16 else None,
+        bf16,
         compiled,
+        count_workers(workers, local_world_size),
+        views_on,
+        min_agreement,
+        check_images,
+        skip_unreadable,
+        parse_part(part),
+        grace,
+        imports,
+        os.getcwd(),
     )
-    workers = (os.cpu_count() or 1) if workers is None else workers
-    left_out: list[str] = []
-    checked = False
-    if skip_unreadable is not None:
-        checked = not skip_unreadable.exists()
-        left_out = skip_list(
-            skip_unreadable, source, check=check_images, workers=workers, progress=not quiet
+    with ending(rank, out):
+        job.run(
+            device,
+            process,
+            teacher_devices=own_devices,
+            progress=not quiet and process.index == 0,
         )
-    try:
-        generate(
-            source,
-            ensemble,
-            out,
-            settings,
-            teacher_specs=teachers,
-            device=device,
-            workers=workers,
-            views_on=views_on,
-            min_agreement=min_agreement,
-            left_out=left_out,
-            check_images=None if checked else check_images,
-            progress=not quiet,
-        )
-    except KeyboardInterrupt:
-        click.echo("\nRun the same command to resume after the last finished shard.", err=True)
-        raise
-    click.echo(repr(ShardSet(out)))
-
-
-def import_named(name: str) -> None:
-    """Import a module that a user names."""
-    try:
-        importlib.import_module(name)
-    except ImportError as error:
-        raise click.BadParameter(str(error), param_hint="--import") from error
-
-
-def usable_device(name: str) -> str:
-    """Return a device's name after a check that it works."""
-    import torch
-
-    try:
-        torch.zeros(1, device=name)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).partition("\n")[0]
-        raise click.BadParameter(reason, param_hint="--device") from error
-    return name
+    if process.index == 0:
+        click.echo(described(out))

@@ -9,7 +9,8 @@ from pathlib import Path
 import click
 
 from dr_plugins.cli.command import Command
-from dr_plugins.cli.reinforce import CLASS_MAP, IMAGES, import_named, usable_device
+from dr_plugins.cli.processes import import_named, usable_device
+from dr_plugins.cli.reinforce import CLASS_MAP, IMAGES
 
 __all__ = ["extend", "merge", "split", "subset"]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import click
 
@@ -39,12 +40,21 @@ def disable(host: str) -> None:
     click.echo(f"{host}: not enabled{removed}")
 
 
-@click.command(cls=Command)
-def status() -> None:
-    """Show which hooks are enabled in this Python environment, and whether they work.
+@click.command(
+    cls=Command, epilog="Examples:\n\n  dr-plugins status imagenet-plus\n  dr-plugins status\n"
+)
+@click.argument("directory", required=False, type=click.Path(path_type=Path))
+def status(directory: Path | None) -> None:
+    """Show how far the set in DIRECTORY is, over all processes and parts: shards, rate, time left.
 
-    Exit status 1 if an enabled hook does not work.
+    Without DIRECTORY, show which hooks are enabled in this Python environment, and whether they
+    work; exit status 1 if an enabled hook does not work.
     """
+    if directory is not None:
+        from dr_plugins.cli.unfinished import described
+
+        click.echo(described(directory))
+        return
     click.echo(f"environment: {sys.prefix}")
     problems = 0
     for host in startup.HOSTS:

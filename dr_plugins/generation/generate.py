@@ -30,7 +30,7 @@ from dr_plugins.images.sources import ImageSource
 from dr_plugins.shards.claims import Claims, joined
 from dr_plugins.shards.manifest import Manifest
 from dr_plugins.shards.output import OutputDirectory, finished_set
-from dr_plugins.shards.shard import Shard
+from dr_plugins.shards.shard import Shard, shard_name
 
 __all__ = ["GenerationSettings", "reinforce", "reinforce_part"]
 
@@ -162,7 +162,7 @@ def reinforce_part(
     if check_images not in (None, *CHECKS):
         raise ValueError(f"check_images is {check_images!r}; expected one of {(None, *CHECKS)}")
     device, process = torch.device(device), process or Process()
-    teacher = teacher.to(device)
+    teacher = teacher.placed(device)
     plan = plan_generation(
         source, teacher, settings, teacher_specs=teacher_specs, device=device, left_out=left_out
     )
@@ -186,7 +186,8 @@ def reinforce_part(
             check_agreement(agreement, plan.num_classes, min_agreement)
         maker = ShardMaker(plan, output, teacher, device, workers=workers, views_on=views_on)
         _compare_finished(plan, output, claims, shards, maker)
-        with SharedProgress(plan, output, progress) as bar:
+        logged = bool(process.name) and not progress
+        with SharedProgress(plan, output, shown=progress, logged=logged) as bar:
             run = _Run(plan, output, claims, shards, maker, bar, Grace(grace), process)
             return run.make_all()
 
@@ -216,6 +217,7 @@ class _Run:
                 self._shards.wait()
                 self._bar.refresh()
                 self._make_free()
+            self._bar.refresh()
             missing = self._output.missing(range(self._plan.views.shards))
             missing = [number for number in missing if not self._output.has(number)]
             if missing:
@@ -263,7 +265,7 @@ class _Run:
             return
         # A failing disk, or PyTorch's handler of SIGCHLD, which raises anywhere.
         with contextlib.suppress(OutputError, RuntimeError):
-            _logger.error("failed in shard %d", number)
+            _logger.error("failed in %s", shard_name(number))
             self._output.note_failure(number, name, f"{type(error).__name__}: {error}")
 
 

@@ -21,7 +21,7 @@ from dr_plugins.generation.planning import GenerationPlan
 from dr_plugins.generation.views import ViewPlan
 from dr_plugins.shards.claims import Claims
 from dr_plugins.shards.output import OutputDirectory
-from dr_plugins.shards.shard import Shard
+from dr_plugins.shards.shard import Shard, shard_name
 
 __all__ = ["Part", "Process", "SharedProgress", "SharedShards"]
 
@@ -142,11 +142,15 @@ class SharedProgress:
     Args:
         plan: What the set is.
         output: Where finished shards are.
-        shown: Whether the bar is shown; if not, each shard is logged.
+        shown: Whether the bar is shown.
+        logged: Whether each shard is logged.
     """
 
-    def __init__(self, plan: GenerationPlan, output: OutputDirectory, shown: bool) -> None:
+    def __init__(
+        self, plan: GenerationPlan, output: OutputDirectory, *, shown: bool, logged: bool
+    ) -> None:
         self._views, self._output, self._shown = plan.views, output, shown
+        self._logged = logged
         self._partial = 0  # images of the shard that is being made here
         self._looked = time.monotonic()
         self.bar = _bar(self._views, self._stored(), shown)
@@ -167,8 +171,8 @@ class SharedProgress:
     def stored(self, number: int) -> None:
         """Count a shard that this process has stored."""
         self._partial -= len(self._views.rows(number))
-        if not self._shown:
-            _logger.info("shard %d of %d is stored", number, self._views.shards)
+        if self._logged:
+            _logger.info("%s is stored", shard_name(number))
 
     def refresh(self) -> None:
         """Count what all processes have stored."""

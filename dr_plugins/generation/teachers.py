@@ -7,7 +7,7 @@ resizes and normalizes its input itself.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -28,6 +28,12 @@ class Ensemble(nn.Module):
             ``KDLoss(temperature=...)`` of the same value.
         autocast: ``torch.bfloat16`` runs the teachers in mixed precision; None in float32.
         compiled: Whether `answerer` uses `torch.compile`.
+        devices: A device for each teacher, for ensembles that are larger than one device; their
+            logits are combined on the device of the views. Empty means that of the ensemble.
+
+    Raises:
+        TeacherError: There are no teachers, the temperature is not positive, or the numbers of
+            teachers and devices differ.
 
     Example:
         >>> class Constant(nn.Module):
@@ -43,8 +49,13 @@ class Ensemble(nn.Module):
         temperature: float = 1.0,
         autocast: torch.dtype | None = None,
         compiled: bool = False,
+        devices: Sequence[str | torch.device] = (),
     ) -> None:
         super().__init__()
+        if devices and len(devices) != len(teachers):
+            raise TeacherError(
+                f"got {len(devices)} devices for {len(teachers)} teachers; expected one for each"
+            )
         if not teachers or not temperature > 0:
             raise TeacherError(
                 f"got {len(teachers)} teachers and temperature {temperature}; expected at least "
@@ -54,7 +65,14 @@ class Ensemble(nn.Module):
         self.temperature = temperature
         self.autocast = autocast
         self.compiled = compiled
+        self.devices = tuple(map(torch.device, devices))
         self.eval().requires_grad_(False)
+
+    def placed(self, device: torch.device) -> Ensemble:
+        """Move every teacher to its own device, or to `device` if it has none."""
+        for number, teacher in enumerate(self.teachers):
+            teacher.to(self.devices[number] if self.devices else device)
+        return self
 
     def forward(self, views: torch.Tensor) -> torch.Tensor:
         """Return class probabilities.
@@ -99,9 +117,10 @@ class Ensemble(nn.Module):
         self, views: torch.Tensor, teachers: Iterable[Any], check: bool = False
     ) -> torch.Tensor:
         total: torch.Tensor | None = None
-        for teacher in teachers:
-            with self._precision(views.device.type):
-                logits = teacher(views)
+        # All teachers have begun before one is waited for.
+        for logits in list(self._logits(views, teachers)):
+            if isinstance(logits, torch.Tensor):
+                logits = logits.to(views.device)
             _check_logits(logits, len(views))
             if check:
                 _refuse_probabilities(logits)
@@ -114,6 +133,12 @@ class Ensemble(nn.Module):
             total = probs if total is None else total + probs
         assert total is not None
         return total / len(self.teachers)
+
+    def _logits(self, views: torch.Tensor, teachers: Iterable[Any]) -> Iterator[Any]:
+        for number, teacher in enumerate(teachers):
+            device = self.devices[number] if self.devices else views.device
+            with self._precision(device.type):
+                yield teacher(views.to(device, non_blocking=True))
 
     def _precision(self, device_type: str) -> Any:
         if self.autocast is None:

@@ -19,7 +19,13 @@ from dr_plugins.shards.location import TEMPORARY_SUFFIX, Location
 from dr_plugins.shards.manifest import FileEntry, Manifest, library_versions, settings_digest
 from dr_plugins.shards.reader import map_shard
 from dr_plugins.shards.shard import Shard, shard_name
-from dr_plugins.shards.unfinished import compare_settings, damaged, read_progress
+from dr_plugins.shards.unfinished import (
+    compare_settings,
+    damaged,
+    failure_name,
+    read_failure,
+    read_progress,
+)
 from dr_plugins.utils.files import LOCK_NAME, MANIFEST_NAME, PROGRESS_NAME
 
 __all__ = ["OutputDirectory", "finished_set", "locked"]
@@ -109,19 +115,12 @@ class OutputDirectory:
     def note_failure(self, number: int, by: str, message: str) -> None:
         """Store why a process could not make a shard, for `failure` and for users."""
         text = json.dumps({"by": by, "error": message}, indent=1, ensure_ascii=False)
-        self._failure(number).write([text.encode(errors="surrogateescape")])
+        file = self.directory / failure_name(number)
+        file.write([text.encode(errors="surrogateescape")])
 
     def failure(self, number: int) -> str | None:
         """Return why a shard could not be made, None if nobody failed."""
-        try:
-            return str(json.loads(self._failure(number).read_text())["error"])
-        except FileNotFoundError:
-            return None
-        except (ValueError, KeyError, TypeError) as error:
-            return repr(error)
-
-    def _failure(self, number: int) -> Location:
-        return self.directory / f"failed-{number:05d}.json"
+        return read_failure(self.directory / failure_name(number))
 
     def keep(self, number: int, shape: tuple[int, int], first_row: int) -> bool:
         """Keep a shard of an earlier run if it exists and is intact.

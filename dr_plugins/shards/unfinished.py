@@ -10,7 +10,7 @@ from dr_plugins.shards.address import Place, located
 from dr_plugins.shards.location import Location
 from dr_plugins.utils.files import PROGRESS_NAME
 
-__all__ = ["compare_settings", "damaged", "read_progress"]
+__all__ = ["compare_settings", "damaged", "failure_name", "read_failure", "read_progress"]
 
 _LONGEST_VALUE = 120  # characters of a value in a message
 
@@ -39,6 +39,22 @@ def damaged(path: Location, error: Exception) -> FormatError:
         f"{path} is damaged ({error!r}), so the settings of the shards next to it are unknown. "
         f"Choose another directory, or delete this one."
     )
+
+
+def failure_name(number: int) -> str:
+    """Return the name of the file that says why shard `number` could not be made."""
+    return f"failed-{number:05d}.json"
+
+
+def read_failure(file: Location) -> str | None:
+    """Return who failed and why; None if there is no such file."""
+    try:
+        note = json.loads(file.read_text())
+        return f"{note['error']} ({note['by'] or 'a process'})"
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return f"{file} is damaged: {error!r}"
 
 
 def compare_settings(directory: Location, mine: dict[str, Any], theirs: dict[str, Any]) -> None:

@@ -1,0 +1,36 @@
+"""``dr-plugins finish``, and what ``dr-plugins status`` says about a set."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from dr_plugins.cli.command import Command
+
+__all__ = ["described", "finish"]
+
+
+@click.command(cls=Command, epilog="Example:\n\n  dr-plugins finish imagenet-plus\n")
+@click.argument("directory", type=click.Path(path_type=Path))
+def finish(directory: Path) -> None:
+    """Check the shards that all parts have made, and complete the set.
+
+    The process that makes the last shard does this by itself; this command is for sets whose last
+    process ended in between. Exit status 1 if shards are missing.
+    """
+    from dr_plugins.tools.unfinished import finish_set
+
+    finish_set(directory)
+    click.echo(described(directory))
+
+
+def described(directory: Path) -> str:
+    """Describe a set in one line if it is complete, else how far it is."""
+    from dr_plugins.shards.reader import ShardSet
+    from dr_plugins.tools.unfinished import measure_progress
+    from dr_plugins.utils.files import MANIFEST_NAME
+
+    if (directory / MANIFEST_NAME).exists():
+        return repr(ShardSet(directory))
+    return str(measure_progress(directory))
