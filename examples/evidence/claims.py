@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from examples.evidence.grid import Cost, Training
+from examples.evidence.grid import Cost, Training, Transfer
 from examples.evidence.results import Results, Sample
 
 __all__ = ["MAIN", "claims", "summary"]
@@ -38,6 +38,10 @@ def claims(results: Results) -> list[tuple[str, str, str]]:
         _negative("better calibrated", gain("ECE"), "points of ECE"),
         _negative("calibrated under shift", gain("corrupted ECE"), "points of ECE, corrupted"),
     ]
+    for host, metric in (("mmseg", "mIoU"), ("mmdet", "mask mAP"), ("detectron2", "mask mAP")):
+        pair = Transfer(host, "reinforced"), Transfer(host, "plain")
+        better = results.difference(*pair, lambda run, metric=metric: run["transfer"][metric])
+        rows.append(_positive(f"transfers well: {host}", better, f"points of {metric}"))
     short = [replace(row, epochs=_SHORT) for row in (MAIN, plain)]
     first, last = results.difference(*short, "accuracy"), gain("accuracy")
     growth = Sample(tuple(b - a for a, b in zip(first.values, last.values, strict=False)))

@@ -19,6 +19,7 @@ __all__ = [
     "Cost",
     "Entry",
     "Training",
+    "Transfer",
     "entries",
 ]
 
@@ -82,7 +83,28 @@ class Cost:
         return f"{self.model}-{self.images}-cost-s{self.seed}"
 
 
-Entry = Training | Cost
+@dataclass(frozen=True)
+class Transfer:
+    """A pretrained backbone in a framework's model.
+
+    Attributes:
+        host: Of `transfer.HOSTS`.
+        pretrained: ``"none"``, or the method of its pretraining.
+        seed: Of pretraining and fine-tuning.
+    """
+
+    kind: ClassVar[str] = "transfer"
+    host: str
+    pretrained: str
+    seed: int = 0
+
+    @property
+    def name(self) -> str:
+        """The run's file, without ending."""
+        return f"transfer-{self.host}-{self.pretrained}-s{self.seed}"
+
+
+Entry = Training | Cost | Transfer
 
 
 def _changed(run: Training) -> list[str]:
@@ -120,6 +142,11 @@ EXPERIMENTS: Mapping[str, list[Entry]] = {
     "architecture": _trainings(["mobilenet", "vit"], 500, _COMPARED, (30, 120, 480)),
     "size": _trainings(["resnet"], 2000, _COMPARED, (30, 120, 480)),
     "large": _trainings(["resnet"], 10_000, _COMPARED, (30, 120)),
+    "transfer": [
+        Transfer(host, pretrained)
+        for host in ("mmseg", "mmdet", "detectron2")
+        for pretrained in ("none", "plain", "reinforced")
+    ],
 }
 
 

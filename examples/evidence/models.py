@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import timm
 import torch
+from timm.models import build_model_with_cfg, register_model
 from timm.models.mobilenetv3 import MobileNetV3, decode_arch_def
+from timm.models.resnet import BasicBlock, ResNet
 from torch import nn
 
 from examples.quickstart.models import FASHION_MEAN, FASHION_STD, SmallResNet
 
-__all__ = ["BATCH", "RECIPES", "Recipe", "to_input"]
+__all__ = ["BATCH", "MEAN", "RECIPES", "STD", "Recipe", "to_input"]
 
 BATCH = 50
-_MEAN, _STD = (torch.tensor(v).view(1, 3, 1, 1) * 255 for v in (FASHION_MEAN, FASHION_STD))
+MEAN, STD = FASHION_MEAN, FASHION_STD
+_MEAN, _STD = (torch.tensor(v).view(1, 3, 1, 1) * 255 for v in (MEAN, STD))
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,20 @@ class Recipe:
         )
 
 
+default_cfgs = {
+    "evidence_resnet10": {
+        "num_classes": 10,
+        "input_size": (3, 56, 56),
+        "mean": MEAN,
+        "std": STD,
+        "interpolation": "bilinear",
+        "crop_pct": 1.0,
+        "first_conv": "conv1.0",
+        "classifier": "fc",
+    }
+}
+
+
 def _mobilenet() -> nn.Module:
     """MobileNetV3's blocks, with two of its five reductions: images have 28 pixels, not 224."""
     blocks = [
@@ -70,10 +88,25 @@ def _vit() -> nn.Module:
     )
 
 
+@register_model
+def evidence_resnet10(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """A ResNet with four stages, which the frameworks' necks and heads expect."""
+    blocks = {"block": BasicBlock, "layers": (1, 1, 1, 1), "channels": (16, 32, 64, 128)}
+    options = {"stem_width": 16, "stem_type": "deep", "num_classes": 10, **blocks, **kwargs}
+    return build_model_with_cfg(ResNet, "evidence_resnet10", pretrained, **options)
+
+
+def _backbone() -> nn.Module:
+    """`evidence_resnet10` on views of twice the size: in scenes, garments are as large."""
+    enlarge = nn.Upsample(scale_factor=2, mode="bilinear")
+    return nn.Sequential(enlarge, timm.create_model("evidence_resnet10"))
+
+
 RECIPES = {
     "resnet": Recipe(lambda: SmallResNet(width=16, stem_stride=2), lr=0.1, weight_decay=5e-4),
     "mobilenet": Recipe(_mobilenet, lr=0.05, weight_decay=5e-4),
     "vit": Recipe(_vit, lr=1e-3, weight_decay=0.05, adamw=True),
+    "backbone": Recipe(_backbone, lr=0.1, weight_decay=5e-4),
     "teacher": Recipe(lambda: timm.create_model("fashion_resnet_teacher"), 0.1, 5e-4),
 }
 

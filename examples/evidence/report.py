@@ -18,6 +18,7 @@ from examples.evidence.grid import (
     METHODS,
     Cost,
     Training,
+    Transfer,
     entries,
 )
 from examples.evidence.results import METRICS, SEEDS, Results
@@ -25,6 +26,16 @@ from examples.evidence.results import METRICS, SEEDS, Results
 __all__ = ["TEMPLATE", "write_report"]
 
 TEMPLATE = Path(__file__).with_name("report.md")
+_MODELS = {
+    "mmseg": "DeepLabV3, MMSegmentation",
+    "mmdet": "Mask R-CNN, MMDetection",
+    "detectron2": "Mask R-CNN, Detectron2",
+}
+_TRANSFERRED = {
+    "mmseg": ["mIoU"],
+    "mmdet": ["box mAP", "mask mAP"],
+    "detectron2": ["box mAP", "mask mAP"],
+}
 _SOME_LENGTHS = (30, 120, 480)
 
 
@@ -56,6 +67,7 @@ def write_report(folder: Path, out: Path) -> None:
         ),
         ablations="\n\n".join(_ablation(results, name) for name in ABLATIONS),
         robustness=_robustness(results),
+        transfer=_transfer(results),
         cost=_cost(results),
         versions=_versions(results),
     )
@@ -117,6 +129,16 @@ def _robustness(results: Results) -> str:
         return [LABELS[method], *(results.sample(row, metric).text() for metric in METRICS)]
 
     return _table((f"{MAIN.epochs} epochs", *METRICS), map(line, METHODS))
+
+
+def _transfer(results: Results) -> str:
+    def line(row: Transfer, metric: str) -> list[str]:
+        cell = results.sample(row, lambda run: run["transfer"][metric]).text()
+        return [_MODELS[row.host], metric, row.pretrained, cell]
+
+    rows = [row for row in EXPERIMENTS["transfer"] if isinstance(row, Transfer)]
+    lines = [line(row, metric) for row in rows for metric in _TRANSFERRED[row.host]]
+    return _table(("model", "metric, %", "pretraining", "result"), lines)
 
 
 def _cost(results: Results) -> str:

@@ -10,12 +10,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from examples.evidence.grid import Cost, Entry, Training
+from examples.evidence.grid import Cost, Entry, Training, Transfer
 
 __all__ = ["METRICS", "SEEDS", "Results", "Sample", "corrupted"]
 
 SEEDS = 3
-_KINDS: Mapping[str, type] = {kind.kind: kind for kind in (Training, Cost)}
+_KINDS: Mapping[str, type] = {kind.kind: kind for kind in (Training, Cost, Transfer)}
 
 
 def corrupted(what: str, severity: int | None = None) -> Callable[[dict[str, Any]], float]:

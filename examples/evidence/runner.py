@@ -21,10 +21,10 @@ from tqdm import tqdm
 import dr_plugins
 from examples.evidence.cost import measure_cost
 from examples.evidence.grid import Cost, Entry, Training
-from examples.evidence.methods import Task
-from examples.evidence.teachers import make_shards, remembered, teacher_of
+from examples.evidence.tasks import prepare
 from examples.evidence.training import train
-from examples.evidence.views import Stream, source_of
+from examples.evidence.transfer import pretrained_backbone, transfer
+from examples.evidence.views import Stream
 
 __all__ = ["RUNS", "make", "make_all", "missing"]
 
@@ -47,6 +47,10 @@ def make_all(runs: Sequence[Entry], folder: Path, cache: Path, jobs: int) -> Non
     """
     pending = missing(runs, folder)
     folder.mkdir(parents=True, exist_ok=True)
+    if jobs == 1:
+        for run in tqdm(pending, "runs", unit="run"):
+            make(run, folder, cache)
+        return
     with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
         results = [pool.submit(make, run, folder, cache) for run in pending]
         try:
@@ -70,7 +74,7 @@ def make(run: Entry, folder: Path, cache: Path) -> None:
 
 def _result(run: Entry, cache: Path) -> dict[str, Any]:
     start, before = time.perf_counter(), os.getloadavg()[0]
-    found = _cost(run, cache) if isinstance(run, Cost) else train(_task(run, cache))[1]
+    found = _measured(run, cache)
     return {
         "kind": run.kind,
         "config": asdict(run),
@@ -88,16 +92,17 @@ def _result(run: Entry, cache: Path) -> dict[str, Any]:
     }
 
 
-def _task(run: Training, cache: Path) -> Task:
-    source = source_of(run.images, cache)
-    teacher = teacher_of(run, source, cache)
-    shards = make_shards(run, source, teacher, cache) if run.method == "reinforced" else None
-    answers = remembered(run, Stream(source, run.seed), teacher, cache)
-    return Task(run, source, teacher, answers, shards)
+def _measured(run: Entry, cache: Path) -> dict[str, Any]:
+    if isinstance(run, Training):
+        return train(prepare(run, cache))[1]
+    if isinstance(run, Cost):
+        return _cost(run, cache)
+    weights = pretrained_backbone(run.pretrained, run.seed, cache)
+    return transfer(run.host, weights, run.seed, cache)
 
 
 def _cost(run: Cost, cache: Path) -> dict[str, Any]:
-    task = _task(Training(run.model, run.images, "reinforced", 1, run.seed), cache)
+    task = prepare(Training(run.model, run.images, "reinforced", 1, run.seed), cache)
     stream = Stream(task.source, run.seed)
     # Asked anew each time: what an online teacher costs.
     return measure_cost(replace(task, answers=lambda epoch: task.teacher(stream.views(epoch))))
