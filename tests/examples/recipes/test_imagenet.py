@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import os
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import yaml
+from click.testing import CliRunner
 
 timm = pytest.importorskip("timm")
 
@@ -71,3 +75,37 @@ def test_the_ensemble_answers_with_the_mean_of_its_members() -> None:
     images = torch.randn(2, 3, 64, 64)
     mean = sum(member(images).softmax(dim=1) for member in members) / 3
     torch.testing.assert_close(EnsembleLogits(members)(images).softmax(dim=1), mean)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", [path.stem for path in IMAGENET])
+def test_smoke(recipe: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from examples.recipes.imagenet.__main__ import main
+
+    torch.set_num_threads(2)
+    monkeypatch.delenv("TIMM_TRAIN_SCRIPT", raising=False)
+    result = CliRunner().invoke(main, [recipe, "--smoke"], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    (loss,) = re.findall(r"epoch 0: loss ([0-9.]+), top-1", result.output)
+    assert 0 < float(loss) < 10
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("TIMM_TRAIN_SCRIPT" not in os.environ, reason="timm's train.py is not at hand")
+@pytest.mark.parametrize("recipe", ["resnet50d", "resnet50d_kd", "vit_small"])
+def test_smoke_with_train_py(recipe: str, capfd: pytest.CaptureFixture[str]) -> None:
+    from examples.recipes.imagenet.__main__ import main
+
+    result = CliRunner().invoke(main, [recipe, "--smoke"], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    output = capfd.readouterr().out
+    (epoch,) = json.loads(output[output.index("--result") + len("--result") :])
+    assert 0 < epoch["train"]["loss"] < 10
+
+
+def test_options_that_the_loop_does_not_know_are_errors() -> None:
+    from examples.recipes.train import DEFAULTS, train
+
+    assert set(DEFAULTS) <= known_options()
+    with pytest.raises(ValueError, match="learning_rate"):
+        train({"learning_rate": 0.1})

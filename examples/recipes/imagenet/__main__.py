@@ -1,0 +1,64 @@
+"""``python -m examples.recipes.imagenet RECIPE``: one of the recipes next to this file."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+import yaml
+
+from examples.recipes.launching import launch, options_of, train_script_option
+from examples.recipes.smoke import CLASSES, make_images, make_shards
+
+_FOLDER = Path(__file__).parent
+_SIZE = 64  # pixels, of a smoke
+_RECIPES = sorted(path.stem for path in _FOLDER.glob("*.yaml"))
+
+
+@click.command(context_settings={"ignore_unknown_options": True, "show_default": True})
+@click.argument("recipe", type=click.Choice(_RECIPES))
+@click.option("--smoke", is_flag=True, help="Run one epoch on six images that are made for it.")
+@train_script_option
+@click.argument("options", nargs=-1, type=click.UNPROCESSED)
+def main(recipe: str, smoke: bool, train_script: Path | None, options: tuple[str, ...]) -> None:
+    """Train by a recipe on this machine.
+
+    OPTIONS are those of timm's train.py, such as `--data-dir imagenet --epochs 300`, and replace
+    the recipe's.
+    """
+    chosen = yaml.safe_load((_FOLDER / f"{recipe}.yaml").read_text())
+    chosen |= {"output": "output/recipes", "experiment": recipe, "device": _device()}
+    chosen |= options_of(options)
+    if not smoke:
+        launch(chosen, train_script)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        launch({**chosen, **smoke_options(chosen, Path(folder))}, train_script)
+
+
+def smoke_options(recipe: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """What a recipe needs to be trained for an epoch on a few images."""
+    make_images(folder)
+    small = {"data_dir": str(folder), "num_classes": CLASSES, "epochs": 1, "output": str(folder)}
+    small |= {"batch_size": 2, "workers": 0, "amp_dtype": "bfloat16", "warmup_epochs": 0}
+    small |= {"img_size": _SIZE}
+    if recipe["model"].startswith("vit"):
+        small |= {"model_kwargs": {"img_size": _SIZE, "depth": 2}}
+    if recipe["model"].startswith("swin"):
+        small |= {"model_kwargs": {"img_size": _SIZE}}
+    if recipe["dataset"]:
+        make_shards(folder, folder / "reinforcements" / "imagenet-plus")
+    if "kd_model_name" in recipe:
+        small |= {"kd_model_name": "smoke_ensemble", "device_modules": ["examples.recipes.smoke"]}
+    return small
+
+
+def _device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+if __name__ == "__main__":
+    main()
