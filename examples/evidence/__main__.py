@@ -7,9 +7,10 @@ from pathlib import Path
 import click
 
 from examples.evidence.grid import EXPERIMENTS, entries
-from examples.evidence.report import write_report
+from examples.evidence.report import refresh_readme, write_report
 from examples.evidence.runner import RUNS, make_all, missing
 
+README = Path(__file__).parents[2] / "README.md"
 _PATH = click.Path(path_type=Path)
 
 
@@ -51,9 +52,11 @@ def main(
 @main.command()
 @click.option("--runs", "folder", default=RUNS, type=_PATH, show_default=True, help="Results.")
 @click.option("--out", default=RUNS.parent, type=_PATH, show_default=True, help="Of the report.")
-def report(folder: Path, out: Path) -> None:
+@click.option("--readme", type=_PATH, default=README, show_default=True, help="With the summary.")
+def report(folder: Path, out: Path, readme: Path) -> None:
     """Write README.md and its figures from the runs that there are."""
     write_report(folder, out)
+    refresh_readme(folder, readme)
     click.echo(out / "README.md")
 
 

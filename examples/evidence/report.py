@@ -23,7 +23,7 @@ from examples.evidence.grid import (
 )
 from examples.evidence.results import METRICS, SEEDS, Results
 
-__all__ = ["TEMPLATE", "write_report"]
+__all__ = ["TEMPLATE", "refresh_readme", "write_report"]
 
 TEMPLATE = Path(__file__).with_name("report.md")
 _MODELS = {
@@ -36,6 +36,7 @@ _TRANSFERRED = {
     "mmdet": ["box mAP", "mask mAP"],
     "detectron2": ["box mAP", "mask mAP"],
 }
+_MARKS = ("<!-- evidence:", "<!-- end of evidence")
 _SOME_LENGTHS = (30, 120, 480)
 
 
@@ -72,6 +73,14 @@ def write_report(folder: Path, out: Path) -> None:
         versions=_versions(results),
     )
     (out / "README.md").write_text(text)
+
+
+def refresh_readme(folder: Path, readme: Path) -> None:
+    """Put the summary of the runs in `folder` between the two marks that a README has for it."""
+    lines = readme.read_text().splitlines()
+    first, last = (next(i for i, line in enumerate(lines) if line.startswith(m)) for m in _MARKS)
+    lines[first + 1 : last] = summary(Results.load(folder)).splitlines()
+    readme.write_text("\n".join(lines) + "\n")
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

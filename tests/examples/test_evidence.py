@@ -18,7 +18,7 @@ from examples.evidence.claims import MAIN, claims, summary
 from examples.evidence.corruptions import CORRUPTIONS, SEVERITIES, corrupt
 from examples.evidence.grid import ABLATIONS, BASE, EXPERIMENTS, Cost, Training, entries
 from examples.evidence.methods import METHODS, Task
-from examples.evidence.report import write_report
+from examples.evidence.report import refresh_readme, write_report
 from examples.evidence.results import Results
 from examples.evidence.runner import RUNS, make, missing
 from examples.evidence.teachers import remembered, teacher_of
@@ -154,6 +154,17 @@ def test_report_says_how_many_seeds_there_are(tmp_path: Path) -> None:
         assert picture.read_bytes().startswith(b"\x89PNG")
 
 
+def test_the_summary_is_put_between_its_marks(tmp_path: Path) -> None:
+    readme = tmp_path / "README.md"
+    readme.write_text("a\n<!-- evidence: here -->\nold\n<!-- end of evidence -->\nb\n")
+    for _ in range(2):
+        refresh_readme(RUNS, readme)
+        lines = readme.read_text().splitlines()
+        assert (lines[0], lines[-1], lines[1][:4]) == ("a", "b", "<!--")
+        assert lines[2:-2] == summary(Results.load(RUNS)).splitlines()
+
+
 def test_published_numbers_are_those_of_the_runs() -> None:
     numbers = summary(Results.load(RUNS))
-    assert numbers in (RUNS.parent / "README.md").read_text()
+    for page in (RUNS.parent / "README.md", ROOT / "README.md"):
+        assert numbers in page.read_text()
