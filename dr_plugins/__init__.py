@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from dr_plugins.tools.transfer import pull, push
     from dr_plugins.tools.verify import verify
     from dr_plugins.training.dataset import ReinforcedDataset
+    from dr_plugins.training.resumable import ResumableLoader
 
 __all__ = [
     "Ensemble",
@@ -41,6 +42,7 @@ __all__ = [
     "ReinforcedDataset",
     "ReinforcementError",
     "Replayer",
+    "ResumableLoader",
     "ShardSet",
     "SparseTargets",
     "__version__",
@@ -69,6 +71,7 @@ _HOMES = {
     "Policy": "dr_plugins.policies.policy",
     "ReinforcedDataset": "dr_plugins.training.dataset",
     "Replayer": "dr_plugins.replay.replayer",
+    "ResumableLoader": "dr_plugins.training.resumable",
     "ShardSet": "dr_plugins.shards.reader",
     "SparseTargets": "dr_plugins.targets",
     "describe": "dr_plugins.tools.describe",

@@ -90,6 +90,8 @@ DEFAULTS: dict[str, str] = {
         "teacher_specs=(), device='cpu', workers=0, views_on=None, min_agreement=None, "
         "left_out=(), check_images='quick', progress=False"
     ),
+    "EpochSampler": "seed=0, rank=0, world_size=1",
+    "ResumableLoader": "seed=0, rank=0, world_size=1",
     "replay_normalized": "partner=None",
     "split": "parts=None, keys=None, progress=False",
     "subset": "samples=None, topk=None, classes=None, keys=None, progress=False",

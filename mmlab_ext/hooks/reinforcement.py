@@ -17,6 +17,7 @@ from dr_plugins.replay.replayer import Replayer
 from mmlab_ext.datasets import ReinforcedDataset
 from mmlab_ext.errors import ConfigError
 from mmlab_ext.hooks.inputs import InputsHook, bare_model
+from mmlab_ext.hooks.position import restore_position, save_position
 from mmlab_ext.pipelines import decodes_to_bgr
 from mmlab_ext.preprocessor import TimmDataPreprocessor
 
@@ -30,8 +31,10 @@ class ReinforcementHook(InputsHook):
     """Sets the dataset's epoch, and checks the config before the first step.
 
     It refuses settings that would augment or mix a second time, and replays a few images to check
-    that the views are what the teacher saw. In training it logs ``reinforced``, the share of images
-    with a teacher's answer, and after each epoch the bytes read.
+    that the views are what the teacher saw. A run that resumes from a checkpoint within an epoch
+    continues with the images that remain, for any number of workers. In training it logs
+    ``reinforced``, the share of images with a teacher's answer, and after each epoch the bytes
+    read.
 
     Args:
         replay: Number of images compared before training, spread over the dataset; the dataset's
@@ -68,6 +71,15 @@ class ReinforcementHook(InputsHook):
         _check_model(model, dataset)
         _check_validation(runner, dataset)
         self._check_images(runner, dataset)
+
+    def before_save_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
+        """Store how far the epoch is."""
+        save_position(runner, checkpoint)
+
+    def after_load_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
+        """If the run resumes, continue within the epoch."""
+        if runner._resume:
+            restore_position(runner, checkpoint)
 
     def before_train_epoch(self, runner: Any) -> None:
         """Set the epoch, also in the workers."""

@@ -115,8 +115,10 @@ def test_a_few_hundred_iterations_learn(
     assert answer.argmax() == 2
 
 
-@pytest.mark.parametrize("stop", [3, 7])
-def test_resume_reproduces(stop: int, config: Callable[..., Any], tmp_path: Path) -> None:
+@pytest.mark.parametrize(("stop", "workers"), [(3, 2), (7, 1)])
+def test_resume_reproduces(
+    stop: int, workers: int, config: Callable[..., Any], tmp_path: Path
+) -> None:
     options = ("DATASETS.TEST", (), "SOLVER.LR_SCHEDULER_NAME", "WarmupCosineLR")
     # Four iterations are an epoch: one stop is within the first, one within the second.
     whole = build(config(*options, "SOLVER.MAX_ITER", 10))
@@ -133,6 +135,7 @@ def test_resume_reproduces(stop: int, config: Callable[..., Any], tmp_path: Path
     first.train()
     assert first.iter == stop
     torch.manual_seed(99)
+    parts.DATALOADER.NUM_WORKERS = workers
     second = ReinforcedTrainer(parts)
     second.resume_or_load(resume=True)
     assert second.start_iter == stop

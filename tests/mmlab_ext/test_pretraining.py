@@ -19,6 +19,7 @@ from dr_models.checkpoints import load_backbone
 from dr_plugins.replay.deferred import DeferredViews
 from dr_plugins.shards.manifest import Manifest
 from mmlab_ext import ConfigError
+from mmlab_ext.hooks.position import restore_position
 from tests.mmlab_ext.configs import MODEL, pretraining
 
 Sets = Callable[..., Path]
@@ -196,6 +197,66 @@ def test_a_resumed_run_ends_as_one_in_a_piece(
     expected = state_of(whole)
     for key, value in state_of(second).items():
         torch.testing.assert_close(value, expected[key], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("stop", "workers"), [(1, 0), (3, 1), (4, 2), (5, 0)])
+def test_a_run_resumed_within_an_epoch_ends_as_one_in_a_piece(
+    photographs: Path,
+    shard_sets: Sets,
+    build_runner: Builder,
+    tmp_path: Path,
+    stop: int,
+    workers: int,
+) -> None:
+    config = pretraining(photographs, shard_sets(), epochs=3)  # of three batches
+    config["randomness"] = {"seed": 5}
+    config["default_hooks"]["checkpoint"] = {
+        "type": "CheckpointHook",
+        "by_epoch": False,
+        "interval": 1,
+    }
+    whole = build_runner(config, work_dir=str(tmp_path / "whole"))
+    whole_record = record(whole)
+    whole.train()
+
+    class Stop(Hook):
+        priority = "LOWEST"
+
+        def after_train_iter(self, runner: Any, *_: Any, **__: Any) -> None:
+            if runner.iter + 1 == stop:
+                raise KeyboardInterrupt
+
+    first = build_runner(config)
+    first.register_hook(Stop())
+    with pytest.raises(KeyboardInterrupt):
+        first.train()
+    # MMEngine takes the seed from the checkpoint, but only after it has built the sampler.
+    config["randomness"] = {"seed": None}
+    config["train_dataloader"].update(num_workers=workers, persistent_workers=workers > 0)
+    second = build_runner(config, resume=True)
+    second_record = record(second)
+    second.train()
+    second.train_dataloader._iterator = None
+
+    assert [epoch for epoch, _ in second_record.batches] == [
+        epoch for epoch, _ in whole_record.batches[stop:]
+    ]
+    pairs = zip(second_record.batches, whole_record.batches[stop:], strict=True)
+    for (_, batch), (_, other) in pairs:
+        assert all(map(torch.equal, batch["inputs"], other["inputs"]))
+    assert second_record.losses == pytest.approx(whole_record.losses[stop:], abs=1e-6)
+    expected = state_of(whole)
+    for key, value in state_of(second).items():
+        torch.testing.assert_close(value, expected[key], rtol=1e-5, atol=1e-6)
+
+
+def test_a_checkpoint_within_an_epoch_of_other_images() -> None:
+    loader = SimpleNamespace(dataset=range(12))
+    runner = SimpleNamespace(train_dataloader=loader)
+    position = {"images": 4, "size": 13, "seed": 1}
+    with pytest.raises(ConfigError, match=r"13.*12"):
+        restore_position(runner, {"meta": {"epoch": 0}, "reinforced_position": position})
+    restore_position(runner, {"meta": {"epoch": 0}})  # from a run without the hook
 
 
 def test_the_epoch_is_logged_with_share_and_bytes(
