@@ -27,9 +27,9 @@ from dr_plugins.mldr import (
     normalization,
     replay_normalized,
 )
-from dr_plugins.mldr import importer as importer_module
 from dr_plugins.mldr.archive import iter_members
 from dr_plugins.mldr.serialization import load_member
+from dr_plugins.mldr.worker import Worker
 from dr_plugins.replay.stored_policy import stored_policy
 from dr_plugins.targets import SparseTargets
 from dr_plugins.tools.describe import describe
@@ -407,7 +407,7 @@ def test_incomplete_archives(images: Path, tmp_path: Path, members: Members) -> 
 def test_all_unreadable_images_are_named_at_once(
     images: Path, tmp_path: Path, members: Members, workers: int, monkeypatch: Any
 ) -> None:
-    monkeypatch.setattr(importer_module.Worker, "store", None)  # nothing is decoded before
+    monkeypatch.setattr(Worker, "store", None)  # nothing is decoded before
     archive = write_tar(tmp_path / "a.tar.gz", members())
     order = order_of(images)
     (images / "n00000001" / "n00000001_2.png").unlink()

@@ -12,15 +12,16 @@ from typing import Any
 import pytest
 
 from dr_plugins.errors import OutputError, SettingsMismatchError
-from dr_plugins.mldr import ArchiveError, ImageOrder, ImportSettings, import_archives
+from dr_plugins.mldr import ArchiveError, ImageOrder, ImportSettings, import_archives, planning
 from dr_plugins.mldr import importer as importer_module
+from dr_plugins.mldr.worker import Worker
 
 from .conftest import Members, files_of, order_of, shares, write_tar
 
 
 @pytest.fixture
 def small_shards(monkeypatch: Any) -> None:
-    monkeypatch.setattr(importer_module, "_SHARD_IMAGES", 5)
+    monkeypatch.setattr(planning, "_SHARD_IMAGES", 5)
     monkeypatch.setattr(importer_module, "_BATCH_MEMBERS", 1)
 
 
@@ -32,7 +33,7 @@ def test_an_interrupted_import_goes_on(
     archive = write_tar(tmp_path / "a.tar.gz", members())
     import_archives([archive], order_of(images), tmp_path / "reference")
     stored: list[int] = []
-    original = importer_module.Worker.store
+    original = Worker.store
 
     def store(self: Any, tasks: Any) -> Any:
         if len(stored) == after:
@@ -40,10 +41,10 @@ def test_an_interrupted_import_goes_on(
         stored.append(tasks[0].number)
         return original(self, tasks)
 
-    monkeypatch.setattr(importer_module.Worker, "store", store)
+    monkeypatch.setattr(Worker, "store", store)
     with pytest.raises(KeyboardInterrupt):
         import_archives([archive], order_of(images), tmp_path / "set")
-    monkeypatch.setattr(importer_module.Worker, "store", original)
+    monkeypatch.setattr(Worker, "store", original)
     looked: list[Path] = []
     iter_members = importer_module.iter_members
     monkeypatch.setattr(
@@ -55,7 +56,7 @@ def test_an_interrupted_import_goes_on(
         again.extend(task.number for task in tasks)
         return original(self, tasks)
 
-    monkeypatch.setattr(importer_module.Worker, "store", counting)
+    monkeypatch.setattr(Worker, "store", counting)
     monkeypatch.setattr(importer_module, "iter_members", iter_members)
     report = import_archives([archive], order_of(images), tmp_path / "set")
     assert looked == []  # the first look is remembered
@@ -70,17 +71,17 @@ def test_damaged_remains_are_made_again(
 ) -> None:
     archive = write_tar(tmp_path / "a.tar.gz", members())
     import_archives([archive], order_of(images), tmp_path / "reference")
-    original = importer_module.Worker.finish
+    original = Worker.finish
 
     def finish(self: Any, shard: int, *rest: Any) -> Any:
         if shard == 2:
             raise KeyboardInterrupt
         return original(self, shard, *rest)
 
-    monkeypatch.setattr(importer_module.Worker, "finish", finish)
+    monkeypatch.setattr(Worker, "finish", finish)
     with pytest.raises(KeyboardInterrupt):
         import_archives([archive], order_of(images), tmp_path / "set")
-    monkeypatch.setattr(importer_module.Worker, "finish", original)
+    monkeypatch.setattr(Worker, "finish", original)
     staged = tmp_path / "set" / "importing" / "shard-00002.records"
     for path in [staged, *(tmp_path / "set").glob("shard-*.safetensors")]:
         data = bytearray(path.read_bytes())
@@ -93,9 +94,9 @@ def test_damaged_remains_are_made_again(
 KILLED = """
 import os, sys
 from pathlib import Path
-from dr_plugins.mldr import ImageOrder, ImportSettings, importer
+from dr_plugins.mldr import ImageOrder, ImportSettings, importer, planning
 from dr_plugins.images.sources import open_source
-importer._SHARD_IMAGES, importer._BATCH_MEMBERS = 5, 1
+planning._SHARD_IMAGES, importer._BATCH_MEMBERS = 5, 1
 images, archive, out = sys.argv[1:4]
 handle, seen = importer._Import._handle, []
 
@@ -126,7 +127,7 @@ def test_a_killed_import_leaves_no_processes_and_can_be_resumed(
         cwd=tmp_path,
         env=environment,
         stdout=subprocess.PIPE,
-        timeout=60,
+        timeout=300,
         check=False,
     )
     assert done.returncode == -signal.SIGKILL
@@ -138,8 +139,8 @@ INTERRUPTED = """
 import os, signal, sys
 from concurrent.futures import ProcessPoolExecutor
 from dr_plugins.cli.main import main
-from dr_plugins.mldr import importer
-importer._SHARD_IMAGES, importer._BATCH_MEMBERS = 5, 1
+from dr_plugins.mldr import importer, planning
+planning._SHARD_IMAGES, importer._BATCH_MEMBERS = 5, 1
 images, archive, out, after = sys.argv[1:5]
 submit, seen = ProcessPoolExecutor.submit, []
 
@@ -174,7 +175,7 @@ def test_ctrl_c_ends_an_import_without_a_traceback(
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
-        timeout=120,
+        timeout=300,
         check=False,
     )
     assert done.returncode == 1
@@ -199,7 +200,7 @@ def test_a_finished_set_is_left_alone(images: Path, tmp_path: Path, members: Mem
 
 def stop_at(monkeypatch: Any, member: int, archive: Path, images: Path, out: Path) -> None:
     """Import until one member is about to be stored."""
-    original = importer_module.Worker.store
+    original = Worker.store
 
     def store(self: Any, tasks: Any) -> Any:
         if tasks[0].number == member:
@@ -207,7 +208,7 @@ def stop_at(monkeypatch: Any, member: int, archive: Path, images: Path, out: Pat
         return original(self, tasks)
 
     with monkeypatch.context() as patch:
-        patch.setattr(importer_module.Worker, "store", store)
+        patch.setattr(Worker, "store", store)
         with pytest.raises(KeyboardInterrupt):
             import_archives([archive], order_of(images), out)
 
@@ -290,13 +291,13 @@ def test_files_that_appear_meanwhile_are_kept(
 ) -> None:
     archive = write_tar(tmp_path / "a.tar.gz", members())
     foreign = tmp_path / "set" / "importing" / "thesis.tex"
-    finish = importer_module.Worker.finish
+    finish = Worker.finish
 
     def writing(self: Any, *arguments: Any) -> Any:
         foreign.write_text("years of work")
         return finish(self, *arguments)
 
-    monkeypatch.setattr(importer_module.Worker, "finish", writing)
+    monkeypatch.setattr(Worker, "finish", writing)
     import_archives([archive], order_of(images), tmp_path / "set")
     assert [file.name for file in foreign.parent.iterdir()] == ["thesis.tex"]
 
