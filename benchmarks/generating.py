@@ -198,7 +198,7 @@ def _mldr_rate(
 
 
 def _rate_of_batches(folder: Path, scale: Scale) -> float:
-    """ml-dr writes the files of a batch one after the other when all is answered."""
+    """ml-dr writes the files of a batch sequentially, after the teacher's predictions."""
     times = sorted(path.stat().st_mtime_ns for path in folder.iterdir())
     each = scale.batch // scale.samples
     ends = times[each - 1 :: each]

@@ -17,7 +17,7 @@ __all__ = ["main"]
 
 BATCH, TOPK, REPEATS = 1024, 10, 50
 CLASSES = (1_000, 21_841, 100_000)
-FEW = 1_000  # classes up to which the loss shall be as fast as labels
+FEW = 1_000  # up to this number of classes, the loss should be as fast as with labels
 DEVICE = "cuda"
 Loss = Callable[[Tensor], Tensor]
 
@@ -116,7 +116,7 @@ def _launched(loss: Loss, logits: Tensor) -> Callable[[], int]:
 
 
 def _peak(loss: Loss, logits: Tensor) -> int:
-    """Most bytes at once, besides those that were there before."""
+    """Return the peak of allocated bytes, minus those allocated before."""
     gc.collect()
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()

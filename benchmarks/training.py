@@ -28,7 +28,7 @@ from dr_plugins.policies.policy import Policy
 
 __all__ = ["main"]
 
-# Of each photograph there are several copies: an epoch shall be much longer than what the workers
+# Several copies of each photograph: an epoch should be much longer than what the workers
 # have ready when it begins.
 PHOTOGRAPHS, COPIES, SAMPLES, BATCH, STEPS = 2048, 8, 4, 256, 24
 MODELS = ("resnet50", "vit_small_patch16_224")

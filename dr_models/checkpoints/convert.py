@@ -227,7 +227,7 @@ def input_convention(
         metadata: Metadata of the file.
         path: The file, for messages.
         mean: The user's mean; None for that of the file or the library.
-        std: The user's standard deviation, likewise.
+        std: The user's standard deviation; None for that of the file or the library.
     """
     if report.layout == "cvnets":
         if mean is not None or std is not None:

@@ -105,7 +105,7 @@ def test_settings_of_detectron2(checkpoint: Any, caplog: pytest.LogCaptureFixtur
     assert ast.literal_eval(str(cfg.MODEL.PIXEL_STD)) == [58.395, 57.12, 57.375]
     model = nn.Module()  # with the names that a detector has
     model.backbone = build_resnet_fpn_backbone(cfg, ShapeSpec(channels=3))
-    # Not the method: where d2_ext was imported, it has taken its place for addresses of its own.
+    # Not the method: d2_ext replaces it for its addresses once imported.
     load = getattr(DetectionCheckpointer.load, "__wrapped__", DetectionCheckpointer.load)
     with caplog.at_level(logging.WARNING):
         load(DetectionCheckpointer(model), cfg.MODEL.WEIGHTS)
