@@ -18,10 +18,13 @@ from dr_plugins.cli.processes import (
     usable_device,
 )
 from dr_plugins.cli.unfinished import described
+from dr_plugins.images.keys import KEY_RULES
 
 __all__ = ["CLASS_MAP", "IMAGES", "reinforce"]
 
-IMAGES = "Directory with one folder per class, or torchvision:NAME:ROOT."
+IMAGES = (
+    "Directory with one folder per class, torchvision:NAME:ROOT, hf:NAME, tar:PATTERN or list:FILE."
+)
 CLASS_MAP = "Text file with one class folder name per line, in label order."
 _POLICY = "Preset (cifar, mixing, randaug, randaug_mixing, rrc) or YAML file."
 _COUNT = click.IntRange(min=1)
@@ -52,6 +55,13 @@ To resume an interrupted run, run the same command again.
     required=True,
     multiple=True,
     help="timm:NAME, timm:NAME@CHECKPOINT or python:MODULE:FUNCTION; several form an ensemble.",
+)
+@click.option(
+    "--keys",
+    type=click.Choice(sorted(KEY_RULES)),
+    default="path",
+    show_default=True,
+    help="What identifies an image: its path, or ImageNet's name for it, the same in every copy.",
 )
 @click.option("--policy", default="randaug", show_default=True, help=_POLICY)
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Output directory.")
@@ -177,6 +187,7 @@ def reinforce(
     device: str | None,
     views_on: str | None,
     class_map: str | None,
+    keys: str,
     min_agreement: float | None,
     check_images: str,
     skip_unreadable: Path | None,
@@ -234,6 +245,7 @@ def reinforce(
         grace,
         imports,
         os.getcwd(),
+        keys,
     )
     with ending(rank, out):
         job.run(

@@ -44,7 +44,8 @@ class GenerationJob:
         part: See there.
         grace: See there.
         imports: Modules to import first.
-        path: Directory where modules are found besides those of Python's path.
+        path: Another directory where modules are found.
+        keys: For `open_source`.
     """
 
     images: str
@@ -64,6 +65,7 @@ class GenerationJob:
     grace: float = 0.0
     imports: tuple[str, ...] = ()
     path: str | None = None
+    keys: str = "path"
 
     def run(
         self,
@@ -91,7 +93,7 @@ class GenerationJob:
             sys.path.append(self.path)
         for name in self.imports:
             importlib.import_module(name)
-        source = open_source(self.images, self.class_map)
+        source = open_source(self.images, self.class_map, keys=self.keys)
         teacher = Ensemble(
             [load_teacher(spec) for spec in self.teachers],
             self.temperature,

@@ -2,6 +2,12 @@
 
 torchvision's ImageFolder sorts files lexicographically and timm's reader sorts them naturally, so
 an image's position does not identify it. Its path relative to the root does.
+
+A data set of another library is recognized by the package that its class, or a base of it, is from:
+an entry point of that name in the group ``dr_plugins.datasets`` is its `DatasetKind`::
+
+    [project.entry-points."dr_plugins.datasets"]
+    timm = "timm_ext.images:KIND"
 """
 
 from __future__ import annotations
@@ -10,23 +16,28 @@ import os
 import tarfile
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from pathlib import Path, PurePath
+from functools import lru_cache
+from importlib.metadata import entry_points
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 from torch.utils.data import Subset
-from torchvision.datasets.folder import default_loader
 
 from dr_plugins.errors import DatasetMismatchError, ImageReadError
+from dr_plugins.images import stored, torchvision_sets
 from dr_plugins.images.decoding import Picture, check_image, open_picture, strict_decoding, to_rgb
 from dr_plugins.images.folders import ClassFolders
-from dr_plugins.images.torchvision_sets import keys_of_torchvision, open_torchvision
+from dr_plugins.images.keys import ruled_keys
+from dr_plugins.images.kinds import DatasetKind
+from dr_plugins.images.stored import HubImages, ListedImages, TarImages, open_hub
+from dr_plugins.images.torchvision_sets import open_torchvision
 
 __all__ = ["ImageSource", "image_keys", "open_source"]
 
-_TORCHVISION_SCHEME = "torchvision:"
-_OWN_LOADERS = (None, default_loader)
+_GROUP = "dr_plugins.datasets"
+_KINDS = {"dr_plugins": stored.KIND, "torchvision": torchvision_sets.KIND}
 # Raised by datasets for damaged files and archives; other errors are bugs in their code.
 _READ_ERRORS = (OSError, ValueError, SyntaxError, AttributeError, EOFError, tarfile.TarError)
 # Raised by torchvision's datasets if files or libraries are missing, or a name is wrong.
@@ -46,9 +57,12 @@ class ImageSource:
 
     Args:
         dataset: A map-style dataset of (PIL image, label) without transform: torchvision's
-            ImageFolder, CIFAR, MNIST family, Flowers102, Food101, timm's ImageDataset, a
-            ``torch.utils.data.Subset`` of these, or any other dataset with `keys`.
-        keys: One unique key per item; derived by `image_keys` if omitted.
+            ImageFolder, CIFAR, MNIST family, Flowers102, Food101, Hugging Face ``datasets``, one of
+            a package with a `DatasetKind` (timm's ImageDataset), a ``torch.utils.data.Subset`` of
+            these, or any other dataset with `keys`.
+        keys: One unique key per item; derived by `image_keys` if omitted. Or the name of a rule
+            that is applied to the derived ones: ``"imagenet"`` gives ImageNet's images the same
+            keys in every copy.
 
     Raises:
         DatasetMismatchError: The dataset has a transform, or keys cannot be derived.
@@ -60,10 +74,13 @@ class ImageSource:
         ('b', (8, 8))
     """
 
-    def __init__(self, dataset: Any, keys: Sequence[str] | None = None) -> None:
+    def __init__(self, dataset: Any, keys: Sequence[str] | str | None = None) -> None:
+        if type(dataset).__module__.startswith("datasets."):
+            dataset = HubImages(dataset)
         _refuse_transform(dataset)
         self.dataset = dataset
-        self.keys = image_keys(dataset) if keys is None else keys
+        names = image_keys(dataset) if keys is None or isinstance(keys, str) else keys
+        self.keys = ruled_keys(names, keys) if isinstance(keys, str) else names
         if len(self.keys) != len(dataset):
             raise DatasetMismatchError(
                 f"{len(self.keys)} keys for a dataset of {len(dataset)} images; pass one per image"
@@ -80,15 +97,8 @@ class ImageSource:
     @property
     def class_names(self) -> list[str] | None:
         """Names of the classes in label order; None if unknown."""
-        dataset = self.base
-        # torchvision's ImageNet has descriptions in `classes`, its folders' names in `wnids`.
-        names = getattr(dataset, "wnids", getattr(dataset, "classes", None))
-        if names is None:  # Caltech's, iNaturalist's
-            names = getattr(dataset, "categories", getattr(dataset, "all_categories", None))
-        reader = getattr(dataset, "reader", None)  # timm's; named differently for archives
-        by_name = getattr(reader, "class_to_idx", getattr(reader, "class_name_to_idx", None))
-        if names is None and by_name:
-            names = sorted(by_name, key=by_name.__getitem__)
+        kind = kind_of(self.base)
+        names = getattr(self.base, "classes", None) if kind is None else kind.class_names(self.base)
         return None if names is None else [str(name) for name in names]
 
     @property
@@ -190,11 +200,10 @@ def image_keys(dataset: Any) -> list[str]:
     if isinstance(dataset, Subset):
         keys = image_keys(dataset.dataset)
         return [keys[i] for i in dataset.indices]
-    if hasattr(dataset, "filenames"):  # timm.data.ImageDataset
-        return [PurePath(name).as_posix() for name in dataset.filenames(absolute=False)]
-    found = keys_of_torchvision(dataset)
+    kind = kind_of(dataset)
+    found = None if kind is None else kind.keys(dataset)
     if found is not None:
-        return found
+        return list(found)
     raise DatasetMismatchError(
         f"cannot derive image keys from a {type(dataset).__name__}: pass `keys`, a unique name per "
         f"image that does not depend on the order (such as its relative path)"
@@ -202,16 +211,23 @@ def image_keys(dataset: Any) -> list[str]:
 
 
 def open_source(
-    spec: str, class_map: str | os.PathLike[str] | None = None, train: bool = True
+    spec: str,
+    class_map: str | os.PathLike[str] | None = None,
+    train: bool = True,
+    keys: str | None = None,
 ) -> ImageSource:
     """Open the images named by a command-line argument.
 
     Args:
-        spec: A directory with one folder per class, or ``torchvision:NAME:ROOT`` for a torchvision
-            dataset.
+        spec: A directory with one folder per class; ``torchvision:NAME:ROOT``, a torchvision
+            dataset; ``hf:NAME``, a dataset of Hugging Face ``datasets`` (a name on the Hub, or a
+            directory); ``tar:PATTERN``, archives as `TarImages` describes them; or ``list:FILE``,
+            lines of PATH LABEL.
         class_map: UTF-8 text file with one class folder name per line, in label order; needed when
-            the directory holds only some of the classes.
-        train: Use a torchvision dataset's training split; if false, its validation or test split.
+            the images are of only some of the classes.
+        train: Use the training split where a dataset has splits; if false, its validation or test
+            split.
+        keys: Name of a rule for the keys; see `ImageSource`.
 
     Raises:
         DatasetMismatchError: The dataset or directory does not exist, or holds no images.
@@ -222,16 +238,29 @@ def open_source(
         ('n01440764', 'n01440764/n01440764_10026.JPEG')
     """
     try:
-        if spec.startswith(_TORCHVISION_SCHEME):
-            _, name, root = spec.split(":", 2)
-            return ImageSource(open_torchvision(name, root, train))
-        return ImageSource(ClassFolders(spec, None if class_map is None else _lines(class_map)))
+        names = None if class_map is None else _lines(class_map)
+        return ImageSource(_open(spec, names, train), keys)
     except _OPEN_ERRORS as error:
         raise DatasetMismatchError(
             f"cannot open images {spec!r}: {error}. Expected a directory with one folder per "
-            f"class, or torchvision:NAME:ROOT (such as torchvision:CIFAR100:data). Download the "
-            f"latter's files first: torchvision.datasets.NAME(ROOT, download=True)."
+            f"class, torchvision:NAME:ROOT (such as torchvision:CIFAR100:data), hf:NAME, "
+            f"tar:PATTERN or list:FILE. Download torchvision's files first: "
+            f"torchvision.datasets.NAME(ROOT, download=True)."
         ) from error
+
+
+def _open(spec: str, class_names: Sequence[str] | None, train: bool) -> Any:
+    scheme, _, rest = spec.partition(":")
+    if scheme == "torchvision":
+        name, root = rest.split(":", 1)
+        return open_torchvision(name, root, train)
+    if scheme == "hf":
+        return open_hub(rest, "train" if train else "validation")
+    if scheme == "tar":
+        return TarImages(rest, class_names)
+    if scheme == "list":
+        return ListedImages(rest)
+    return ClassFolders(spec, class_names)
 
 
 def _cannot_read(key: str, error: Exception) -> ImageReadError:
@@ -257,33 +286,27 @@ def _refuse_transform(dataset: Any) -> None:
         _refuse_transform(dataset.dataset)
 
 
-def _is_loaded_by(dataset: Any, module: str) -> bool:
-    """Whether a library's own code loads the items, so bypassing it changes nothing."""
-    own = f"{getattr(type(dataset).__getitem__, '__module__', None)}."
-    return own.startswith(f"{module}.") and getattr(dataset, "loader", None) in _OWN_LOADERS
+def kind_of(dataset: Any) -> DatasetKind | None:
+    """Return the kind of a data set; None if no package provides it."""
+    for base in type(dataset).__mro__:
+        kind = _kind(base.__module__.partition(".")[0])
+        if kind is not None and kind.knows(dataset):
+            return kind
+    return None
+
+
+@lru_cache(maxsize=64)
+def _kind(package: str) -> DatasetKind | None:
+    if package in _KINDS:
+        return _KINDS[package]
+    entry = next(iter(entry_points(group=_GROUP, name=package)), None)
+    return None if entry is None else entry.load()
 
 
 def _file(dataset: Any, index: int) -> tuple[Any, int]:
-    """The file behind an item and its label; (None, -1) if only the dataset can load it.
-
-    timm's ImageDataset substitutes the next image for an unreadable one; its reader does not.
-    torchvision's default loader is replaced by ours, which handles 16-bit images.
-    """
+    """The file behind an item and its label; (None, -1) if only the dataset can load it."""
     while type(dataset) is Subset:  # a subclass may do more than select
         dataset, index = dataset.dataset, dataset.indices[index]
-    if _is_loaded_by(dataset, "timm.data.dataset") and hasattr(dataset, "reader"):
-        file, label, *_ = dataset.reader[index]
-        return file, _label(dataset, label)
-    if _is_loaded_by(dataset, "torchvision.datasets.folder"):
-        path, label = dataset.samples[index]
-        return path, _label(dataset, label)
-    if _is_loaded_by(dataset, "torchvision.datasets") and hasattr(dataset, "_image_files"):
-        # Flowers102, Food101 and similar
-        return dataset._image_files[index], _label(dataset, dataset._labels[index])
-    return None, -1
-
-
-def _label(dataset: Any, label: Any) -> int:
-    if label is None:
-        return -1
-    return int(label if dataset.target_transform is None else dataset.target_transform(label))
+    kind = kind_of(dataset)
+    found = None if kind is None else kind.file(dataset, index)
+    return (None, -1) if found is None else found

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import PurePath
 from typing import Any
 
 from torchvision import datasets
 
-__all__ = ["keys_of_torchvision", "open_torchvision", "relative_key"]
+from dr_plugins.images.kinds import DatasetKind, label_of, loads_itself
+
+__all__ = ["KIND", "open_torchvision", "relative_key"]
 
 # Arrays without files, and their subclasses: the published order identifies an image.
 _ARRAYS = (
@@ -85,8 +87,8 @@ def open_torchvision(name: str, root: str, train: bool) -> Any:
     return kind(root, **options)
 
 
-def keys_of_torchvision(dataset: Any) -> list[str] | None:
-    """Return a key for each item; None if it is not one of torchvision's classification datasets.
+def _keys(dataset: Any) -> list[str] | None:
+    """A key for each item; None if it is not one of torchvision's classification datasets.
 
     An image's key does not depend on the other images, so it is the same in every split of a
     folder.
@@ -111,6 +113,30 @@ def relative_key(path: str, root: str | os.PathLike[str]) -> str:
     # os.path.relpath takes 10 microseconds per file, for up to a million files.
     short = path[len(prefix) :] if path.startswith(prefix) else os.path.relpath(path, root)
     return PurePath(short).as_posix()
+
+
+def _file(dataset: Any, index: int) -> tuple[Any, int] | None:
+    """An item's file, read by our loader in place of torchvision's, which handles 16-bit images."""
+    if not loads_itself(dataset, "torchvision.datasets.folder"):
+        path, label = dataset.samples[index]
+        return path, label_of(dataset, label)
+    if not loads_itself(dataset, "torchvision.datasets") and hasattr(dataset, "_image_files"):
+        # Flowers102, Food101 and similar
+        return dataset._image_files[index], label_of(dataset, dataset._labels[index])
+    return None
+
+
+def _class_names(dataset: Any) -> Sequence[str] | None:
+    # ImageNet has descriptions in `classes`, its folders' names in `wnids`; the last two are
+    # Caltech's and iNaturalist's.
+    for name in ("wnids", "classes", "categories", "all_categories"):
+        if (found := getattr(dataset, name, None)) is not None:
+            return found
+    return None
+
+
+KIND = DatasetKind(lambda dataset: True, _keys, _file, _class_names)
+"""torchvision's data sets."""
 
 
 def _first(pairs: Iterable[tuple[Any, Any]]) -> Iterator[Any]:

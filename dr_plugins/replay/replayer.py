@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ from dr_plugins.errors import (
 )
 from dr_plugins.images.classes import check_class_names
 from dr_plugins.images.decoding import Picture, size_of
+from dr_plugins.images.keys import KEY_RULES, ruled_keys
 from dr_plugins.images.sources import ImageSource
 from dr_plugins.policies.policy import AugmentParams
 from dr_plugins.replay.deferred import CroppedView
@@ -37,7 +39,15 @@ def fingerprint(view: torch.Tensor) -> bytes:
 
 
 def known_images(source: ImageSource, shards: ShardSet) -> ImageSource:
-    """Return the source without the images that were left out of the set."""
+    """Return the source under the set's keys, without the images that were left out of the set.
+
+    Copies of a data set name its files differently. If the first name is unknown, and a rule of
+    `KEY_RULES` makes it a key of the set, the rule is applied to all.
+
+    Raises:
+        DatasetMismatchError: The rule does not apply to all names.
+    """
+    source = _named_as(source, shards)
     known = source.without(shards.manifest.left_out)
     if len(known) < len(source):
         _logger.warning(
@@ -46,6 +56,21 @@ def known_images(source: ImageSource, shards: ShardSet) -> ImageSource:
             len(source),
         )
     return known
+
+
+def _named_as(source: ImageSource, shards: ShardSet) -> ImageSource:
+    if not len(source):
+        return source
+    name, left_out = source.keys[0], shards.manifest.left_out
+    for rule, key_of in KEY_RULES.items():
+        with contextlib.suppress(ValueError):
+            key = key_of(name)
+            if key in shards.keys or key in left_out:
+                if key == name:
+                    return source
+                _logger.info("%r is %r in the shard set: key rule %r", name, key, rule)
+                return ImageSource(source.dataset, ruled_keys(source.keys, rule))
+    return source
 
 
 class Replayer:

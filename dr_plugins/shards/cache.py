@@ -11,13 +11,13 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import filelock
 
 from dr_plugins.errors import FormatError, OutputError
 from dr_plugins.shards.location import LocalPath
+from dr_plugins.utils.files import cache_directory
 
 if TYPE_CHECKING:
     from dr_plugins.shards.remote import RemotePath
@@ -47,7 +47,7 @@ def cached(file: RemotePath, sha256: str) -> LocalPath:
 
 def find(sha256: str) -> LocalPath | None:
     """Return a file of the cache and mark it as used; None if it is not there."""
-    path = directory() / "files" / sha256
+    path = cache_directory() / "files" / sha256
     try:
         os.utime(path)
     except FileNotFoundError:
@@ -55,11 +55,6 @@ def find(sha256: str) -> LocalPath | None:
     except OSError:  # a cache that is only readable is as good, where it holds the file
         return LocalPath(path) if path.exists() else None
     return LocalPath(path)
-
-
-def directory() -> Path:
-    """Return the cache's directory."""
-    return Path(os.environ.get("DR_PLUGINS_CACHE") or "~/.cache/dr-plugins").expanduser()
 
 
 def limit() -> float:
@@ -90,7 +85,7 @@ def make_room(size: int, keep: frozenset[str] = frozenset()) -> bool:
         return True
     files = []
     for folder in ("partial", "files"):
-        for path in (directory() / folder).glob("*"):
+        for path in (cache_directory() / folder).glob("*"):
             with contextlib.suppress(OSError):  # another process deletes as well
                 state = path.stat()
                 files.append((state.st_mtime, state.st_blocks * 512, path))
@@ -105,13 +100,16 @@ def make_room(size: int, keep: frozenset[str] = frozenset()) -> bool:
 
 
 def _fetch(file: RemotePath, sha256: str) -> LocalPath:
-    target, temporary = directory() / "files" / sha256, directory() / "arriving" / sha256
+    target, temporary = (
+        cache_directory() / "files" / sha256,
+        cache_directory() / "arriving" / sha256,
+    )
     try:
         for path in (target, temporary):
             path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(
-            f"cannot write to {directory()}: {error.strerror}. Let $DR_PLUGINS_CACHE name a "
+            f"cannot write to {cache_directory()}: {error.strerror}. Let $DR_PLUGINS_CACHE name a "
             f"writable directory with enough space."
         ) from error
     for _ in range(_DOWNLOADS):
@@ -133,7 +131,7 @@ def _fetch(file: RemotePath, sha256: str) -> LocalPath:
 
 @contextlib.contextmanager
 def _lock(sha256: str):  # type: ignore[no-untyped-def]
-    folder = directory() / "locks"
+    folder = cache_directory() / "locks"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = filelock.FileLock(folder / sha256)

@@ -28,6 +28,7 @@ from dr_plugins.shards import cache
 from dr_plugins.shards.location import LocalPath, Location
 from dr_plugins.shards.manifest import FileEntry, Manifest
 from dr_plugins.shards.remote import RemotePath, read_ranges
+from dr_plugins.utils.files import cache_directory
 
 _PARTIAL = "partial"  # folder of the cache
 _STREAMS = 4  # whole shards that are fetched at the same time
@@ -154,7 +155,7 @@ class ShardStream:
 
     def _fetch_all(self) -> None:
         """Fetch all shards, or wait for another process that does."""
-        lock = filelock.FileLock(cache.directory() / "locks" / self._manifest.set_id)
+        lock = filelock.FileLock(cache_directory() / "locks" / self._manifest.set_id)
         try:
             Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
             while not _try(lock):
@@ -192,7 +193,7 @@ class ShardStream:
 
 
 def _partial_path(entry: FileEntry) -> Path:
-    return cache.directory() / _PARTIAL / entry.sha256
+    return cache_directory() / _PARTIAL / entry.sha256
 
 
 def _write(path: Path, data: bytes, offset: int) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from pathlib import Path
 
-__all__ = ["LOCK_NAME", "MANIFEST_NAME", "PROGRESS_NAME", "regular_only"]
+__all__ = ["LOCK_NAME", "MANIFEST_NAME", "PROGRESS_NAME", "cache_directory", "regular_only"]
 
 MANIFEST_NAME = "manifest.json"
 """Marks the directory of a complete shard set."""
@@ -29,3 +30,8 @@ def regular_only(path: str, flags: int) -> int:
         os.close(descriptor)
         raise OSError(errno.EINVAL, "not a regular file")
     return descriptor
+
+
+def cache_directory() -> Path:
+    """Return where files are kept that can be made or fetched again: ``$DR_PLUGINS_CACHE``."""
+    return Path(os.environ.get("DR_PLUGINS_CACHE") or "~/.cache/dr-plugins").expanduser()

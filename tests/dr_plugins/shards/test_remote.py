@@ -28,6 +28,7 @@ from dr_plugins.shards.reader import ShardSet
 from dr_plugins.tools.describe import describe
 from dr_plugins.tools.subset import subset
 from dr_plugins.tools.verify import verify
+from dr_plugins.utils.files import cache_directory
 from tests import tiny
 from tests.servers import FaultyServer, serving
 from tests.stores import object_store
@@ -93,7 +94,7 @@ def test_a_remote_set_is_the_local_set(server: FaultyServer, folder: Path) -> No
     again = ShardSet(f"{server.address}/set")  # from now on only the manifest is read there
     assert everything(again) == everything(local)
     assert set(server.requests) == {("manifest.json", "whole")}
-    assert not list((cache.directory() / "partial").iterdir())
+    assert not list((cache_directory() / "partial").iterdir())
 
 
 def test_a_set_whose_fingerprints_are_of_any_sample(
@@ -193,7 +194,7 @@ def test_a_cached_file_that_was_damaged_later(server: FaultyServer, folder: Path
     everything(far)
     wait(far)
     for entry in far.manifest.shards:
-        path = cache.directory() / "files" / entry.sha256
+        path = cache_directory() / "files" / entry.sha256
         data = bytearray(path.read_bytes())
         data[-3] ^= 1
         path.unlink()
@@ -213,7 +214,7 @@ def test_a_cache_without_room(
         assert everything(far) == everything(ShardSet(folder / "set"))
         wait(far)
     assert "no room" in caplog.text
-    files = (cache.directory() / "files").iterdir()
+    files = (cache_directory() / "files").iterdir()
     assert sum(path.stat().st_size for path in files) <= 3.5 * size
 
 
@@ -296,14 +297,14 @@ def test_a_process_killed_while_a_file_arrives(server: FaultyServer, folder: Pat
         target=_read_once, args=(f"{server.address}/set",)
     )
     child.start()
-    arriving = cache.directory() / "arriving"
+    arriving = cache_directory() / "arriving"
     while child.is_alive() and not (arriving.is_dir() and any(arriving.iterdir())):
         child.join(0.01)
     child.kill()
     child.join()
     assert child.exitcode == -signal.SIGKILL
     assert any(arriving.iterdir())
-    for path in (cache.directory() / "files").iterdir():
+    for path in (cache_directory() / "files").iterdir():
         assert hashlib.sha256(path.read_bytes()).hexdigest() == path.name
     server.faults.clear()
     assert everything(ShardSet(f"{server.address}/set")) == everything(ShardSet(folder / "set"))
