@@ -15,6 +15,7 @@ from benchmarks import (
     loss,
     opening,
     reading,
+    remote,
     training,
 )
 
@@ -28,6 +29,7 @@ BENCHMARKS = {
     "generating": generating.main,
     "growth": growth.main,
     "importing": importing.main,
+    "remote": remote.main,
 }
 
 

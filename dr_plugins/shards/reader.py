@@ -135,6 +135,7 @@ class ShardSet:
         self._open: OrderedDict[int, _OpenShard] = OrderedDict()
         self._watch = Watch(self.location, self.manifest)
         self._stream: ShardStream | None = None
+        self._is_here = False  # whether all shards of a remote set are mapped, whole
         if isinstance(self.location, RemotePath):
             self._stream = ShardStream(self.location, self.manifest)
 
@@ -191,8 +192,8 @@ class ShardSet:
             ValueError: `rows` and `samples` differ in length.
             FormatError: A record fails its checksum, or a shard is missing or damaged.
         """
-        if self._stream is not None:
-            self._stream_records(self._stream, rows, samples)
+        if self._stream is not None and not self._is_here:
+            self._is_here = self._stream_records(self._stream, rows, samples)
         pairs = zip(rows.tolist(), samples.tolist(), strict=True)
         records = [self._record(row, sample) for row, sample in pairs]
         return np.frombuffer(b"".join(records), self._dtype)
@@ -319,23 +320,29 @@ class ShardSet:
         self._open[number] = _OpenShard(content, raw, is_partial)
         return self._open[number]
 
-    def _stream_records(self, stream: ShardStream, rows: np.ndarray, samples: np.ndarray) -> None:
-        """Bring the records of a batch here, all at the same time."""
+    def _stream_records(self, stream: ShardStream, rows: np.ndarray, samples: np.ndarray) -> bool:
+        """Bring the records of a batch here, all at the same time.
+
+        Returns:
+            Whether there is nothing left to bring, for any batch.
+        """
         places = [self._locate(row) for row in rows.tolist()]
         numbers = {number for number, _ in places}
-        files = self._find([number for number in numbers if number not in self._open])
-        for number in numbers:
-            shard = self._open.get(number)
-            whole = stream.whole(number) if shard is not None and shard.is_partial else None
-            if (file := whole or files.get(number)) is not None:
-                self._keep(number, file)
+        for number, file in self._find(sorted(numbers - self._open.keys())).items():
+            self._keep(number, file)
+        for number in numbers & self._open.keys():
+            if self._open[number].is_partial and (whole := stream.whole(number)) is not None:
+                self._keep(number, whole)
         wanted = []
         for (number, position), row, sample in zip(places, rows.tolist(), samples, strict=True):
             shard, index = self._shard(number), position * self._samples + int(sample)
-            record = shard.raw[index * self._size : (index + 1) * self._size]
-            if shard.is_partial and not is_whole(record, self.keys.encoded(row), self._checksum):
-                wanted.append((number, index))
+            if shard.is_partial:
+                record = shard.raw[index * self._size : (index + 1) * self._size]
+                if not is_whole(record, self.keys.encoded(row), self._checksum):
+                    wanted.append((number, index))
         stream.fill(wanted)
+        is_all = len(self._open) == len(self.manifest.shards)
+        return is_all and not any(shard.is_partial for shard in self._open.values())
 
     def _complete(self, number: int) -> _OpenShard:
         """Open a remote shard that is whole."""
@@ -347,7 +354,7 @@ class ShardSet:
 
     def __getstate__(self) -> dict[str, Any]:
         state = {k: v for k, v in self.__dict__.items() if k != "keys"}
-        return {**state, "_open": OrderedDict()}
+        return {**state, "_open": OrderedDict(), "_is_here": False}
 
     def __repr__(self) -> str:
         m = self.manifest
