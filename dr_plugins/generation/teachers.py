@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -137,13 +137,27 @@ class Ensemble(nn.Module):
     def _logits(self, views: torch.Tensor, teachers: Iterable[Any]) -> Iterator[Any]:
         for number, teacher in enumerate(teachers):
             device = self.devices[number] if self.devices else views.device
-            with self._precision(device.type):
-                yield teacher(views.to(device, non_blocking=True))
+            with self._precision(device.type), _naming_memory(device, len(views)):
+                logits = teacher(views.to(device, non_blocking=True))
+            yield logits
 
     def _precision(self, device_type: str) -> Any:
         if self.autocast is None:
             return nullcontext()
         return torch.autocast(device_type, self.autocast)
+
+
+@contextmanager
+def _naming_memory(device: torch.device, views: int) -> Iterator[None]:
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        reason = str(error).partition(". ")[0]
+        raise TeacherError(
+            f"{device} has too little memory for the teacher's answers to {views} views: {reason}. "
+            f"Free some, for example of other processes; or use smaller batches (--batch-size, "
+            f"which makes it another set: choose another directory) or --bf16"
+        ) from error
 
 
 def check_finite(finite: bool) -> None:

@@ -81,6 +81,8 @@ class ClassFolders(datasets.ImageFolder):
         others: Counter[str] = Counter()
         is_apart = name.startswith(".")
         for where, _, files in sorted(os.walk(folder, followlinks=True)):
+            if os.path.islink(where) and _leads_into(where, os.path.dirname(where)):
+                raise ValueError(f"{where} is a link to a folder that it is in; remove it")
             is_apart = is_apart or not _OF_SETS.isdisjoint(files)
             for file in sorted(files):
                 if file.lower().endswith(IMG_EXTENSIONS):
@@ -106,6 +108,11 @@ class ClassFolders(datasets.ImageFolder):
     def _is_deep(self, folder: str, name: str) -> bool:
         """Whether all images of a class are in subfolders."""
         return all(os.path.dirname(file) != folder for file in self._files[name])
+
+
+def _leads_into(link: str, folder: str) -> bool:
+    real, inside = os.path.realpath(link), os.path.realpath(folder)
+    return os.path.commonpath((real, inside)) == real
 
 
 def _other_spelling(unknown: Sequence[str], known: dict[str, int]) -> str:

@@ -118,6 +118,15 @@ def test_temperatures_are_positive(temperature: float) -> None:
         Ensemble([TinyTeacher()], temperature)
 
 
+def test_a_device_without_memory() -> None:
+    class Large(nn.Module):
+        def forward(self, views: torch.Tensor) -> torch.Tensor:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+
+    with pytest.raises(TeacherError, match=r"cpu .* 5 views: CUDA out of memory.*--batch-size"):
+        Ensemble([Large()]).answerer(8)(torch.zeros(5, 3, 8, 8, dtype=torch.uint8))
+
+
 def test_no_teacher_at_all() -> None:
     with pytest.raises(TeacherError, match="0 teachers"):
         Ensemble([])

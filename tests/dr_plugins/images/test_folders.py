@@ -129,6 +129,16 @@ def test_a_class_map_that_is_not_utf8(tmp_path: Path) -> None:
         open_source(str(root), tmp_path / "classes.txt")
 
 
+def test_a_link_in_a_circle(tmp_path: Path) -> None:
+    """The images would be found 40 times, under as many keys."""
+    root = images(tmp_path / "data", "a/1.jpg", "a/more/2.jpg", "b/3.jpg")
+    (root / "b" / "more").symlink_to(root / "a" / "more")
+    assert len(open_source(str(root))) == 4
+    (root / "a" / "more" / "again").symlink_to("..")
+    with pytest.raises(DatasetMismatchError, match=r"a/more/again.*link"):
+        open_source(str(root))
+
+
 def test_names_that_look_the_same_are_told_apart(tmp_path: Path) -> None:
     composed = unicodedata.normalize("NFC", "café")
     decomposed = unicodedata.normalize("NFD", "café")
