@@ -37,7 +37,7 @@ _STYLES: dict[str, dict[str, Any]] = {
 
 
 def draw_lengths(results: Results, row: Training, path: Path) -> None:
-    """Draw accuracy and calibration error over the length of training."""
+    """Draw accuracy and calibration error over the length of training; hollow: seeds pending."""
     figure, axes = plt.subplots(1, 2, figsize=(11, 4.4), layout="constrained")
     for axis, metric in zip(axes, ("accuracy", "ECE"), strict=True):
         for method in METHODS:
@@ -72,11 +72,14 @@ def draw_severities(results: Results, row: Training, path: Path) -> None:
 
 
 def _line(axis: Any, xs: Sequence[int], samples: Sequence[Any], method: str) -> None:
-    points = [(x, s.mean, s.deviation) for x, s in zip(xs, samples, strict=True) if len(s)]
+    points = [(x, s) for x, s in zip(xs, samples, strict=True) if len(s)]
+    style = {"markersize": 5, **_STYLES[method]}
     if points:
-        x, mean, deviation = zip(*points, strict=True)
-        style = {"markersize": 5, "capsize": 3, **_STYLES[method]}
-        axis.errorbar(x, mean, deviation, label=LABELS[method], **style)
+        values = [(x, sample.mean, sample.deviation) for x, sample in points]
+        axis.errorbar(*zip(*values, strict=True), capsize=3, label=LABELS[method], **style)
+    for x, sample in points:  # hollow where seeds are pending
+        if not sample.is_complete:
+            axis.plot(x, sample.mean, zorder=3, markerfacecolor="white", **style)
 
 
 def _save(figure: Any, path: Path) -> None:

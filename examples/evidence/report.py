@@ -57,6 +57,7 @@ def write_report(folder: Path, out: Path) -> None:
         accuracy=_over_lengths(results, MAIN, LENGTHS, "accuracy"),
         ece=_over_lengths(results, MAIN, LENGTHS, "ECE"),
         distance=_distance(results),
+        gap=_gap(results),
         architectures="\n\n".join(
             f"{title}:\n\n" + _over_lengths(results, replace(MAIN, **row), lengths, "accuracy")
             for title, row, lengths in (
@@ -118,6 +119,20 @@ def _distance(results: Results) -> str:
 
     head = ("points of accuracy, pairs of equal seeds", *(f"{e} epochs" for e in LENGTHS))
     return _table(head, (line(method) for method in METHODS if method != "reinforced"))
+
+
+def _gap(results: Results) -> str:
+    online = replace(MAIN, method="online")
+
+    def line(row: Training) -> list[str]:
+        gap = results.difference(row, online, "accuracy").text(2, "+")
+        changes = f"S = {row.samples}, k = {row.topk}, p = {row.p}"
+        return [changes, results.sample(row, "accuracy").text(), gap]
+
+    rows = [row for row in (MAIN, *EXPERIMENTS["gap"]) if isinstance(row, Training)]
+    return _table(
+        ("reinforced, 240 epochs", "accuracy, %", "minus online, same view"), map(line, rows)
+    )
 
 
 def _ablation(results: Results, name: str) -> str:

@@ -22,6 +22,7 @@ __all__ = ["HOSTS", "pretrained_backbone", "transfer"]
 _MODEL = "evidence_resnet10"
 _CHANNELS = [16, 32, 64, 128]
 _BATCH, _STEPS, _LR = 8, 600, 0.02
+_WARMUP = 1 / 12
 _PRETRAINING = Training("backbone", 2000, "", epochs=60, samples=60)
 
 
@@ -206,6 +207,7 @@ def _openmmlab(
 
     import mmlab_ext  # noqa: F401 - registers
 
+    warmup = int(_WARMUP * _STEPS)
     common = {
         "work_dir": work,
         "experiment_name": Path(work).name,
@@ -216,8 +218,8 @@ def _openmmlab(
             "clip_grad": {"max_norm": 10},
         },
         "param_scheduler": [
-            {"type": "LinearLR", "start_factor": 0.01, "by_epoch": False, "end": 50},
-            {"type": "CosineAnnealingLR", "by_epoch": False, "begin": 50, "end": _STEPS},
+            {"type": "LinearLR", "start_factor": 0.01, "by_epoch": False, "end": warmup},
+            {"type": "CosineAnnealingLR", "by_epoch": False, "begin": warmup, "end": _STEPS},
         ],
         "default_hooks": {"checkpoint": None},
         "custom_hooks": []
@@ -269,7 +271,12 @@ def _detectron2(root: Path, weights: Path | None, seed: int, work: str) -> dict[
             *("INPUT.MIN_SIZE_TEST", SIDE, "DATALOADER.NUM_WORKERS", 0),
             *("DATASETS.TRAIN", ("scenes_train",), "DATASETS.TEST", ("scenes_val",)),
             *("SOLVER.IMS_PER_BATCH", _BATCH, "SOLVER.BASE_LR", _LR, "SOLVER.MAX_ITER", _STEPS),
-            *("SOLVER.LR_SCHEDULER_NAME", "WarmupCosineLR", "SOLVER.WARMUP_ITERS", 50),
+            *(
+                "SOLVER.LR_SCHEDULER_NAME",
+                "WarmupCosineLR",
+                "SOLVER.WARMUP_ITERS",
+                int(_WARMUP * _STEPS),
+            ),
             *("SOLVER.CLIP_GRADIENTS.ENABLED", True, "SOLVER.CLIP_GRADIENTS.CLIP_TYPE", "norm"),
             *("SOLVER.CLIP_GRADIENTS.CLIP_VALUE", 10.0, "TEST.EVAL_PERIOD", 0),
         ]

@@ -8,6 +8,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -21,8 +22,10 @@ from examples.evidence.methods import METHODS, Task
 from examples.evidence.report import refresh_readme, write_report
 from examples.evidence.results import Results
 from examples.evidence.runner import RUNS, make, missing
+from examples.evidence.scenes import compose
 from examples.evidence.teachers import remembered, teacher_of
 from examples.evidence.views import Stream, load_test, source_of
+from examples.quickstart.data import load
 
 ROOT = Path(__file__).resolve().parents[2]
 PLAIN = Training("resnet", 50, "plain", 1)
@@ -90,6 +93,22 @@ def test_corruptions_are_stronger_at_the_last_severity() -> None:
         errors = [(each.float() - pixels.float()).abs().mean().item() for each in made]
         assert 0 < errors[0] < errors[-1]
         assert torch.equal(made[1], corrupt(pixels, name, 1))
+
+
+def test_masks_of_scenes_are_where_the_garments_are() -> None:
+    garments, _ = load(20, "")
+    for seed in range(5):
+        scene = compose(garments, np.random.default_rng(seed))
+        assert scene.masks.sum(0).max() <= 1
+        assert len(scene.masks) == len(scene.labels) <= 4
+        empty = compose(
+            replace(garments, pixels=np.zeros_like(garments.pixels)), np.random.default_rng(seed)
+        )
+        assert len(empty.masks) == 0
+        # The first draws are the background's; without garments it stays as it was.
+        outside = ~scene.masks.any(0)
+        assert (scene.pixels == empty.pixels)[outside].mean() > 0.9
+        assert set(np.unique(scene.classes())) == {0, *(scene.labels + 1)}
 
 
 def _run(entry: Training | Cost, **content: Any) -> dict[str, Any]:
