@@ -4,6 +4,8 @@
 
 PYTHON ?= python3
 PYTEST_ARGS ?=
+# Processes of `make test`, with one thread each; every one needs up to 3 GB of memory.
+JOBS ?= 2
 # lite: upstream's packages, nothing to compile. compiled: the maintained forks with mmcv's operators.
 MMCV ?= lite
 # A checkout of Detectron2, to build and test with instead of the pure Python sources of 0.6.
@@ -69,8 +71,9 @@ help:
 quickstart: $(QUICKSTART)
 	$(BIN)/python -m examples.quickstart
 
+# A process that has finished its half takes tests from the other's.
 test: $(DEV)
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(PYTEST_ARGS)
 
 install: $(DEV)
 
