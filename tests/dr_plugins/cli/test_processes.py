@@ -146,7 +146,8 @@ def test_torchrun_starts_again_when_a_rank_is_killed(
     result = torchrun(tmp_path / "set", photographs, "deadly")
     assert result.returncode == 0, result.stderr
     assert files(tmp_path / "set") == whole
-    assert result.stdout.count("12 images x 2 reinforcements") == 1  # by rank 0
+    # By rank 0: once, or twice where it had finished when rank 1 was killed.
+    assert 1 <= result.stdout.count("12 images x 2 reinforcements") <= 2
 
 
 @pytest.mark.slow
