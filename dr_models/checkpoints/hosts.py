@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
@@ -93,6 +93,7 @@ def timm_defaults(name: str) -> dict[str, Any]:
     return config.to_dict() if config else {}
 
 
+@lru_cache(maxsize=16)
 def torchvision_shapes(name: str, num_classes: int) -> Shapes:
     """Return names and shapes of a torchvision classification model's state dict.
 

@@ -46,12 +46,12 @@ def _known(name: str) -> str:
     return name if canonical_name(name) in CVNETS_MODELS else hosts.known_name(name)
 
 
-def check_stated_name(recorded: str, asked: str, path: object) -> None:
+def check_stated_name(stated: str, requested: str, path: object) -> None:
     """Raise if the user's name of a network is not the file's.
 
     Args:
-        recorded: Name from `stated_name`; an empty one is not compared.
-        asked: The user's name, such as ``timm:resnet18`` or ``resnet_50``.
+        stated: Name from `stated_name`; an empty one is not compared.
+        requested: The user's name, such as ``timm:resnet18`` or ``resnet_50``.
         path: The file, for the message.
 
     Raises:
@@ -60,14 +60,14 @@ def check_stated_name(recorded: str, asked: str, path: object) -> None:
     Example:
         >>> check_stated_name("resnet18.a1_in1k", "timm:resnet18", "x.pth")
     """
-    plain = _known(asked).partition(".")[0]
-    if not recorded or recorded.partition(".")[0] in (plain, asked.rpartition(":")[2]):
+    plain = _known(requested).partition(".")[0]
+    if not stated or stated.partition(".")[0] in (plain, requested.rpartition(":")[2]):
         return
-    if ":" not in asked and cvnets_name(recorded) == cvnets_name(asked):
+    if ":" not in requested and cvnets_name(stated) == cvnets_name(requested):
         return
     raise CheckpointError(
-        f"{path} states that it holds {recorded}, but {asked} was requested: networks with the "
-        f"same names and shapes may compute something else. Set arch to {recorded}, or use "
+        f"{path} states that it holds {stated}, but {requested} was requested: networks with the "
+        f"same names and shapes may compute something else. Set arch to {stated}, or use "
         f"another checkpoint"
     )
 

@@ -43,7 +43,7 @@ _logger = logging.getLogger(__name__)
 
 
 class _AttemptError(Exception):
-    """This attempt failed; a retry may succeed. `pause`: seconds that the server asks to wait."""
+    """This attempt failed; a retry may succeed. `pause`: seconds to wait, from the server."""
 
     def __init__(self, reason: str, pause: float = 0.0) -> None:
         super().__init__(reason)
@@ -225,14 +225,15 @@ def _fetch(
             _attempt(session, job, bar)
             return
         except _FAILURES as error:
-            reason, asked = error, getattr(error, "pause", 0.0)
+            reason, retry_after = error, getattr(error, "pause", 0.0)
         failures = 1 if _size(part) > before else failures + 1
         if failures >= attempts:
             raise DownloadError(
                 f"gave up on {job.url} after {attempts} attempts without progress ({reason}); "
                 f"{_size(part):,} bytes are kept in {part}. Run the same command to resume."
             ) from reason
-        pause = max(asked, min(2.0 ** (failures - 1), _LONGEST_PAUSE)) * random.uniform(0.75, 1.25)
+        pause = max(retry_after, min(2.0 ** (failures - 1), _LONGEST_PAUSE))
+        pause *= random.uniform(0.75, 1.25)
         _logger.warning("%s; retrying in %.0f s", reason, pause)
         sleep(pause)
 
@@ -268,7 +269,7 @@ def _whole(response: requests.Response, url: str) -> _Version:
     """Return the version of a response that starts at the first byte."""
     code = response.status_code
     if code in _TEMPORARY:
-        raise _AttemptError(f"the server answers {code} {response.reason}", _asked_pause(response))
+        raise _AttemptError(f"the server answers {code} {response.reason}", _retry_after(response))
     if code != 200:
         raise DownloadError(f"the server answers {code} {response.reason} for {url}")
     length = response.headers.get("Content-Length", "")
@@ -283,7 +284,7 @@ def _continued(response: requests.Response, part: Path, known: _Version, have: i
     found = _CONTENT_RANGE.fullmatch(stated)
     if found is None or int(found[1]) != have:
         _discard(part)
-        raise _AttemptError(f"asked for bytes from {have:,} on, but the server sends {stated!r}")
+        raise _AttemptError(f"requested bytes from {have:,} on, but the server sends {stated!r}")
     version = _version_of(response, int(found[3]))
     if not known.is_continued_by(version):
         _discard(part)
@@ -296,9 +297,9 @@ def _version_of(response: requests.Response, total: int) -> _Version:
     return _Version(total, headers.get("ETag"), headers.get("Last-Modified"))
 
 
-def _asked_pause(response: requests.Response) -> float:
-    asked = response.headers.get("Retry-After", "")
-    return min(float(asked), 10 * _LONGEST_PAUSE) if asked.isdigit() else 0.0
+def _retry_after(response: requests.Response) -> float:
+    retry_after = response.headers.get("Retry-After", "")
+    return min(float(retry_after), 10 * _LONGEST_PAUSE) if retry_after.isdigit() else 0.0
 
 
 def _receive(

@@ -149,7 +149,7 @@ class _Import:
     def _measure(self, pool: WorkerPool) -> None:
         """Store the sizes of all images, unless an earlier run did."""
         path, order = self._worker.partial_shards.directory / SIZES_NAME, self._plan.order
-        source = {"order": self._plan.order_digest, "looked_at": str(order.files is not None)}
+        source = {"order": self._plan.order_digest, "files_read": str(order.files is not None)}
         if _has_metadata(path, source):
             return
         sizes = np.zeros((len(order), 2), np.int32)

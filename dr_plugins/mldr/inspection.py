@@ -81,7 +81,7 @@ class ArchivedSet:
         return data
 
 
-class _Found:
+class _ScanResult:
     """Scan results so far for a set of `images` images."""
 
     def __init__(self, images: int) -> None:
@@ -114,8 +114,8 @@ def inspect(
         ArchiveError: An archive is damaged or unsafe, or has no configuration, or images are
             missing.
     """
-    looked_at = [[path.name, *fingerprint(path)] for path in paths]
-    known = _load_cache(cache, looked_at, len(order))
+    fingerprints = [[path.name, *fingerprint(path)] for path in paths]
+    known = _load_cache(cache, fingerprints, len(order))
     if known is not None:
         return known
     sets = [
@@ -126,12 +126,12 @@ def inspect(
     found = [[one.archive, one.folder, one.config, one.example] for one in sets]
     # One flat array; its length gives the number of sets.
     checksums = {"checksums": np.concatenate([one.checksums for one in sets])}
-    write_tensors(cache, checksums, {"archives": json.dumps(looked_at), "sets": json.dumps(found)})
+    write_tensors(cache, checksums, {"archives": json.dumps(fingerprints), "sets": json.dumps(found)})
     return sets
 
 
 def _inspect_one(number: int, path: Path, order: ImageOrder, progress: bool) -> list[ArchivedSet]:
-    sets: dict[str, _Found] = {}
+    sets: dict[str, _ScanResult] = {}
     size = path.stat().st_size if path.is_file() else None
     with tqdm(
         desc=f"scanning {path.name}",
@@ -144,7 +144,7 @@ def _inspect_one(number: int, path: Path, order: ImageOrder, progress: bool) -> 
             if member.folder not in sets:
                 if len(sets) == _MOST_SETS:
                     raise ArchiveError(f"{path} holds sets in more than {_MOST_SETS} folders")
-                sets[member.folder] = _Found(len(order))
+                sets[member.folder] = _ScanResult(len(order))
             try:
                 _scan(member, read, sets[member.folder], order)
             except ReinforcementError as error:
@@ -154,7 +154,7 @@ def _inspect_one(number: int, path: Path, order: ImageOrder, progress: bool) -> 
     return [_complete(number, path, folder, sets[folder], order) for folder in sorted(sets)]
 
 
-def _scan(member: Member, read: Read, found: _Found, order: ImageOrder) -> None:
+def _scan(member: Member, read: Read, found: _ScanResult, order: ImageOrder) -> None:
     if member.index is None:
         if found.config is not None:
             raise ArchiveError("this folder has two configurations")
@@ -177,7 +177,7 @@ def _checksum(data: bytes) -> int:
 
 
 def _complete(
-    number: int, path: Path, folder: str, found: _Found, order: ImageOrder
+    number: int, path: Path, folder: str, found: _ScanResult, order: ImageOrder
 ) -> ArchivedSet:
     where = f"{path.name}, folder {folder!r}"
     if found.config is None:
@@ -192,12 +192,12 @@ def _complete(
     return ArchivedSet(number, folder, found.config, found.example, found.checksums)
 
 
-def _load_cache(cache: Path, looked_at: list[Any], images: int) -> list[ArchivedSet] | None:
+def _load_cache(cache: Path, fingerprints: list[Any], images: int) -> list[ArchivedSet] | None:
     if not cache.exists():
         return None
     try:
         arrays, metadata = map_tensors(cache)
-        if json.loads(metadata["archives"]) != looked_at:
+        if json.loads(metadata["archives"]) != fingerprints:
             return None
         sets = json.loads(metadata["sets"])
         checksums = arrays["checksums"].reshape(len(sets), images)
