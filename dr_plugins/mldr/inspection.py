@@ -126,7 +126,9 @@ def inspect(
     found = [[one.archive, one.folder, one.config, one.example] for one in sets]
     # One flat array; its length gives the number of sets.
     checksums = {"checksums": np.concatenate([one.checksums for one in sets])}
-    write_tensors(cache, checksums, {"archives": json.dumps(fingerprints), "sets": json.dumps(found)})
+    write_tensors(
+        cache, checksums, {"archives": json.dumps(fingerprints), "sets": json.dumps(found)}
+    )
     return sets
 
 
