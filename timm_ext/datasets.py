@@ -38,7 +38,8 @@ def create_dataset(name: str, *args: Any, **kwargs: Any) -> Any:
         name: A name for `parse_name`; any other name is passed to timm.
         *args: See `timm.data.create_dataset`.
         **kwargs: See `timm.data.create_dataset`. With ``is_training=True`` the dataset is
-            reinforced, and a `seed` in the name overrides this one; otherwise it is plain.
+            reinforced, and a `seed` in the name overrides this one; otherwise, and with ``p=0``,
+            it is plain.
 
     Returns:
         `ReinforcedDataset`; or the images of timm or torchvision, where an unreadable one is an
@@ -64,7 +65,7 @@ def create_dataset(name: str, *args: Any, **kwargs: Any) -> Any:
     if parsed is None:
         return timm_create_dataset(name, *args, **kwargs)
     images = _open_images(parsed, options)
-    if is_training:
+    if is_training and parsed.p > 0:
         return _remember(_reinforce(images, parsed, options))
     if (train := training_dataset()) is not None:
         check_validation(images, train)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from difflib import get_close_matches
 from pathlib import Path
@@ -24,6 +25,7 @@ __all__ = ["TimmTeacher", "load_timm_teacher"]
 _HUB = ("hf-hub:", "hf_hub:")
 # All that timm's models use; torchvision antialiases tensors with these only.
 _INTERPOLATIONS = ("bilinear", "bicubic")
+_IMAGE_OPTIONS = ("img_size", "input_size", "mean", "std", "interpolation", "in_chans")
 
 
 class TimmTeacher(nn.Module):
@@ -36,6 +38,8 @@ class TimmTeacher(nn.Module):
         model: From `timm.create_model`; its data configuration sets size, interpolation, mean and
             std.
         channels_last: Run it in channels-last memory format, which is faster for convolutions.
+        options: train.py's options for images (``img_size``, ``mean``, ``std``,
+            ``interpolation``), which come before the model's own.
 
     Raises:
         TeacherError: The model does not take RGB images, or its interpolation is not supported.
@@ -44,9 +48,14 @@ class TimmTeacher(nn.Module):
     mean: torch.Tensor
     std: torch.Tensor
 
-    def __init__(self, model: nn.Module, channels_last: bool = True) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        channels_last: bool = True,
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
         super().__init__()
-        config = resolve_model_data_config(model)
+        config = resolve_model_data_config(model, dict(options or {}))
         channels, height, width = config["input_size"]
         if channels != 3:
             raise TeacherError(
@@ -84,7 +93,8 @@ def load_timm_teacher(rest: str) -> TimmTeacher:
 
     Args:
         rest: ``NAME`` for pretrained weights, or ``NAME@CHECKPOINT`` for those of a file
-            (``.safetensors``, or a checkpoint of timm's ``train.py``; averaged weights first).
+            (``.safetensors``, or a checkpoint of timm's ``train.py``; averaged weights first, and
+            with the image size and the normalization that it was trained with).
 
     Returns:
         The teacher, in evaluation mode.
@@ -98,7 +108,10 @@ def load_timm_teacher(rest: str) -> TimmTeacher:
     _check_name(name, rest)
     if not at:
         return TimmTeacher(_pretrained(name, rest))
-    return TimmTeacher(_from_checkpoint(name, checkpoint, rest))
+    return TimmTeacher(
+        _from_checkpoint(name, checkpoint, rest),
+        options=_trained_with(Path(checkpoint).expanduser()),
+    )
 
 
 def _check_name(name: str, rest: str) -> None:
@@ -146,6 +159,16 @@ def _from_checkpoint(name: str, checkpoint: str, rest: str) -> nn.Module:
             f"of this model, as a state dict of tensors only"
         ) from error
     return model
+
+
+def _trained_with(path: Path) -> dict[str, Any]:
+    """The options for images that train.py saved with the weights; empty for other files."""
+    if path.suffix == ".safetensors":
+        return {}
+    with _arguments_allowed():
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    saved = checkpoint.get("args") if isinstance(checkpoint, dict) else None
+    return {name: getattr(saved, name) for name in _IMAGE_OPTIONS if getattr(saved, name, None)}
 
 
 def _arguments_allowed() -> AbstractContextManager[Any]:

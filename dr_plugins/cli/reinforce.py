@@ -171,6 +171,11 @@ To resume an interrupted run, run the same command again.
     help="One device for each teacher, such as cuda:0,cuda:1; torchrun's next rank gets the next "
     "ones.  [default: all on --device]",
 )
+@click.option(
+    "--estimate",
+    is_flag=True,
+    help="Make nothing: time some batches, and print the time and the space that the set needs.",
+)
 @click.option("--quiet", is_flag=True, help="No progress bar.")
 def reinforce(
     images: str,
@@ -196,6 +201,7 @@ def reinforce(
     part: str | None,
     grace: float,
     teacher_devices: str | None,
+    estimate: bool,
     **numbers: int,
 ) -> None:
     """Reinforce a dataset: store augmentations of every image and the teachers' answers.
@@ -247,6 +253,9 @@ def reinforce(
         os.getcwd(),
         keys,
     )
+    if estimate:
+        click.echo(str(job.estimate(device, teacher_devices=own_devices)))
+        return
     with ending(rank, out):
         job.run(
             device,

@@ -11,6 +11,7 @@ from pathlib import Path
 import filelock
 import torch
 
+from dr_plugins.generation.estimate import Estimate, estimate
 from dr_plugins.generation.generate import reinforce_part
 from dr_plugins.generation.planning import GenerationSettings
 from dr_plugins.generation.readable import skip_list
@@ -89,18 +90,7 @@ class GenerationJob:
         Raises:
             ReinforcementError: See `reinforce`.
         """
-        if self.path is not None and self.path not in sys.path:
-            sys.path.append(self.path)
-        for name in self.imports:
-            importlib.import_module(name)
-        source = open_source(self.images, self.class_map, keys=self.keys)
-        teacher = Ensemble(
-            [load_teacher(spec) for spec in self.teachers],
-            self.temperature,
-            torch.bfloat16 if self.bf16 else None,
-            self.compiled,
-            teacher_devices,
-        )
+        source, teacher = self._load(teacher_devices)
         left_out, checked = self._left_out(source, process or Process(), progress)
         return reinforce_part(
             source,
@@ -119,6 +109,40 @@ class GenerationJob:
             process=process,
             grace=self.grace,
         )
+
+    def estimate(self, device: str, *, teacher_devices: tuple[str, ...] = ()) -> Estimate:
+        """Load images and teachers, and estimate the cost of the set; nothing is written.
+
+        Args:
+            device: Where the teachers run.
+            teacher_devices: As for `run`.
+
+        Raises:
+            ReinforcementError: See `reinforce`.
+        """
+        source, teacher = self._load(teacher_devices)
+        return estimate(
+            source,
+            teacher,
+            self.settings,
+            device=device,
+            workers=self.workers,
+            views_on=self.views_on,
+        )
+
+    def _load(self, teacher_devices: tuple[str, ...]) -> tuple[ImageSource, Ensemble]:
+        if self.path is not None and self.path not in sys.path:
+            sys.path.append(self.path)
+        for name in self.imports:
+            importlib.import_module(name)
+        teacher = Ensemble(
+            [load_teacher(spec) for spec in self.teachers],
+            self.temperature,
+            torch.bfloat16 if self.bf16 else None,
+            self.compiled,
+            teacher_devices,
+        )
+        return open_source(self.images, self.class_map, keys=self.keys), teacher
 
     def _left_out(
         self, source: ImageSource, process: Process, progress: bool

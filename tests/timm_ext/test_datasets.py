@@ -87,6 +87,13 @@ def test_validation_needs_no_shards(data_dir: Path, tmp_path: Path) -> None:
     assert len(create_dataset("imagenet-plus", str(tmp_path), "validation")) == 6
 
 
+def test_no_reinforcements_need_no_shards(data_dir: Path, tmp_path: Path) -> None:
+    (tmp_path / "train").symlink_to(data_dir / "train")
+    train = create_dataset("imagenet-plus?p=0", root=str(tmp_path), **TRAIN)
+    assert isinstance(train, ImageDataset)
+    assert training_dataset() is None  # so that labels may be mixed and smoothed
+
+
 def test_options_of_the_name(data_dir: Path) -> None:
     name = "imagenet-plus?p=0.5&densify=zeros&check=off&seed=3"
     train = create_dataset(name, root=str(data_dir), seed=42, **TRAIN)

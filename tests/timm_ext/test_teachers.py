@@ -102,6 +102,20 @@ def test_checkpoints(model: nn.Module, tmp_path: Path) -> None:
     assert len(digests) == 1
 
 
+def test_a_checkpoint_brings_the_images_that_it_was_trained_on(
+    model: nn.Module, tmp_path: Path
+) -> None:
+    images = {"mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6], "img_size": 40}
+    saved = argparse.Namespace(lr=0.1, input_size=None, interpolation="bilinear", **images)
+    torch.save({"state_dict": model.state_dict(), "args": saved}, tmp_path / "last.pth.tar")
+    teacher = load_teacher(f"timm:test_resnet@{tmp_path / 'last.pth.tar'}")
+    assert (teacher.size, teacher.interpolation.value) == ((40, 40), "bilinear")
+    mean, std = (torch.tensor(images[name])[:, None, None] for name in ("mean", "std"))
+    with torch.inference_mode():
+        expected = model((VIEWS / 255 - mean) / std)
+        torch.testing.assert_close(teacher(VIEWS), expected, rtol=1e-4, atol=1e-4)
+
+
 def test_pretrained_models(model: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
 
