@@ -29,7 +29,7 @@ DEFAULTS: dict[str, str] = {
         "notes=<factory>, checked='', out=''"
     ),
     "ConversionReport.check_complete": "allow_partial=False",
-    "Ensemble": "temperature=1.0, autocast=None, compiled=False",
+    "Ensemble": "temperature=1.0, autocast=None, compiled=False, devices=()",
     "FeatureBackbone": (
         "out_indices=None, frozen_stages=-1, norm_eval=False, grad_checkpointing=False"
     ),
@@ -83,14 +83,13 @@ DEFAULTS: dict[str, str] = {
     "load_backbone": "arch=None, options=None",
     "load_checkpoint": "averaged=None",
     "merge": "progress=False",
-    "open_source": "class_map=None, train=True",
+    "open_source": "class_map=None, train=True, keys=None",
     "pull": "progress=False",
     "push": "progress=False",
     "reinforce": (
         "teacher_specs=(), device='cpu', workers=0, views_on=None, min_agreement=None, "
         "left_out=(), check_images='quick', progress=False"
     ),
-    "EpochSampler": "seed=0, rank=0, world_size=1",
     "ResumableLoader": "seed=0, rank=0, world_size=1",
     "replay_normalized": "partner=None",
     "split": "parts=None, keys=None, progress=False",
