@@ -6,7 +6,7 @@ import contextlib
 import importlib
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,7 @@ import click
 
 if TYPE_CHECKING:
     from dr_plugins.generation.launch import Rank
+    from dr_plugins.generation.ray_engine import Actors
     from dr_plugins.generation.sharing import Part
 
 __all__ = [
@@ -21,10 +22,12 @@ __all__ = [
     "ending",
     "import_named",
     "name_messages",
+    "parse_actors",
     "parse_part",
     "usable_device",
 ]
 
+_WORKERS_ELSEWHERE = 4
 _logger = logging.getLogger(__name__)
 
 
@@ -62,10 +65,43 @@ def name_messages(name: str) -> None:
             handler.setFormatter(logging.Formatter(f"{name}: %(levelname)s: %(message)s"))
 
 
-def count_workers(chosen: int | None, processes: int) -> int:
-    """Return the workers of each of several processes on this machine, by default one per core."""
+def count_workers(chosen: int | None, processes: int, engine: str | None) -> int:
+    """Return the workers of each of several processes on this machine.
+
+    By default there is one for each core; on a cluster, whose machines are unknown here, 4.
+    """
     cores = len(os.sched_getaffinity(0))
-    return max(1, cores // processes) if chosen is None else chosen
+    default = _WORKERS_ELSEWHERE if engine else max(1, cores // processes)
+    return default if chosen is None else chosen
+
+
+def parse_actors(
+    numbers: str,
+    gpus: float | None,
+    resources: Sequence[str],
+    workers: int,
+    device: str,
+    teacher_devices: Sequence[str],
+) -> Actors:
+    """Return the actors that ``--actors`` and the options next to it describe.
+
+    Raises:
+        BadParameter: One of them cannot be parsed.
+    """
+    from dr_plugins.generation.ray_engine import Actors
+
+    if gpus is None:
+        gpus = len({name for name in (device, *teacher_devices) if name.startswith("cuda")})
+    try:
+        least, _, most = numbers.partition(":")
+        pairs = [entry.partition("=") for entry in resources]
+        amounts = {name: float(amount) for name, _, amount in pairs}
+        return Actors(int(least), int(most or least), gpus, 1 + workers, amounts)
+    except ValueError as error:
+        raise click.BadParameter(
+            f"{error}; expected MIN or MIN:MAX, and NAME=AMOUNT for resources",
+            param_hint="--actors, --actor-resource",
+        ) from error
 
 
 def parse_part(text: str | None) -> Part | None:

@@ -14,6 +14,7 @@ from dr_plugins.cli.processes import (
     ending,
     import_named,
     name_messages,
+    parse_actors,
     parse_part,
     usable_device,
 )
@@ -176,6 +177,31 @@ To resume an interrupted run, run the same command again.
     is_flag=True,
     help="Make nothing: time some batches, and print the time and the space that the set needs.",
 )
+@click.option(
+    "--engine",
+    type=click.Choice(["ray"]),
+    help="Make the set in actors on a Ray cluster (RAY_ADDRESS; by default on this machine).",
+)
+@click.option(
+    "--actors",
+    default="1",
+    show_default=True,
+    metavar="MIN[:MAX]",
+    help="Number of Ray's actors: MIN at the start, up to MAX as the cluster has room for them.",
+)
+@click.option(
+    "--actor-gpus",
+    type=click.FloatRange(min=0),
+    help="GPUs of each actor.  [default: 0 with --device cpu, one for each teacher's device, "
+    "else 1]",
+)
+@click.option(
+    "--actor-resource",
+    "actor_resources",
+    multiple=True,
+    metavar="NAME=AMOUNT",
+    help="Custom resource of each actor, which decides where it is placed.",
+)
 @click.option("--quiet", is_flag=True, help="No progress bar.")
 def reinforce(
     images: str,
@@ -202,6 +228,10 @@ def reinforce(
     grace: float,
     teacher_devices: str | None,
     estimate: bool,
+    engine: str | None,
+    actors: str,
+    actor_gpus: float | None,
+    actor_resources: tuple[str, ...],
     **numbers: int,
 ) -> None:
     """Reinforce a dataset: store augmentations of every image and the teachers' answers.
@@ -214,21 +244,23 @@ def reinforce(
     from dr_plugins.generation.job import GenerationJob
     from dr_plugins.generation.launch import Rank, rank_device, rank_devices
     from dr_plugins.generation.planning import GenerationSettings
+    from dr_plugins.generation.ray_engine import reinforce_on_ray
     from dr_plugins.generation.sharing import Process
     from dr_plugins.policies.policy import Policy
 
+    sys.path.append(os.getcwd())  # for python:MODULE:FUNCTION
     rank = Rank.from_environment(os.environ)
     local_rank, local_world_size = (rank.local_rank, rank.local_world_size) if rank else (0, 1)
     process = rank.process if rank else Process(f"part {part}" if part else "")
     name_messages(process.name)
-    own_devices = rank_devices(teacher_devices.split(","), local_rank) if teacher_devices else ()
-    chosen = own_devices[0] if own_devices else device
+    devices = rank_devices(teacher_devices.split(","), local_rank) if teacher_devices else ()
+    chosen = devices[0] if devices else device
     device = rank_device(chosen, local_rank, cuda=torch.cuda.is_available())
-    for name in (*own_devices, device):
-        usable_device(name)
-    sys.path.append(os.getcwd())  # for python:MODULE:FUNCTION
-    for name in imports:
-        import_named(name)
+    if engine is None:
+        for name in (*devices, device):
+            usable_device(name)
+        for name in imports:
+            import_named(name)
     job = GenerationJob(
         images,
         teachers,
@@ -242,7 +274,7 @@ def reinforce(
         temperature,
         bf16,
         compiled,
-        count_workers(workers, local_world_size),
+        count_workers(workers, local_world_size, engine),
         views_on,
         min_agreement,
         check_images,
@@ -254,14 +286,14 @@ def reinforce(
         keys,
     )
     if estimate:
-        click.echo(str(job.estimate(device, teacher_devices=own_devices)))
+        click.echo(str(job.estimate(device, teacher_devices=devices)))
         return
+    shown = not quiet and process.index == 0
     with ending(rank, out):
-        job.run(
-            device,
-            process,
-            teacher_devices=own_devices,
-            progress=not quiet and process.index == 0,
-        )
+        if engine is None:
+            job.run(device, process, teacher_devices=devices, progress=shown)
+        else:
+            crew = parse_actors(actors, actor_gpus, actor_resources, job.workers, device, devices)
+            reinforce_on_ray(job, crew, device, teacher_devices=devices, progress=shown)
     if process.index == 0:
         click.echo(described(out))

@@ -19,7 +19,7 @@ def finish(directory: Path) -> None:
     The process that makes the last shard does this by itself; this command is for sets whose last
     process ended in between. Exit status 1 if shards are missing.
     """
-    from dr_plugins.tools.unfinished import finish_set
+    from dr_plugins.generation.unfinished import finish_set
 
     finish_set(directory)
     click.echo(described(directory))
@@ -27,8 +27,8 @@ def finish(directory: Path) -> None:
 
 def described(directory: Path) -> str:
     """Describe a set in one line if it is complete, else how far it is."""
+    from dr_plugins.generation.unfinished import measure_progress
     from dr_plugins.shards.reader import ShardSet
-    from dr_plugins.tools.unfinished import measure_progress
     from dr_plugins.utils.files import MANIFEST_NAME
 
     if (directory / MANIFEST_NAME).exists():

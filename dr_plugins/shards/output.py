@@ -189,10 +189,10 @@ class OutputDirectory:
         index = self.save_index()
         shards = tuple(self._entries[number] for number in sorted(self._entries))
         manifest = Manifest(self._settings, self._layout, index, shards, self._versions)
-        manifest.save(self.directory)
         for name in self.directory.names():
             if _FAILED.fullmatch(name):
                 (self.directory / name).remove()
+        manifest.save(self.directory)
         (self.directory / PROGRESS_NAME).remove()
         return manifest
 

@@ -63,9 +63,9 @@ def test_teachers_have_devices(tmp_path: Path, photographs: Path) -> None:
 
 def test_ranks_share_the_cores_of_their_machine() -> None:
     cores = len(os.sched_getaffinity(0))
-    assert count_workers(None, 1) == cores
-    assert count_workers(None, 10 * cores) == 1
-    assert count_workers(0, 2) == 0
+    assert count_workers(None, 1, None) == cores
+    assert count_workers(None, 10 * cores, None) == 1
+    assert count_workers(0, 2, "ray") == 0
 
 
 def test_a_failed_rank_fails_unless_the_others_complete_the_set(tmp_path: Path) -> None:

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from dr_plugins.errors import FormatError
+from dr_plugins.generation.unfinished import finish_set, measure_progress
 from dr_plugins.shards.claims import joined
 from dr_plugins.shards.reader import ShardSet
-from dr_plugins.tools.unfinished import finish_set, measure_progress
 from tests.tiny import make_set
 
 
