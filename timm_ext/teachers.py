@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import warnings
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from difflib import get_close_matches
@@ -127,7 +128,15 @@ def _check_name(name: str, rest: str) -> None:
 
 def _pretrained(name: str, rest: str) -> nn.Module:
     try:
-        model = timm.create_model(name, pretrained=True)
+        with warnings.catch_warnings():
+            # timm 1.0.31 takes ig_resnext101_32x48d for a network of a tenth of its size.
+            warnings.filterwarnings("error", "Mapping deprecated model name", UserWarning)
+            model = timm.create_model(name, pretrained=True)
+    except UserWarning as warning:
+        raise TeacherError(
+            f"teacher timm:{rest}: the name is out of date, and timm {timm.__version__} may take "
+            f"it for another network: {warning} If that is the teacher you mean, give its name"
+        ) from warning
     # Without network, timm, its hub client and torch.hub raise many types.
     except Exception as error:
         raise TeacherError(

@@ -133,6 +133,11 @@ def test_pretrained_models(model: nn.Module, monkeypatch: pytest.MonkeyPatch) ->
     ]
 
 
+def test_old_names_that_stand_for_another_network() -> None:
+    with pytest.raises(TeacherError, match=r"resnext101_32x8d\.fb_wsl_ig1b_ft_in1k"):
+        load_teacher("timm:ig_resnext101_32x48d")
+
+
 def test_no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*args: Any, **options: Any) -> None:
         raise OSError("name resolution failed")

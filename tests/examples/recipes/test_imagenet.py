@@ -109,3 +109,22 @@ def test_options_that_the_loop_does_not_know_are_errors() -> None:
     assert set(DEFAULTS) <= known_options()
     with pytest.raises(ValueError, match="learning_rate"):
         train({"learning_rate": 0.1})
+
+
+@pytest.mark.parametrize("config", ["cropflip", "randaug_mixing"])
+def test_imagenet_plus_and_its_subsets(config: str, tmp_path: Path) -> None:
+    from dr_plugins import ShardSet
+    from examples.recipes.imagenet.teacher import main
+
+    options = ["--smoke", "--out", str(tmp_path), "--size", "32", "--min-agreement", "0"]
+    options += ["--device", "cpu", "--workers", "0", "--quiet"]
+    result = CliRunner().invoke(main, [config, *options, "--estimate"], catch_exceptions=False)
+    assert "24 views" in result.output  # 4 of each of 6 images
+    assert not (tmp_path / "imagenet-plus").exists()
+    result = CliRunner().invoke(main, [config, *options], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    sizes = {}
+    for suffix in ("", "-small", "-mini"):
+        manifest = ShardSet(tmp_path / f"imagenet-plus{suffix}").manifest
+        sizes[suffix] = (manifest.samples, manifest.layout.dtype["ids"].shape)
+    assert sizes == {"": (4, (3,)), "-small": (2, (1,)), "-mini": (1, (3,))}

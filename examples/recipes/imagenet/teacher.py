@@ -1,0 +1,66 @@
+"""``python -m examples.recipes.imagenet.teacher``: ImageNet+ as it was made, and its smaller sets.
+
+The settings are those of apple/ml-dr, configs/imagenet/reinforce/*.yaml; the numbers of
+reinforcements and classes those of its README, "Reinforced Data".
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from dr_plugins.cli.main import main as dr_plugins
+from examples.recipes.imagenet.ig_resnext101 import MEMBERS
+from examples.recipes.smoke import make_images
+
+# ml-dr's configuration: our policy.
+_POLICIES = {
+    "cropflip": "rrc",
+    "mixing": "mixing",
+    "randaug": "randaug",
+    "randaug_mixing": "randaug_mixing",
+}
+_SUBSETS = {"small": ("--samples", "100", "--topk", "5"), "mini": ("--samples", "50")}
+_SMOKE_SUBSETS = {"small": ("--samples", "2", "--topk", "1"), "mini": ("--samples", "1")}
+
+
+@click.command(context_settings={"ignore_unknown_options": True, "show_default": True})
+@click.argument("config", type=click.Choice(list(_POLICIES)), default="randaug")
+@click.option("--images", default="imagenet/train", help="As for dr-plugins reinforce.")
+@click.option("--out", type=click.Path(path_type=Path), default="imagenet/reinforcements")
+@click.option("--estimate", is_flag=True, help="Only print what the set costs.")
+@click.option("--smoke", is_flag=True, help="Make a tiny set of images that are made for it.")
+@click.argument("options", nargs=-1, type=click.UNPROCESSED)
+def main(
+    config: str, images: str, out: Path, estimate: bool, smoke: bool, options: tuple[str, ...]
+) -> None:
+    """Make OUT/imagenet-plus, and of it OUT/imagenet-plus-small and -mini.
+
+    OPTIONS are more options of `dr-plugins reinforce`, such as `--bf16 --compile`.
+    """
+    teachers = [f"timm:{name}" for name in MEMBERS]
+    samples, topk, subsets = "400", "10", _SUBSETS
+    if smoke:
+        images = str(make_images(out / "images") / "train")
+        teachers = ["python:examples.recipes.smoke:build_teacher"] * 2
+        samples, topk, subsets = "4", "3", _SMOKE_SUBSETS
+    whole = out / "imagenet-plus"
+    arguments = ["--images", images, "--policy", _POLICIES[config], "--out", str(whole)]
+    arguments += ["--samples", samples, "--topk", topk]
+    arguments += ["--import", "examples.recipes.imagenet.ig_resnext101"]
+    for teacher in teachers:
+        arguments += ["--teacher", teacher]
+    _run("reinforce", *arguments, *options, *(["--estimate"] if estimate else []))
+    if not estimate:
+        for name, fewer in subsets.items():
+            _run("subset", str(whole), *fewer, "--out", f"{whole}-{name}")
+
+
+def _run(*arguments: str) -> None:
+    click.echo(f"dr-plugins {' '.join(arguments)}")
+    dr_plugins(arguments, standalone_mode=False)
+
+
+if __name__ == "__main__":
+    main()
