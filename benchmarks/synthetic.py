@@ -19,7 +19,7 @@ from dr_plugins.shards.reader import ShardSet
 from dr_plugins.shards.shard import Shard
 from dr_plugins.transforms.operations import OPERATIONS
 
-__all__ = ["make_empty_set", "make_set_of", "make_synthetic_set", "mldr_file"]
+__all__ = ["make_empty_set", "make_set_of", "make_synthetic_set", "mldr_file", "set_settings"]
 
 CLASSES = 1000
 
@@ -39,7 +39,7 @@ def make_empty_set(
     layout = RecordLayout((*policy.fields, *target_fields(topk, classes)))
     each = -(-images // shards)
     with locked(out):
-        output = OutputDirectory(out, _settings(policy, samples, topk, classes), layout, keys)
+        output = OutputDirectory(out, set_settings(policy, samples, topk, classes), layout, keys)
         for number, first in enumerate(range(0, images, each)):
             output.add(number, Shard.empty(first, min(each, images - first), samples, layout))
         output.finish()
@@ -51,7 +51,7 @@ def _names(images: int) -> Iterator[str]:
         yield f"n{i % CLASSES:08d}/n{i % CLASSES:08d}_{i}.JPEG"
 
 
-def _settings(policy: Policy, samples: int, topk: int, classes: int) -> dict[str, Any]:
+def set_settings(policy: Policy, samples: int, topk: int, classes: int) -> dict[str, Any]:
     return {
         "policy": policy.to_config(),
         "samples": samples,
@@ -81,7 +81,7 @@ def _write(
 ) -> ShardSet:
     images = len(keys)
     layout = RecordLayout((*policy.fields, *target_fields(topk, CLASSES)))
-    settings = _settings(policy, samples, topk, CLASSES)
+    settings = set_settings(policy, samples, topk, CLASSES)
     partners = [(row, (375, 500)) for row in range(min(images, 8))]
     with locked(out):
         output = OutputDirectory(out, settings, layout, keys)

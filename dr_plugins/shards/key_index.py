@@ -39,6 +39,9 @@ def sorted_keys(keys: Iterable[str]) -> list[str]:
     return ordered
 
 
+_CHUNK = 1 << 16  # keys that are looked at together
+
+
 class KeyIndex(Sequence[str]):
     """Keys of a shard set's images, in row order; also looks up rows by key.
 
@@ -77,8 +80,7 @@ class KeyIndex(Sequence[str]):
         if text is None or ends is None or text.ndim != 1 or ends.ndim != 1:
             raise FormatError(f"{path} is not a key index: it holds {sorted(tensors)}")
         is_whole = text.dtype == np.uint8 and ends.dtype == np.int64
-        lengths = np.diff(ends, prepend=0)
-        if not is_whole or np.any(lengths <= 0) or np.sum(lengths) != len(text):
+        if not is_whole or not _rises(ends) or len(text) != (ends[-1] if len(ends) else 0):
             raise FormatError(f"{path} is damaged: its key lengths do not add up. Copy it again.")
         return cls(text, np.require(ends, requirements="A"))  # other writers may not align it
 
@@ -89,7 +91,11 @@ class KeyIndex(Sequence[str]):
 
     def digest(self) -> str:
         """Return the SHA-256 over all keys, which identifies the set of images."""
-        return hashlib.sha256(self._text.tobytes() + self._ends.tobytes()).hexdigest()
+        digest = hashlib.sha256()
+        for part in (self._text, self._ends):
+            if len(part):
+                digest.update(np.ascontiguousarray(part).data.cast("B"))
+        return digest.hexdigest()
 
     def __len__(self) -> int:
         return len(self._ends)
@@ -132,21 +138,41 @@ class KeyIndex(Sequence[str]):
         Raises:
             UnknownImageError: Keys are not in the set; names the first ones and their number.
         """
-        # No index contains names that are not valid UTF-8: report them instead of failing here.
-        wanted = [key.encode(errors="surrogatepass") for key in keys]
         rows = np.empty(len(keys), np.int64)
-        missing, count, row = [], len(self), 0
-        for position in sorted(range(len(keys)), key=wanted.__getitem__):
+        missing: list[int] = []
+        for first in range(0, len(keys), _CHUNK):  # bounds the memory
+            part = keys[first : first + _CHUNK]
+            # No index contains names that are not valid UTF-8: report them instead of failing here.
+            wanted = [key.encode(errors="surrogatepass") for key in part]
+            found = self._consecutive(wanted)
+            rows[first : first + len(part)] = self._found(wanted) if found is None else found
+            if found is None:
+                missing += (np.flatnonzero(rows[first : first + len(part)] < 0) + first).tolist()
+        if missing:
+            self._reject([keys[i] for i in missing[:3]], len(missing))
+        return rows
+
+    def _consecutive(self, wanted: list[bytes]) -> np.ndarray | None:
+        """The rows of keys that follow each other in the index, as most data sets list them."""
+        first = self._bisect(wanted[0], 0, len(self))
+        start = self._end_at[first - 1] if first else 0
+        rows = np.arange(first, first + len(wanted))
+        ends = np.cumsum(np.fromiter(map(len, wanted), np.int64, len(wanted))) + start
+        same = np.array_equal(self._ends[first : first + len(wanted)], ends)
+        return rows if same and self._text_bytes[start : ends[-1]] == b"".join(wanted) else None
+
+    def _found(self, wanted: list[bytes]) -> np.ndarray:
+        """The rows of keys in any order; -1 for those that the index does not have."""
+        rows = np.full(len(wanted), -1, np.int64)
+        count, row = len(self), 0
+        for position in sorted(range(len(wanted)), key=wanted.__getitem__):
             key = wanted[position]
             if row == count or self.encoded(row) != key:  # not the next one
                 row = self._first_from(max(row - 1, 0), key)
                 if row == count or self.encoded(row) != key:
-                    missing.append(position)
                     continue
             rows[position] = row
             row += 1
-        if missing:
-            self._reject([keys[i] for i in sorted(missing)[:3]], len(missing))
         return rows
 
     def take(self, rows: np.ndarray) -> KeyIndex:
@@ -205,6 +231,12 @@ class KeyIndex(Sequence[str]):
 
     def __repr__(self) -> str:
         return f"KeyIndex({len(self)} images)"
+
+
+def _rises(ends: np.ndarray) -> bool:
+    """Whether all values are larger than the ones before, and than 0; in parts, to save memory."""
+    parts = (ends[max(start - 1, 0) : start + _CHUNK] for start in range(0, len(ends), _CHUNK))
+    return not len(ends) or bool(ends[0] > 0 and all((p[1:] > p[:-1]).all() for p in parts))
 
 
 def united(indices: Sequence[KeyIndex], names: Sequence[object]) -> tuple[KeyIndex, np.ndarray]:

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dr_plugins.errors import FormatError, UnknownImageError
-from dr_plugins.shards.key_index import KeyIndex
+from dr_plugins.errors import FormatError, SettingsMismatchError, UnknownImageError
+from dr_plugins.shards import key_index
+from dr_plugins.shards.key_index import KeyIndex, united
 
 some_keys = st.text(st.characters(exclude_characters="\0", codec="utf-8"), min_size=1, max_size=12)
 key_sets = st.sets(some_keys, max_size=40)
@@ -74,3 +75,54 @@ def test_names_that_are_not_utf8_are_unknown(name: str) -> None:
     for look_up in (index.row, lambda key: index.rows([key, "a"])):
         with pytest.raises(UnknownImageError, match=r"1 image\(s\) have no reinforcement: '"):
             look_up(name)
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 3, 100])
+def test_many_keys_are_looked_up_in_parts(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(key_index, "_CHUNK", chunk)
+    names = sorted((f"{i}/{'x' * (i % 3)}" for i in range(1, 20)), key=str.encode)
+    index = KeyIndex.build(names)
+    rng = np.random.default_rng(0)
+    for rows in ([*range(19)], [*range(5, 12)], [5, 6, 8, 9], [18, 17, 0], [3, 3, 4],
+                 rng.permutation(19).tolist(), []):  # fmt: skip
+        assert index.rows([names[row] for row in rows]).tolist() == rows
+    with pytest.raises(UnknownImageError, match=r"3 image.*'0', '99', '1'"):
+        index.rows([names[2], "0", names[3], names[4], "99", names[18], "1"])
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 100])
+@pytest.mark.parametrize("damage", [(1, 1), (2, 1), (0, 0), (0, -1), (4, 9), (4, 3)])
+def test_ends_are_checked_in_parts(
+    tmp_path: Path, chunk: int, damage: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(key_index, "_CHUNK", chunk)
+    ends = np.arange(1, 6)
+    text = np.frombuffer(b"abcde", np.uint8)
+    KeyIndex(text, ends).save(tmp_path / "index.safetensors")
+    assert KeyIndex.load(tmp_path / "index.safetensors")[:] == list("abcde")
+    ends[damage[0]] = damage[1]
+    KeyIndex(text, ends).save(tmp_path / "index.safetensors")
+    with pytest.raises(FormatError, match=r"index\.safetensors"):
+        KeyIndex.load(tmp_path / "index.safetensors")
+
+
+@given(parts=st.lists(key_sets, min_size=1, max_size=4))
+def test_united(parts: list[set[str]]) -> None:
+    indices = [KeyIndex.build(part) for part in parts if part]
+    everything = [key for index in indices for key in index]
+    if len(set(everything)) < len(everything):
+        with pytest.raises(SettingsMismatchError):
+            united(indices, range(len(indices)))
+        return
+    index, owners = united(indices, range(len(indices)))
+    assert index[:] == KeyIndex.build(everything)[:]
+    assert index.digest() == KeyIndex.build(everything).digest()
+    assert all(key in indices[owner] for key, owner in zip(index, owners, strict=True))
+
+
+@given(keys=key_sets, data=st.data())
+def test_taken_keys(keys: set[str], data: st.DataObject) -> None:
+    index = KeyIndex.build(keys)
+    rows = sorted(data.draw(st.sets(st.integers(0, len(keys) - 1)))) if keys else []
+    taken = index.take(np.array(rows, np.int64))
+    assert taken[:] == [index[row] for row in rows]
