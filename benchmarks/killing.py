@@ -1,7 +1,7 @@
 """Kills processes that make a set, again and again, and compares what they have made at the end.
 
-``python -m benchmarks.killing --kills 100``: in each round, torchrun (or plain processes, or Ray)
-makes a set of tiny images; after a random time a random process dies by SIGKILL: a rank, the
+``python -m benchmarks.killing --kills 100``: in each round, torchrun, or plain processes,
+make a set of tiny images; after a random time a random process dies by SIGKILL: a rank, the
 launcher with all its ranks, or a whole node of two. The round ends when the set is complete, by
 starting the same command again. A set counts only if its files are those of one uninterrupted
 process, byte for byte.
@@ -98,11 +98,11 @@ def _round(launcher: str, images: Path, out: Path, rng: random.Random, kills: in
     log = out.parent / f"{out.name}.log"
     while not (out / "manifest.json").exists():
         nodes = _start(launcher, images, out, log)
-        time.sleep(rng.uniform(2, 9))
+        time.sleep(rng.uniform(6, 25))
         alive = [node for node in nodes if node.poll() is None]
         if alive and sum(killed.values()) < kills and not (out / "manifest.json").exists():
             killed[_kill_one(alive, rng)] += 1
-        if rng.random() < 0.5:  # the others complete the set, or all end and start again
+        if rng.random() < 0.2:  # the others complete the set, or all end and start again
             for node in nodes:
                 if node.poll() is None and not (out / "manifest.json").exists():
                     os.killpg(node.pid, signal.SIGKILL)

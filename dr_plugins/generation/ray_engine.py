@@ -6,7 +6,6 @@ directory of the set decide who makes what (see `Claims`). All nodes must see th
 
 from __future__ import annotations
 
-import importlib
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -198,8 +197,9 @@ def _is_complete(job: GenerationJob) -> bool:
 
 def _ray() -> Any:
     try:
-        return importlib.import_module("ray")
+        import ray
     except ImportError as error:
         raise WorkerError(
             f'`--engine ray` needs Ray: {error}. Install it with `pip install "dr-plugins[ray]"`.'
         ) from error
+    return ray

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,7 +16,6 @@ from torch import nn
 
 from dr_plugins.cli.processes import parse_actors
 from dr_plugins.errors import TeacherError, WorkerError
-from dr_plugins.generation import ray_engine
 from dr_plugins.generation.job import GenerationJob
 from dr_plugins.generation.planning import GenerationSettings
 from dr_plugins.generation.ray_engine import Actors, reinforce_on_ray
@@ -54,10 +54,7 @@ def test_actors_that_cannot_be_parsed(numbers: str, resources: tuple[str, ...]) 
 def test_without_ray_the_error_names_the_extra(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def missing(name: str) -> None:
-        raise ImportError(f"No module named {name!r}")
-
-    monkeypatch.setattr(ray_engine.importlib, "import_module", missing)
+    monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(WorkerError, match=r"dr-plugins\[ray\]"):
         reinforce_on_ray(job(tmp_path, tmp_path, "build"), Actors(), "cpu")
 
