@@ -10,6 +10,7 @@ __all__ = [
     "CheckpointError",
     "DatasetMismatchError",
     "DeviceMismatchError",
+    "EvaluationError",
     "FormatError",
     "ImageChangedError",
     "ImageReadError",
@@ -55,6 +56,10 @@ class DatasetMismatchError(ReinforcementError):
 
 class DeviceMismatchError(ReinforcementError):
     """A device does not compute the pixels that the CPU computes."""
+
+
+class EvaluationError(ReinforcementError):
+    """A model or a set of images is not what an evaluation needs."""
 
 
 class PolicyError(ReinforcementError):

@@ -20,6 +20,7 @@ PACKAGES = {
     "dr_plugins": None,
     "dr_plugins.errors": None,
     "dr_plugins.generation": None,
+    "dr_plugins.evaluation": None,
     "dr_plugins.metrics": None,
     "dr_plugins.mldr": None,
     "dr_models": "timm",

@@ -1,0 +1,156 @@
+"""``dr-plugins evaluate``: accuracy, robustness and calibration of timm's models."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import click
+
+from dr_plugins.cli.command import Command
+
+__all__ = ["evaluate"]
+
+_COUNT = click.IntRange(min=1)
+_SUITES = "imagenet,real,v2,r,a,sketch,objectnet,c"
+
+
+@click.command(
+    cls=Command,
+    epilog="""Examples:
+
+  dr-plugins evaluate --data /data --model resnet50 --checkpoint best.pt --out results
+
+  dr-plugins evaluate --data /data --suite imagenet,v2,c --out results \\
+      --model resnet50@plain.pth.tar --model resnet50@reinforced.pth.tar
+
+  dr-plugins evaluate --data flowers/test --suite folder,folder+c --class-map flowers.txt \\
+      --model resnet18@last.pth.tar --out results
+
+To resume an interrupted run, run the same command again.
+""",
+)
+@click.option(
+    "--model",
+    "models",
+    required=True,
+    multiple=True,
+    metavar="NAME[@FILE]",
+    help="A model of timm, with its pretrained weights or those of a file; several are compared.",
+)
+@click.option(
+    "--checkpoint",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="The weights, if there is one model.",
+)
+@click.option(
+    "--data",
+    "roots",
+    required=True,
+    multiple=True,
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Directory with the sets under their published names (docs/evaluation.md lists them); "
+    "may be given several times.",
+)
+@click.option(
+    "--suite",
+    "suites",
+    default=_SUITES,
+    show_default=True,
+    help="Sets, separated by commas.  Also folder (the directory itself), and NAME+c, which "
+    "corrupts a set on the fly.",
+)
+@click.option(
+    "--out", required=True, type=click.Path(path_type=Path), help="Directory of the results."
+)
+@click.option(
+    "--class-map",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Of folder: text file with one class folder name per line, in label order.",
+)
+@click.option("--img-size", type=_COUNT, help="Side of the images.  [default: the model's]")
+@click.option(
+    "--crop-pct",
+    type=click.FloatRange(0, 1, min_open=True),
+    help="Part of the image that the centre crop keeps.  [default: the model's]",
+)
+@click.option("--bf16", is_flag=True, help="Run the models in bfloat16 mixed precision.")
+@click.option(
+    "--batch-size", type=_COUNT, default=128, show_default=True, help="Images per forward pass."
+)
+@click.option(
+    "--workers", type=click.IntRange(min=0), help="Processes that read.  [default: one per core]"
+)
+@click.option("--device", help="Of the models.  [default: cuda if available, else cpu]")
+@click.option(
+    "--import",
+    "imports",
+    multiple=True,
+    metavar="MODULE",
+    help="Module to import first, such as one that registers models with timm.",
+)
+@click.option("--quiet", is_flag=True, help="No progress bar.")
+def evaluate(
+    models: tuple[str, ...],
+    checkpoint: Path | None,
+    roots: tuple[Path, ...],
+    suites: str,
+    out: Path,
+    class_map: Path | None,
+    img_size: int | None,
+    crop_pct: float | None,
+    imports: tuple[str, ...],
+    quiet: bool,
+    **options: Any,
+) -> None:
+    """Measure accuracy, robustness and calibration of classifiers on ImageNet's test sets.
+
+    Writes summary.json, summary.md, reliability diagrams and heat maps into the directory of the
+    results. Sets that are missing are listed.
+    """
+    import torch
+
+    from dr_plugins.evaluation import SetResult, find_sets, markdown, summarize
+    from dr_plugins.evaluation import evaluate as run
+    from dr_plugins.evaluation.figures import check_matplotlib, draw_all
+
+    try:
+        from dr_models.timm_models import imagenet_classes, load_model
+    except ImportError as error:
+        raise click.ClickException(
+            f"evaluate needs timm: {error}. Install it with `pip install dr-plugins[timm]`"
+        ) from error
+
+    check_matplotlib()
+    if checkpoint is not None:
+        if len(models) > 1 or "@" in models[0]:
+            raise click.UsageError("--checkpoint is for one --model; write --model NAME@FILE")
+        models = (f"{models[0]}@{checkpoint}",)
+    for name in imports:
+        importlib.import_module(name)
+    sets, missing = find_sets(suites.split(","), roots, imagenet_classes(), class_map)
+    for name, reason in missing.items():
+        click.echo(f"not found: {name}: {reason}", err=True)
+    if not sets:
+        raise click.ClickException(f"none of the sets is there: {suites}")
+    options["device"] = options["device"] or ("cuda" if torch.cuda.is_available() else "cpu")
+    if options["workers"] is None:
+        options["workers"] = os.cpu_count() or 1
+    results: list[SetResult] = []
+    try:
+        for spec in models:
+            model = load_model(spec, img_size=img_size, crop_pct=crop_pct)
+            if any(model.name == result.model for result in results):
+                raise click.UsageError(f"two models are called {model.name}; rename a file")
+            results += [run(model, each, out, progress=not quiet, **options) for each in sets]
+    except KeyboardInterrupt:
+        click.echo("\nRun the same command to resume after the last finished set.", err=True)
+        raise
+    summary = summarize(results, missing)
+    (out / "summary.json").write_text(json.dumps(summary, indent=1), encoding="utf-8")
+    (out / "summary.md").write_text(markdown(summary), encoding="utf-8")
+    draw_all(results, summary, out)
+    click.echo(markdown(summary))

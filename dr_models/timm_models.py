@@ -1,0 +1,137 @@
+"""A timm model to evaluate: by name, with its own weights or those of a checkpoint."""
+
+from __future__ import annotations
+
+import json
+import pkgutil
+from pathlib import Path
+from typing import Any
+
+import timm
+import timm.data
+from torch import nn
+
+from dr_models.checkpoints.backbone import load_backbone
+from dr_models.checkpoints.convention import is_converted
+from dr_models.checkpoints.files import read_file
+from dr_models.checkpoints.values import digest
+from dr_models.classifiers import check_name, create_classifier
+from dr_models.cvnets.inputs import InputConvention
+from dr_plugins.errors import CheckpointError, EvaluationError
+from dr_plugins.evaluation import ImageNetClasses, ModelUnderTest
+
+__all__ = ["imagenet_classes", "load_model"]
+
+_HUB = ("hf-hub:", "hf_hub:")  # in such names `@` precedes a revision
+# Of train.py's arguments, those that decide how images are prepared.
+_RECORDED = ("img_size", "input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode")
+
+
+def load_model(
+    spec: str, *, img_size: int | None = None, crop_pct: float | None = None
+) -> ModelUnderTest:
+    """Create a model of timm with weights.
+
+    Args:
+        spec: ``NAME`` for timm's pretrained weights, ``NAME@FILE`` for those of a checkpoint.
+        img_size: Side of its images; None for what the checkpoint records, else what timm says.
+        crop_pct: Part that the centre crop keeps; None likewise.
+
+    Returns:
+        The model, named ``NAME`` or ``NAME@STEM``.
+
+    Raises:
+        BackboneError: timm has no such model.
+        CheckpointError: The checkpoint is not whole, or of another model.
+        EvaluationError: Pretrained weights cannot be loaded.
+    """
+    name, at, file = (spec, "", "") if spec.startswith(_HUB) else spec.partition("@")
+    recorded: dict[str, Any] = {}
+    if at:
+        network, recorded = _from_checkpoint(name, Path(file).expanduser())
+        shown = f"{name}@{_stem(file)}"
+    else:
+        network, shown = _pretrained(name), name
+    given = {"img_size": img_size, "crop_pct": crop_pct}
+    given = {key: value for key, value in given.items() if value is not None}
+    if "img_size" in given:
+        recorded.pop("input_size", None)
+    # The size of published results, as timm's validate.py takes it.
+    config = timm.data.resolve_data_config({**recorded, **given}, model=network, use_test_size=True)
+    return ModelUnderTest(
+        shown,
+        network,
+        timm.data.create_transform(**config, is_training=False),
+        timm.data.create_transform(
+            **{**config, "crop_pct": 1.0, "crop_mode": "center"}, is_training=False
+        ),
+        {"weights": digest(network.state_dict(), {}), "input": config},
+    )
+
+
+def imagenet_classes() -> ImageNetClasses:
+    """The classes of ImageNet and its variants, as timm lists them."""
+
+    def read(name: str) -> str:
+        content = pkgutil.get_data("timm.data", f"_info/{name}")
+        if content is None:
+            raise EvaluationError(f"timm {timm.__version__} has no file {name}; install it again")
+        return content.decode()
+
+    return ImageNetClasses(
+        wnids=read("imagenet_synsets.txt").split(),
+        r=read("imagenet_r_synsets.txt").split(),
+        a=read("imagenet_a_synsets.txt").split(),
+        real=json.loads(read("imagenet_real_labels.json")),
+    )
+
+
+def _pretrained(name: str) -> nn.Module:
+    if not name.startswith((*_HUB, "local-dir:")):
+        check_name(name)
+    try:
+        network: nn.Module = timm.create_model(name, pretrained=True)
+    # Without network, timm, its hub client and torch.hub raise many types.
+    except Exception as error:
+        raise EvaluationError(
+            f"the pretrained weights of {name} cannot be loaded: {error}. Check the network, or "
+            f"give a file: {name}@FILE"
+        ) from error
+    return network
+
+
+def _from_checkpoint(name: str, path: Path) -> tuple[nn.Module, dict[str, Any]]:
+    """The network, and what the file says of its images, as arguments of `resolve_data_config`."""
+    check_name(name)
+    weights = load_backbone(str(path), to="timm", arch=name, options={})
+    if not weights.report.num_classes:
+        raise CheckpointError(
+            f"{path} has no classifier; evaluate a checkpoint of the whole network"
+        )
+    network = create_classifier(name, weights.report.num_classes)
+    missing, unexpected = network.load_state_dict(weights.state, strict=False)
+    lost = [key for key in missing if not key.endswith("num_batches_tracked")] + unexpected
+    if lost:
+        raise CheckpointError(f"{path} does not fit {name}: {', '.join(lost[:5])}")
+    content, metadata = read_file(path)
+    if is_converted(metadata) or weights.report.layout == "cvnets":
+        return network, _arguments(weights.convention)
+    arguments = content.get("args")
+    values = arguments if isinstance(arguments, dict) else getattr(arguments, "__dict__", {})
+    return network, {key: values[key] for key in _RECORDED if values.get(key) is not None}
+
+
+def _arguments(convention: InputConvention) -> dict[str, Any]:
+    return {
+        "input_size": (3, *convention.input_size),
+        "mean": convention.mean,
+        "std": convention.std,
+        "interpolation": convention.interpolation,
+        "crop_pct": convention.crop_pct,
+    }
+
+
+def _stem(file: str) -> str:
+    """A file's name without endings, with its folder: train.py calls every run's file the same."""
+    path = Path(file)
+    return f"{path.absolute().parent.name}_{path.name.partition('.')[0]}"
