@@ -29,6 +29,10 @@ class ImageNetClasses:
         a: Those in ImageNet-A.
         real: For each validation image, in the order of their numbers, the labels of ImageNet-ReaL
             (Beyer et al., 2020); empty for images without one.
+
+    Example:
+        >>> ImageNetClasses(["n01440764", "n01443537"], r=["n01443537"], a=[], real=[[], [1]]).r
+        ['n01443537']
     """
 
     wnids: Sequence[str]
@@ -52,6 +56,10 @@ class ImageSet:
         edit: See `Edit`.
         edit_name: What `edit` does, with its version; part of a result's identity.
         expected: Number of images in the published set; 0 if unknown.
+
+    Example:
+        >>> ImageSet("mine", Path("images"), ("a.jpg", "b.jpg"), torch.tensor([0, 1]), 2)
+        ImageSet('mine', 2 images, 'images')
     """
 
     name: str

@@ -34,7 +34,12 @@ class ModelUnderTest:
         network: From images ``[B, 3, H, W]`` to logits ``[B, C]``.
         transform: Makes a tensor ``[3, H, W]`` of an RGB image.
         whole_transform: The same without cropping, for images that are cropped already.
-        identity: What decides the answers: a digest of the weights, and the preprocessing. As JSON.
+        identity: What decides the answers: a digest of the weights (``weights``), and the
+            preprocessing. As JSON.
+
+    Example:
+        >>> model = ModelUnderTest(
+        ...     "a", network, transform, transform, {"weights": "1f3a"})    # doctest: +SKIP
     """
 
     name: str
@@ -75,6 +80,11 @@ def evaluate(
         EvaluationError: The model has other classes than the set, or gives values that are not
             finite.
         ImageReadError: An image cannot be read.
+
+    Example:
+        >>> result = evaluate(model, images, Path("results"), device="cuda")  # doctest: +SKIP
+        >>> result.scores.metrics()["top1"]                                 # doctest: +SKIP
+        0.7613
     """
     identity = {
         "version": _VERSION,

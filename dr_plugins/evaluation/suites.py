@@ -75,6 +75,11 @@ def find_sets(
 
     Raises:
         EvaluationError: An unknown name, or a set that is there but not as it was published.
+
+    Example:
+        >>> sets, missing = find_sets(["r", "v2"], [Path("/data")], classes)   # doctest: +SKIP
+        >>> sets                                                            # doctest: +SKIP
+        [ImageSet('r', 30000 images, '/data/imagenet-r')]
     """
     sets: list[ImageSet] = []
     missing: dict[str, str] = {}

@@ -34,6 +34,9 @@ def markdown(summary: Mapping[str, Any]) -> str:
 
     Returns:
         GitHub's Markdown. Differences are to the first model, with 95 % intervals.
+
+    Example:
+        >>> print(markdown(summarize(results, missing)))                    # doctest: +SKIP
     """
     models = list(summary["models"])
     header = ["set", "images", "", *models, *(f"{model} − {models[0]}" for model in models[1:])]
