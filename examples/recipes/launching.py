@@ -14,7 +14,7 @@ import yaml
 
 from examples.recipes.train import train
 
-__all__ = ["launch", "options_of", "train_script_option"]
+__all__ = ["dr_plugins", "launch", "options_of", "train_script_option"]
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -43,11 +43,25 @@ def launch(options: Mapping[str, Any], script: Path | None) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     recipe = folder / "recipe.yaml"
     recipe.write_text(yaml.safe_dump(dict(options)))
+    _run(str(script), "--config", str(recipe))
+
+
+def dr_plugins(*arguments: str) -> None:
+    """Show and run a command ``dr-plugins``.
+
+    Raises:
+        click.ClickException: It failed.
+    """
+    click.echo(f"dr-plugins {' '.join(arguments)}")
+    _run("-m", "dr_plugins", *arguments)
+
+
+def _run(*arguments: str) -> None:
     paths = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
-    command = [sys.executable, str(script), "--config", str(recipe)]
+    command = [sys.executable, *arguments]
     done = subprocess.run(command, env={**os.environ, "PYTHONPATH": paths}, check=False)
     if done.returncode:
-        raise click.ClickException(f"{script} failed with exit status {done.returncode}")
+        raise click.ClickException(f"exit status {done.returncode} of {' '.join(command)}")
 
 
 def options_of(arguments: Sequence[str]) -> dict[str, Any]:

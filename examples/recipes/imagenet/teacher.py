@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from dr_plugins.cli.main import main as dr_plugins
+from examples.recipes import launching
 from examples.recipes.imagenet.ig_resnext101 import MEMBERS
 from examples.recipes.smoke import make_images
 
@@ -51,15 +51,10 @@ def main(
     arguments += ["--import", "examples.recipes.imagenet.ig_resnext101"]
     for teacher in teachers:
         arguments += ["--teacher", teacher]
-    _run("reinforce", *arguments, *options, *(["--estimate"] if estimate else []))
+    launching.dr_plugins("reinforce", *arguments, *options, *(["--estimate"] if estimate else []))
     if not estimate:
         for name, fewer in subsets.items():
-            _run("subset", str(whole), *fewer, "--out", f"{whole}-{name}")
-
-
-def _run(*arguments: str) -> None:
-    click.echo(f"dr-plugins {' '.join(arguments)}")
-    dr_plugins(arguments, standalone_mode=False)
+            launching.dr_plugins("subset", str(whole), *fewer, "--out", f"{whole}-{name}")
 
 
 if __name__ == "__main__":

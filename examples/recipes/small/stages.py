@@ -12,7 +12,7 @@ from urllib.parse import quote
 import click
 import yaml
 
-from dr_plugins.cli.main import main as dr_plugins
+from examples.recipes import launching
 from examples.recipes.launching import launch
 
 __all__ = ["Recipe", "Run", "read_recipe"]
@@ -135,18 +135,13 @@ class Run:
                 command += [f"--{name}", str(settings[name])]
             command += ["--first-sample", str(job * settings["samples"])]
             command += ["--device", self.common["device"]]
-            _dr_plugins(*command, *self.recipe.extra, "--out", str(self._job(job)))
+            launching.dr_plugins(*command, *self.recipe.extra, "--out", str(self._job(job)))
         if self.jobs is None:
             sets = [str(self._job(job)) for job in wanted]
-            _dr_plugins("merge", *sets, "--out", str(self._shards))
+            launching.dr_plugins("merge", *sets, "--out", str(self._shards))
 
     def _job(self, number: int) -> Path:
         return self.out / "jobs" / str(number)
-
-
-def _dr_plugins(*arguments: str) -> None:
-    click.echo(f"dr-plugins {' '.join(arguments)}")
-    dr_plugins(arguments, standalone_mode=False)
 
 
 def _same_as_before(folder: Path, options: Mapping[str, Any]) -> None:

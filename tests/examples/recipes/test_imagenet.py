@@ -111,6 +111,7 @@ def test_options_that_the_loop_does_not_know_are_errors() -> None:
         train({"learning_rate": 0.1})
 
 
+@pytest.mark.usefixtures("_commands_here")
 @pytest.mark.parametrize("config", ["cropflip", "randaug_mixing"])
 def test_imagenet_plus_and_its_subsets(config: str, tmp_path: Path) -> None:
     from dr_plugins import ShardSet
@@ -119,6 +120,7 @@ def test_imagenet_plus_and_its_subsets(config: str, tmp_path: Path) -> None:
     options = ["--smoke", "--out", str(tmp_path), "--size", "32", "--min-agreement", "0"]
     options += ["--device", "cpu", "--workers", "0", "--quiet"]
     result = CliRunner().invoke(main, [config, *options, "--estimate"], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
     assert "24 views" in result.output  # 4 of each of 6 images
     assert not (tmp_path / "imagenet-plus").exists()
     result = CliRunner().invoke(main, [config, *options], catch_exceptions=False)

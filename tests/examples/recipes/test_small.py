@@ -56,7 +56,9 @@ def test_the_paper_s_settings(name: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", DATASETS)
-def test_smoke(name: str, tmp_path: Path) -> None:
+def test_smoke(name: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    if name != DATASETS[0]:
+        request.getfixturevalue("_commands_here")
     output = run(name, out=tmp_path).output
     stages = ("teacher", "scratch", "scratch-plus", "finetune", "finetune-plus")
     assert all(f"{stage}: top-1 " in output for stage in stages)
