@@ -4,7 +4,7 @@
 
 PYTHON ?= python3
 PYTEST_ARGS ?=
-# Processes of `make test`, with one thread each; every one needs up to 3 GB of memory.
+# Processes of `make test`, with one thread each; a process needs up to 4 GB of memory.
 JOBS ?= 2
 # lite: upstream's packages, nothing to compile. compiled: the maintained forks with mmcv's operators.
 MMCV ?= lite

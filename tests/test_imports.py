@@ -118,7 +118,7 @@ def test_every_core_module_imports_where_no_framework_is_installed(loaded_by: Lo
     ("extension", "framework", "foreign"),
     [
         ("timm_ext", "timm", {"mmengine", "mmcv", "mmdet", "mmseg", "detectron2"}),
-        ("mmlab_ext", "mmengine", {"detectron2"}),
+        ("mmlab_ext", "mmengine", {"mmcv", "mmdet", "mmseg", "detectron2", "timm"}),
         ("d2_ext", "detectron2", {"mmengine", "mmcv", "mmdet", "mmseg", "timm"}),
     ],
 )

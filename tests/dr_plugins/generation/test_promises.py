@@ -134,10 +134,6 @@ def test_batches_for_a_gpu_are_pinned(device: str, pinned: bool) -> None:
     assert (loader.pin_memory, loader.batch_size) == (pinned, None)
 
 
-def test_answers_are_on_their_way_on_cuda_only() -> None:
-    assert making._UNFINISHED == {"cuda": 2}
-
-
 # --- deaths ---------------------------------------------------------------------------------------
 
 
