@@ -133,7 +133,7 @@ $(QUICKSTART): $(VENV)/.stamp-venv
 
 $(DEV): $(VENV)/.stamp-venv
 	@echo "installing the package, its test hosts and the developer's tools into $(VENV)"
-	$(PIP) install -c constraints.txt -e ".[timm,remote,ray,fast,quickstart,dev]" $(addprefix -r ,$(HOSTS))
+	$(PIP) install -c constraints.txt -e ".[timm,remote,ray,fast,quickstart,evaluate,dev]" $(addprefix -r ,$(HOSTS))
 	$(PIP) $(SDIST) $(PHOTOGRAPHS)
 	tar -xzf $(VENV)/src/$(subst ==,-,$(PHOTOGRAPHS)).tar.gz -C $(VENV)/src
 ifdef DETECTRON2

@@ -81,7 +81,7 @@ def draw_reliability(results: Sequence[SetResult], path: Path) -> None:
         bottom.bar(edges[:-1], counts / len(scores), 1 / _BINS, align="edge", color="tab:gray")
         bottom.set_xlabel("confidence")
     axes[0, 0].set_ylabel("accuracy")
-    axes[1, 0].set_ylabel("share of images")
+    axes[1, 0].set_ylabel("images")
     axes[0, 0].legend(loc="upper left", fontsize=8)
     figure.suptitle(f"{results[0].set_name} ({len(results[0].scores):,} images)", fontsize=10)
     _save(figure, path)
