@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ import detectron2
 from tests.d2_ext.coloured import make_coloured, make_coloured_set
 from tests.d2_ext.conftest import SMALL
 from tests.dr_models.checkpoints.networks import cvnets_state
+from tests.forked import run_python
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "examples" / "detectron2"
@@ -42,19 +42,12 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 @pytest.fixture
 def run(labelme: Path) -> Run:
     environment = {
-        **os.environ,
-        "PYTHONPATH": str(ROOT),
         "DETECTRON2_ENV_MODULE": "d2_ext",
         "COCO_FOLDER": str(labelme / "data_dataset_coco"),
-        "OMP_NUM_THREADS": "1",
-        "PYTHONWARNINGS": "ignore",
     }
 
     def run(tool: Path, *arguments: Any) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "tests.d2_ext.run_tool", str(tool), *map(str, arguments)]
-        return subprocess.run(
-            command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
-        )
+        return run_python(["-m", "tests.d2_ext.run_tool", tool, *arguments], environment)
 
     return run
 

@@ -18,6 +18,7 @@ from torchvision.datasets import ImageFolder
 
 import dr_plugins
 from dr_plugins.replay.replayer import fingerprint
+from tests.forked import run_python
 from tests.mmlab_ext import small
 from tests.mmlab_ext.configs import pretraining
 
@@ -37,24 +38,20 @@ def host_script(host: str) -> Path:
 
 
 def run(*arguments: Any, processes: int = 1) -> str:
-    launcher = [sys.executable]
-    if processes > 1:
-        launcher += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    environment = {
-        **os.environ,
-        "OMP_NUM_THREADS": "1",
-        "CUDA_VISIBLE_DEVICES": "",
-        "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1",
-    }
-    result = subprocess.run(
-        [*launcher, str(DRIVER), *map(str, arguments)],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
+    environment = {"CUDA_VISIBLE_DEVICES": "", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1"}
+    if processes == 1:
+        result = run_python([DRIVER, *arguments], environment)
+    else:
+        launcher = ["torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+        result = subprocess.run(
+            [sys.executable, "-m", *launcher, str(DRIVER), *map(str, arguments)],
+            cwd=ROOT,
+            env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=300,
+        )
     output = result.stdout + result.stderr
     assert result.returncode == 0, output[-4000:]
     return output

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from dr_plugins.errors import DatasetMismatchError, ReinforcementError
+from tests.forked import run_python
 from timm_ext import UnsupportedOptionError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -138,6 +139,13 @@ def in_a_process(*command: str, env: dict[str, str] | None = None) -> str:
     return result.stdout
 
 
+def forked(*command: str) -> str:
+    """The same, but for what an interpreter does when it starts."""
+    result = run_python(command)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
 def reports(output: str) -> list[dict[str, Any]]:
     found = [json.loads(line) for line in output.splitlines() if line.startswith("{")]
     return sorted(found, key=lambda report: report["rank"])
@@ -150,21 +158,21 @@ def arguments(data_dir: Path) -> list[str]:
 
 
 def test_device_modules_of_a_script(arguments: list[str], train: Train) -> None:
-    output = in_a_process(DRIVER, "--device-modules", "timm_ext", *arguments)
+    output = forked(DRIVER, "--device-modules", "timm_ext", *arguments)
     assert reports(output) == [train()]
 
 
 def test_launcher(arguments: list[str], train: Train) -> None:
-    output = in_a_process("-m", "timm_ext", DRIVER, *arguments)
+    output = forked("-m", "timm_ext", DRIVER, *arguments)
     assert reports(output) == [train()]
 
 
 def test_a_plain_training_is_untouched(data_dir: Path) -> None:
     options = ["--data-dir", str(data_dir), "--num-classes", "3", "--img-size", "32"]
     options += ["--dataset", "", "--reprob", "0.5", "--mixup", "0.2"]
-    plain = reports(in_a_process(DRIVER, *options))
+    plain = reports(forked(DRIVER, *options))
     assert plain[0]["epochs"][0]["targets"][0].startswith("Tensor")
-    assert reports(in_a_process(DRIVER, "--device-modules", "timm_ext", *options)) == plain
+    assert reports(forked(DRIVER, "--device-modules", "timm_ext", *options)) == plain
 
 
 def test_launcher_explains_itself(capsys: pytest.CaptureFixture[str]) -> None:
