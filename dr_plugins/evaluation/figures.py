@@ -109,7 +109,7 @@ def draw_corruptions(suite: str, models: Mapping[str, Any], path: Path) -> None:
         image = axis.imshow(100 * errors, vmin=0, vmax=100, cmap="magma_r", aspect="auto")
         for (y, x), error in np.ndenumerate(errors):
             if not np.isnan(error):
-                colour = "white" if error > 0.6 else "black"
+                colour = "white" if error > 0.5 else "black"
                 axis.text(
                     x, y, f"{100 * error:.0f}", ha="center", va="center", fontsize=7, color=colour
                 )
