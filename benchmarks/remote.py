@@ -16,6 +16,7 @@ import numpy as np
 from benchmarks.report import Limit, report
 from benchmarks.synthetic import make_synthetic_set
 from dr_plugins.policies.policy import Policy
+from dr_plugins.shards.mapped import StreamedShards
 from dr_plugins.shards.reader import ShardSet
 
 __all__ = ["main"]
@@ -63,9 +64,10 @@ def _measure(address: str, directory: Path, size: int) -> list[Limit]:
     first = time.perf_counter() - start
     _read(far, batches)
     epoch = time.perf_counter() - start
-    assert far._stream is not None
-    assert far._stream._fetcher is not None
-    far._stream._fetcher.join()
+    assert isinstance(far._shards, StreamedShards)
+    fetcher = far._shards._stream._fetcher
+    assert fetcher is not None
+    fetcher.join()
     arrived = time.perf_counter() - start
     again = ShardSet(address)
     for shards in (again, near):

@@ -21,7 +21,7 @@ from dr_plugins.mldr.serialization import load_member
 from dr_plugins.records import set_checksum
 from dr_plugins.shards.container import map_tensors
 from dr_plugins.shards.manifest import FileEntry
-from dr_plugins.shards.reader import map_shard
+from dr_plugins.shards.mapped import map_shard
 from dr_plugins.shards.shard import FINGERPRINT_BYTES, Shard, shard_name
 from dr_plugins.utils.files import regular_only
 

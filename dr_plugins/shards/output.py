@@ -17,7 +17,7 @@ from dr_plugins.shards.container import file_digest
 from dr_plugins.shards.key_index import KeyIndex
 from dr_plugins.shards.location import TEMPORARY_SUFFIX, Location
 from dr_plugins.shards.manifest import FileEntry, Manifest, library_versions, settings_digest
-from dr_plugins.shards.reader import map_shard
+from dr_plugins.shards.mapped import map_shard
 from dr_plugins.shards.shard import Shard, shard_name
 from dr_plugins.shards.unfinished import (
     compare_settings,

@@ -87,7 +87,7 @@ def believed(directory: Path, manifest: dict[str, Any]) -> None:
         set_id = manifest["set_id"] = settings_digest(manifest["settings"])
     original = ShardSet(GOLDEN)
     for number, entry in enumerate(original.manifest.shards):
-        shard = copy.copy(original._shard(number).content)
+        shard = copy.copy(original.shard(number))
         shard.records = shard.records.copy()
         shard.write(directory / entry.file, original.manifest.layout, original.keys, set_id)
     (directory / "manifest.json").write_text(json.dumps(manifest), "utf-8")

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 from dr_plugins.errors import FormatError, ReinforcementError, UnknownImageError
 from dr_plugins.policies.policy import Policy
 from dr_plugins.replay.stored_policy import stored_policy
-from dr_plugins.shards import reader
+from dr_plugins.shards import mapped
 from dr_plugins.shards.container import map_tensors
 from dr_plugins.shards.key_index import KeyIndex
 from dr_plugins.shards.manifest import FileEntry, Manifest
@@ -35,7 +35,7 @@ def own(tmp_path: Path) -> Path:
     return shutil.copytree(GOLDEN, tmp_path / "own")
 
 
-def mapped(directory: Path) -> int:
+def count_maps(directory: Path) -> int:
     """Number of shard and index files that this process maps."""
     return Path("/proc/self/maps").read_text().count(f"{directory}/")
 
@@ -141,7 +141,7 @@ def test_ten_thousand_shards_open_nothing_until_used(
 
     opened: list[str] = []
     monkeypatch.setattr(
-        reader, "map_tensors", lambda path: opened.append(path.name) or map_tensors(path)
+        mapped, "map_tensors", lambda path: opened.append(path.name) or map_tensors(path)
     )
     descriptors = len(os.listdir("/proc/self/fd"))
     big = ShardSet(tmp_path)
@@ -185,11 +185,11 @@ def test_many_classes_round_trip_bit_for_bit_in_float32(
 
 def test_close_drops_the_maps_and_access_opens_them_again(own: Path) -> None:
     shards = ShardSet(own)
-    assert mapped(own) == 0
+    assert count_maps(own) == 0
     expected = shards[2, 3].tobytes(), shards[KEYS[0], 1].tobytes()
-    assert mapped(own) == 3
+    assert count_maps(own) == 3
     shards.close()
-    assert mapped(own) == 0
+    assert count_maps(own) == 0
     assert (shards[2, 3].tobytes(), shards[KEYS[0], 1].tobytes()) == expected
 
 
@@ -197,12 +197,12 @@ def test_the_oldest_maps_are_closed_when_there_are_many(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     own = equal_shards(tmp_path / "own")
-    monkeypatch.setattr(reader, "_MOST_OPEN", 2)
+    monkeypatch.setattr(mapped, "_MOST_OPEN", 2)
     shards, expected = ShardSet(own), [ShardSet(own)[row, 1].tobytes() for row in range(3)]
     for row in (0, 1, 2, 0, 2, 1):
         held = shards.records(row)
         assert shards[row, 1].tobytes() == expected[row]
-        assert mapped(own) <= 3  # with the index
+        assert count_maps(own) <= 3  # with the index
     assert held[0, 1].tobytes() == expected[1]
 
 

@@ -24,6 +24,7 @@ from dr_plugins.replay.replayer import Replayer
 from dr_plugins.shards import cache, remote, streaming
 from dr_plugins.shards.address import located
 from dr_plugins.shards.location import LocalPath
+from dr_plugins.shards.mapped import StreamedShards
 from dr_plugins.shards.reader import ShardSet
 from dr_plugins.tools.describe import describe
 from dr_plugins.tools.subset import subset
@@ -75,11 +76,16 @@ def everything(shards: ShardSet) -> bytes:
     return records[order].tobytes()
 
 
+def stream_of(shards: ShardSet) -> streaming.ShardStream:
+    assert isinstance(shards._shards, StreamedShards)
+    return shards._shards._stream
+
+
 def wait(shards: ShardSet) -> None:
-    assert shards._stream is not None
-    assert shards._stream._fetcher is not None
-    shards._stream._fetcher.join(20)
-    assert not shards._stream._fetcher.is_alive()
+    fetcher = stream_of(shards)._fetcher
+    assert fetcher is not None
+    fetcher.join(20)
+    assert not fetcher.is_alive()
 
 
 def test_a_remote_set_is_the_local_set(server: FaultyServer, folder: Path) -> None:
@@ -87,7 +93,7 @@ def test_a_remote_set_is_the_local_set(server: FaultyServer, folder: Path) -> No
     assert far.keys[:] == local.keys[:]
     assert everything(far) == everything(local)
     wait(far)
-    assert all(far._stream.whole(n) for n in range(len(far.manifest.shards)))
+    assert all(stream_of(far).whole(n) for n in range(len(far.manifest.shards)))
     assert [far.image(row) for row in range(len(far))] == [local.image(r) for r in range(len(far))]
     assert describe(far).replace(str(far.location), "") != ""
     server.requests.clear()
