@@ -29,7 +29,7 @@ def run_python(
 ) -> subprocess.CompletedProcess[str]:
     """Run ``python ARGUMENTS`` (a script, or -m and a module) from the project's folder.
 
-    Not for programs that spawn processes themselves: those import everything, and may wait forever.
+    It saves little where a program spawns processes itself, which import everything again.
     `env` is added to this process's environment. What an interpreter reads of it when it starts,
     such as PYTHONPATH, has no effect.
     """
