@@ -49,7 +49,9 @@ def torchvision_target(model: CVNetsModel) -> tuple[str, list[Entry]]:
         return model.name.replace("_", ""), list(model.entries())
     if model.family == "swin":
         return _NAMES[model.name], list(_renamed(model.entries(), _SWIN, _with_index))
-    return "VisionTransformer", list(_renamed(model.entries(), _VIT, _with_class_position))
+    if model.family == "vit":
+        return "VisionTransformer", list(_renamed(model.entries(), _VIT, _with_class_position))
+    raise CheckpointError(f"{model.name} cannot be converted to torchvision: no names are known")
 
 
 def _mobilenet_v2() -> Iterator[Entry]:
