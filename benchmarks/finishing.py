@@ -11,8 +11,6 @@ from benchmarks.report import Row, compare, report
 from dr_plugins.policies.policy import Policy
 from dr_plugins.replay.deferred import DeferredViews
 
-__all__ = ["main"]
-
 BATCH, BATCHES = 256, 20
 
 

@@ -32,8 +32,6 @@ from dr_plugins.images.sources import ImageSource
 from dr_plugins.policies.policy import Policy
 from timm_ext.teachers import TimmTeacher
 
-__all__ = ["main"]
-
 MLDR = os.environ.get("MLDR_SOURCE", "")  # a checkout of apple/ml-dr, to compare with it as well
 MLDR_CONFIGS = {"rrc": "cropflip", "randaug": "randaug", "randaug_mixing": "randaug_mixing"}
 HOLD, ROUNDS, CLASSES = 0.95, 2, 1000

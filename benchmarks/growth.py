@@ -23,8 +23,6 @@ from dr_plugins import KDLoss, ReinforcedDataset, SparseTargets
 from dr_plugins.policies.policy import Policy
 from dr_plugins.shards.reader import ShardSet
 
-__all__ = ["main"]
-
 SAMPLES, TOPKS = (1, 10, 50, 100, 400), (1, 5, 10, 20, 50)
 IMAGES, CLASSES, WORKERS = (
     (1_000, 10_000, 100_000, 1_000_000),

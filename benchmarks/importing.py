@@ -26,8 +26,6 @@ from dr_plugins.records import RecordLayout, target_fields
 from dr_plugins.transforms import RandAugment
 from dr_plugins.transforms.operations import OPERATIONS
 
-__all__ = ["main"]
-
 SAMPLES, TOPK, IMAGES, CLASSES, IMAGENET = 400, 10, 256, 1000, 1_281_167
 PUBLISHED = {"rrc": 65, "mixing": 90, "randaug": 73, "randaug_mixing": 104}
 CORES = os.cpu_count() or 1

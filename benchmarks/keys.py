@@ -19,8 +19,6 @@ from dr_plugins.shards.key_index import KeyIndex
 from dr_plugins.shards.manifest import FileEntry, Manifest, library_versions, settings_digest
 from dr_plugins.shards.shard import Shard, shard_name
 
-__all__ = ["main", "make_large_set"]
-
 IMAGES = (1_281_167, 14_197_122, 100_000_000)  # ImageNet-1k, ImageNet-21k
 CLASSES, SHARD_IMAGES, BATCH = 1000, 8192, 256
 _ALL_KEYS = 20_000_000  # lists of more names do not fit into this machine's memory

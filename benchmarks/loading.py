@@ -24,8 +24,6 @@ from dr_plugins.policies.policy import Policy
 from dr_plugins.shards.reader import ShardSet
 from dr_plugins.training.dataset import ReinforcedDataset
 
-__all__ = ["main"]
-
 IMAGES, BATCH, SAMPLES = 256, 32, 50
 MLDR = os.environ.get("MLDR_SOURCE", "")  # a checkout of apple/ml-dr, to compare with it as well
 RAND_AUGMENT = {"auto_augment": "rand-m9-n2", "re_prob": 0.25}

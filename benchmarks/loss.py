@@ -13,8 +13,6 @@ from torch import Tensor
 from benchmarks.report import Row, compare, report
 from dr_plugins import KDLoss, SparseTargets
 
-__all__ = ["main"]
-
 BATCH, TOPK, REPEATS = 1024, 10, 50
 CLASSES = (1_000, 21_841, 100_000)
 FEW = 1_000  # up to this number of classes, the loss should be as fast as with labels

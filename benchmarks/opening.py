@@ -11,8 +11,6 @@ from benchmarks.report import Limit, report
 from benchmarks.synthetic import make_empty_set
 from dr_plugins.policies.policy import Policy
 
-__all__ = ["main"]
-
 IMAGES, SHARDS, SAMPLES = 1_281_167, 10_000, 2
 BATCH = 256
 

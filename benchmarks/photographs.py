@@ -9,8 +9,6 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-__all__ = ["make_photographs"]
-
 SIZE = (500, 375)  # (width, height) of most ImageNet photographs
 
 

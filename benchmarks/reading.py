@@ -13,8 +13,6 @@ from benchmarks.synthetic import make_synthetic_set, mldr_file
 from dr_plugins.policies.policy import Policy
 from dr_plugins.shards.reader import ShardSet
 
-__all__ = ["main"]
-
 SAMPLES, TOPK, IMAGES = 400, 10, 512
 PUBLISHED = {"rrc": 65, "mixing": 90, "randaug": 73, "randaug_mixing": 104}
 

@@ -19,8 +19,6 @@ from dr_plugins.policies.policy import Policy
 from dr_plugins.shards.mapped import StreamedShards
 from dr_plugins.shards.reader import ShardSet
 
-__all__ = ["main"]
-
 IMAGES, SAMPLES, SHARD_IMAGES = 20_000, 60, 512
 BATCH = 256
 RATE, DELAY = 100e6 / 8, 0.02  # bytes per second of the whole line, seconds until an answer

@@ -12,8 +12,6 @@ from pathlib import Path
 
 from dr_plugins.shards.manifest import library_versions
 
-__all__ = ["Limit", "Row", "compare", "report"]
-
 
 @dataclass(frozen=True)
 class Row:

@@ -13,13 +13,12 @@ from dr_plugins import randomness
 from dr_plugins.policies.policy import AugmentParams, Policy
 from dr_plugins.records import RecordLayout, target_fields
 from dr_plugins.replay.stored_policy import stored_policy
+from dr_plugins.shards.claims import locked
 from dr_plugins.shards.key_index import KeyIndex
-from dr_plugins.shards.output import OutputDirectory, locked
+from dr_plugins.shards.output import OutputDirectory
 from dr_plugins.shards.reader import ShardSet
 from dr_plugins.shards.shard import Shard
 from dr_plugins.transforms.operations import OPERATIONS
-
-__all__ = ["make_empty_set", "make_set_of", "make_synthetic_set", "mldr_file", "set_settings"]
 
 CLASSES = 1000
 

@@ -26,8 +26,6 @@ from benchmarks.synthetic import CLASSES, make_set_of
 from dr_plugins import KDLoss, ReinforcedDataset
 from dr_plugins.policies.policy import Policy
 
-__all__ = ["main"]
-
 # Several copies of each photograph: an epoch should be much longer than what the workers
 # have ready when it begins.
 PHOTOGRAPHS, COPIES, SAMPLES, BATCH, STEPS = 2048, 8, 4, 256, 24

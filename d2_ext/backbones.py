@@ -20,15 +20,6 @@ from dr_plugins.errors import BackboneError, CheckpointError
 if TYPE_CHECKING:  # timm is an optional extra: imported when a network is built
     from dr_models import FeatureBackbone
 
-__all__ = [
-    "SINGLE_SCALE",
-    "TimmBackbone",
-    "build_dr_retinanet_timm_fpn_backbone",
-    "build_dr_timm_backbone",
-    "build_dr_timm_fpn_backbone",
-    "build_dr_timm_simple_fpn_backbone",
-]
-
 SINGLE_SCALE = "last_feat"
 """Detectron2's name for the feature of a single-scale network, such as a ViT."""
 

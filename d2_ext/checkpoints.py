@@ -31,15 +31,6 @@ from dr_models.checkpoints import BackboneWeights, CheckpointLocation, load_back
 from dr_models.checkpoints.location import SCHEME
 from dr_plugins.errors import BackboneError, CheckpointError
 
-__all__ = [
-    "ImageNetPlusHandler",
-    "find_backbones",
-    "load_reinforced",
-    "local_location",
-    "read_weights",
-    "register_checkpoints",
-]
-
 _MARK = "_loads_imagenet_plus"
 
 

@@ -19,8 +19,6 @@ from dr_models.checkpoints.network_record import check_options, decode_record, e
 from dr_plugins import KDLoss
 from dr_plugins.errors import BackboneError, CheckpointError
 
-__all__ = ["ReinforcedClassifier"]
-
 State = Mapping[str, torch.Tensor]
 
 _TOP = 255

@@ -8,8 +8,6 @@ from detectron2.config import CfgNode
 
 from d2_ext.errors import ConfigError
 
-__all__ = ["add_dr_plugins_config", "reinforced_node", "timm_node", "timm_options"]
-
 
 def add_dr_plugins_config(cfg: Any) -> None:
     """Add ``MODEL.DR_TIMM`` and ``REINFORCED``; idempotent.

@@ -18,8 +18,6 @@ from d2_ext.sampler import EpochBatches
 from dr_plugins import ReinforcedDataset, ShardSet, SparseTargets
 from dr_plugins.images.sources import open_source
 
-__all__ = ["ReinforcedLoader", "build_reinforced_train_loader"]
-
 Batch = dict[str, Any]
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-__all__ = ["setup_environment"]
-
 
 def setup_environment() -> None:
     """Add this package's keys to every `get_cfg()`.

@@ -14,8 +14,6 @@ from detectron2.utils import comm
 from dr_plugins.errors import DatasetMismatchError
 from dr_plugins.metrics import expected_calibration_error
 
-__all__ = ["ClassificationEvaluator"]
-
 _TOP = 5
 
 

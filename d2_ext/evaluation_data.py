@@ -18,8 +18,6 @@ from dr_plugins.images.sources import open_source
 from dr_plugins.replay.stored_policy import stored_policy
 from dr_plugins.training.contract import Contract
 
-__all__ = ["build_classification_test_loader"]
-
 
 def _test_loader_from_config(cfg: Any, images: Any, **kwargs: Any) -> dict[str, Any]:
     node = reinforced_node(cfg)

@@ -11,8 +11,6 @@ from d2_ext.log import logger
 from dr_models.checkpoints import InputConvention, check_convention
 from dr_plugins.errors import CheckpointError
 
-__all__ = ["check_inputs"]
-
 _TOP = 255  # Detectron2's images
 # Attributes in which Detectron2's data loaders, datasets and wrappers hold what they wrap.
 _WRAPPED = ("dataset", "_dataset", "_map_func", "_obj")

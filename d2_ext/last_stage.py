@@ -15,8 +15,6 @@ from dr_models.checkpoints.resnets import backbone_renamer
 from dr_models.cvnets.keys import is_counter
 from dr_plugins.errors import BackboneError
 
-__all__ = ["LAST_STAGE", "find_last_stages", "timm_last_stage"]
-
 LAST_STAGE = "res5"
 """Detectron2's name for it, in ResNets and in heads."""
 

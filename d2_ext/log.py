@@ -4,7 +4,5 @@ from __future__ import annotations
 
 import logging
 
-__all__ = ["logger"]
-
 # They configure the logger "detectron2" and its children only.
 logger = logging.getLogger("detectron2.d2_ext")

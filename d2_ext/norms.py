@@ -9,8 +9,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from d2_ext.errors import ConfigError
 
-__all__ = ["NORMS", "convert_norms"]
-
 NORMS = ("", "BN", "FrozenBN", "SyncBN")
 """Values of ``MODEL.DR_TIMM.NORM``."""
 

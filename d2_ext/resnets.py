@@ -16,8 +16,6 @@ from dr_models.cvnets.keys import is_counter
 from dr_models.cvnets.report import shorten
 from dr_plugins.errors import BackboneError, CheckpointError
 
-__all__ = ["resnet_parts"]
-
 State = Mapping[str, torch.Tensor]
 
 

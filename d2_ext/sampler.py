@@ -9,8 +9,6 @@ from torch.utils.data import Sampler
 
 from d2_ext.errors import ConfigError
 
-__all__ = ["EpochBatches"]
-
 
 class EpochBatches(Sampler[list[int]]):
     """The batches of one process in one epoch, from any iteration on.

@@ -21,8 +21,6 @@ from dr_models.checkpoints import InputConvention
 from dr_models.checkpoints.location import SCHEME
 from dr_plugins.errors import CheckpointError
 
-__all__ = ["use_checkpoint"]
-
 _TOP = 255
 _MODEL_ZOO = ("detectron2://", "catalog://")
 

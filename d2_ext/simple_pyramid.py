@@ -12,8 +12,6 @@ from torch import nn
 
 from d2_ext.errors import ConfigError
 
-__all__ = ["SimpleFeaturePyramid"]
-
 _SCALES = (4.0, 2.0, 1.0, 0.5)
 _EPS = 1e-6  # of normalisation, as in ViTs
 

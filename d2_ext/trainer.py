@@ -11,8 +11,6 @@ from d2_ext.evaluation import ClassificationEvaluator
 from d2_ext.evaluation_data import build_classification_test_loader
 from dr_plugins.errors import CheckpointError
 
-__all__ = ["ReinforcedTrainer"]
-
 # Where Detectron2's main branch saves the optimizer's state; version 0.6 does not save it.
 _INNER = "_trainer"
 

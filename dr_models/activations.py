@@ -8,8 +8,6 @@ from torch import nn
 
 from dr_plugins.errors import BackboneError
 
-__all__ = ["activation_names", "check_activations"]
-
 
 def activation_names(network: nn.Module) -> list[str]:
     """Return the names of a timm network's layers that combine normalization and activation.

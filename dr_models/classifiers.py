@@ -11,8 +11,6 @@ from torch import nn
 import dr_models.networks  # noqa: F401  registers them with timm
 from dr_plugins.errors import BackboneError
 
-__all__ = ["check_name", "classifier_names", "create_classifier"]
-
 
 def create_classifier(model: str, num_classes: int, **options: Any) -> nn.Module:
     """Create a classifier with random weights.

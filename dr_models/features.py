@@ -24,8 +24,6 @@ from dr_models.classifiers import check_name
 from dr_models.cvnets.keys import is_counter
 from dr_plugins.errors import BackboneError, CheckpointError
 
-__all__ = ["FeatureBackbone"]
-
 _STAGES_FROM = 4  # stride of a detector's first stage; all before it is the stem
 # Options of timm's networks for one image size that make them accept any size.
 _ANY_SIZE = ({"dynamic_img_size": True}, {"strict_img_size": False})

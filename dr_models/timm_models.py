@@ -20,8 +20,6 @@ from dr_models.cvnets.inputs import InputConvention
 from dr_plugins.errors import CheckpointError, EvaluationError
 from dr_plugins.evaluation import ImageNetClasses, ModelUnderTest
 
-__all__ = ["imagenet_classes", "load_model"]
-
 _HUB = ("hf-hub:", "hf_hub:")  # in such names `@` precedes a revision
 # Of train.py's arguments, those that decide how images are prepared.
 _RECORDED = ("img_size", "input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode")

@@ -11,8 +11,6 @@ from math import gcd
 
 import numpy as np
 
-__all__ = ["choose_samples", "hash_key", "image_generator", "uniform"]
-
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _SAMPLES, _UNIFORM = 1, 2
 

@@ -14,8 +14,6 @@ import numpy as np
 
 from dr_plugins.errors import FormatError
 
-__all__ = ["TARGET_FIELDS", "Field", "RecordLayout", "is_whole", "set_checksum", "target_fields"]
-
 TARGET_FIELDS = ("ids", "probs")
 """Names of the fields that hold a teacher's answer, see `target_fields`."""
 

@@ -9,8 +9,6 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-__all__ = ["SparseTargets", "check_temperature", "implements"]
-
 _Function = TypeVar("_Function", bound=Callable[..., Tensor])
 
 

@@ -17,8 +17,6 @@ from mmlab_ext.features import strict_pretrained
 from mmlab_ext.preprocessor import TimmDataPreprocessor
 from mmlab_ext.samples import ClassificationSample
 
-__all__ = ["TimmClassifier"]
-
 _TOLERANCE = 0.3  # of 255: configs round
 
 

@@ -18,8 +18,6 @@ from mmlab_ext.errors import ConfigError
 from mmlab_ext.images import KEY, open_images
 from mmlab_ext.samples import ClassificationSample
 
-__all__ = ["ImageFolder", "ReinforcedDataset"]
-
 Item = dict[str, Any]
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dr_plugins.errors import ReinforcementError
 
-__all__ = ["ConfigError"]
-
 
 class ConfigError(ReinforcementError):
     """Invalid or contradictory settings in a config; the message names the key."""

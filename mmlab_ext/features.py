@@ -13,8 +13,6 @@ from dr_models.checkpoints import InputConvention
 from dr_models.checkpoints.location import SCHEME
 from mmlab_ext.errors import ConfigError
 
-__all__ = ["TimmFeatures", "strict_pretrained"]
-
 
 def strict_pretrained(init_cfg: Any) -> Any:
     """Return an ``init_cfg`` whose pretrained checkpoints are loaded by our strict initializer."""

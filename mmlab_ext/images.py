@@ -17,8 +17,6 @@ from dr_plugins.images.sources import open_source
 from mmlab_ext.errors import ConfigError
 from mmlab_ext.samples import one_class
 
-__all__ = ["KEY", "open_images"]
-
 KEY = "train_dataloader.dataset"
 _LOADING = "LoadImageFromFile"
 

@@ -14,8 +14,6 @@ from dr_models.checkpoints.location import SCHEME
 from dr_plugins.errors import BackboneError, CheckpointError
 from mmlab_ext.loading import load_into
 
-__all__ = ["Pretrained"]
-
 
 # MMEngine's ignores keys that do not match, and a registered scheme does not know the module.
 @WEIGHT_INITIALIZERS.register_module(name="Pretrained", force=True)

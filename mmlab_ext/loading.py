@@ -24,8 +24,6 @@ from mmlab_ext.classifier import TimmClassifier
 from mmlab_ext.features import TimmFeatures
 from mmlab_ext.resnets import check_style, is_shared_head, native_arch
 
-__all__ = ["Loaded", "load_into", "load_parts"]
-
 State = Mapping[str, torch.Tensor]
 
 # Options of timm's ResNets that do not change what a stage computes.

@@ -10,8 +10,6 @@ from mmengine.registry import MODELS
 from dr_plugins import KDLoss as CoreKDLoss
 from dr_plugins import SparseTargets
 
-__all__ = ["KDLoss"]
-
 
 @MODELS.register_module()
 class KDLoss(CoreKDLoss):

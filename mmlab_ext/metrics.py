@@ -13,8 +13,6 @@ from dr_plugins.metrics import expected_calibration_error
 from mmlab_ext.errors import ConfigError
 from mmlab_ext.samples import one_class
 
-__all__ = ["ExpectedCalibrationError", "TopKAccuracy"]
-
 
 def _scores(sample: Mapping[str, Any]) -> tuple[torch.Tensor, int]:
     """Probabilities ``[C]`` and the label of one sample."""

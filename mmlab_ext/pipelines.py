@@ -11,8 +11,6 @@ import torch
 
 from mmlab_ext.errors import ConfigError
 
-__all__ = ["decodes_to_bgr", "refuse_normalised", "refuse_normalising", "steps"]
-
 _PLAIN = (str, bytes, int, float, type, ModuleType, np.ndarray, torch.Tensor)
 _LONG = 1000  # longer lists hold images or annotations, not transforms
 

@@ -14,8 +14,6 @@ from dr_plugins.replay.deferred import DeferredViews
 from mmlab_ext.errors import ConfigError
 from mmlab_ext.samples import one_class
 
-__all__ = ["TimmDataPreprocessor"]
-
 Targets = SparseTargets | torch.Tensor | None
 
 

@@ -8,8 +8,6 @@ from torch import nn
 
 from dr_plugins.errors import BackboneError
 
-__all__ = ["check_style", "is_native", "is_shared_head", "native_arch"]
-
 # Their ResNets compute what timm's and torchvision's do.
 _HOSTS = ("mmdet", "mmseg")
 _NATIVE = {"ResNet": "resnet{}", "ResNetV1d": "resnet{}d"}

@@ -11,8 +11,6 @@ from mmengine.structures import BaseDataElement
 from dr_plugins import SparseTargets
 from mmlab_ext.errors import ConfigError
 
-__all__ = ["ClassificationSample", "one_class"]
-
 
 def one_class(label: Any, place: str) -> int:
     """The class of an image, from any notation of a dataset.

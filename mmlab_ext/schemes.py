@@ -9,8 +9,6 @@ from mmengine.runner import CheckpointLoader
 from dr_models.checkpoints.location import SCHEME
 from dr_plugins.errors import CheckpointError
 
-__all__ = ["refuse_to_load_loosely"]
-
 
 @CheckpointLoader.register_scheme(prefixes=SCHEME)
 def refuse_to_load_loosely(filename: str, map_location: Any = None) -> NoReturn:

@@ -12,7 +12,6 @@ from pathlib import Path
 import timm
 
 # `-m` has imported timm_ext by now, which registers it.
-__all__ = ["main"]
 
 _USAGE = "python -m timm_ext [-h] SCRIPT [ARGS ...]"
 _DESCRIPTION = """\

@@ -23,8 +23,6 @@ from timm_ext.plain_images import decoded_as_for_training
 from timm_ext.primary_log import is_primary, log_on_primary
 from timm_ext.validation import check_validation
 
-__all__ = ["copy_for_loader", "create_dataset", "training_dataset"]
-
 _TIMM_NAMES = {"imagenet-plus": "", "cifar100-plus": "torch/cifar100"}
 _TORCHVISION = {"flowers102-plus": datasets.Flowers102, "food101-plus": datasets.Food101}
 # timm's names of splits to torchvision's; other names pass unchanged.

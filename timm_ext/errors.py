@@ -4,13 +4,6 @@ from __future__ import annotations
 
 from dr_plugins.errors import ReinforcementError
 
-__all__ = [
-    "DatasetNameError",
-    "ImagesNotFoundError",
-    "ShardsNotFoundError",
-    "UnsupportedOptionError",
-]
-
 
 class DatasetNameError(ReinforcementError):
     """A dataset name, or an option in it, is invalid."""

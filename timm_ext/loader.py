@@ -21,8 +21,6 @@ from timm_ext.errors import UnsupportedOptionError
 from timm_ext.primary_log import log_on_primary
 from timm_ext.refusals import check_loader_options
 
-__all__ = ["Normalize", "create_loader"]
-
 _SAFE_PREFETCHER = (1, 0, 31)
 
 

@@ -14,8 +14,6 @@ from dr_plugins.errors import DatasetMismatchError
 from timm_ext.datasets import training_dataset
 from timm_ext.primary_log import log_on_primary
 
-__all__ = ["ReinforcedLoss", "change_classes", "create_loss"]
-
 
 class ReinforcedLoss(nn.Module):
     """KL divergence to stored answers; another loss for all other targets.

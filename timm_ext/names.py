@@ -16,8 +16,6 @@ from dr_plugins.shards.location import LocalPath, Location
 from dr_plugins.utils.files import MANIFEST_NAME
 from timm_ext.errors import DatasetNameError, ShardsNotFoundError
 
-__all__ = ["NAMES", "SHARDS_VARIABLE", "DatasetName", "find_shards", "parse_name"]
-
 NAMES = ("imagenet-plus", "cifar100-plus", "flowers102-plus", "food101-plus", "reinforced")
 SHARDS_VARIABLE = "DR_PLUGINS_SHARDS"
 _FOLDER = "reinforcements"

@@ -10,8 +10,6 @@ from timm.data.dataset import ImageDataset
 from dr_plugins import ImageSource
 from dr_plugins.errors import DatasetMismatchError
 
-__all__ = ["decoded_as_for_training"]
-
 
 def decoded_as_for_training(images: Any) -> Any:
     """Return the same images, in RGB; one that cannot be read completely is an error.

@@ -6,8 +6,6 @@ import logging
 
 import torch.distributed
 
-__all__ = ["is_primary", "log_on_primary"]
-
 _logger = logging.getLogger("timm_ext")
 
 

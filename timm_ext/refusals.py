@@ -16,13 +16,6 @@ from timm_ext.datasets import training_dataset
 from timm_ext.errors import DatasetNameError, UnsupportedOptionError
 from timm_ext.names import parse_name
 
-__all__ = [
-    "change_classes",
-    "check_loader_options",
-    "create_naflex_loader",
-    "timm_create_naflex_loader",
-]
-
 _MIXING = (
     "--mixup and --cutmix",
     "they would mix views that the teacher saw unmixed",

@@ -8,8 +8,6 @@ from typing import Any
 
 from timm_ext import datasets, loader, loss, refusals
 
-__all__ = ["register"]
-
 _REPLACEMENTS: dict[int, Any] = {
     id(datasets.timm_create_dataset): datasets.create_dataset,
     id(loader.timm_create_loader): loader.create_loader,

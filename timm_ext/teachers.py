@@ -20,8 +20,6 @@ from torchvision.transforms.v2 import functional as transforms
 
 from dr_plugins.errors import TeacherError
 
-__all__ = ["TimmTeacher", "load_timm_teacher"]
-
 # In names of models on the hub, `@` precedes a revision.
 _HUB = ("hf-hub:", "hf_hub:")
 # All that timm's models use; torchvision antialiases tensors with these only.

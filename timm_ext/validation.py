@@ -15,8 +15,6 @@ from dr_plugins.errors import DatasetMismatchError
 from dr_plugins.utils.files import regular_only
 from timm_ext.primary_log import is_primary, log_on_primary
 
-__all__ = ["check_validation"]
-
 _MOST_COMPARED, _MOST_OPENED = 1000, 10_000  # validation images, training images
 _END = 256  # bytes; files of one size and format begin alike, but end differently
 

@@ -25,8 +25,6 @@ from dr_models.cvnets.keys import State
 from dr_models.cvnets.report import ConversionReport
 from dr_plugins.errors import CheckpointError
 
-__all__ = ["BackboneWeights", "load_backbone"]
-
 _STATED = ("arch", "source_layout", "layout", "model")
 
 

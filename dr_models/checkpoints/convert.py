@@ -34,8 +34,6 @@ from dr_plugins import __version__
 from dr_plugins.errors import CheckpointError
 from dr_plugins.shards.container import file_digest
 
-__all__ = ["TARGETS", "convert", "convert_state_dict", "default_name"]
-
 TARGETS = {
     "timm": ".safetensors",
     "torchvision": ".safetensors",

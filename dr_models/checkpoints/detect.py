@@ -17,14 +17,6 @@ from dr_models.cvnets.renaming import candidates, is_cvnets
 from dr_models.cvnets.report import shorten
 from dr_plugins.errors import CheckpointError
 
-__all__ = [
-    "check_single_network",
-    "converted_architecture",
-    "detect_architecture",
-    "find_resnet",
-    "is_plain_resnet",
-]
-
 
 def is_plain_resnet(state: Mapping[str, object]) -> bool:
     """Return whether the keys are those of timm's and torchvision's ResNets."""

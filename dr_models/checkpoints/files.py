@@ -19,8 +19,6 @@ from torch import serialization
 
 from dr_plugins.errors import CheckpointError
 
-__all__ = ["METADATA_KEY", "FileContent", "read_file", "read_file_metadata"]
-
 METADATA_KEY = "dr_plugins"
 """Key of the metadata in converted ``torch.save`` files."""
 

@@ -12,8 +12,6 @@ from dr_models.cvnets.report import ConversionReport
 from dr_models.cvnets.torchvision_names import torchvision_target
 from dr_plugins.errors import CheckpointError
 
-__all__ = ["from_cvnets"]
-
 
 def from_cvnets(
     state: State, model: CVNetsModel, to: str, stock: bool, stored_indices: bool

@@ -14,8 +14,6 @@ from dr_models.cvnets.keys import State, is_counter
 from dr_models.cvnets.report import ConversionReport, shorten
 from dr_plugins.errors import CheckpointError
 
-__all__ = ["from_host", "host_convention"]
-
 _LAYOUTS = ("timm", "torchvision")
 _CLASSES = 1000  # the libraries' default
 

@@ -11,17 +11,6 @@ from torch import nn
 
 from dr_plugins.errors import CheckpointError
 
-__all__ = [
-    "check_shapes",
-    "count_classes",
-    "cvnets_torchvision_shapes",
-    "known_name",
-    "timm_defaults",
-    "timm_shapes",
-    "torchvision_defaults",
-    "torchvision_shapes",
-]
-
 Shapes = Mapping[str, torch.Tensor]
 """Tensors without memory: names, shapes, types."""
 

@@ -20,8 +20,6 @@ from dr_models.checkpoints.network_record import (
 from dr_models.checkpoints.values import DIGEST_KEY, check_values, digest
 from dr_plugins.errors import CheckpointError
 
-__all__ = ["Checkpoint", "load_checkpoint", "strip_prefixes"]
-
 _RAW = ("state_dict", "model_state_dict", "model", "module")
 _AVERAGED = ("state_dict_ema", "ema_state_dict", "model_ema", "ema")
 # Prefixes of all names, from wrappers for distributed training and from the classifiers of the

@@ -9,8 +9,6 @@ from torch import nn
 from dr_models.cvnets.keys import is_counter
 from dr_plugins.errors import BackboneError
 
-__all__ = ["LoadRecord", "mark_loaded"]
-
 
 class LoadRecord:
     """Tracks calls of `load_state_dict` on a network, its parts, or a model that contains it.

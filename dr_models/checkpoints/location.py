@@ -9,8 +9,6 @@ from urllib.parse import parse_qsl
 
 from dr_plugins.errors import CheckpointError
 
-__all__ = ["SCHEME", "SOURCES", "CheckpointLocation"]
-
 SCHEME = "imagenet-plus://"
 """Prefix of a path in settings where the host would otherwise load the file."""
 

@@ -13,8 +13,6 @@ from dr_models.checkpoints import hosts
 from dr_models.cvnets.catalog import CVNETS_MODELS, canonical_name
 from dr_plugins.errors import CheckpointError
 
-__all__ = ["check_stated_name", "cvnets_name", "stated_name"]
-
 
 def stated_name(content: Mapping[str, Any], metadata: Mapping[str, str]) -> str:
     """Return the network's name according to a file; empty if no library knows it.

@@ -16,16 +16,6 @@ import torch
 
 from dr_plugins.errors import CheckpointError
 
-__all__ = [
-    "RECORD_KEY",
-    "NetworkRecord",
-    "check_options",
-    "decode_record",
-    "encode_record",
-    "may_be_record",
-    "record_of_mmengine",
-]
-
 RECORD_KEY = "_extra_state"
 """PyTorch's key for extra state of a module."""
 

@@ -14,8 +14,6 @@ from torch import nn
 
 from dr_plugins.errors import BackboneError, CheckpointError
 
-__all__ = ["HOST_RESNETS", "SHARED", "backbone_renamer", "check_layers"]
-
 _EPS = 1e-5
 
 _PLAIN = {f"resnet{depth}" for depth in (18, 34, 50, 101, 152)}

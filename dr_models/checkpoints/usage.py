@@ -7,8 +7,6 @@ from typing import Any
 from dr_models.checkpoints.convention import InputConvention
 from dr_models.cvnets.report import ConversionReport
 
-__all__ = ["how_to_load"]
-
 _TOP = 255
 
 

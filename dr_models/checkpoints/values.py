@@ -10,8 +10,6 @@ import torch
 
 from dr_plugins.errors import CheckpointError
 
-__all__ = ["DIGEST_KEY", "check_values", "digest"]
-
 DIGEST_KEY = "content_sha256"
 """Metadata key of a converted file's digest."""
 

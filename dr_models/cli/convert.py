@@ -8,8 +8,6 @@ import click
 
 from dr_plugins.cli.command import Command
 
-__all__ = ["convert_checkpoint"]
-
 # A copy of `TARGETS`, so that `--help` does not import PyTorch; a test compares them.
 _TARGETS = ("timm", "torchvision", "detectron2", "mmengine")
 _THREE = (float, float, float)

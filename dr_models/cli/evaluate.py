@@ -12,8 +12,6 @@ import click
 
 from dr_plugins.cli.command import Command
 
-__all__ = ["evaluate"]
-
 _COUNT = click.IntRange(min=1)
 _SUITES = "imagenet,real,v2,r,a,sketch,objectnet,c"
 

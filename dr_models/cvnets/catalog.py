@@ -19,8 +19,6 @@ from dr_models.cvnets.resnet import resnet
 from dr_models.cvnets.swin import swin
 from dr_models.cvnets.vit import vit
 
-__all__ = ["CVNETS_MODELS", "CVNetsModel", "canonical_name"]
-
 
 @dataclass(frozen=True)
 class CVNetsModel:

@@ -9,8 +9,6 @@ from dataclasses import asdict, dataclass
 from dr_models.cvnets.catalog import CVNetsModel
 from dr_plugins.errors import CheckpointError
 
-__all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "INPUT_FIELDS", "InputConvention", "cvnets_convention"]
-
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 

@@ -7,18 +7,6 @@ from typing import NamedTuple
 
 import torch
 
-__all__ = [
-    "AFFINE",
-    "BATCH_NORM",
-    "WEIGHT",
-    "Change",
-    "Entry",
-    "State",
-    "is_counter",
-    "module",
-    "tensor",
-]
-
 State = dict[str, torch.Tensor]
 Change = Callable[[torch.Tensor], torch.Tensor]
 

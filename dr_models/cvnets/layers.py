@@ -6,8 +6,6 @@ from collections.abc import Iterator
 
 from dr_models.cvnets.keys import AFFINE, BATCH_NORM, WEIGHT, Entry, module
 
-__all__ = ["conv_norm", "inverted_residual", "transformer_block"]
-
 
 def conv_norm(source: str, conv: str, norm: str) -> Iterator[Entry]:
     """Yield the entries of CVNets' ``ConvLayer``: convolution without bias, batch normalization."""

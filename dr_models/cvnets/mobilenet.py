@@ -9,8 +9,6 @@ import torch
 from dr_models.cvnets.keys import AFFINE, Entry, module
 from dr_models.cvnets.layers import conv_norm, inverted_residual
 
-__all__ = ["efficientnet", "mobilenet_v1", "mobilenet_v2", "mobilenet_v3"]
-
 # Number of blocks in CVNets' layers and in timm's stages, which group the same blocks differently.
 _V1_DEPTHS = (1, 2, 2, 6, 2)
 _V2_LAYERS, _V2_STAGES = (1, 2, 3, 7, 4), (1, 2, 3, 4, 3, 3, 1)

@@ -7,8 +7,6 @@ from collections.abc import Iterator
 from dr_models.cvnets.keys import AFFINE, WEIGHT, Entry, module
 from dr_models.cvnets.layers import conv_norm, transformer_block
 
-__all__ = ["mobilevit"]
-
 _RESIDUALS = (1, 3, 1, 1, 1)
 _TRANSFORMERS = {3: 2, 4: 4, 5: 3}
 _CONVS = {"exp_1x1": "conv1_1x1", "conv_3x3": "conv2_kxk", "red_1x1": "conv3_1x1"}

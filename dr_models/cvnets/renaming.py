@@ -12,16 +12,6 @@ from dr_models.cvnets.report import ConversionReport, shorten
 from dr_models.cvnets.swin import damaged_indices, with_stored_indices
 from dr_plugins.errors import CheckpointError
 
-__all__ = [
-    "TAG",
-    "candidates",
-    "check_architecture",
-    "is_cvnets",
-    "rename",
-    "settle_indices",
-    "to_timm",
-]
-
 TAG = "dr_in1k_plus"
 """timm's tag of the models in `dr_models`, which were trained on ImageNet+."""
 

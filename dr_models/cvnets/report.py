@@ -8,8 +8,6 @@ from typing import Any
 
 from dr_plugins.errors import CheckpointError
 
-__all__ = ["ConversionReport", "shorten"]
-
 _SHOWN = 6
 _LONGEST = 100
 

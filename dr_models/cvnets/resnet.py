@@ -10,8 +10,6 @@ from torch.nn import functional as F
 from dr_models.cvnets.keys import AFFINE, Change, Entry, module
 from dr_models.cvnets.layers import conv_norm
 
-__all__ = ["resnet"]
-
 
 def resnet(bottleneck: bool, *depths: int, stock_stem: bool = False) -> Iterator[Entry]:
     """Yield the entries of a ResNet, to the names shared by timm and torchvision.

@@ -9,8 +9,6 @@ import torch
 from dr_models.cvnets.keys import AFFINE, WEIGHT, Entry, module, tensor
 from dr_plugins.errors import CheckpointError
 
-__all__ = ["damaged_indices", "swin", "window_index", "with_stored_indices"]
-
 _WINDOW = 7
 _INDEX = ".relative_position_index"
 _TABLE = ".relative_position_bias_table"

@@ -14,8 +14,6 @@ from torchvision.ops import Conv2dNormActivation
 from dr_models.cvnets.catalog import CVNETS_MODELS, canonical_name
 from dr_models.cvnets.torchvision_names import torchvision_target
 
-__all__ = ["torchvision_model"]
-
 
 def torchvision_model(arch: str, num_classes: int = 1000) -> nn.Module:
     """Build the network for files converted with ``to="torchvision"``.

@@ -16,8 +16,6 @@ from dr_models.cvnets.layers import conv_norm
 from dr_models.cvnets.swin import window_index
 from dr_plugins.errors import CheckpointError
 
-__all__ = ["torchvision_target"]
-
 _REASONS = {
     "mobilenetv1": "torchvision has no MobileNetV1",
     "mobilenetv3": "all its depthwise kernels are 3×3, some of torchvision's are 5×5",

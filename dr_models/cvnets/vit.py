@@ -11,8 +11,6 @@ from torch.nn import functional as F
 from dr_models.cvnets.keys import AFFINE, Entry, module, tensor
 from dr_models.cvnets.layers import conv_norm, transformer_block
 
-__all__ = ["vit"]
-
 _DEPTH = 12
 
 

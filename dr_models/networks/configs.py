@@ -12,8 +12,6 @@ from dr_models.cvnets.catalog import CVNETS_MODELS, canonical_name
 from dr_models.cvnets.inputs import cvnets_convention
 from dr_models.cvnets.renaming import TAG, is_cvnets, to_timm
 
-__all__ = ["default_configs", "from_cvnets"]
-
 
 def default_configs(family: str, **fields: Any) -> Mapping[str, Any]:
     """Return timm's ``default_cfgs`` for one family of the catalog.

@@ -13,8 +13,6 @@ from torch import nn
 from dr_models.networks.configs import default_configs, from_cvnets
 from dr_models.networks.squeeze import squeeze_width
 
-__all__: list[str] = []
-
 default_cfgs = default_configs("efficientnet", first_conv="conv_stem", classifier="classifier")
 
 

@@ -10,8 +10,6 @@ from torch import nn
 
 from dr_models.networks.configs import default_configs, from_cvnets
 
-__all__: list[str] = []
-
 default_cfgs = default_configs(
     "mobilenetv2", pool_size=(7, 7), first_conv="conv_stem", classifier="classifier"
 )

@@ -14,8 +14,6 @@ from torch import nn
 from dr_models.networks.configs import default_configs, from_cvnets
 from dr_models.networks.squeeze import squeeze_width
 
-__all__: list[str] = []
-
 default_cfgs = default_configs(
     "mobilenetv3", pool_size=(7, 7), first_conv="conv_stem", classifier="classifier"
 )

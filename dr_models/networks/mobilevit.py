@@ -10,8 +10,6 @@ from torch import nn
 
 from dr_models.networks.configs import default_configs, from_cvnets
 
-__all__: list[str] = []
-
 default_cfgs = default_configs(
     "mobilevit", pool_size=(8, 8), first_conv="stem.conv", classifier="head.fc"
 )

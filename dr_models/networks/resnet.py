@@ -10,8 +10,6 @@ from torch import nn
 
 from dr_models.networks.configs import default_configs, from_cvnets
 
-__all__ = ["CVNetsResNet"]
-
 default_cfgs = default_configs("resnet", pool_size=(7, 7), first_conv="conv1", classifier="fc")
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from timm.layers import make_divisible
 
-__all__ = ["squeeze_width"]
-
 
 def squeeze_width(channels: float) -> int:
     """Round to a multiple of 8, at least 32.

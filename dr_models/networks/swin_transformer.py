@@ -17,8 +17,6 @@ from torch.nn import functional as F
 
 from dr_models.networks.configs import default_configs, from_cvnets
 
-__all__ = ["CVNetsSwinTransformer", "PaddedPatchEmbed"]
-
 default_cfgs = default_configs(
     "swin",
     pool_size=(7, 7),

@@ -13,8 +13,6 @@ from torch import nn
 
 from dr_models.networks.configs import default_configs, from_cvnets
 
-__all__ = ["ConvStemEmbed"]
-
 default_cfgs = default_configs(
     "vit",
     pool_size=None,

@@ -13,8 +13,6 @@ import click
 
 from dr_plugins.errors import ReinforcementError
 
-__all__ = ["Command", "PluginGroup"]
-
 _GROUP = "dr_plugins.commands"
 
 

@@ -16,8 +16,6 @@ from dr_plugins.cli.startup import disable, enable, status
 from dr_plugins.cli.transfer import pull, push
 from dr_plugins.cli.unfinished import finish
 
-__all__ = ["main"]
-
 
 @click.group(cls=PluginGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__)

@@ -14,8 +14,6 @@ from dr_plugins.cli.command import Command
 if TYPE_CHECKING:
     from dr_plugins.mldr import Agreement
 
-__all__ = ["download", "import_mldr"]
-
 _MOST_CLASSES = 5  # listed for low agreement
 
 

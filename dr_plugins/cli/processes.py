@@ -17,16 +17,6 @@ if TYPE_CHECKING:
     from dr_plugins.generation.ray_engine import Actors
     from dr_plugins.generation.sharing import Part
 
-__all__ = [
-    "count_workers",
-    "ending",
-    "import_named",
-    "name_messages",
-    "parse_actors",
-    "parse_part",
-    "usable_device",
-]
-
 _WORKERS_ELSEWHERE = 4
 _logger = logging.getLogger(__name__)
 

@@ -21,8 +21,6 @@ from dr_plugins.cli.processes import (
 from dr_plugins.cli.unfinished import described
 from dr_plugins.images.keys import KEY_RULES
 
-__all__ = ["CLASS_MAP", "IMAGES", "reinforce"]
-
 IMAGES = (
     "Directory with one folder per class, torchvision:NAME:ROOT, hf:NAME, tar:PATTERN or list:FILE."
 )

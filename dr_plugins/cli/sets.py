@@ -12,8 +12,6 @@ from dr_plugins.cli.command import Command
 from dr_plugins.cli.processes import import_named, usable_device
 from dr_plugins.cli.reinforce import CLASS_MAP, IMAGES
 
-__all__ = ["extend", "merge", "split", "subset"]
-
 _DIRECTORY = click.Path(path_type=Path)
 _FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 _COUNT = click.IntRange(min=1)

@@ -10,8 +10,6 @@ import click
 from dr_plugins import startup
 from dr_plugins.cli.command import Command
 
-__all__ = ["disable", "enable", "status"]
-
 _HOST = click.argument("host", type=click.Choice(startup.HOSTS))
 
 

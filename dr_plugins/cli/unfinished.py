@@ -8,8 +8,6 @@ import click
 
 from dr_plugins.cli.command import Command
 
-__all__ = ["described", "finish"]
-
 
 @click.command(cls=Command, epilog="Example:\n\n  dr-plugins finish imagenet-plus\n")
 @click.argument("directory", type=click.Path(path_type=Path))

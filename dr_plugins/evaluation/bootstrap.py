@@ -11,8 +11,6 @@ import torch
 from dr_plugins.metrics import ImageScores
 from dr_plugins.metrics.calibration import adaptive_bins, equal_width_bins, shared
 
-__all__ = ["Estimate", "Linear", "intervals", "linear_metrics"]
-
 _BINS = 15
 _RESAMPLES, _CHUNK = 1000, 100
 _COVERED = (2.5, 97.5)  # percent

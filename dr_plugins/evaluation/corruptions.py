@@ -16,8 +16,6 @@ from torchvision.transforms.v2 import functional as transforms
 from dr_plugins.errors import EvaluationError
 from dr_plugins.evaluation.image_set import Edit
 
-__all__ = ["ALEXNET_ERRORS", "EXTRA", "corrupt", "corrupted", "mean_corruption_error", "names"]
-
 ALEXNET_ERRORS: Mapping[str, float] = {
     "gaussian_noise": 0.886428,
     "shot_noise": 0.894468,

@@ -13,8 +13,6 @@ from dr_plugins.evaluation.corruptions import ALEXNET_ERRORS, EXTRA
 from dr_plugins.evaluation.results import SetResult
 from dr_plugins.metrics.calibration import equal_width_bins
 
-__all__ = ["check_matplotlib", "draw_all", "draw_corruptions", "draw_reliability"]
-
 _BINS = 15
 
 

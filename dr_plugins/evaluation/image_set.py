@@ -13,8 +13,6 @@ from PIL import Image
 from dr_plugins.errors import ImageReadError
 from dr_plugins.images.decoding import open_image
 
-__all__ = ["Edit", "ImageNetClasses", "ImageSet"]
-
 Edit = Callable[[Image.Image, str], Image.Image]
 """What is done to an image before a model's own preprocessing, given the image and its key."""
 

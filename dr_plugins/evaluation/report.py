@@ -12,8 +12,6 @@ from dr_plugins.evaluation.bootstrap import Estimate, Linear, intervals, linear_
 from dr_plugins.evaluation.corruptions import ALEXNET_ERRORS, mean_corruption_error
 from dr_plugins.evaluation.results import SetResult
 
-__all__ = ["corruption_of", "summarize"]
-
 _SEVERITIES = 5
 _CALIBRATION = ("ece", "adaptive_ece", "nll", "brier")  # what temperature scaling changes
 

@@ -17,8 +17,6 @@ from dr_plugins.errors import EvaluationError
 from dr_plugins.evaluation.image_set import ImageSet
 from dr_plugins.metrics import ImageScores
 
-__all__ = ["SetResult", "read_result", "result_path", "write_result"]
-
 _SCALED = "scaled."
 _logger = logging.getLogger(__name__)
 

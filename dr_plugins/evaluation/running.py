@@ -19,8 +19,6 @@ from dr_plugins.evaluation.image_set import ImageSet
 from dr_plugins.evaluation.results import SetResult, read_result, result_path, write_result
 from dr_plugins.metrics import ImageScores, fit_temperature
 
-__all__ = ["ModelUnderTest", "evaluate"]
-
 _VERSION = 1  # of what results mean; another one makes all of them again
 _logger = logging.getLogger(__name__)
 

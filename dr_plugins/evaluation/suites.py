@@ -18,8 +18,6 @@ from dr_plugins.evaluation.corruptions import EXTRA, corrupted, names
 from dr_plugins.evaluation.image_set import ImageNetClasses, ImageSet
 from dr_plugins.images.sources import image_keys, open_source
 
-__all__ = ["SUITES", "find_sets"]
-
 SUITES = ("imagenet", "real", "v2", "r", "a", "sketch", "objectnet", "c", "folder")
 """Names of the sets; ``NAME+c`` is a set that is corrupted on the fly."""
 

@@ -7,8 +7,6 @@ from typing import Any
 
 from dr_plugins.evaluation.corruptions import ALEXNET_ERRORS, EXTRA
 
-__all__ = ["markdown"]
-
 # Name in a summary: name in the table, factor, digits.
 _ROWS: Mapping[str, tuple[str, float, int]] = {
     "top1": ("top-1, %", 100, 2),

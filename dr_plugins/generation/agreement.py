@@ -15,8 +15,6 @@ from dr_plugins.generation.teachers import Ensemble
 from dr_plugins.images.sources import ImageSource
 from dr_plugins.policies.policy import Policy
 
-__all__ = ["Agreement", "check_agreement", "label_agreement", "measure_agreement"]
-
 _SAMPLE, _ENOUGH, _BATCH = 256, 20, 64  # images
 _FEW_CLASSES = 10  # with fewer, chance alone can exceed any fixed share
 _DEVIATIONS = 2  # above chance

@@ -8,8 +8,6 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from types import TracebackType
 from typing import Any
 
-__all__ = ["Background"]
-
 
 class Background:
     """Makes calls sequentially in a thread and raises their errors in the caller.

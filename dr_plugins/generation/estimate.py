@@ -19,8 +19,6 @@ from dr_plugins.images.sources import ImageSource
 from dr_plugins.shards.output import OutputDirectory
 from dr_plugins.shards.shard import Shard, shard_name
 
-__all__ = ["Estimate", "estimate"]
-
 _WARM_UP = 2  # batches that are not timed: kernels are chosen, memory is reserved
 _SECONDS = 30.0  # and at least as long
 _BATCHES = 8

@@ -32,8 +32,6 @@ from dr_plugins.shards.manifest import Manifest
 from dr_plugins.shards.output import OutputDirectory, finished_set
 from dr_plugins.shards.shard import Shard, shard_name
 
-__all__ = ["GenerationSettings", "reinforce", "reinforce_part"]
-
 _VIEWS_ON = (None, "workers", "device")
 _logger = logging.getLogger(__name__)
 

@@ -12,8 +12,6 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
-__all__ = ["Grace"]
-
 _logger = logging.getLogger(__name__)
 
 

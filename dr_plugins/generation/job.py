@@ -21,8 +21,6 @@ from dr_plugins.generation.teachers import Ensemble
 from dr_plugins.images.sources import ImageSource, open_source
 from dr_plugins.shards.manifest import Manifest
 
-__all__ = ["GenerationJob"]
-
 
 @dataclass(frozen=True)
 class GenerationJob:

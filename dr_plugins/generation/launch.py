@@ -8,8 +8,6 @@ from dataclasses import dataclass
 
 from dr_plugins.generation.sharing import Process
 
-__all__ = ["Rank", "rank_device", "rank_devices"]
-
 
 @dataclass(frozen=True)
 class Rank:

@@ -25,8 +25,6 @@ from dr_plugins.shards.output import OutputDirectory
 from dr_plugins.shards.shard import Shard
 from dr_plugins.utils.workers import alive, check_room, noticing_dead_workers
 
-__all__ = ["ShardMaker"]
-
 # Answers in flight: enough to keep the teacher busy, few enough to bound memory.
 _UNFINISHED = {"cuda": 2}
 

@@ -17,8 +17,6 @@ from dr_plugins.records import RecordLayout, target_fields
 from dr_plugins.shards.key_index import KeyIndex
 from dr_plugins.shards.manifest import MAX_SAMPLES
 
-__all__ = ["GenerationPlan", "GenerationSettings", "plan_generation"]
-
 
 @dataclass(frozen=True)
 class GenerationSettings:

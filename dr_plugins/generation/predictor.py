@@ -13,8 +13,6 @@ from dr_plugins.generation.view_maker import ReadyViews
 from dr_plugins.generation.views import ViewBatch
 from dr_plugins.transforms.kernels.batch import upload
 
-__all__ = ["Prediction", "Predictor"]
-
 
 class Prediction(NamedTuple):
     """The stored part of a teacher's answer to a batch: CPU tensors, complete after `wait`.

@@ -20,8 +20,6 @@ from dr_plugins.generation.unfinished import measure_progress
 from dr_plugins.shards.manifest import Manifest
 from dr_plugins.utils.files import MANIFEST_NAME, PROGRESS_NAME
 
-__all__ = ["Actors", "reinforce_on_ray"]
-
 _RESTARTS = 100  # of each actor: many for spot machines, few enough to notice one that never works
 _LOOK = 2.0  # seconds between looks at actors and shards
 _logger = logging.getLogger(__name__)

@@ -15,8 +15,6 @@ from dr_plugins.shards.address import located
 from dr_plugins.utils.quoting import quoted
 from dr_plugins.utils.workers import alive, noticing_dead_workers
 
-__all__ = ["CHECKS", "check_readable", "find_unreadable", "log_images", "skip_list"]
-
 CHECKS = ("quick", "full")
 """Ways to check images: look at their beginnings and ends, or decode them."""
 

@@ -21,8 +21,6 @@ from dr_plugins.shards.key_index import KeyIndex
 from dr_plugins.shards.location import Location
 from dr_plugins.shards.shard import Shard
 
-__all__ = ["asked_again", "check_answers", "check_views"]
-
 _SHARDS = 4  # finished shards to check, the first batch of each
 # Mean difference of the stored log-probabilities, close to that of the logits. CPUs differ by up to
 # 5e-6 with other numbers of threads and batch sizes (ResNet, ViT, ConvNeXt, MobileNet, as stored);

@@ -14,8 +14,6 @@ from dr_plugins.replay.replayer import fingerprint
 from dr_plugins.shards.key_index import KeyIndex
 from dr_plugins.shards.shard import Shard
 
-__all__ = ["ShardBuilder"]
-
 
 class ShardBuilder:
     """Puts answers into shards and writes each shard when it is complete.

@@ -23,8 +23,6 @@ from dr_plugins.shards.claims import Claims
 from dr_plugins.shards.output import OutputDirectory
 from dr_plugins.shards.shard import Shard, shard_name
 
-__all__ = ["Part", "Process", "SharedProgress", "SharedShards"]
-
 # Always images per second: tqdm inverts slow rates by default.
 _BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_noinv_fmt}{postfix}]"
 _REFRESHED = 5.0  # seconds between looks at what other processes have made

@@ -18,8 +18,6 @@ from torch import nn
 
 from dr_plugins.errors import TeacherError
 
-__all__ = ["load_python_teacher", "load_teacher", "scheme_names"]
-
 _GROUP = "dr_plugins.teachers"
 _OURS = "dr-plugins"
 

@@ -16,8 +16,6 @@ from torch import nn
 
 from dr_plugins.errors import TeacherError
 
-__all__ = ["Ensemble", "check_finite", "weights_digest"]
-
 
 class Ensemble(nn.Module):
     """Mean of the softmax outputs of one or more teachers (Faghri et al., 2023, section 3).

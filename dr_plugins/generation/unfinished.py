@@ -17,8 +17,6 @@ from dr_plugins.shards.shard import shard_name
 from dr_plugins.shards.unfinished import failure_name, read_failure, read_progress
 from dr_plugins.utils.files import MANIFEST_NAME, PROGRESS_NAME
 
-__all__ = ["SetProgress", "finish_set", "measure_progress"]
-
 _WINDOW = 1800.0  # seconds over which the rate is measured
 _NAMED = 10
 

@@ -14,8 +14,6 @@ from dr_plugins.policies.policy import AugmentParams, Policy
 from dr_plugins.records import RecordLayout
 from dr_plugins.replay.deferred import DeferredViews
 
-__all__ = ["ReadyViews", "ViewMaker"]
-
 _CHECKED_VIEWS = 32
 
 

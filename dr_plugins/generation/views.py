@@ -22,8 +22,6 @@ from dr_plugins.shards.key_index import KeyIndex
 from dr_plugins.shards.shard import fingerprinted_sample
 from dr_plugins.utils.workers import report_lost_batches
 
-__all__ = ["FailedBatch", "ImagePart", "ViewBatch", "ViewBatches", "ViewPlan"]
-
 _PARTNER_STREAM = 2
 _PARTNERS = 8  # partners per image; each is decoded once for all of the image's views
 

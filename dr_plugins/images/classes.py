@@ -8,8 +8,6 @@ from dr_plugins.errors import DatasetMismatchError, ReinforcementError
 from dr_plugins.utils.advice import advice
 from dr_plugins.utils.quoting import quoted
 
-__all__ = ["check_class_names"]
-
 
 def check_class_names(
     names: Sequence[str] | None,

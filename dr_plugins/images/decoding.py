@@ -27,16 +27,6 @@ from dr_plugins.errors import ImageReadError
 from dr_plugins.images.jpeg import decode_jpeg
 from dr_plugins.utils.files import regular_only
 
-__all__ = [
-    "Picture",
-    "check_image",
-    "open_image",
-    "open_picture",
-    "size_of",
-    "strict_decoding",
-    "to_rgb",
-]
-
 Picture = Image.Image | np.ndarray
 """An RGB image: Pillow's, or its pixels as uint8 ``[height, width, 3]``."""
 

@@ -13,8 +13,6 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 from dr_plugins.utils.files import LOCK_NAME, MANIFEST_NAME, PROGRESS_NAME
 from dr_plugins.utils.quoting import quoted, respelt
 
-__all__ = ["ClassFolders"]
-
 _OF_SETS = {LOCK_NAME, MANIFEST_NAME, PROGRESS_NAME}
 _SPLITS = ("train", "training", "trainval", "val", "valid", "validation", "test", "testing", "eval")
 

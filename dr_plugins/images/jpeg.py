@@ -22,8 +22,6 @@ try:
 except ImportError:
     simplejpeg = None
 
-__all__ = ["decode_jpeg"]
-
 _logger = logging.getLogger(__name__)
 
 _START = b"\xff\xd8\xff"

@@ -34,8 +34,6 @@ from dr_plugins.images.kinds import DatasetKind
 from dr_plugins.images.stored import HubImages, ListedImages, TarImages, open_hub
 from dr_plugins.images.torchvision_sets import open_torchvision
 
-__all__ = ["ImageSource", "image_keys", "open_source"]
-
 _GROUP = "dr_plugins.datasets"
 _KINDS = {"dr_plugins": stored.KIND, "torchvision": torchvision_sets.KIND}
 # Raised by datasets for damaged files and archives; other errors are bugs in their code.

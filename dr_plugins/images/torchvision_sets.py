@@ -12,8 +12,6 @@ from torchvision import datasets
 
 from dr_plugins.images.kinds import DatasetKind, label_of, loads_itself
 
-__all__ = ["KIND", "open_torchvision", "relative_key"]
-
 # Arrays without files, and their subclasses: the published order identifies an image.
 _ARRAYS = (
     *(datasets.CIFAR10, datasets.MNIST, datasets.USPS),

@@ -9,8 +9,6 @@ from torch.autograd import forward_ad
 from dr_plugins.targets import SparseTargets
 from dr_plugins.utils.advice import advice
 
-__all__ = ["check_inputs", "is_taken_apart"]
-
 _ROUNDING = 0.02  # tolerance for sums of half-precision probabilities
 
 

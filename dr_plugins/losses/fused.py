@@ -19,8 +19,6 @@ from torch import Tensor
 from dr_plugins.losses.plain import full_precision, plain_rows
 from dr_plugins.targets import SparseTargets
 
-__all__ = ["fused_loss"]
-
 _MOST_COLUMNS = 4096  # of the logits per step
 
 

@@ -13,8 +13,6 @@ from torch import Tensor
 from dr_plugins.losses.plain import plain_rows
 from dr_plugins.targets import SparseTargets
 
-__all__ = ["kernels_work"]
-
 _TOLERANCE = 1e-4
 _logger = logging.getLogger(__name__)
 

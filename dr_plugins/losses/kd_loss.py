@@ -13,8 +13,6 @@ from dr_plugins.losses.checks import check_inputs, is_taken_apart
 from dr_plugins.losses.plain import full_precision, log_softmax, plain_rows, sparse_terms
 from dr_plugins.targets import SparseTargets, check_temperature, implements
 
-__all__ = ["KDLoss", "cross_entropy"]
-
 _logger = logging.getLogger(__name__)
 _IS_CROSS_ENTROPY = (
     "the loss is the cross-entropy to the stored answers, not the KL divergence: it is higher by "

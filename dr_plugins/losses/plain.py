@@ -10,8 +10,6 @@ from torch import Tensor
 
 from dr_plugins.targets import SparseTargets
 
-__all__ = ["full_precision", "log_softmax", "plain_rows", "sparse_terms"]
-
 # `nll_loss` skips rows with this label; unlike with -100, every label out of range raises.
 _NO_LABEL = -(2**31)
 

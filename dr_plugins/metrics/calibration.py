@@ -8,15 +8,6 @@ from __future__ import annotations
 
 import torch
 
-__all__ = [
-    "adaptive_bins",
-    "adaptive_calibration_error",
-    "equal_width_bins",
-    "expected_calibration_error",
-    "gap",
-    "shared",
-]
-
 
 def expected_calibration_error(probs: torch.Tensor, labels: torch.Tensor, bins: int = 15) -> float:
     """Return the mean gap between confidence and accuracy, over confidence bins of equal width.

@@ -10,8 +10,6 @@ import torch
 
 from dr_plugins.metrics.calibration import adaptive_bins, equal_width_bins, gap, shared
 
-__all__ = ["ImageScores", "row_chunks"]
-
 _ROWS = 4096  # of 1,000 classes in double precision: 33 MB
 
 

@@ -8,8 +8,6 @@ import torch
 
 from dr_plugins.metrics.image_scores import row_chunks
 
-__all__ = ["fit_temperature"]
-
 _LEAST, _MOST = 0.01, 100.0
 _STEPS = 100
 

@@ -10,8 +10,6 @@ from typing import NamedTuple
 from dr_plugins.mldr.errors import AlignmentError
 from dr_plugins.mldr.worker import Prediction
 
-__all__ = ["Agreement", "Alignment", "ClassAgreement"]
-
 _ENOUGH = 2000  # images after which a wrong order is certain
 _FALSE_ALARM = 0.01  # probability of rejecting classes in the right order
 

@@ -23,8 +23,6 @@ from typing import IO, Any
 from dr_plugins.mldr.errors import ArchiveError
 from dr_plugins.mldr.serialization import MAX_MEMBER_BYTES
 
-__all__ = ["Member", "fingerprint", "iter_members"]
-
 _BLOCK = 512
 _CHUNK = 1 << 20
 _LARGEST_HEADER = 1 << 16

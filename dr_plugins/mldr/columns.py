@@ -15,8 +15,6 @@ from typing import Any
 
 from dr_plugins.mldr.errors import ArchiveError
 
-__all__ = ["Columns", "read_columns"]
-
 _WITHOUT_PARAMETERS = frozenset({"uint8", "to_tensor", "normalize", "center_crop", "id2"})
 
 

@@ -10,8 +10,6 @@ from dr_plugins.errors import PolicyError
 from dr_plugins.mldr.errors import ArchiveError
 from dr_plugins.policies.policy import Policy
 
-__all__ = ["CLASS_COUNTS", "Example", "SetDescription", "parse_config"]
-
 CLASS_COUNTS = {"imagenet": 1000, "cifar100": 100, "flowers102": 102, "food101": 101}
 """Number of classes of each dataset that ml-dr supports."""
 

@@ -14,8 +14,6 @@ from dr_plugins.policies.policy import NO_PARTNER, Policy
 from dr_plugins.records import RecordLayout
 from dr_plugins.transforms import CenterCrop, RandomCrop, RandomResizedCrop, Resize
 
-__all__ = ["Decoder", "check_fit"]
-
 _ROUNDING = 1e-3  # tolerance for the sum of a softmax
 
 

@@ -32,8 +32,6 @@ try:
 except ImportError as _error:  # pragma: no cover
     raise ImportError("downloading needs requests: pip install 'dr-plugins[remote]'") from _error
 
-__all__ = ["Expected", "download"]
-
 _CHUNK = 1 << 14  # lost if the connection breaks: urllib3 1.26 drops an incomplete chunk
 _TIMEOUT = (10, 60)  # seconds to connect, seconds without a byte
 _LONGEST_PAUSE = 60.0

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dr_plugins.errors import DatasetMismatchError, FormatError, ReinforcementError
 
-__all__ = ["AlignmentError", "ArchiveError", "DownloadError", "UnsafePickleError"]
-
 
 class ArchiveError(FormatError):
     """An archive, or one of its members, is damaged, unsafe, or not what ml-dr writes."""

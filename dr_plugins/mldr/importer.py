@@ -27,11 +27,10 @@ from dr_plugins.mldr.partial_shards import (
 from dr_plugins.mldr.planning import ImportPlan, ImportSettings
 from dr_plugins.mldr.pool import WorkerPool
 from dr_plugins.mldr.worker import Measured, Prediction, Task
+from dr_plugins.shards.claims import locked
 from dr_plugins.shards.container import map_tensors, write_tensors
 from dr_plugins.shards.manifest import FileEntry, Manifest
-from dr_plugins.shards.output import OutputDirectory, locked
-
-__all__ = ["ImportReport", "ImportSettings", "import_archives"]
+from dr_plugins.shards.output import OutputDirectory
 
 _BATCH_MEMBERS, _BATCH_BYTES = 16, 1 << 20
 _BATCH_HEADERS = 256

@@ -27,8 +27,6 @@ from dr_plugins.mldr.order import ImageOrder
 from dr_plugins.mldr.serialization import load_member
 from dr_plugins.shards.container import map_tensors, write_tensors
 
-__all__ = ["ArchivedSet", "inspect", "named"]
-
 _MOST_SETS = 32
 _CHECKSUM = np.dtype("<i4")
 

@@ -16,8 +16,6 @@ from dr_plugins.policies.policy import AugmentParams, Policy
 from dr_plugins.shards.reader import ShardSet
 from dr_plugins.transforms import CutMix, Mixup, normalize
 
-__all__ = ["normalization", "replay_normalized"]
-
 
 def normalization(shards: ShardSet) -> tuple[list[float], list[float]]:
     """Return the mean and standard deviation that ml-dr normalized with.

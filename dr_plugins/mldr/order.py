@@ -15,8 +15,6 @@ from dr_plugins.errors import DatasetMismatchError
 from dr_plugins.images.sources import ImageSource
 from dr_plugins.mldr.errors import ArchiveError
 
-__all__ = ["ImageOrder"]
-
 
 @dataclass(frozen=True)
 class ImageOrder:

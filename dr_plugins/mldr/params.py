@@ -16,8 +16,6 @@ from dr_plugins.transforms.base import Size
 from dr_plugins.transforms.operations import OPERATIONS, operation_names
 from dr_plugins.transforms.rand_augment import NEGATIVE
 
-__all__ = ["convert_mixing_params", "convert_params", "number_array"]
-
 _LARGEST = (1 << 16) - 1
 _NUMBERS = {name: number for number, name in enumerate(operation_names())}
 

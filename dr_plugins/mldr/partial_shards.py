@@ -19,8 +19,6 @@ import numpy as np
 from dr_plugins.errors import OutputError
 from dr_plugins.records import RecordLayout, is_whole
 
-__all__ = ["INSPECTION_NAME", "SIZES_NAME", "PartialShards", "clear_work_dir", "open_work_dir"]
-
 INSPECTION_NAME, SIZES_NAME = "inspection.safetensors", "sizes.safetensors"
 _FOLDER = "importing"
 _OWN_FILES = re.compile(r"(?:(?:inspection|sizes)\.safetensors(?:\.tmp)?|shard-[0-9]{5,}\.records)")

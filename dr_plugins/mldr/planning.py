@@ -20,8 +20,6 @@ from dr_plugins.mldr.worker import Worker
 from dr_plugins.records import RecordLayout, target_fields
 from dr_plugins.shards.key_index import KeyIndex
 
-__all__ = ["ImportPlan", "ImportSettings"]
-
 _SHARD_BYTES = 32 << 20  # memory that a worker needs to finish a shard
 _SHARD_IMAGES = 1024
 

@@ -15,8 +15,6 @@ from typing import Any
 
 from dr_plugins.errors import ReinforcementError
 
-__all__ = ["WorkerPool"]
-
 _QUEUED_PER_PROCESS = 3
 _worker: Any = None
 

@@ -6,8 +6,6 @@ from dataclasses import dataclass
 
 from dr_plugins.mldr.errors import DownloadError
 
-__all__ = ["BASE_URL", "PUBLISHED", "Published", "find_published"]
-
 BASE_URL = "https://docs-assets.developer.apple.com/ml-research/datasets/dr/"
 
 

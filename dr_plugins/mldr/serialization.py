@@ -10,8 +10,6 @@ from typing import Any
 from dr_plugins.mldr.errors import ArchiveError, UnsafePickleError
 from dr_plugins.mldr.unpickle import MAX_PICKLE_BYTES, loads
 
-__all__ = ["MAX_MEMBER_BYTES", "load_member"]
-
 MAX_MEMBER_BYTES = MAX_PICKLE_BYTES + (1 << 20)
 """Maximum size of an archive member in bytes."""
 

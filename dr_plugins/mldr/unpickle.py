@@ -22,8 +22,6 @@ from typing import Any, NoReturn
 
 from dr_plugins.mldr.errors import ArchiveError, UnsafePickleError
 
-__all__ = ["MAX_PICKLE_BYTES", "loads"]
-
 MAX_PICKLE_BYTES = 8 << 20
 """Maximum length of a pickle in bytes: an image with about 40,000 reinforcements."""
 

@@ -25,8 +25,6 @@ from dr_plugins.shards.mapped import map_shard
 from dr_plugins.shards.shard import FINGERPRINT_BYTES, Shard, shard_name
 from dr_plugins.utils.files import regular_only
 
-__all__ = ["Measured", "Prediction", "Task", "Worker", "mean_prediction"]
-
 
 class Task(NamedTuple):
     """One member to decode.

@@ -10,8 +10,6 @@ import yaml
 
 from dr_plugins.errors import PolicyError
 
-__all__ = ["preset_names", "read_policy"]
-
 _PRESETS = resources.files("dr_plugins.policies") / "presets"
 
 

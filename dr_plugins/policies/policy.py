@@ -41,8 +41,6 @@ from dr_plugins.transforms.base import Size
 from dr_plugins.transforms.kernels import pil, tensor
 from dr_plugins.transforms.kernels.pillow_order import pillow_order
 
-__all__ = ["BACKENDS", "NO_PARTNER", "AugmentParams", "Policy"]
-
 BACKENDS = {"pil": pil, "tensor": tensor}
 _VIEW: tuple[type[Transform], ...] = (
     Resize,

@@ -19,8 +19,6 @@ from dr_plugins.errors import DeviceMismatchError
 from dr_plugins.policies.policy import AugmentParams, Policy
 from dr_plugins.transforms.kernels.batch import upload
 
-__all__ = ["CroppedView", "DeferredViews", "check_device", "join"]
-
 _CHECKED_VIEWS = 96
 
 

@@ -28,8 +28,6 @@ from dr_plugins.shards.reader import ShardSet
 from dr_plugins.shards.shard import FINGERPRINT_BYTES
 from dr_plugins.utils.quoting import quoted
 
-__all__ = ["Replayer", "fingerprint", "known_images"]
-
 _logger = logging.getLogger(__name__)
 
 

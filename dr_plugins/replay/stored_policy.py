@@ -6,8 +6,6 @@ from dr_plugins.errors import FormatError
 from dr_plugins.policies.policy import Policy
 from dr_plugins.shards.reader import ShardSet
 
-__all__ = ["stored_policy"]
-
 
 def stored_policy(shards: ShardSet) -> Policy:
     """Return the policy that a shard set was made with.

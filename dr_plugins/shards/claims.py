@@ -14,8 +14,6 @@ from dr_plugins.shards.address import Place, located
 from dr_plugins.shards.location import Location
 from dr_plugins.shards.locks import FileLocks
 
-__all__ = ["Claims", "joined", "locked", "waited_for_others"]
-
 # Numbers that are locked. A lock is held alone, unless it says shared.
 _DIRECTORY = 0  # shared by processes that make shards; or held by one that wants no others
 _CHANGES = 1  # held while the set is prepared or finished

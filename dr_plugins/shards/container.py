@@ -19,8 +19,6 @@ import numpy as np
 from dr_plugins.errors import FormatError
 from dr_plugins.shards.address import Place, located
 
-__all__ = ["file_digest", "map_tensors", "write_tensors"]
-
 _MAX_HEADER = 1 << 16  # ours have less than 1,000 bytes
 _TO_NAME = {"|u1": "U8", "<i4": "I32", "<i8": "I64"}
 _TO_DTYPE = {name: np.dtype(code) for code, name in _TO_NAME.items()}

@@ -7,8 +7,6 @@ from typing import Any
 
 from dr_plugins.shards.manifest import Manifest
 
-__all__ = ["described", "history_of"]
-
 _FACTS = ("samples", "topk", "seed")
 
 

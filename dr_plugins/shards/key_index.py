@@ -16,8 +16,6 @@ from dr_plugins.shards.address import Place
 from dr_plugins.shards.container import map_tensors, write_tensors
 from dr_plugins.utils.quoting import quoted, respelt
 
-__all__ = ["KeyIndex", "sorted_keys", "united"]
-
 
 def sorted_keys(keys: Iterable[str]) -> list[str]:
     """Return image keys in row order: sorted by their UTF-8 bytes.

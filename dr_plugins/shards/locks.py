@@ -10,8 +10,6 @@ from pathlib import Path
 
 from dr_plugins.errors import OutputError
 
-__all__ = ["FileLocks"]
-
 _FLOCK = "hhqqi"  # struct flock of 64-bit Linux: type, whence, start, length, process
 _TAKEN = (errno.EAGAIN, errno.EACCES)
 

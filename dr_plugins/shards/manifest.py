@@ -16,15 +16,6 @@ from dr_plugins.shards.address import Place, located
 from dr_plugins.shards.location import Location
 from dr_plugins.utils.files import MANIFEST_NAME
 
-__all__ = [
-    "FORMAT_VERSION",
-    "MAX_SAMPLES",
-    "FileEntry",
-    "Manifest",
-    "library_versions",
-    "settings_digest",
-]
-
 FORMAT_VERSION = 1
 _FORMAT = "dr-plugins"
 _LIBRARIES = ("dr-plugins", "torch", "torchvision", "numpy", "pillow")

@@ -17,8 +17,6 @@ import numpy as np
 
 from dr_plugins.utils.files import regular_only
 
-__all__ = ["map_file"]
-
 _libc = ctypes.CDLL(None, use_errno=True)
 _map, _unmap = _libc.mmap, _libc.munmap
 _map.restype = ctypes.c_void_p

@@ -12,7 +12,6 @@ from typing import Any
 from dr_plugins.errors import FormatError, OutputError, SettingsMismatchError
 from dr_plugins.records import RecordLayout, set_checksum
 from dr_plugins.shards.address import Place, located
-from dr_plugins.shards.claims import locked
 from dr_plugins.shards.container import file_digest
 from dr_plugins.shards.key_index import KeyIndex
 from dr_plugins.shards.location import TEMPORARY_SUFFIX, Location
@@ -27,8 +26,6 @@ from dr_plugins.shards.unfinished import (
     read_progress,
 )
 from dr_plugins.utils.files import LOCK_NAME, MANIFEST_NAME, PROGRESS_NAME
-
-__all__ = ["OutputDirectory", "finished_set", "locked"]
 
 _INDEX_NAME = "index.safetensors"
 _FAILED = re.compile(r"failed-[0-9]+\.json")

@@ -20,8 +20,6 @@ from dr_plugins.shards.remote import RemotePath
 from dr_plugins.shards.shard import Shard
 from dr_plugins.shards.watch import Watch
 
-__all__ = ["ImageInfo", "ShardSet"]
-
 
 class ImageInfo(NamedTuple):
     """What a shard set stores about one image, apart from its reinforcements.

@@ -14,8 +14,6 @@ from dr_plugins.shards.container import write_tensors
 from dr_plugins.shards.key_index import KeyIndex
 from dr_plugins.shards.manifest import FileEntry
 
-__all__ = ["FINGERPRINT_BYTES", "Shard", "fingerprinted_sample", "shard_name"]
-
 FINGERPRINT_BYTES = 8
 
 

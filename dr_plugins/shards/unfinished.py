@@ -10,8 +10,6 @@ from dr_plugins.shards.address import Place, located
 from dr_plugins.shards.location import Location
 from dr_plugins.utils.files import PROGRESS_NAME
 
-__all__ = ["compare_settings", "damaged", "failure_name", "read_failure", "read_progress"]
-
 _LONGEST_VALUE = 120  # characters of a value in a message
 
 

@@ -8,8 +8,6 @@ from dr_plugins.shards.location import Location
 from dr_plugins.shards.manifest import Manifest
 from dr_plugins.utils.files import MANIFEST_NAME
 
-__all__ = ["Watch"]
-
 
 class Watch:
     """Watches the manifest and the index of a shard set, at microseconds for each look.

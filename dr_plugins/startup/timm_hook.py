@@ -11,8 +11,6 @@ TYPE_CHECKING = False  # importing `typing` would take half as long as starting 
 if TYPE_CHECKING:
     from typing import Any
 
-__all__ = ["TimmFinder", "install"]
-
 
 def install() -> None:
     """Install the import hook for timm, unless it is already installed."""

@@ -13,13 +13,12 @@ from tqdm.auto import tqdm
 from dr_plugins.errors import FormatError
 from dr_plugins.records import RecordLayout, set_checksum
 from dr_plugins.shards.address import Place
+from dr_plugins.shards.claims import locked
 from dr_plugins.shards.key_index import KeyIndex
 from dr_plugins.shards.manifest import Manifest
-from dr_plugins.shards.output import OutputDirectory, finished_set, locked
+from dr_plugins.shards.output import OutputDirectory, finished_set
 from dr_plugins.shards.reader import ShardSet
 from dr_plugins.shards.shard import Shard
-
-__all__ = ["DerivedSet", "ImageReader", "keep_fingerprints", "shard_size", "write_set"]
 
 _logger = logging.getLogger(__name__)
 

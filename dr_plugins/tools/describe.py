@@ -13,8 +13,6 @@ from dr_plugins.replay.stored_policy import stored_policy
 from dr_plugins.shards.history import described
 from dr_plugins.shards.reader import ShardSet
 
-__all__ = ["describe"]
-
 _EXAMPLES = 3  # keys and class names shown
 
 

@@ -27,8 +27,6 @@ from dr_plugins.tools.merge import merge
 from dr_plugins.utils.files import MANIFEST_NAME
 from dr_plugins.utils.quoting import quoted
 
-__all__ = ["extend"]
-
 _PARTS = ".parts"  # folder of the sets that are generated, within the result while it is made
 _COMPARED = 64  # images whose fingerprint is compared before the teacher starts
 _logger = logging.getLogger(__name__)

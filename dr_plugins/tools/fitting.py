@@ -10,8 +10,6 @@ from dr_plugins.errors import SettingsMismatchError
 from dr_plugins.records import RecordLayout
 from dr_plugins.utils.quoting import quoted
 
-__all__ = ["check_same", "same_views"]
-
 # What may differ between the sets: what is drawn, for which images, and how it was computed.
 _MAY_DIFFER = frozenset(
     {

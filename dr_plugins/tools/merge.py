@@ -32,8 +32,6 @@ from dr_plugins.tools.deriving import (
 from dr_plugins.tools.fitting import check_same, same_views
 from dr_plugins.utils.quoting import quoted
 
-__all__ = ["merge"]
-
 
 def merge(
     directories: Sequence[str | PathLike[str]],

@@ -14,8 +14,6 @@ from dr_plugins.shards.manifest import Manifest
 from dr_plugins.shards.reader import ShardSet
 from dr_plugins.tools.subset import write_subset
 
-__all__ = ["split"]
-
 
 def split(
     directory: str | PathLike[str],

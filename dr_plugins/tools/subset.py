@@ -24,8 +24,6 @@ from dr_plugins.tools.deriving import (
 )
 from dr_plugins.utils.quoting import quoted
 
-__all__ = ["subset", "write_subset"]
-
 
 def subset(
     directory: str | PathLike[str],

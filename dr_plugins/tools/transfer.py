@@ -23,8 +23,6 @@ from dr_plugins.shards.remote import RemotePath, filesystem
 from dr_plugins.tools.card import write_card, write_preview
 from dr_plugins.utils.files import MANIFEST_NAME
 
-__all__ = ["pull", "push"]
-
 _STREAMS = 4  # files that are copied at the same time
 _HUB = "hf://datasets/"
 _FILES_PER_COMMIT = 64  # the Hub limits commits per hour

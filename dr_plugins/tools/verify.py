@@ -15,8 +15,6 @@ from dr_plugins.shards.reader import ShardSet
 from dr_plugins.tools.verify_files import VerifiedFiles, check_files
 from dr_plugins.utils.quoting import quoted, respelt
 
-__all__ = ["VerifyReport", "verify"]
-
 
 @dataclass
 class VerifyReport:

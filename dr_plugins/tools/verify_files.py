@@ -16,8 +16,6 @@ from dr_plugins.shards.container import file_digest
 from dr_plugins.shards.manifest import FileEntry
 from dr_plugins.shards.reader import ShardSet
 
-__all__ = ["FileCheck", "VerifiedFiles", "check_files"]
-
 _AHEAD = 4  # files that wait for each process
 
 

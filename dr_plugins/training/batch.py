@@ -11,8 +11,6 @@ from dr_plugins.replay.deferred import CroppedView, DeferredViews, join
 from dr_plugins.targets import SparseTargets
 from dr_plugins.utils.workers import naming_shared_memory
 
-__all__ = ["Images", "Sample", "Samples", "View", "collate"]
-
 View = torch.Tensor | CroppedView
 Images = torch.Tensor | DeferredViews
 Sample = tuple[View, SparseTargets]

@@ -10,8 +10,6 @@ from dr_plugins.replay.stored_policy import stored_policy
 from dr_plugins.shards.reader import ShardSet
 from dr_plugins.utils.advice import advice
 
-__all__ = ["Contract"]
-
 
 class Contract:
     """Checks that a training run matches its shard set.

@@ -28,8 +28,6 @@ from dr_plugins.training.contract import Contract
 from dr_plugins.training.draws import Draws
 from dr_plugins.utils.workers import report_lost_batches
 
-__all__ = ["ReinforcedDataset"]
-
 _PLAIN_STREAM = 1
 
 

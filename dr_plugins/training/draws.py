@@ -8,8 +8,6 @@ from typing import Any
 import numpy as np
 import torch
 
-__all__ = ["Draws"]
-
 _FEW = 8  # fewer repeats are ignored: somebody may look at a batch twice
 _SMALL = 16  # from this batch size on, a sampler with replacement soon repeats an image in a batch
 _EPOCH, _COUNT, _AGAIN, _BATCH, _QUIET = range(5)

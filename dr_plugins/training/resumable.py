@@ -11,8 +11,6 @@ from torch.utils.data import DataLoader, Sampler
 from dr_plugins.errors import DatasetMismatchError
 from dr_plugins.training.dataset import ReinforcedDataset
 
-__all__ = ["EpochSampler", "ResumableLoader"]
-
 
 class EpochSampler(Sampler[int]):
     """Positions of one process' images in an epoch, as a function of seed and epoch.

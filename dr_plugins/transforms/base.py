@@ -12,18 +12,6 @@ from PIL import Image
 
 from dr_plugins.records import Field
 
-__all__ = [
-    "AnyImage",
-    "CropTransform",
-    "Params",
-    "Size",
-    "Transform",
-    "ViewTransform",
-    "check_count",
-    "check_probability",
-    "check_range",
-]
-
 AnyImage = Image.Image | torch.Tensor
 Size = tuple[int, int]
 Params = Any

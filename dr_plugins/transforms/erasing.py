@@ -21,8 +21,6 @@ from dr_plugins.transforms.base import (
 from dr_plugins.transforms.kernels import kernels_for
 from dr_plugins.transforms.kernels.batch import box_mask
 
-__all__ = ["RandomErasing"]
-
 _ATTEMPTS = 10
 _NOTHING = (0, 0, 0, 0)
 

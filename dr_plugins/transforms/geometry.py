@@ -28,8 +28,6 @@ from dr_plugins.transforms.kernels.batch import upload
 from dr_plugins.transforms.kernels.checks import check_box, check_interpolation
 from dr_plugins.transforms.kernels.crop_resize import crop_resize
 
-__all__ = ["CenterCrop", "RandomCrop", "RandomHorizontalFlip", "RandomResizedCrop", "Resize"]
-
 _CROP_ATTEMPTS = 10
 
 

@@ -18,8 +18,6 @@ from dr_plugins.records import Field
 from dr_plugins.transforms.base import Params, Size, check_probability
 from dr_plugins.transforms.kernels.batch import box_mask, upload
 
-__all__ = ["CutMix", "Mixing", "Mixup"]
-
 _ONE = 1 << 16
 
 

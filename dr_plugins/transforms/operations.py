@@ -14,8 +14,6 @@ from torch import Tensor
 from dr_plugins.transforms.base import AnyImage, Size
 from dr_plugins.transforms.kernels import affine, kernels_for
 
-__all__ = ["OPERATIONS", "Operation", "operation_names"]
-
 
 @dataclass(frozen=True)
 class Operation:

@@ -21,8 +21,6 @@ from dr_plugins.transforms.kernels import kernels_for
 from dr_plugins.transforms.kernels.batch import upload
 from dr_plugins.transforms.operations import OPERATIONS, operation_names
 
-__all__ = ["NEGATIVE", "RandAugment"]
-
 NEGATIVE = 0x80
 """Added to an operation's number in a record if its magnitude is negative."""
 

@@ -6,8 +6,6 @@ their topic.
 
 from __future__ import annotations
 
-__all__ = ["add_advice", "advice"]
-
 _TOPICS = ("class_map", "num_classes", "temperature")
 _advice: dict[str, dict[str, str]] = {topic: {} for topic in _TOPICS}
 

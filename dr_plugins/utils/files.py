@@ -7,8 +7,6 @@ import os
 import stat
 from pathlib import Path
 
-__all__ = ["LOCK_NAME", "MANIFEST_NAME", "PROGRESS_NAME", "cache_directory", "regular_only"]
-
 MANIFEST_NAME = "manifest.json"
 """Marks the directory of a complete shard set."""
 

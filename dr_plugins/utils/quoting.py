@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import unicodedata
 
-__all__ = ["quoted", "respelt"]
-
 
 def quoted(name: str) -> str:
     r"""Return a name in quotes, with combining accents escaped.

@@ -13,14 +13,6 @@ from torch.utils.data import get_worker_info
 
 from dr_plugins.errors import WorkerError
 
-__all__ = [
-    "alive",
-    "check_room",
-    "naming_shared_memory",
-    "noticing_dead_workers",
-    "report_lost_batches",
-]
-
 _SHARED_MEMORY = "/dev/shm"
 _MEBIBYTE = 1 << 20
 

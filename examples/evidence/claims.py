@@ -11,8 +11,6 @@ from dataclasses import replace
 from examples.evidence.grid import Cost, Training, Transfer
 from examples.evidence.results import Results, Sample
 
-__all__ = ["MAIN", "claims", "summary"]
-
 # The claims are decided here, whatever other rows say.
 MAIN = Training("resnet", 500, "reinforced", 240)
 _SHORT, _OTHERS = 30, 120

@@ -13,8 +13,6 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.transforms.v2.functional import gaussian_blur
 
-__all__ = ["CORRUPTIONS", "SEVERITIES", "corrupt"]
-
 SEVERITIES = range(5)
 
 

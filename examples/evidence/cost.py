@@ -12,8 +12,6 @@ from examples.evidence.methods import METHODS, Task
 from examples.evidence.models import BATCH
 from examples.evidence.training import Stepper
 
-__all__ = ["measure_cost"]
-
 _ROUNDS = 9
 _COMPARED = ("plain", "reinforced", "online")
 

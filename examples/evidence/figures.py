@@ -16,8 +16,6 @@ from examples.evidence.corruptions import SEVERITIES
 from examples.evidence.grid import LENGTHS, METHODS, Training
 from examples.evidence.results import Results, corrupted
 
-__all__ = ["LABELS", "draw_lengths", "draw_severities"]
-
 LABELS = {
     "plain": "plain",
     "smoothing": "label smoothing",

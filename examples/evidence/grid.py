@@ -10,19 +10,6 @@ from dataclasses import MISSING, asdict, dataclass, fields, replace
 from itertools import product
 from typing import Any, ClassVar
 
-__all__ = [
-    "ABLATIONS",
-    "BASE",
-    "EXPERIMENTS",
-    "LENGTHS",
-    "METHODS",
-    "Cost",
-    "Entry",
-    "Training",
-    "Transfer",
-    "entries",
-]
-
 METHODS = ("plain", "smoothing", "stored", "independent", "online", "reinforced")
 LENGTHS = (30, 60, 120, 240, 480)
 _COMPARED = ("plain", "online", "reinforced", "stored", "independent", "smoothing")

@@ -19,8 +19,6 @@ from dr_plugins import Ensemble, ImageSource, ReinforcedDataset, SparseTargets
 from examples.evidence.grid import Training
 from examples.evidence.views import Stream
 
-__all__ = ["METHODS", "Task"]
-
 Epochs = Iterator[tuple[torch.Tensor, torch.Tensor | SparseTargets]]
 _SMOOTHING = 0.1
 

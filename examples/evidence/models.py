@@ -15,8 +15,6 @@ from torch import nn
 
 from examples.quickstart.models import FASHION_MEAN, FASHION_STD, SmallResNet
 
-__all__ = ["BATCH", "MEAN", "RECIPES", "STD", "Recipe", "to_input"]
-
 BATCH = 50
 MEAN, STD = FASHION_MEAN, FASHION_STD
 _MEAN, _STD = (torch.tensor(v).view(1, 3, 1, 1) * 255 for v in (MEAN, STD))

@@ -23,8 +23,6 @@ from examples.evidence.grid import (
 )
 from examples.evidence.results import METRICS, SEEDS, Results
 
-__all__ = ["TEMPLATE", "refresh_readme", "write_report"]
-
 TEMPLATE = Path(__file__).with_name("report.md")
 _MODELS = {
     "mmseg": "DeepLabV3, MMSegmentation",

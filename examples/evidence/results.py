@@ -12,8 +12,6 @@ from typing import Any
 
 from examples.evidence.grid import Cost, Entry, Training, Transfer
 
-__all__ = ["METRICS", "SEEDS", "Results", "Sample", "corrupted"]
-
 SEEDS = 3
 _KINDS: Mapping[str, type] = {kind.kind: kind for kind in (Training, Cost, Transfer)}
 

@@ -26,8 +26,6 @@ from examples.evidence.training import train
 from examples.evidence.transfer import pretrained_backbone, transfer
 from examples.evidence.views import Stream
 
-__all__ = ["RUNS", "make", "make_all", "missing"]
-
 RUNS = Path(__file__).parents[2] / "docs" / "evidence" / "runs"
 
 

@@ -22,8 +22,6 @@ from torchvision.datasets import FashionMNIST
 
 from examples.quickstart.data import Images, load
 
-__all__ = ["CLASSES", "SIDE", "Scene", "compose", "make_scenes"]
-
 CLASSES = tuple(FashionMNIST.classes)
 SIDE = 128
 _COUNTS = {"train": 300, "val": 200}

@@ -9,8 +9,6 @@ from examples.evidence.methods import Task
 from examples.evidence.teachers import make_shards, remembered, teacher_of
 from examples.evidence.views import Stream, source_of
 
-__all__ = ["prepare"]
-
 
 def prepare(run: Training, cache: Path) -> Task:
     """Return what a training works with.

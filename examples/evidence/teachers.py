@@ -19,8 +19,6 @@ from examples.evidence.training import train
 from examples.evidence.views import Stream, load_policy
 from examples.quickstart.running import TEACHER
 
-__all__ = ["TEACHERS", "make_shards", "remembered", "teacher_of"]
-
 # The shipped one was trained on all 60,000 training images, the others on the student's alone.
 TEACHERS = {"shipped": 0, "same-images": 1, "same-images-x3": 3}
 _TEACHER_EPOCHS = 60

@@ -16,8 +16,6 @@ from examples.evidence.methods import METHODS, Task
 from examples.evidence.models import BATCH, RECIPES, to_input
 from examples.evidence.views import load_test
 
-__all__ = ["Stepper", "measure", "train"]
-
 _WARMUP = 0.05
 _CURVE = 4  # measurements over a run
 

@@ -17,8 +17,6 @@ from examples.evidence.scenes import CLASSES, SIDE, make_scenes
 from examples.evidence.tasks import prepare
 from examples.evidence.training import train
 
-__all__ = ["HOSTS", "pretrained_backbone", "transfer"]
-
 _MODEL = "evidence_resnet10"
 _CHANNELS = [16, 32, 64, 128]
 _BATCH, _STEPS, _LR = 8, 600, 0.02

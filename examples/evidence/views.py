@@ -14,8 +14,6 @@ from dr_plugins import ImageSource, Policy
 from examples.quickstart.data import Images, load
 from examples.quickstart.running import POLICY as CROP
 
-__all__ = ["POLICIES", "Stream", "load_policy", "load_test", "source_of"]
-
 # The crop of the quickstart, with more on top of it for reinforced views.
 POLICIES = {
     "crop": {},

@@ -18,17 +18,6 @@ from pathlib import Path
 import numpy as np
 from torchvision.datasets import FashionMNIST
 
-__all__ = [
-    "DEBIAN_PACKAGE",
-    "PACKED",
-    "PACKED_PER_CLASS",
-    "DatasetUnavailableError",
-    "Images",
-    "load",
-    "load_original",
-    "prepare",
-]
-
 # Made by `pack_images.py`; its licence is in `fashion_mnist.LICENSE`.
 PACKED = Path(__file__).with_name("fashion_mnist.npz")
 PACKED_PER_CLASS = 200

@@ -10,8 +10,6 @@ from tqdm import tqdm
 
 from examples.quickstart.data import Images
 
-__all__ = ["export_folders"]
-
 _COMPLETE = ".complete"
 # Frameworks number classes by sorted folder names, and the teacher as the dataset does.
 _NAMES = [

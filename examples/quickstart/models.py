@@ -15,8 +15,6 @@ from timm.models import build_model_with_cfg, register_model
 from timm.models.resnet import BasicBlock, downsample_conv
 from torch import Tensor, nn
 
-__all__ = ["FASHION_MEAN", "FASHION_STD", "TEACHER_WEIGHTS", "SmallResNet"]
-
 # Of the 60,000 training images in [0, 1]; the three channels of a grey image are equal.
 FASHION_MEAN = (0.2860,) * 3
 FASHION_STD = (0.3530,) * 3

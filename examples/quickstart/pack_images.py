@@ -13,8 +13,6 @@ import numpy as np
 
 from examples.quickstart.data import PACKED, PACKED_PER_CLASS, load_original
 
-__all__ = ["main"]
-
 
 @click.command(context_settings={"show_default": True})
 @click.option("--data", default="data", type=click.Path(path_type=Path), help="The original's.")

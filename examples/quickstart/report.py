@@ -15,8 +15,6 @@ import numpy as np
 from dr_plugins import ImageSource, Replayer, ShardSet
 from examples.quickstart.training import Run
 
-__all__ = ["draw_accuracy", "draw_samples", "table"]
-
 COLOURS = {"plain": "tab:grey", "reinforced": "tab:blue"}
 
 

@@ -23,8 +23,6 @@ from dr_plugins import (
 )
 from examples.quickstart.training import Recipe, Run, train
 
-__all__ = ["run_all"]
-
 TEACHER = "timm:fashion_resnet_teacher"
 POLICY = Path(__file__).with_name("policy.yaml")
 

@@ -29,8 +29,6 @@ from dr_plugins import expected_calibration_error
 from examples.quickstart.data import prepare
 from examples.quickstart.models import FASHION_MEAN, FASHION_STD, TEACHER_WEIGHTS
 
-__all__ = ["evaluate", "main"]
-
 _PATH = click.Path(path_type=Path)
 
 TO_INPUT = [

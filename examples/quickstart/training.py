@@ -18,8 +18,6 @@ import timm_ext
 from dr_plugins import expected_calibration_error
 from examples.quickstart.models import FASHION_MEAN, FASHION_STD
 
-__all__ = ["Recipe", "Run", "train"]
-
 _EVALUATIONS = 6  # over a run, for the picture
 
 

@@ -14,8 +14,6 @@ import yaml
 
 from examples.recipes.train import train
 
-__all__ = ["dr_plugins", "launch", "options_of", "train_script_option"]
-
 ROOT = Path(__file__).resolve().parents[2]
 
 train_script_option = click.option(

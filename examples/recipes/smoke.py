@@ -13,8 +13,6 @@ from torch import Tensor, nn
 from dr_plugins import Ensemble, GenerationSettings, Policy, open_source, reinforce
 from examples.recipes.imagenet.ig_resnext101 import EnsembleLogits
 
-__all__ = ["CLASSES", "build_teacher", "make_images", "make_shards"]
-
 CLASSES = 3
 
 

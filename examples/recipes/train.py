@@ -33,8 +33,6 @@ from tqdm import tqdm
 import timm_ext
 from dr_plugins import ReinforcedDataset
 
-__all__ = ["DEFAULTS", "train"]
-
 # train.py's options, with its defaults.
 _DATA = {"dataset": "", "data_dir": None, "dataset_download": False, "num_classes": None}
 _MODEL = {"model": "resnet50", "pretrained": False, "pretrained_path": None, "model_kwargs": {}}

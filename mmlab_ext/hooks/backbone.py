@@ -19,8 +19,6 @@ from mmlab_ext.pipelines import decodes_to_bgr
 from mmlab_ext.preprocessor import TimmDataPreprocessor
 from mmlab_ext.resnets import is_native, is_shared_head
 
-__all__ = ["ReinforcedBackboneHook"]
-
 _NAME = "ReinforcedBackboneHook"
 
 

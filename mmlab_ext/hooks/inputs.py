@@ -10,8 +10,6 @@ from mmengine.model import BaseTTAModel, is_model_wrapper
 
 from mmlab_ext.pipelines import refuse_normalised, refuse_normalising
 
-__all__ = ["InputsHook", "bare_model", "bare_preprocessor"]
-
 _BATCHES = 50  # checked in each loop, since transforms may be random
 
 

@@ -11,8 +11,6 @@ from torch.utils.data import Sampler
 
 from mmlab_ext.errors import ConfigError
 
-__all__ = ["restore_position", "save_position"]
-
 _KEY = "reinforced_position"  # in checkpoints
 
 

@@ -21,8 +21,6 @@ from mmlab_ext.hooks.position import restore_position, save_position
 from mmlab_ext.pipelines import decodes_to_bgr
 from mmlab_ext.preprocessor import TimmDataPreprocessor
 
-__all__ = ["ReinforcementHook"]
-
 _KEY = "train_dataloader.dataset"
 
 

@@ -12,8 +12,9 @@ from pathlib import Path
 
 from dr_plugins.policies.policy import AugmentParams, Policy
 from dr_plugins.records import RecordLayout, target_fields
+from dr_plugins.shards.claims import locked
 from dr_plugins.shards.key_index import KeyIndex
-from dr_plugins.shards.output import OutputDirectory, locked
+from dr_plugins.shards.output import OutputDirectory
 from dr_plugins.shards.shard import Shard
 
 HERE = Path(__file__).parent

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import math
 
-__all__ = ["Matrix", "rotation", "shear_x", "shear_y", "translation"]
-
 Matrix = tuple[float, float, float, float, float, float]
 
 

@@ -6,8 +6,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["box_mask", "upload"]
-
 
 def upload(values: np.ndarray, device: torch.device) -> Tensor:
     """Return an array as a tensor on a device, without synchronizing."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-__all__ = ["check_bits", "check_box", "check_interpolation"]
-
 _INTERPOLATIONS = ("nearest", "bilinear", "bicubic")
 
 

@@ -14,8 +14,6 @@ from torch import Tensor
 from dr_plugins.transforms.kernels.crops import Crops, make_crops, resample_plain
 from dr_plugins.transforms.kernels.pillow_order import pillow_order
 
-__all__ = ["crop_resize", "resample"]
-
 _TRITON = "dr_plugins.transforms.kernels.crop_resize_triton"
 _logger = logging.getLogger(__name__)
 

@@ -9,8 +9,6 @@ from torch import Tensor
 
 from dr_plugins.transforms.kernels.crops import Crops
 
-__all__ = ["resample_triton"]
-
 _BLOCK = 256  # pixels of the result
 
 

@@ -14,8 +14,6 @@ from dr_plugins.transforms.kernels.batch import upload
 from dr_plugins.transforms.kernels.checks import check_box
 from dr_plugins.transforms.kernels.resampling import resampling_taps
 
-__all__ = ["Axis", "Crops", "make_crops", "resample_plain"]
-
 _CHUNK = 1 << 24  # most values held between the two passes of the plain version
 _WEIGHTS = {"tensor": np.int16, "pil": np.int32}
 

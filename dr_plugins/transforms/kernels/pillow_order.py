@@ -15,8 +15,6 @@ from PIL import Image
 
 from dr_plugins.transforms.kernels.crops import make_crops, resample_plain
 
-__all__ = ["pillow_order"]
-
 _logger = logging.getLogger(__name__)
 
 _Order = Callable[[np.ndarray, tuple[int, int]], np.ndarray]

@@ -16,8 +16,6 @@ import numpy as np
 
 from dr_plugins.transforms.kernels.checks import check_interpolation
 
-__all__ = ["Taps", "nearest_positions", "resampling_taps"]
-
 _WEIGHT_LIMIT = 1 << 15
 _MOST_BITS = 22
 _ONE_BITS = 14  # for a weight of 1.0: more would exceed int16

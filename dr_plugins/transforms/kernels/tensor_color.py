@@ -14,17 +14,6 @@ from torch import Tensor
 
 from dr_plugins.transforms.kernels.checks import check_bits
 
-__all__ = [
-    "adjust_brightness",
-    "adjust_contrast",
-    "adjust_saturation",
-    "adjust_sharpness",
-    "autocontrast",
-    "equalize",
-    "posterize",
-    "solarize",
-]
-
 _LEVELS = 256
 _SMOOTH_CENTER, _SMOOTH_SUM = 5, 13  # 3x3 kernel: ones around a five
 

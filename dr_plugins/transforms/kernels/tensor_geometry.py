@@ -16,20 +16,6 @@ from dr_plugins.transforms.kernels.checks import check_box, check_interpolation
 from dr_plugins.transforms.kernels.crop_resize import crop_resize
 from dr_plugins.transforms.kernels.resampling import nearest_positions
 
-__all__ = [
-    "crop",
-    "erase",
-    "hflip",
-    "pad",
-    "resize",
-    "rotate",
-    "shear_x",
-    "shear_y",
-    "size",
-    "translate_x",
-    "translate_y",
-]
-
 _FIXED_POINT_BITS = 16
 _FIXED_POINT_LIMIT = 32768.0
 _CACHED_PIXELS = 512 * 512

@@ -20,8 +20,6 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, register_mo
 from timm.models.resnet import Bottleneck, ResNet
 from torch import Tensor, nn
 
-__all__ = ["MEMBERS", "EnsembleLogits", "ig_resnext101_ensemble", "resnext101_32x48d"]
-
 MEMBERS = tuple(f"resnext101_32x{width}d.fb_wsl_ig1b_ft_in1k" for width in (8, 16, 32, 48))
 
 default_cfgs = generate_default_cfgs(

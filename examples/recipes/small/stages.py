@@ -15,8 +15,6 @@ import yaml
 from examples.recipes import launching
 from examples.recipes.launching import launch
 
-__all__ = ["Recipe", "Run", "read_recipe"]
-
 _FOLDER = Path(__file__).parent
 # Options that change no result, so a stage may resume with others.
 _FREE = ("resume", "workers", "device", "data_dir", "dataset_download", "output", "experiment")

@@ -35,7 +35,8 @@ from dr_plugins.generation.teachers import Ensemble
 from dr_plugins.images.sources import ImageSource
 from dr_plugins.policies.policy import Policy
 from dr_plugins.replay.replayer import Replayer
-from dr_plugins.shards.output import OutputDirectory, locked
+from dr_plugins.shards.claims import locked
+from dr_plugins.shards.output import OutputDirectory
 from dr_plugins.shards.reader import ShardSet
 from dr_plugins.tools.verify import verify
 from tests.tiny import TinyTeacher, hurt, make_photographs, make_set, policy

@@ -10,7 +10,7 @@ from torchvision.datasets import ImageFolder
 
 from dr_plugins.errors import DatasetMismatchError, UnknownImageError
 from dr_plugins.images.sources import ImageSource, open_source
-from dr_plugins.shards.output import locked
+from dr_plugins.shards.claims import locked
 from dr_plugins.tools.verify import verify
 from dr_plugins.training.dataset import ReinforcedDataset
 from tests.tiny import TinyTeacher, make_photographs, make_set, photograph

@@ -8,8 +8,6 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-__all__ = ["damaged_bytes", "mutations", "with_header"]
-
 _scalars = st.one_of(
     st.none(), st.booleans(), st.integers(), st.just(10**40), st.floats(), st.text(max_size=5)
 )

@@ -15,7 +15,7 @@ from dr_plugins.errors import FormatError, LockedError, OutputError, SettingsMis
 from dr_plugins.generation.generate import GenerationSettings, reinforce
 from dr_plugins.generation.teachers import Ensemble
 from dr_plugins.images.sources import ImageSource
-from dr_plugins.shards.output import locked
+from dr_plugins.shards.claims import locked
 from tests.tiny import TinyTeacher, make_photographs, make_set, policy
 
 
