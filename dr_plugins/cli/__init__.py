@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import sys
+from dr_plugins.cli.interrupts import ending_at_once
 
 __all__ = ["run"]
 
 
 def run() -> None:
     """Run ``dr-plugins``; Ctrl-C ends it without a traceback, even during imports."""
-    try:
+    with ending_at_once():
         from dr_plugins.cli.main import main
-    except KeyboardInterrupt:
-        sys.exit("\nAborted!")  # click's message
     main(prog_name="dr-plugins")

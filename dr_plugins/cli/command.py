@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from dr_plugins.cli.interrupts import ending_at_once
 from dr_plugins.errors import ReinforcementError
 
 _GROUP = "dr_plugins.commands"
@@ -72,7 +73,8 @@ class PluginGroup(click.Group):
         if own is not None or entry is None:
             return own
         try:
-            command: click.Command = entry.load()
+            with ending_at_once():
+                command: click.Command = entry.load()
         except ImportError as error:  # other commands and --help still work
             return _broken(entry, error)
         return command

@@ -9,6 +9,7 @@ import click
 
 from dr_plugins import __version__
 from dr_plugins.cli.command import Command, PluginGroup
+from dr_plugins.cli.interrupts import ending_at_once
 from dr_plugins.cli.mldr import download, import_mldr
 from dr_plugins.cli.reinforce import CLASS_MAP, IMAGES, reinforce
 from dr_plugins.cli.sets import extend, merge, split, subset
@@ -31,8 +32,9 @@ def main() -> None:
 @click.argument("shards", metavar="SET")
 def info(shards: str) -> None:
     """Describe a shard set: a directory, or an address such as s3://bucket/set."""
-    from dr_plugins.shards.reader import ShardSet
-    from dr_plugins.tools.describe import describe
+    with ending_at_once():
+        from dr_plugins.shards.reader import ShardSet
+        from dr_plugins.tools.describe import describe
 
     click.echo(describe(ShardSet(shards)))
 
@@ -81,8 +83,9 @@ def verify(
     quiet: bool,
 ) -> None:
     """Check files, keys and replayed views; exit status 1 if anything is wrong."""
-    from dr_plugins.images.sources import open_source
-    from dr_plugins.tools.verify import verify as check
+    with ending_at_once():
+        from dr_plugins.images.sources import open_source
+        from dr_plugins.tools.verify import verify as check
 
     if replay and images is None:
         raise click.UsageError("--replay needs the images: also pass --images")

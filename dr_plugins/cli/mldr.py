@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dr_plugins.cli.command import Command
+from dr_plugins.cli.interrupts import ending_at_once
 
 if TYPE_CHECKING:
     from dr_plugins.mldr import Agreement
@@ -70,9 +71,10 @@ def import_mldr(
     quiet: bool,
 ) -> None:
     """Convert archives published by apple/ml-dr to a shard set."""
-    from dr_plugins.images.sources import open_source
-    from dr_plugins.mldr import ImageOrder, ImportSettings, import_archives
-    from dr_plugins.shards.reader import ShardSet
+    with ending_at_once():
+        from dr_plugins.images.sources import open_source
+        from dr_plugins.mldr import ImageOrder, ImportSettings, import_archives
+        from dr_plugins.shards.reader import ShardSet
 
     if images is None and file_list is None:
         raise click.UsageError("pass the images as --images, or their order as --file-list")
@@ -135,7 +137,8 @@ def download(
     name: str | None, out: Path | None, show_list: bool, base_url: str | None, quiet: bool
 ) -> None:
     """Download an archive published by apple/ml-dr; resumes a broken download."""
-    from dr_plugins.mldr.published import BASE_URL, PUBLISHED, find_published
+    with ending_at_once():
+        from dr_plugins.mldr.published import BASE_URL, PUBLISHED, find_published
 
     if show_list:
         click.echo(_table(PUBLISHED))

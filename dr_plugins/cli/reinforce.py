@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from dr_plugins.cli.command import Command
+from dr_plugins.cli.interrupts import ending_at_once
 from dr_plugins.cli.processes import (
     count_workers,
     ending,
@@ -237,14 +238,15 @@ def reinforce(
     Start it in as many processes as there are devices, with the same --out: each makes the shards
     that no other one makes. See docs/scale.md.
     """
-    import torch
+    with ending_at_once():
+        import torch
 
-    from dr_plugins.generation.job import GenerationJob
-    from dr_plugins.generation.launch import Rank, rank_device, rank_devices
-    from dr_plugins.generation.planning import GenerationSettings
-    from dr_plugins.generation.ray_engine import reinforce_on_ray
-    from dr_plugins.generation.sharing import Process
-    from dr_plugins.policies.policy import Policy
+        from dr_plugins.generation.job import GenerationJob
+        from dr_plugins.generation.launch import Rank, rank_device, rank_devices
+        from dr_plugins.generation.planning import GenerationSettings
+        from dr_plugins.generation.ray_engine import reinforce_on_ray
+        from dr_plugins.generation.sharing import Process
+        from dr_plugins.policies.policy import Policy
 
     sys.path.append(os.getcwd())  # for python:MODULE:FUNCTION
     rank = Rank.from_environment(os.environ)

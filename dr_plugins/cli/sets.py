@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from dr_plugins.cli.command import Command
+from dr_plugins.cli.interrupts import ending_at_once
 from dr_plugins.cli.processes import import_named, usable_device
 from dr_plugins.cli.reinforce import CLASS_MAP, IMAGES
 
@@ -51,8 +52,9 @@ def subset(
     quiet: bool,
 ) -> None:
     """Keep fewer reinforcements, classes per answer, or images of a shard set."""
-    from dr_plugins.shards.reader import ShardSet
-    from dr_plugins.tools.subset import subset as make
+    with ending_at_once():
+        from dr_plugins.shards.reader import ShardSet
+        from dr_plugins.tools.subset import subset as make
 
     if samples is topk is classes is keys is None:
         raise click.UsageError("choose at least one of --samples, --topk, --classes and --keys")
@@ -83,8 +85,9 @@ To resume an interrupted run, run the same command again.
 @click.option("--quiet", is_flag=True, help="No progress bar.")
 def merge(directories: tuple[Path, ...], out: Path, quiet: bool) -> None:
     """Make one shard set of several: more reinforcements of the same images, or other images."""
-    from dr_plugins.shards.reader import ShardSet
-    from dr_plugins.tools.merge import merge as make
+    with ending_at_once():
+        from dr_plugins.shards.reader import ShardSet
+        from dr_plugins.tools.merge import merge as make
 
     make(directories, out, progress=not quiet)
     click.echo(repr(ShardSet(out)))
@@ -112,8 +115,9 @@ To resume an interrupted run, run the same command again.
 @click.option("--quiet", is_flag=True, help="No progress bar.")
 def split(directory: Path, out: Path, parts: int | None, keys: Path | None, quiet: bool) -> None:
     """Split a shard set by images; `merge` joins the parts again."""
-    from dr_plugins.shards.reader import ShardSet
-    from dr_plugins.tools.split import split as make
+    with ending_at_once():
+        from dr_plugins.shards.reader import ShardSet
+        from dr_plugins.tools.split import split as make
 
     if (parts is None) == (keys is None):
         raise click.UsageError("choose either --parts or --keys")
@@ -165,13 +169,14 @@ def extend(
     quiet: bool,
 ) -> None:
     """Add images or reinforcements to a finished shard set, by its settings."""
-    import torch
+    with ending_at_once():
+        import torch
 
-    from dr_plugins.generation.teacher_schemes import load_teacher
-    from dr_plugins.generation.teachers import Ensemble
-    from dr_plugins.images.sources import open_source
-    from dr_plugins.shards.reader import ShardSet
-    from dr_plugins.tools.extend import extend as make
+        from dr_plugins.generation.teacher_schemes import load_teacher
+        from dr_plugins.generation.teachers import Ensemble
+        from dr_plugins.images.sources import open_source
+        from dr_plugins.shards.reader import ShardSet
+        from dr_plugins.tools.extend import extend as make
 
     device = usable_device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     sys.path.append(os.getcwd())  # for python:MODULE:FUNCTION

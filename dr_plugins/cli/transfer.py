@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from dr_plugins.cli.command import Command
+from dr_plugins.cli.interrupts import ending_at_once
 
 _QUIET = click.option("--quiet", is_flag=True, help="No progress bar.")
 
@@ -28,8 +29,9 @@ def pull(address: str, directory: Path, quiet: bool) -> None:
 
     ADDRESS is such as s3://bucket/set, gs://bucket/set, hf://datasets/OWNER/NAME or https://host/set.
     """
-    from dr_plugins.shards.reader import ShardSet
-    from dr_plugins.tools.transfer import pull as copy
+    with ending_at_once():
+        from dr_plugins.shards.reader import ShardSet
+        from dr_plugins.tools.transfer import pull as copy
 
     copy(address, directory, progress=not quiet)
     click.echo(repr(ShardSet(directory)))
@@ -55,7 +57,8 @@ To resume an interrupted copy, run the same command again.
 @_QUIET
 def push(directory: Path, address: str, licence: str, quiet: bool) -> None:
     """Copy a shard set to a server, with a dataset card; the manifest goes last."""
-    from dr_plugins.tools.transfer import push as copy
+    with ending_at_once():
+        from dr_plugins.tools.transfer import push as copy
 
     copy(directory, address, licence=licence, progress=not quiet)
     click.echo(f"{directory} is at {address}")
