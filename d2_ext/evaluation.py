@@ -7,23 +7,24 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 
 from dr_plugins.errors import DatasetMismatchError
-from dr_plugins.metrics import expected_calibration_error
-
-_TOP = 5
+from dr_plugins.metrics import ImageScores
 
 
 class ClassificationEvaluator(DatasetEvaluator):
-    """Top-1 and top-5 accuracy and the expected calibration error, in percent.
+    """Top-1 and top-5 accuracy, and how far the confidence is from the accuracy.
+
+    ``top1``, ``top5``, ``ECE`` and ``aECE`` (bins of equally many images) are in percent, ``NLL``
+    is in nats, ``Brier`` within [0, 2]; see `dr_plugins.metrics.ImageScores`.
 
     Args:
-        bins: Of the calibration error, see `expected_calibration_error`.
+        bins: Of the calibration errors.
 
     Example:
+        >>> import torch
         >>> evaluator = ClassificationEvaluator()
         >>> evaluator.reset()
         >>> evaluator.process(
@@ -38,8 +39,7 @@ class ClassificationEvaluator(DatasetEvaluator):
 
     def reset(self) -> None:
         """Forget all images."""
-        self._confidences: list[torch.Tensor] = []
-        self._ranks: list[torch.Tensor] = []
+        self._scores: list[ImageScores] = []
 
     def process(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> None:
         """Add a batch of `build_classification_test_loader` and the classifier's outputs.
@@ -47,23 +47,14 @@ class ClassificationEvaluator(DatasetEvaluator):
         Raises:
             DatasetMismatchError: A label is out of range.
         """
-        logits = outputs["logits"].detach().float()
-        labels = inputs["labels"].to(logits.device)
+        logits = outputs["logits"].detach().cpu()
+        labels = inputs["labels"].cpu()
         if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < logits.shape[1]:
             raise DatasetMismatchError(
                 f"labels from {int(labels.min())} to {int(labels.max())} for a classifier with "
                 f"{logits.shape[1]} classes; evaluate on images of the training classes"
             )
-        # Rows with NaN are never right.
-        logits = logits.masked_fill(logits.isnan().any(dim=1, keepdim=True), float("nan"))
-        own = logits.gather(1, labels[:, None])
-        # How many classes rank before the right one; half of the equal ones do, so a constant
-        # output is not right.
-        ahead = (logits > own).sum(dim=1) + ((logits == own).sum(dim=1) - 1).div(2).ceil()
-        broken = own[:, 0].isnan()
-        self._ranks.append(ahead.masked_fill(broken, logits.shape[1] + _TOP).cpu())
-        confidence = logits.softmax(dim=1).amax(dim=1).masked_fill(broken, 1.0)
-        self._confidences.append(confidence.cpu())
+        self._scores.append(ImageScores.of(logits, labels))
 
     def evaluate(self) -> OrderedDict[str, dict[str, float]]:
         """Return the metrics under ``classification``; empty except in the main process.
@@ -71,19 +62,13 @@ class ClassificationEvaluator(DatasetEvaluator):
         Raises:
             DatasetMismatchError: There were no images.
         """
-        parts = comm.gather((self._ranks, self._confidences), dst=0)
+        parts = comm.gather(self._scores, dst=0)
         if not comm.is_main_process():
             return OrderedDict()
-        ranks = list(itertools.chain.from_iterable(part[0] for part in parts))
-        confidences = list(itertools.chain.from_iterable(part[1] for part in parts))
-        if not ranks:
+        scores = list(itertools.chain.from_iterable(parts))
+        if not scores:
             raise DatasetMismatchError("there were no images to evaluate; see DATASETS.TEST")
-        rank, confidence = torch.cat(ranks), torch.cat(confidences)
-        # One column holds each image's top class, with label 0 if that is right.
-        error = expected_calibration_error(confidence[:, None], (rank > 0).long(), self.bins)
-        metrics = {
-            "top1": 100 * (rank < 1).double().mean().item(),
-            "top5": 100 * (rank < _TOP).double().mean().item(),
-            "ECE": 100 * error,
-        }
-        return OrderedDict(classification=metrics)
+        found = ImageScores.concatenated(scores).metrics(self.bins)
+        percent = {"top1": "top1", "top5": "top5", "ECE": "ece", "aECE": "adaptive_ece"}
+        metrics = {name: 100 * found[key] for name, key in percent.items()}
+        return OrderedDict(classification={**metrics, "NLL": found["nll"], "Brier": found["brier"]})

@@ -13,7 +13,7 @@ The import registers in MMEngine's root registries, which every ``default_scope`
 | MODELS | `TimmClassifier`, `TimmDataPreprocessor` | pretraining any timm network |
 | MODELS | `KDLoss` | loss for reinforced data |
 | MODELS | `TimmFeatures` | any timm network as a backbone |
-| METRICS | `TopKAccuracy`, `ExpectedCalibrationError` | for classifiers |
+| METRICS | `TopKAccuracy`, `ExpectedCalibrationError`, `CalibrationMetrics` | for classifiers |
 | HOOKS | `ReinforcementHook` | sets the epoch, checks the config and logs, for reinforced data |
 | HOOKS | `ReinforcedBackboneHook` | loads a whole backbone, or raises |
 
@@ -40,12 +40,13 @@ from mmlab_ext.hooks import ReinforcedBackboneHook, ReinforcementHook
 from mmlab_ext.initializer import Pretrained
 from mmlab_ext.loading import load_into
 from mmlab_ext.losses import KDLoss
-from mmlab_ext.metrics import ExpectedCalibrationError, TopKAccuracy
+from mmlab_ext.metrics import CalibrationMetrics, ExpectedCalibrationError, TopKAccuracy
 from mmlab_ext.preprocessor import TimmDataPreprocessor
 from mmlab_ext.samples import ClassificationSample
 from mmlab_ext.schemes import refuse_to_load_loosely
 
 __all__ = [
+    "CalibrationMetrics",
     "ClassificationSample",
     "ConfigError",
     "ExpectedCalibrationError",

@@ -9,7 +9,7 @@ import torch
 from mmengine.evaluator import BaseMetric
 from mmengine.registry import METRICS
 
-from dr_plugins.metrics import expected_calibration_error
+from dr_plugins.metrics import ImageScores, expected_calibration_error
 from mmlab_ext.errors import ConfigError
 from mmlab_ext.samples import one_class
 
@@ -119,6 +119,55 @@ class ExpectedCalibrationError(BaseMetric):
         confidence = torch.tensor([[value] for value, _ in results])
         labels = torch.tensor([0 if right else 1 for _, right in results])
         return {"ece": expected_calibration_error(confidence, labels, self.bins)}
+
+
+@METRICS.register_module()
+class CalibrationMetrics(BaseMetric):
+    """How far a classifier's probabilities are from the truth, in one pass.
+
+    ``ece`` and ``adaptive_ece`` (bins of equally many images) are within [0, 1], ``nll`` is in
+    nats, ``brier`` within [0, 2]; see `dr_plugins.metrics.ImageScores`.
+
+    Args:
+        bins: Of the calibration errors.
+        collect_device: See `BaseMetric`.
+        prefix: See `BaseMetric`.
+
+    Raises:
+        ConfigError: `bins` is below 1, samples have no scores, or a label is no class.
+
+    Example:
+        >>> metric = METRICS.build(dict(type="CalibrationMetrics"))
+        >>> sample = dict(gt_label=torch.tensor([0]), pred_score=torch.tensor([0.75, 0.25]))
+        >>> metric.process(None, [sample])
+        >>> round(metric.compute_metrics(metric.results)["brier"], 6)
+        0.125
+    """
+
+    default_prefix = "calibration"
+
+    def __init__(
+        self, bins: int = 15, collect_device: str = "cpu", prefix: str | None = None
+    ) -> None:
+        super().__init__(collect_device, prefix)
+        if bins < 1:
+            raise ConfigError(
+                f"val_evaluator: CalibrationMetrics.bins is {bins}; expected at least 1"
+            )
+        self.bins = bins
+
+    def process(self, data_batch: Any, data_samples: Sequence[Mapping[str, Any]]) -> None:
+        """Record each sample's scores."""
+        for sample in data_samples:
+            scores, label = _scores(sample)
+            _rank(scores, label)  # which checks the label
+            logits = scores.double().cpu().log()[None]
+            self.results.append(ImageScores.of(logits, torch.tensor([label])))
+
+    def compute_metrics(self, results: list[ImageScores]) -> dict[str, float]:
+        """Return ``ece``, ``adaptive_ece``, ``nll`` and ``brier``."""
+        found = ImageScores.concatenated(results).metrics(self.bins)
+        return {name: found[name] for name in ("ece", "adaptive_ece", "nll", "brier")}
 
 
 def _rank(scores: torch.Tensor, label: int) -> int:

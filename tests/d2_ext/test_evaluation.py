@@ -13,7 +13,7 @@ from detectron2.utils import comm
 
 from d2_ext import ClassificationEvaluator
 from dr_plugins.errors import DatasetMismatchError
-from dr_plugins.metrics import expected_calibration_error
+from dr_plugins.metrics import ImageScores, expected_calibration_error
 
 
 def evaluate(logits: torch.Tensor, labels: torch.Tensor, parts: int = 1) -> dict[str, float]:
@@ -38,11 +38,16 @@ def test_metrics(parts: int) -> None:
     assert found["top5"] == pytest.approx(100 * hits[:, :5].any(axis=1).mean())
     error = expected_calibration_error(logits.softmax(dim=1), labels)
     assert found["ECE"] == pytest.approx(100 * error)
+    probs = logits.double().softmax(dim=1).numpy()
+    one_hot = np.eye(10)[labels.numpy()]
+    assert found["NLL"] == pytest.approx(-np.log((probs * one_hot).sum(1)).mean())
+    assert found["Brier"] == pytest.approx(((probs - one_hot) ** 2).sum(1).mean())
+    assert found["aECE"] > 0
 
 
-def test_a_constant_answer_is_not_right() -> None:
+def test_a_constant_answer_is_as_good_as_chance() -> None:
     found = evaluate(torch.zeros(8, 4), torch.arange(8) % 4)
-    assert found["top1"] == 0.0
+    assert found["top1"] == 25.0
 
 
 def test_what_is_not_a_number_is_not_right() -> None:
@@ -71,7 +76,7 @@ def test_nothing_to_evaluate() -> None:
 def test_processes_are_counted_together(monkeypatch: pytest.MonkeyPatch) -> None:
     evaluator = ClassificationEvaluator()
     evaluator.process({"labels": torch.tensor([0])}, {"logits": torch.tensor([[1.0, 0.0]])})
-    other = ([torch.tensor([1.0])], [torch.tensor([0.6])])
+    other = [ImageScores.of(torch.tensor([[1.0, 0.0]]), torch.tensor([1]))]
     monkeypatch.setattr(comm, "gather", lambda data, dst: [data, other])
     assert evaluator.evaluate()["classification"]["top1"] == 50.0
     monkeypatch.setattr(comm, "is_main_process", lambda: False)

@@ -67,6 +67,7 @@ def test_metrics_agree_with_numpy() -> None:
         [
             {"type": "TopKAccuracy", "topk": (1, 3, 9)},
             {"type": "ExpectedCalibrationError", "bins": 10},
+            {"type": "CalibrationMetrics", "bins": 10, "prefix": "all"},
         ]
     )
     for start in range(0, 500, 64):
@@ -88,7 +89,12 @@ def test_metrics_agree_with_numpy() -> None:
         inside = (confidence > low) & (confidence <= low + 0.1)
         if inside.any():
             ece += inside.mean() * abs(right[inside].mean() - confidence[inside].mean())
+    assert got.pop("all/adaptive_ece") > 0
+    one_hot = np.eye(7)[labels]
     assert got == {
+        "all/ece": pytest.approx(ece, abs=1e-6),
+        "all/nll": pytest.approx(-np.log((probs * one_hot).sum(1)).mean()),
+        "all/brier": pytest.approx(((probs - one_hot) ** 2).sum(1).mean()),
         "accuracy/top1": pytest.approx(100 * right.mean()),
         "accuracy/top3": pytest.approx(100 * (order[:, :3] == labels[:, None]).any(1).mean()),
         "accuracy/top9": 100.0,
@@ -98,7 +104,11 @@ def test_metrics_agree_with_numpy() -> None:
 
 @pytest.mark.parametrize(
     ("kind", "options"),
-    [("TopKAccuracy", {"topk": (0, 1)}), ("ExpectedCalibrationError", {"bins": 0})],
+    [
+        ("TopKAccuracy", {"topk": (0, 1)}),
+        ("ExpectedCalibrationError", {"bins": 0}),
+        ("CalibrationMetrics", {"bins": 0}),
+    ],
 )
 def test_metrics_refuse_what_cannot_be(kind: str, options: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=f"val_evaluator: {kind}"):

@@ -10,6 +10,7 @@ import pytest
 import mmlab_ext
 
 DEFAULTS: dict[str, dict[str, Any]] = {
+    "CalibrationMetrics": {"bins": 15, "collect_device": "cpu", "prefix": None},
     "ExpectedCalibrationError": {"bins": 15, "collect_device": "cpu", "prefix": None},
     "ImageFolder": {
         "size": 224,
