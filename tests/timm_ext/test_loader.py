@@ -163,7 +163,7 @@ def test_normalize_travels_to_workers() -> None:
 def test_the_plain_share_has_timms_transform(make: Make, prefetcher: bool) -> None:
     options = {"scale": (1, 1), "ratio": (1, 1), "hflip": 0, "color_jitter": None}
     options |= {"vflip": 1.0, "interpolation": "bicubic"}
-    loader = load(make("p=0"), use_prefetcher=prefetcher, **options)
+    loader = load(make("p=1e-9"), use_prefetcher=prefetcher, **options)
     dataset = loader.dataset
     assert "RandomVerticalFlip(p=1.0)" in repr(dataset.transform)
     assert "bicubic" in repr(dataset.transform)
@@ -203,7 +203,7 @@ def test_augmentation_options_do_not_touch_stored_views(make: Make) -> None:
 def test_random_erasing_is_left_out_and_said_so(
     make: Make, prefetcher: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    for options in ("p=1", "p=0"):
+    for options in ("p=1", "p=1e-9"):
         caplog.clear()
         with caplog.at_level(logging.INFO, "timm_ext"):
             loader = load(make(options), use_prefetcher=prefetcher, re_prob=1.0, re_mode="const")
