@@ -97,7 +97,10 @@ class MappedShards:
     Attributes:
         open: Those that are mapped, by number.
         starts: Row of the first image of each shard, and the number of images.
+        is_here: Whether records can be read without `bring`.
     """
+
+    is_here = True
 
     def __init__(self, location: Location, manifest: Manifest) -> None:
         self.location, self.manifest = location, manifest
@@ -168,7 +171,7 @@ class StreamedShards(MappedShards):
     def __init__(self, location: RemotePath, manifest: Manifest) -> None:
         super().__init__(location, manifest)
         self._stream = ShardStream(location, manifest)
-        self._all_here = False
+        self.is_here = False
 
     def get(self, number: int) -> MappedShard:
         """See `MappedShards.get`."""
@@ -185,8 +188,6 @@ class StreamedShards(MappedShards):
 
     def bring(self, wanted: Sequence[tuple[int, int]], is_here: Callable[..., bool]) -> None:
         """Read those records from the server that are not here, all at the same time."""
-        if self._all_here:
-            return
         numbers = {number for number, _ in wanted}
         self._open(sorted(numbers - self.open.keys()))
         for number in numbers & self.open.keys():
@@ -200,7 +201,7 @@ class StreamedShards(MappedShards):
             if shard.is_partial and not is_here(record, position):
                 missing.append((number, index))
         self._stream.fill(missing)
-        self._all_here = len(self.open) == len(self.manifest.shards) and not any(
+        self.is_here = len(self.open) == len(self.manifest.shards) and not any(
             shard.is_partial for shard in self.open.values()
         )
 
@@ -231,4 +232,4 @@ class StreamedShards(MappedShards):
             raise
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_all_here": False}
+        return {**super().__getstate__(), "is_here": False}

@@ -16,7 +16,6 @@ from dr_plugins.shards.address import Place, located
 from dr_plugins.shards.key_index import KeyIndex
 from dr_plugins.shards.manifest import Manifest
 from dr_plugins.shards.mapped import mapped_shards
-from dr_plugins.shards.remote import RemotePath
 from dr_plugins.shards.shard import Shard
 from dr_plugins.shards.watch import Watch
 
@@ -122,7 +121,7 @@ class ShardSet:
             FormatError: A record fails its checksum, or a shard is missing or damaged.
         """
         pairs = list(zip(rows.tolist(), samples.tolist(), strict=True))
-        if isinstance(self.location, RemotePath):
+        if not self._shards.is_here:
             self._bring(pairs)
         records = [self._record(row, sample) for row, sample in pairs]
         return np.frombuffer(b"".join(records), self._dtype)

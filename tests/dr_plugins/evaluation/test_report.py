@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from pathlib import Path
 from typing import Any
@@ -58,10 +59,13 @@ def test_metrics_and_differences() -> None:
 
 def test_intervals_are_those_of_scipy() -> None:
     stats = pytest.importorskip("scipy.stats")
+    # Until SciPy 1.15 it had another name.
+    is_new = "rng" in inspect.signature(stats.bootstrap).parameters
+    seed: dict[str, Any] = {"rng" if is_new else "random_state": 1}
     one = result("a", "v2", 2)
     metrics = summarize([one], {})["sets"]["v2"]["models"]["a"]["metrics"]
     nll = one.scores.nll.numpy()
-    found = stats.bootstrap((nll,), np.mean, n_resamples=2000, method="basic", rng=1)
+    found = stats.bootstrap((nll,), np.mean, n_resamples=2000, method="basic", **seed)
     interval = found.confidence_interval
     assert metrics["nll"]["low"] == pytest.approx(interval.low, rel=0.02)
     assert metrics["nll"]["high"] == pytest.approx(interval.high, rel=0.02)
@@ -71,7 +75,7 @@ def test_intervals_are_those_of_scipy() -> None:
         return ImageScores(**rows).metrics()["ece"]
 
     found = stats.bootstrap(
-        (np.arange(400),), ece, n_resamples=500, method="basic", vectorized=False, rng=1
+        (np.arange(400),), ece, n_resamples=500, method="basic", vectorized=False, **seed
     )
     width = found.confidence_interval.high - found.confidence_interval.low
     assert metrics["ece"]["low"] == pytest.approx(found.confidence_interval.low, abs=0.2 * width)

@@ -139,7 +139,6 @@ def kill_actor(cluster: Any, process: int, node: str) -> None:
 def kill_node(cluster: Any, process: int, node: str) -> None:
     (found,) = [one for one in cluster.worker_nodes if one.node_id == node]
     cluster.remove_node(found, allow_graceful=False)
-    cluster.add_node(num_cpus=1)
 
 
 @pytest.mark.slow
