@@ -64,6 +64,12 @@ def use(directory: Path) -> None:
             continue
 
 
+@pytest.fixture(scope="module", autouse=True)
+def imported() -> None:
+    """What is imported at the first use is not memory that a damaged file takes."""
+    use(GOLDEN)
+
+
 def copied(factory: pytest.TempPathFactory) -> Path:
     return shutil.copytree(GOLDEN, factory.mktemp("fuzz") / "set")
 
