@@ -9,7 +9,7 @@ import torch
 from mmengine.evaluator import BaseMetric
 from mmengine.registry import METRICS
 
-from dr_plugins.metrics import ImageScores, expected_calibration_error
+from dr_plugins.metrics import ImageScores
 from mmlab_ext.errors import ConfigError
 from mmlab_ext.samples import one_class
 
@@ -73,55 +73,6 @@ class TopKAccuracy(BaseMetric):
 
 
 @METRICS.register_module()
-class ExpectedCalibrationError(BaseMetric):
-    """Expected calibration error (Guo et al., 2017, equation 3), within ``[0, 1]``.
-
-    See `dr_plugins.metrics.expected_calibration_error`.
-
-    Args:
-        bins: Number of bins of equal width.
-        collect_device: See `BaseMetric`.
-        prefix: See `BaseMetric`.
-
-    Raises:
-        ConfigError: `bins` is below 1, or samples have no scores.
-
-    Example:
-        >>> metric = METRICS.build(dict(type="ExpectedCalibrationError"))
-        >>> sample = dict(gt_label=torch.tensor([0]), pred_score=torch.tensor([0.75, 0.25]))
-        >>> metric.process(None, [sample])
-        >>> metric.compute_metrics(metric.results)
-        {'ece': 0.25}
-    """
-
-    default_prefix = "calibration"
-
-    def __init__(
-        self, bins: int = 15, collect_device: str = "cpu", prefix: str | None = None
-    ) -> None:
-        super().__init__(collect_device, prefix)
-        if bins < 1:
-            raise ConfigError(
-                f"val_evaluator: ExpectedCalibrationError.bins is {bins}; expected at least 1"
-            )
-        self.bins = bins
-
-    def process(self, data_batch: Any, data_samples: Sequence[Mapping[str, Any]]) -> None:
-        """Record each sample's confidence and whether it is right."""
-        for sample in data_samples:
-            scores, label = _scores(sample)
-            confidence, predicted = scores.max(0)
-            self.results.append((float(confidence), int(predicted) == label))
-
-    def compute_metrics(self, results: list[tuple[float, bool]]) -> dict[str, float]:
-        """Return ``ece``."""
-        # With one column the prediction is always class 0, so right samples get label 0.
-        confidence = torch.tensor([[value] for value, _ in results])
-        labels = torch.tensor([0 if right else 1 for _, right in results])
-        return {"ece": expected_calibration_error(confidence, labels, self.bins)}
-
-
-@METRICS.register_module()
 class CalibrationMetrics(BaseMetric):
     """How far a classifier's probabilities are from the truth, in one pass.
 
@@ -152,7 +103,7 @@ class CalibrationMetrics(BaseMetric):
         super().__init__(collect_device, prefix)
         if bins < 1:
             raise ConfigError(
-                f"val_evaluator: CalibrationMetrics.bins is {bins}; expected at least 1"
+                f"val_evaluator: {type(self).__name__}.bins is {bins}; expected at least 1"
             )
         self.bins = bins
 
@@ -168,6 +119,33 @@ class CalibrationMetrics(BaseMetric):
         """Return ``ece``, ``adaptive_ece``, ``nll`` and ``brier``."""
         found = ImageScores.concatenated(results).metrics(self.bins)
         return {name: found[name] for name in ("ece", "adaptive_ece", "nll", "brier")}
+
+
+@METRICS.register_module()
+class ExpectedCalibrationError(CalibrationMetrics):
+    """Expected calibration error (Guo et al., 2017, equation 3), within ``[0, 1]``.
+
+    See `dr_plugins.metrics.expected_calibration_error`.
+
+    Args:
+        bins: Number of bins of equal width.
+        collect_device: See `BaseMetric`.
+        prefix: See `BaseMetric`.
+
+    Raises:
+        ConfigError: `bins` is below 1, or samples have no scores.
+
+    Example:
+        >>> metric = METRICS.build(dict(type="ExpectedCalibrationError"))
+        >>> sample = dict(gt_label=torch.tensor([0]), pred_score=torch.tensor([0.75, 0.25]))
+        >>> metric.process(None, [sample])
+        >>> round(metric.compute_metrics(metric.results)["ece"], 6)
+        0.25
+    """
+
+    def compute_metrics(self, results: list[ImageScores]) -> dict[str, float]:
+        """Return ``ece``."""
+        return {"ece": super().compute_metrics(results)["ece"]}
 
 
 def _rank(scores: torch.Tensor, label: int) -> int:

@@ -163,7 +163,7 @@ def _warn_of_others(dataset: ReinforcedDataset, parsed: DatasetName) -> None:
     if unknown and not _base_of(parsed):
         reason = (
             f". timm lists {', '.join(known)} only; for the others use --dataset "
-            f"'reinforced?base=torch/image_folder&shards={dataset.shards.directory}'"
+            f"'reinforced?base=torch/image_folder&shards={dataset.shards.location}'"
         )
     log_on_primary(
         f"{parsed.name}: {len(others)} of the set's {len(dataset.shards)} images are not in the "

@@ -29,7 +29,7 @@ def normalization(shards: ShardSet) -> tuple[list[float], list[float]]:
     origin = shards.manifest.settings.get("origin") or {}
     if not origin.get("mean") or not origin.get("std"):
         raise FormatError(
-            f"{shards.directory} has no normalization by ml-dr: it was not imported from "
+            f"{shards.location} has no normalization by ml-dr: it was not imported from "
             f"one of its archives. Normalize as the network expects."
         )
     return origin["mean"], origin["std"]

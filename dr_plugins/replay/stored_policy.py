@@ -22,7 +22,7 @@ def stored_policy(shards: ShardSet) -> Policy:
     stored = shards.manifest.layout.parameters
     if policy.fields != stored:
         raise FormatError(
-            f"{shards.directory}: the policy stores {[f.name for f in policy.fields]}, the "
+            f"{shards.location}: the policy stores {[f.name for f in policy.fields]}, the "
             f"records hold {[f.name for f in stored]}. Copy the manifest again."
         )
     return policy

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import filelock
@@ -130,7 +131,7 @@ def _fetch(file: RemotePath, sha256: str) -> LocalPath:
 
 
 @contextlib.contextmanager
-def _lock(sha256: str):  # type: ignore[no-untyped-def]
+def _lock(sha256: str) -> Iterator[None]:
     folder = cache_directory() / "locks"
     try:
         folder.mkdir(parents=True, exist_ok=True)
