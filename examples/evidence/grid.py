@@ -136,6 +136,20 @@ EXPERIMENTS: Mapping[str, list[Entry]] = {
         replace(BASE, epochs=240, p=1.0),
         replace(BASE, epochs=240, topk=10),
     ],
+    # How well do measurements of a teacher predict its student? Teachers of different strength.
+    "advisor": [
+        Training("resnet", 500, "reinforced", 60, teacher=teacher)
+        for teacher in (
+            "shipped",
+            "same-images",
+            "same-images-x3",
+            "resnet-2000",
+            "resnet-10000",
+            "resnet-10000-smoothing",
+            "mobilenet-2000",
+            "vit-10000",
+        )
+    ],
     "transfer": [
         Transfer(host, pretrained)
         for host in ("mmseg", "mmdet", "detectron2")
