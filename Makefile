@@ -47,7 +47,7 @@ endif
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help quickstart test core oldest install lint format types imports bench clean
+.PHONY: help quickstart test core oldest install lint format types docs imports bench clean
 
 help:
 	@echo "make quickstart   train on a small reinforced dataset and show what it gains"
@@ -60,6 +60,7 @@ help:
 	@echo "make lint         ruff: rules and formatting; the layers of CONTRIBUTING.md"
 	@echo "make format       ruff: repair both where it can"
 	@echo "make types        mypy"
+	@echo "make docs         the documentation as a site, in build/site"
 	@echo "make imports      the core imports no framework"
 	@echo "make core         the quick tests of the core, where no framework is installed"
 	@echo "make oldest       the same with the lowest versions in pyproject.toml, in $(OLDEST_VENV)"
@@ -88,6 +89,10 @@ format: $(DEV)
 
 types: $(DEV)
 	$(BIN)/mypy
+
+# Every warning is an error: links, anchors, pages without a place, names that do not exist.
+docs: $(DEV)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build
 
 imports: $(CORE)
 	$(BIN)/python -m pytest tests/test_imports.py

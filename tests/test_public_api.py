@@ -30,8 +30,12 @@ PACKAGES = {
     "d2_ext": "detectron2",
 }
 SHIPPED = {package.partition(".")[0] for package in PACKAGES}
-DOCUMENTS = ["README.md", *(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
-DOCUMENTS += [str(path.relative_to(ROOT)) for path in (ROOT / "examples").rglob("*.md")]
+DOCUMENTS = ["README.md"]
+DOCUMENTS += [
+    str(path.relative_to(ROOT))
+    for name in ("docs", "examples")
+    for path in (ROOT / name).rglob("*.md")
+]
 EXAMPLES = sorted((ROOT / "examples").rglob("*.py"))
 
 
