@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from dr_plugins.losses.kd_loss import KDLoss
     from dr_plugins.metrics.calibration import expected_calibration_error
     from dr_plugins.policies.policy import Policy
+    from dr_plugins.policies.view_geometry import ViewGeometry
     from dr_plugins.replay.replayer import Replayer
     from dr_plugins.shards.reader import ShardSet
     from dr_plugins.targets import SparseTargets
@@ -45,6 +46,7 @@ __all__ = [
     "ResumableLoader",
     "ShardSet",
     "SparseTargets",
+    "ViewGeometry",
     "__version__",
     "describe",
     "expected_calibration_error",
@@ -74,6 +76,7 @@ _HOMES = {
     "ResumableLoader": "dr_plugins.training.resumable",
     "ShardSet": "dr_plugins.shards.reader",
     "SparseTargets": "dr_plugins.targets",
+    "ViewGeometry": "dr_plugins.policies.view_geometry",
     "describe": "dr_plugins.tools.describe",
     "expected_calibration_error": "dr_plugins.metrics.calibration",
     "extend": "dr_plugins.tools.extend",

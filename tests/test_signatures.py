@@ -68,6 +68,7 @@ DEFAULTS: dict[str, str] = {
     "SparseTargets.one_hot": "k=1, densify='smooth', temperature=None",
     "SparseTargets.size": "dim=None",
     "SparseTargets.unchecked": "densify='smooth', temperature=None",
+    "ViewGeometry.mask": "fill=0",
     "check_convention": "top=1.0, bgr=False, host='the host'",
     "convert": (
         "out=None, to='timm', averaged=None, stock=False, stored_indices=False, "

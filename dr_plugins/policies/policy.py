@@ -20,6 +20,7 @@ import torch
 from dr_plugins.errors import PolicyError
 from dr_plugins.images.decoding import Picture
 from dr_plugins.policies.config import read_policy
+from dr_plugins.policies.view_geometry import ViewGeometry
 from dr_plugins.records import Field
 from dr_plugins.transforms import (
     AnyImage,
@@ -298,6 +299,28 @@ class Policy:
                 transform.check_fit(params[0], size)  # earlier transforms have no parameters
                 return
             size = transform.output_size(size)
+
+    def geometry(self, params: Sequence[Any], size: Size) -> ViewGeometry:
+        """Return where a view shows the pixels of its image, without computing it.
+
+        Args:
+            params: `AugmentParams.view`; or `AugmentParams.partner_view`, for where the partner is
+                before mixing.
+            size: (height, width) of the image, as in `ImageInfo.size` of a shard set.
+
+        Example:
+            >>> params = policy.decode(shards.read([row], [17]))[0]        # doctest: +SKIP
+            >>> size = shards.image(row).size                              # doctest: +SKIP
+            >>> geometry = policy.geometry(params.view, size)              # doctest: +SKIP
+            >>> draw.polygon([tuple(p) for p in geometry.outline()])       # doctest: +SKIP
+        """
+        steps, frame, values = [], size, iter(params)
+        for transform in self.transforms:
+            value = next(values) if transform.field is not None else None
+            output = transform.output_size(frame)
+            steps += [(matrix, output) for matrix in transform.matrices(value, frame)]
+            frame = output
+        return ViewGeometry(size, tuple(steps))
 
     def crop(self, image: Picture, params: Sequence[Any]) -> torch.Tensor:
         """Compute the operations that need the whole image: resizing and cropping.

@@ -46,6 +46,20 @@ class Transform(ABC):
     def apply(self, image: AnyImage, params: Params) -> AnyImage:
         """Return the transformed image; never modifies `image`."""
 
+    @abstractmethod
+    def matrices(self, params: Params, size: Size) -> Sequence[np.ndarray]:
+        """Return how `apply` moves pixels, for points, boxes and masks to follow.
+
+        Args:
+            params: As for `apply`.
+            size: (height, width) of the input.
+
+        Returns:
+            For each resampling, in order, the affine matrix from its input to its output, float64
+            ``[3, 3]`` for columns (x, y, 1) in pixels from the top left corner; pixel centres are
+            at halves. All outputs have `output_size`. Empty if no pixel moves.
+        """
+
 
 class CropTransform(Transform):
     """A transform that cuts views of one size out of images of any size."""
@@ -89,6 +103,16 @@ class ViewTransform(Transform):
         Returns:
             uint8 ``[B, 3, H, W]`` on the same device.
         """
+
+
+def affine_matrix(x: tuple[float, float], y: tuple[float, float]) -> np.ndarray:
+    """Return the matrix of ``factor * coordinate + offset``, given (factor, offset) of each axis.
+
+    Example:
+        >>> affine_matrix((2, 5), (1, 0)) @ (10, 20, 1)
+        array([25., 20.,  1.])
+    """
+    return np.array([[x[0], 0, x[1]], [0, y[0], y[1]], [0, 0, 1]], float)
 
 
 def check_count(name: str, value: int, least: int = 1) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -70,6 +71,10 @@ class RandomErasing(ViewTransform):
     def apply(self, image: AnyImage, params: Params) -> AnyImage:
         """Return the image with the box ``params`` black."""
         return kernels_for(image).erase(image, *params) if params[2] else image
+
+    def matrices(self, params: Params, size: Size) -> Sequence[np.ndarray]:
+        """Return nothing: no pixel moves."""
+        return ()
 
     def apply_batch(self, images: torch.Tensor, params: np.ndarray) -> torch.Tensor:
         """Return the images with the boxes ``params``, ``[B, 4]``, black."""

@@ -19,6 +19,7 @@ from dr_plugins.transforms.base import (
     Size,
     Transform,
     ViewTransform,
+    affine_matrix,
     check_count,
     check_probability,
     check_range,
@@ -66,6 +67,11 @@ class Resize(Transform):
         target = self.output_size(size)
         return image if target == size else kernels.resize(image, target, self.interpolation)
 
+    def matrices(self, params: Params, size: Size) -> Sequence[np.ndarray]:
+        """Return the scaling."""
+        height, width = self.output_size(size)
+        return [affine_matrix((width / size[1], 0), (height / size[0], 0))]
+
     def apply_as(self, image: torch.Tensor, backend: str) -> torch.Tensor:
         """Return the result of `apply` in a backend, computed on the tensor's device."""
         size = image.shape[-2], image.shape[-1]
@@ -90,16 +96,21 @@ class CenterCrop(Transform):
     def apply(self, image: AnyImage, params: Params) -> AnyImage:
         """Return the crop; there are no parameters."""
         kernels = kernels_for(image)
-        top, left = (self._start(side) for side in kernels.size(image))
+        top, left = self._start(kernels.size(image))
         border = (max(self.size - min(kernels.size(image)), 0) + 1) // 2
         if border:
             image = kernels.pad(image, border)
         return kernels.crop(image, top + border, left + border, self.size, self.size)
 
-    def _start(self, side: int) -> int:
-        """Start of the crop; an odd pixel is placed as in torchvision."""
-        room = side - self.size
-        return round(room / 2) if room >= 0 else -(-room // 2)
+    def matrices(self, params: Params, size: Size) -> Sequence[np.ndarray]:
+        """Return the translation."""
+        top, left = self._start(size)
+        return [affine_matrix((1, -left), (1, -top))]
+
+    def _start(self, size: Size) -> tuple[int, int]:
+        """Top and left of the crop; an odd pixel is placed as in torchvision."""
+        top, left = (side - self.size for side in size)
+        return _half(top), _half(left)
 
 
 @dataclass(frozen=True)
@@ -156,6 +167,11 @@ class RandomCrop(CropTransform):
         if self.padding:
             image = kernels.pad(image, self.padding)
         return kernels.crop(image, *params, self.size, self.size)
+
+    def matrices(self, params: Params, size: Size) -> Sequence[np.ndarray]:
+        """Return the translation."""
+        top, left = params
+        return [affine_matrix((1, self.padding - left), (1, self.padding - top))]
 
     def crop_batch(
         self,
@@ -232,6 +248,12 @@ class RandomResizedCrop(CropTransform):
         image = kernels.crop(image, *params)
         return kernels.resize(image, (self.size, self.size), self.interpolation)
 
+    def matrices(self, params: Params, size: Size) -> Sequence[np.ndarray]:
+        """Return the translation and scaling."""
+        top, left, height, width = params
+        x, y = self.size / width, self.size / height
+        return [affine_matrix((x, -left * x), (y, -top * y))]
+
     def crop_batch(
         self,
         images: Sequence[torch.Tensor],
@@ -267,7 +289,15 @@ class RandomHorizontalFlip(ViewTransform):
         """Return the image, mirrored if ``params`` is 1."""
         return kernels_for(image).hflip(image) if params else image
 
+    def matrices(self, params: Params, size: Size) -> Sequence[np.ndarray]:
+        """Return the reflection, if there is one."""
+        return [affine_matrix((-1, size[1]), (1, 0))] if params else ()
+
     def apply_batch(self, images: torch.Tensor, params: np.ndarray) -> torch.Tensor:
         """Return the images, mirrored where ``params``, ``[B]``, is 1."""
         mirrored = upload(params.astype(bool), images.device)
         return torch.where(mirrored[:, None, None, None], images.flip(-1), images)
+
+
+def _half(room: int) -> int:
+    return round(room / 2) if room >= 0 else -(-room // 2)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -29,8 +30,7 @@ class Operation:
         levels: From (number of levels, (height, width)) to the unsigned magnitude of each level.
         signed: Whether the magnitude may be negative.
         matrix: For operations that move pixels: from (signed magnitude, height, width) to the
-            affine matrix from output to input. Boxes, masks and keypoints follow it; other
-            operations leave them unchanged.
+            affine matrix from output to input, by which Pillow resamples.
 
     Example:
         >>> rotate = next(op for op in OPERATIONS if op.name == "Rotate")
@@ -74,6 +74,18 @@ class Operation:
         """
         changed: AnyImage = self.kernel(kernels_for(image), image, magnitude)
         return changed
+
+    def forward(self, magnitude: float, size: Size) -> np.ndarray:
+        """Return the affine matrix from input to output, see `Transform.matrices`.
+
+        Args:
+            magnitude: Signed magnitude.
+            size: (height, width) of the image in pixels.
+        """
+        if self.matrix is None:
+            return np.eye(3)
+        backward = np.array([*self.matrix(magnitude, *size), 0, 0, 1]).reshape(3, 3)
+        return np.linalg.inv(backward)
 
 
 @functools.lru_cache(maxsize=1024)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, cast
 
@@ -19,7 +20,7 @@ from dr_plugins.transforms.base import (
 )
 from dr_plugins.transforms.kernels import kernels_for
 from dr_plugins.transforms.kernels.batch import upload
-from dr_plugins.transforms.operations import OPERATIONS, operation_names
+from dr_plugins.transforms.operations import OPERATIONS, Operation, operation_names
 
 NEGATIVE = 0x80
 """Added to an operation's number in a record if its magnitude is negative."""
@@ -109,7 +110,17 @@ class RandAugment(ViewTransform):
             grouped[start:stop] = cast(torch.Tensor, done)
         return torch.empty_like(images).index_copy_(0, index, grouped)
 
+    def matrices(self, params: Params, size: Size) -> Sequence[np.ndarray]:
+        """Return one matrix for each operation that moves pixels."""
+        decoded = [self._decode(code, size) for code in params]
+        return [op.forward(magnitude, size) for op, magnitude in decoded if op.matrix is not None]
+
     def _apply_one(self, image: AnyImage, code: int) -> AnyImage:
-        operation, size = OPERATIONS[code & ~NEGATIVE], kernels_for(image).size(image)
+        operation, magnitude = self._decode(code, kernels_for(image).size(image))
+        return operation.apply(image, magnitude)
+
+    def _decode(self, code: int, size: Size) -> tuple[Operation, float]:
+        """The operation of a code and its signed magnitude."""
+        operation = OPERATIONS[code & ~NEGATIVE]
         magnitude = operation.magnitude(self.magnitude, self.num_magnitude_bins, size)
-        return operation.apply(image, -magnitude if code & NEGATIVE else magnitude)
+        return operation, -magnitude if code & NEGATIVE else magnitude
