@@ -21,12 +21,13 @@ from dr_plugins.cli.processes import (
 )
 from dr_plugins.cli.unfinished import described
 from dr_plugins.images.keys import KEY_RULES
+from dr_plugins.policies.config import preset_names
 
 IMAGES = (
     "Directory with one folder per class, torchvision:NAME:ROOT, hf:NAME, tar:PATTERN or list:FILE."
 )
 CLASS_MAP = "Text file with one class folder name per line, in label order."
-_POLICY = "Preset (cifar, mixing, randaug, randaug_mixing, rrc) or YAML file."
+_POLICY = f"Preset ({', '.join(preset_names())}) or YAML file."
 _COUNT = click.IntRange(min=1)
 
 

@@ -25,6 +25,23 @@ from dr_plugins.transforms.operations import OPERATIONS, Operation, operation_na
 NEGATIVE = 0x80
 """Added to an operation's number in a record if its magnitude is negative."""
 
+# Spelled out: a new operation must change neither the draws nor the identity of any policy.
+_OF_TORCHVISION = (
+    "Identity",
+    "ShearX",
+    "ShearY",
+    "TranslateX",
+    "TranslateY",
+    "Rotate",
+    "Brightness",
+    "Color",
+    "Contrast",
+    "Sharpness",
+    "Posterize",
+    "Solarize",
+    "AutoContrast",
+    "Equalize",
+)
 _NUMBERS = {name: number for number, name in enumerate(operation_names())}
 
 
@@ -41,7 +58,8 @@ class RandAugment(ViewTransform):
         magnitude: Strength, within ``[0, num_magnitude_bins)``.
         num_magnitude_bins: Number of levels.
         p: Probability that the image is augmented at all.
-        operations: Names of the operations to draw from, see `OPERATIONS`.
+        operations: Names of the operations to draw from, see `OPERATIONS`; the 14 of torchvision if
+            not given.
     """
 
     name: ClassVar[str] = "rand_augment"
@@ -49,7 +67,7 @@ class RandAugment(ViewTransform):
     magnitude: int = 9
     num_magnitude_bins: int = 31
     p: float = 1.0
-    operations: tuple[str, ...] = operation_names()
+    operations: tuple[str, ...] = _OF_TORCHVISION
 
     def __post_init__(self) -> None:
         check_count("num_ops", self.num_ops)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 from functools import partial
 from pathlib import Path
@@ -8,17 +9,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torchvision
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 from dr_plugins.errors import PolicyError
-from dr_plugins.policies.config import preset_names
+from dr_plugins.policies.config import preset_names, read_policy
 from dr_plugins.policies.policy import AugmentParams, Policy
 from dr_plugins.records import RecordLayout, target_fields
+from dr_plugins.shards.manifest import settings_digest
 from dr_plugins.transforms import RandAugment, RandomHorizontalFlip, RandomResizedCrop, Resize
-from dr_plugins.transforms.operations import operation_names
 from tests.tiny import photograph
 from tests.tiny import policy as small
 
@@ -55,7 +57,7 @@ def test_presets_are_those_of_the_paper() -> None:
         "magnitude": 9,
         "num_magnitude_bins": 31,
         "p": 1.0,
-        "operations": list(operation_names()),
+        "operations": list(torchvision.transforms.RandAugment()._augmentation_space(31, (9, 9))),
     }
     erase = {"p": 0.25, "scale": [0.02, 0.33], "ratio": [0.3, 3.3]}
     rrc = {"backend": "pil", "random_resized_crop": crop, "random_horizontal_flip": {"p": 0.5}}
@@ -75,6 +77,31 @@ def test_presets_are_those_of_the_paper() -> None:
         "random_horizontal_flip": {"p": 0.5},
         **randaug,
     }
+
+
+@pytest.mark.parametrize(
+    ("name", "identity", "drawn"),
+    [
+        ("cifar", "5dcf3429c424b04f", "09bfca0c8a9fdd0f"),
+        ("mixing", "53789b9911f592c2", "442b74c329ccc2a3"),
+        ("randaug", "1d393eef0f95b89c", "588ba5f9fb2c0f73"),
+        ("randaug_mixing", "6f3dd54f4ca44307", "b8f72ea2fe3bcdcc"),
+        ("rrc", "dbfc2817885dbe12", "254917fef5193977"),
+    ],
+)
+def test_presets_keep_their_identity_and_their_draws(name: str, identity: str, drawn: str) -> None:
+    # Sets that exist would otherwise get other records under the same id, or could not be resumed.
+    policy, rng = Policy.load(name), np.random.default_rng(0)
+    records = blank_records(policy, 100)
+    for record in records:
+        policy.encode(policy.sample(rng, (300, 400), [(7, (200, 100))]), record)
+    assert settings_digest(policy.to_config()) == identity
+    assert hashlib.sha256(records.tobytes()).hexdigest()[:16] == drawn
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_spells_everything_out(name: str) -> None:
+    assert {"backend": "pil", **read_policy(name)} == Policy.load(name).to_config()
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -26,7 +26,8 @@ def random_pixels(size, seed, low, high):
 def test_operations_are_those_of_torchvision():
     space = torchvision_space(31, (224, 224))
 
-    assert tuple(space) == operation_names()
+    assert tuple(space) == operation_names()[: len(space)]
+    assert OurRandAugment().operations == tuple(space)
     assert all(operation.signed == space[operation.name][1] for operation in OPERATIONS)
 
 
@@ -126,7 +127,6 @@ def test_a_policy_says_which_operations_it_draws_from():
     codes = {code & 0x7F for _ in range(50) for code in few.sample(rng, (8, 8))}
 
     assert {OPERATIONS[code].name for code in codes} == {"Rotate", "Equalize"}
-    assert OurRandAugment().operations == operation_names()
     for wrong in (("Rotate", "Melt"), ()):
         with pytest.raises(ValueError, match="operations"):
             OurRandAugment(operations=wrong)
