@@ -15,6 +15,12 @@ from examples.evidence.results import Results, Sample
 MAIN = Training("resnet", 500, "reinforced", 240)
 _SHORT, _OTHERS = 30, 120
 _COST_LIMIT, _NEAR = 1.05, 0.2
+_TRANSFERRED = {
+    "timm": "accuracy",
+    "mmseg": "mIoU",
+    "mmdet": "mask mAP",
+    "detectron2": "mask mAP",
+}
 _SHOWN, _NOT = "**shown here at this scale**", "**not shown**"
 
 
@@ -36,7 +42,12 @@ def claims(results: Results) -> list[tuple[str, str, str]]:
         _negative("better calibrated", gain("ECE"), "points of ECE"),
         _negative("calibrated under shift", gain("corrupted ECE"), "points of ECE, corrupted"),
     ]
-    for host, metric in (("mmseg", "mIoU"), ("mmdet", "mask mAP"), ("detectron2", "mask mAP")):
+    for host, metric in (
+        ("timm", "accuracy"),
+        ("mmseg", "mIoU"),
+        ("mmdet", "mask mAP"),
+        ("detectron2", "mask mAP"),
+    ):
         pair = Transfer(host, "reinforced"), Transfer(host, "plain")
         better = results.difference(*pair, lambda run, metric=metric: run["transfer"][metric])
         rows.append(_positive(f"transfers well: {host}", better, f"points of {metric}"))

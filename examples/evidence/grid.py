@@ -152,7 +152,7 @@ EXPERIMENTS: Mapping[str, list[Entry]] = {
     ],
     "transfer": [
         Transfer(host, pretrained)
-        for host in ("mmseg", "mmdet", "detectron2")
+        for host in ("timm", "mmseg", "mmdet", "detectron2")
         for pretrained in ("none", "plain", "reinforced")
     ],
 }

@@ -25,11 +25,13 @@ from examples.evidence.results import METRICS, SEEDS, Results
 
 TEMPLATE = Path(__file__).with_name("report.md")
 _MODELS = {
+    "timm": "fine-tuned on solar cells, timm",
     "mmseg": "DeepLabV3, MMSegmentation",
     "mmdet": "Mask R-CNN, MMDetection",
     "detectron2": "Mask R-CNN, Detectron2",
 }
 _TRANSFERRED = {
+    "timm": ["accuracy", "ECE"],
     "mmseg": ["mIoU"],
     "mmdet": ["box mAP", "mask mAP"],
     "detectron2": ["box mAP", "mask mAP"],

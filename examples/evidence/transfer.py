@@ -1,4 +1,4 @@
-"""Pretrained backbones in the frameworks' own segmentation and detection models."""
+"""Pretrained backbones in the frameworks' own segmentation and detection models, and in timm's."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from filelock import FileLock
 
+from examples.evidence.finetuning import finetune
 from examples.evidence.grid import Training
 from examples.evidence.models import MEAN, STD
 from examples.evidence.scenes import CLASSES, SIDE, make_scenes
@@ -39,28 +40,29 @@ def pretrained_backbone(method: str, seed: int, cache: Path) -> Path | None:
 
 
 def transfer(host: str, weights: Path | None, seed: int, cache: Path) -> dict[str, Any]:
-    """Train a framework's model on scenes and evaluate it.
+    """Train a framework's model on other images and evaluate it.
 
     Args:
         host: Of `HOSTS`.
         weights: Of the backbone; None trains from random weights.
         seed: Of the head's weights and the order of images.
-        cache: Where the scenes are kept.
+        cache: Of what can be made again.
 
     Returns:
         ``transfer``: metrics of the framework's own evaluator, in percent.
     """
     with TemporaryDirectory() as work:
-        found = HOSTS[host](make_scenes(cache / "scenes"), weights, seed, work)
+        found = HOSTS[host](cache, weights, seed, work)
     return {"transfer": {name: round(float(value), 3) for name, value in found.items()}}
 
 
-def _mmseg(root: Path, weights: Path | None, seed: int, work: str) -> dict[str, float]:
+def _mmseg(cache: Path, weights: Path | None, seed: int, work: str) -> dict[str, float]:
     """DeepLabV3 (Chen et al., 2017) on the classes of pixels: mIoU."""
     import mmseg.datasets
     import mmseg.evaluation
     import mmseg.models  # noqa: F401 - these three register
 
+    root = make_scenes(cache / "scenes")
     load = [{"type": "LoadImageFromFile"}]
     annotations = {"type": "LoadAnnotations"}
     pack = {"type": "PackSegInputs"}
@@ -113,7 +115,7 @@ def _semantic(root: Path, split: str, pipeline: list[dict[str, Any]]) -> dict[st
     }
 
 
-def _mmdet(root: Path, weights: Path | None, seed: int, work: str) -> dict[str, float]:
+def _mmdet(cache: Path, weights: Path | None, seed: int, work: str) -> dict[str, float]:
     """Mask R-CNN (He et al., 2017) of MMDetection: box and mask mAP."""
     import mmdet
     from mmengine.config import Config
@@ -133,6 +135,7 @@ def _mmdet(root: Path, weights: Path | None, seed: int, work: str) -> dict[str, 
     model["train_cfg"]["rpn_proposal"].update(nms_pre=200, max_per_img=100)
     model["train_cfg"]["rcnn"]["sampler"]["num"] = 64
     model["test_cfg"]["rpn"].update(nms_pre=200, max_per_img=100)
+    root = make_scenes(cache / "scenes")
     load = [{"type": "LoadImageFromFile"}]
     annotations = {"type": "LoadAnnotations", "with_bbox": True, "with_mask": True}
     pack = {"type": "PackDetInputs"}
@@ -232,7 +235,7 @@ def _openmmlab(
     return {name: scale * found[key] for name, key in metrics.items()}
 
 
-def _detectron2(root: Path, weights: Path | None, seed: int, work: str) -> dict[str, float]:
+def _detectron2(cache: Path, weights: Path | None, seed: int, work: str) -> dict[str, float]:
     """Mask R-CNN (He et al., 2017) of Detectron2: box and mask mAP."""
     from detectron2 import model_zoo
     from detectron2.config import get_cfg
@@ -243,6 +246,7 @@ def _detectron2(root: Path, weights: Path | None, seed: int, work: str) -> dict[
 
     import d2_ext
 
+    root = make_scenes(cache / "scenes")
     for split in ("train", "val"):
         if f"scenes_{split}" not in DatasetCatalog:
             images = root / "images" / split
@@ -291,4 +295,5 @@ HOSTS: dict[str, Callable[[Path, Path | None, int, str], dict[str, float]]] = {
     "mmseg": _mmseg,
     "mmdet": _mmdet,
     "detectron2": _detectron2,
+    "timm": finetune,
 }

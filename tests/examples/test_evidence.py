@@ -15,15 +15,18 @@ import torch
 pytest.importorskip("timm")
 pytest.importorskip("matplotlib")
 
+from examples.evidence import finetuning
 from examples.evidence.claims import MAIN, claims, summary
 from examples.evidence.corruptions import CORRUPTIONS, SEVERITIES, corrupt
 from examples.evidence.grid import ABLATIONS, BASE, EXPERIMENTS, Cost, Training, entries
 from examples.evidence.methods import METHODS, Task
+from examples.evidence.models import RECIPES
 from examples.evidence.report import refresh_readme, write_report
 from examples.evidence.results import Results
 from examples.evidence.runner import RUNS, make, missing
 from examples.evidence.scenes import compose
 from examples.evidence.teachers import remembered, teacher_of
+from examples.evidence.transfer import transfer
 from examples.evidence.views import Stream, load_test, source_of
 from examples.quickstart.data import load
 
@@ -187,3 +190,22 @@ def test_published_numbers_are_those_of_the_runs() -> None:
     numbers = summary(Results.load(RUNS))
     for page in (RUNS.parent / "README.md", ROOT / "README.md"):
         assert numbers in page.read_text()
+
+
+def test_a_pretrained_backbone_is_fine_tuned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pixels = torch.randint(256, (12, 3, 32, 32), dtype=torch.uint8)
+    monkeypatch.setattr(finetuning, "load_cells", lambda: (pixels, torch.arange(12) % 2))
+    monkeypatch.setattr(finetuning, "_TRAINING", 8)
+    weights = tmp_path / "backbone.pt"
+    backbone = RECIPES["backbone"].build().get_submodule("1")
+    torch.save(backbone.state_dict(), weights)
+    starts = []
+    monkeypatch.setattr(
+        finetuning.Stepper, "learn", lambda step, *_: starts.append(step.model.state_dict())
+    )
+    found = transfer("timm", weights, 0, tmp_path)["transfer"]
+    assert found.keys() == {"accuracy", "ECE"}
+    torch.testing.assert_close(starts[0]["conv1.0.weight"], backbone.state_dict()["conv1.0.weight"])
+    assert starts[0]["fc.weight"].shape[0] == 2
