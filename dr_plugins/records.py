@@ -6,18 +6,20 @@ Reader and writer both work from the same `RecordLayout`; its numpy dtype *is* t
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import takewhile
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dr_plugins.errors import FormatError
+from dr_plugins.errors import FormatError, VersionError
 
-TARGET_FIELDS = ("ids", "probs")
-"""Names of the fields that hold a teacher's answer, see `target_fields`."""
+if TYPE_CHECKING:
+    import torch
 
 _DTYPES = frozenset({"<u1", "<u2", "<u4", "<f2", "<f4", "<f8"})
+_FLOATS = {"float16": "<f2", "float32": "<f4"}
 _CHECKSUM = "crc32"
 # The CRC-32 of any data followed by its little-endian CRC-32 is this constant.
 _RESIDUE = 0x2144DF1C
@@ -45,19 +47,101 @@ class Field:
             )
 
 
-def target_fields(topk: int, num_classes: int, probs_dtype: str = "float16") -> tuple[Field, ...]:
-    """Return the fields that hold a teacher's answer.
+@dataclass(frozen=True)
+class AnswerField:
+    """One part of the teacher's answer that records store.
+
+    Attributes:
+        name: Its name as a field of a record.
+        dtype: From (number of the teacher's classes, the set's ``probs_dtype``) to a `Field.dtype`.
+        compute: From the probabilities of a batch, float32 ``[B, C]`` on the teacher's device, and
+            their top k, descending, with ``values`` and ``indices`` ``[B, k]``, to what is stored:
+            ``[B, k]`` if it is per class, else ``[B]``.
+        is_per_class: Whether there is a value for each of the k stored classes, in their order; a
+            subset of fewer classes keeps the first ones. Otherwise one value for the whole answer.
+    """
+
+    name: str
+    dtype: Callable[[int, str], str]
+    compute: Callable[[torch.Tensor, Any], torch.Tensor]
+    is_per_class: bool = False
+
+    def field(self, topk: int, num_classes: int, probs_dtype: str) -> Field:
+        """Return the record field."""
+        shape = (topk,) if self.is_per_class else ()
+        return Field(self.name, self.dtype(num_classes, probs_dtype), shape)
+
+
+def _ids_dtype(num_classes: int, probs_dtype: str) -> str:
+    return "<u2" if num_classes <= 1 << 16 else "<u4"
+
+
+def _probs_dtype(num_classes: int, probs_dtype: str) -> str:
+    if probs_dtype not in _FLOATS:
+        raise FormatError(f"probs dtype is {probs_dtype!r}; expected 'float16' or 'float32'")
+    return _FLOATS[probs_dtype]
+
+
+ANSWER_FIELDS: tuple[AnswerField, ...] = (
+    AnswerField("ids", _ids_dtype, lambda probs, top: top.indices, is_per_class=True),
+    AnswerField("probs", _probs_dtype, lambda probs, top: top.values, is_per_class=True),
+)
+"""All that records can store of an answer, in byte order. Append new ones: sets that are generated
+from then on store them, and their settings list them."""
+
+BASIC_ANSWER = ("ids", "probs")
+"""The parts that every set has; the settings of a set that has no others do not list them."""
+
+
+def answer_names() -> tuple[str, ...]:
+    """Return the names of `ANSWER_FIELDS`."""
+    return tuple(answer.name for answer in ANSWER_FIELDS)
+
+
+def answer_fields(names: Sequence[str]) -> tuple[AnswerField, ...]:
+    """Return the parts of an answer with these names, in byte order.
+
+    Raises:
+        VersionError: A name is unknown.
+        FormatError: One of `BASIC_ANSWER` is missing, or the order is another one.
+    """
+    unknown = set(names) - set(answer_names())
+    if unknown:
+        raise VersionError(
+            f"records store {sorted(unknown)} of the teacher's answer, this dr-plugins knows "
+            f"{list(answer_names())}. Upgrade dr-plugins."
+        )
+    found = tuple(answer for answer in ANSWER_FIELDS if answer.name in names)
+    if tuple(answer.name for answer in found) != tuple(names) or not set(BASIC_ANSWER) <= set(
+        names
+    ):
+        raise FormatError(
+            f"records store {list(names)} of the teacher's answer; expected {list(BASIC_ANSWER)} "
+            f"and maybe others, in the order {list(answer_names())}"
+        )
+    return found
+
+
+def target_fields(
+    topk: int,
+    num_classes: int,
+    probs_dtype: str = "float16",
+    names: Sequence[str] = BASIC_ANSWER,
+) -> tuple[Field, ...]:
+    """Return the record fields that hold a teacher's answer.
 
     Args:
         topk: Number of classes stored for each reinforcement, at least 1.
         num_classes: Number of the teacher's classes; ids take two bytes up to 65,536 classes.
         probs_dtype: ``"float16"`` or the lossless ``"float32"``.
+        names: The parts of the answer, see `ANSWER_FIELDS`.
 
     Returns:
-        ``ids`` (most probable class first) and ``probs``, both of shape ``[topk]``.
+        ``ids`` (most probable class first) and ``probs``, both of shape ``[topk]``, and the others.
 
     Raises:
         FormatError: `topk` is not in ``[1, num_classes]``, or `probs_dtype` is unknown.
+        VersionError: A part is unknown.
 
     Example:
         >>> [f.dtype for f in target_fields(10, 1000)]
@@ -67,11 +151,7 @@ def target_fields(topk: int, num_classes: int, probs_dtype: str = "float16") -> 
         raise FormatError(
             f"top-k is {topk} with {num_classes} classes; choose 1 <= k <= {num_classes}"
         )
-    probs = {"float16": "<f2", "float32": "<f4"}.get(probs_dtype)
-    if probs is None:
-        raise FormatError(f"probs dtype is {probs_dtype!r}; expected 'float16' or 'float32'")
-    ids = "<u2" if num_classes <= 1 << 16 else "<u4"
-    return Field("ids", ids, (topk,)), Field("probs", probs, (topk,))
+    return tuple(answer.field(topk, num_classes, probs_dtype) for answer in answer_fields(names))
 
 
 class RecordLayout:
@@ -96,7 +176,12 @@ class RecordLayout:
     @property
     def parameters(self) -> tuple[Field, ...]:
         """The augmentation's fields, without the teacher's answer and the checksum."""
-        return tuple(field for field in self.fields if field.name not in TARGET_FIELDS)
+        return tuple(takewhile(lambda field: field.name != ANSWER_FIELDS[0].name, self.fields))
+
+    @property
+    def answers(self) -> tuple[Field, ...]:
+        """The teacher's answer, without the augmentation's fields and the checksum."""
+        return self.fields[len(self.parameters) :]
 
     @property
     def itemsize(self) -> int:

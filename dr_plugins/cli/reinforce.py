@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -232,7 +233,7 @@ def reinforce(
     actors: str,
     actor_gpus: float | None,
     actor_resources: tuple[str, ...],
-    **numbers: int,
+    **numbers: Any,
 ) -> None:
     """Reinforce a dataset: store augmentations of every image and the teachers' answers.
 

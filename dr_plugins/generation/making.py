@@ -68,7 +68,9 @@ class ShardMaker:
             whole,
         )
         self._feed = ViewMaker(settings.policy, plan.layout, device)
-        self._ask = Predictor(teacher, plan.num_classes, settings.topk, settings.batch_size)
+        self._ask = Predictor(
+            teacher, plan.num_classes, settings.topk, settings.batch_size, settings.answer
+        )
 
     def make_shards(
         self,

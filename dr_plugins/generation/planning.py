@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from dr_plugins.generation.teachers import Ensemble, weights_digest
 from dr_plugins.generation.views import ViewPlan
 from dr_plugins.images.sources import ImageSource
 from dr_plugins.policies.policy import Policy
-from dr_plugins.records import RecordLayout, target_fields
+from dr_plugins.records import BASIC_ANSWER, RecordLayout, answer_names, target_fields
 from dr_plugins.shards.key_index import KeyIndex
 from dr_plugins.shards.manifest import MAX_SAMPLES
 
@@ -32,6 +32,7 @@ class GenerationSettings:
         shard_images: Images per shard; an interruption loses at most one shard.
         first_sample: Number of the first reinforcement. `merge` joins sets of consecutive samples
             to the set that is made at once.
+        answer: What records store of the teacher's answer, see `ANSWER_FIELDS`; all by default.
 
     Raises:
         ValueError: A value is out of range.
@@ -49,6 +50,7 @@ class GenerationSettings:
     batch_size: int = 256
     shard_images: int = 1024
     first_sample: int = 0
+    answer: tuple[str, ...] = field(default_factory=answer_names)
 
     def __post_init__(self) -> None:
         for name in ("samples", "topk", "batch_size", "shard_images"):
@@ -106,7 +108,7 @@ def plan_generation(
     """
     source = source.without(left_out)
     num_classes = _count_classes(teacher, settings.policy, source, device)
-    targets = target_fields(settings.topk, num_classes, settings.probs_dtype)
+    targets = target_fields(settings.topk, num_classes, settings.probs_dtype, settings.answer)
     layout = RecordLayout((*settings.policy.fields, *targets))
     if not len(source):
         raise DatasetMismatchError("the dataset has no images to reinforce")
@@ -150,6 +152,10 @@ def _settings_entries(settings: GenerationSettings) -> dict[str, Any]:
     described = {name: value for name, value in vars(settings).items() if name != "policy"}
     if not settings.first_sample:
         del described["first_sample"]
+    if settings.answer == BASIC_ANSWER:
+        del described["answer"]
+    else:
+        described["answer"] = list(settings.answer)
     return {"policy": settings.policy.to_config(), **described}
 
 

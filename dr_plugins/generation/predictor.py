@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -11,6 +12,7 @@ from dr_plugins.errors import TeacherError
 from dr_plugins.generation.teachers import Ensemble, check_finite
 from dr_plugins.generation.view_maker import ReadyViews
 from dr_plugins.generation.views import ViewBatch
+from dr_plugins.records import BASIC_ANSWER, answer_fields
 from dr_plugins.transforms.kernels.batch import upload
 
 
@@ -19,16 +21,14 @@ class Prediction(NamedTuple):
 
     Attributes:
         batch: The views.
-        probs: float32 ``[B, k]``, the largest probabilities, descending.
-        ids: int64 ``[B, k]``, their classes.
+        answer: What records store of it, by the name of the field, see `AnswerField`.
         fingerprinted: uint8 ``[n, 3, H, W]``, the views to fingerprint, as the teacher got them.
         finite: Boolean; whether all probabilities are finite.
         copied: CUDA event after which the copies are complete; None on other devices.
     """
 
     batch: ViewBatch
-    probs: torch.Tensor
-    ids: torch.Tensor
+    answer: dict[str, torch.Tensor]
     fingerprinted: torch.Tensor
     finite: torch.Tensor
     copied: torch.cuda.Event | None
@@ -52,11 +52,20 @@ class Predictor:
         num_classes: Number of the teacher's classes.
         topk: Number of classes kept per answer.
         batch_size: Maximum number of views in a batch.
+        answer: Names of what is kept of an answer, see `ANSWER_FIELDS`.
     """
 
-    def __init__(self, teacher: Ensemble, num_classes: int, topk: int, batch_size: int) -> None:
+    def __init__(
+        self,
+        teacher: Ensemble,
+        num_classes: int,
+        topk: int,
+        batch_size: int,
+        answer: Sequence[str] = BASIC_ANSWER,
+    ) -> None:
         self._answer = teacher.answerer(batch_size)
         self._num_classes, self._topk = num_classes, topk
+        self._parts = answer_fields(answer)
 
     def probs(self, views: torch.Tensor) -> torch.Tensor:
         """Return the probabilities of all classes, float32 ``[B, C]``, without synchronizing.
@@ -86,7 +95,11 @@ class Predictor:
         probs = self.probs(views)
         top = probs.topk(self._topk, dim=1)
         on_cuda = views.device.type == "cuda"  # other devices have no event for a finished copy
-        kept = (top.values, top.indices, fingerprinted, torch.isfinite(probs).all())
-        top_probs, ids, fingerprinted, finite = (t.to("cpu", non_blocking=on_cuda) for t in kept)
+        parts = (part.compute(probs, top) for part in self._parts)
+        kept = (*parts, fingerprinted, torch.isfinite(probs).all())
+        *answer, fingerprinted, finite = (t.to("cpu", non_blocking=on_cuda) for t in kept)
         copied = torch.cuda.current_stream(views.device).record_event() if on_cuda else None
-        return Prediction(batch, top_probs, ids, fingerprinted, finite, copied)
+        names = (part.name for part in self._parts)
+        return Prediction(
+            batch, dict(zip(names, answer, strict=True)), fingerprinted, finite, copied
+        )

@@ -52,7 +52,7 @@ def check_views(
         ImageChangedError: The parameters or the fingerprinted view differ.
     """
     made, stored = batch.records.numpy().view(layout.dtype)[:, 0], _stored(batch, shard)
-    names = [field.name for field in layout.fields[:-2]]  # without ids and probs
+    names = [field.name for field in layout.parameters]
     for part in batch.parts:
         views_of_it = slice(part.start, part.stop)
         same = all((made[n][views_of_it] == stored[n][views_of_it]).all() for n in names)

@@ -64,8 +64,8 @@ class ShardBuilder:
 
     def _filled(self, answer: Prediction) -> np.ndarray:
         records = answer.batch.records.numpy().view(self.layout.dtype)[:, 0]
-        records["probs"] = answer.probs.numpy()
-        records["ids"] = answer.ids.numpy()
+        for name, values in answer.answer.items():
+            records[name] = values.numpy()
         return records
 
     def _note(self, shard: Shard, answer: Prediction) -> None:

@@ -11,7 +11,7 @@ from importlib import metadata
 from typing import Any
 
 from dr_plugins.errors import FormatError, VersionError
-from dr_plugins.records import RecordLayout, target_fields
+from dr_plugins.records import BASIC_ANSWER, RecordLayout, target_fields
 from dr_plugins.shards.address import Place, located
 from dr_plugins.shards.location import Location
 from dr_plugins.utils.files import MANIFEST_NAME
@@ -85,6 +85,11 @@ class Manifest:
         return float(self.settings.get("temperature", 1.0))
 
     @property
+    def answer(self) -> tuple[str, ...]:
+        """What records store of the teacher's answer: names of `ANSWER_FIELDS`."""
+        return tuple(self.settings.get("answer", BASIC_ANSWER))
+
+    @property
     def set_id(self) -> str:
         """Digest of the settings; stored in every shard of the set."""
         return settings_digest(self.settings)
@@ -131,6 +136,8 @@ class Manifest:
                 versions=dict(data["versions"]),
             )
             consistent = manifest.set_id == data["set_id"] and _is_consistent(manifest)
+        except VersionError as error:
+            raise VersionError(f"{path}: {error}") from error
         except (KeyError, TypeError, ValueError, RecursionError, FormatError) as error:
             raise FormatError(f"{path} is damaged: {error!r}. Copy it again.") from error
         if not consistent:
@@ -191,9 +198,11 @@ def _is_consistent(manifest: Manifest) -> bool:
     left_out = settings.get("left_out", [])
     if not isinstance(left_out, list) or not all(isinstance(key, str) for key in left_out):
         return False
-    answers = target_fields(manifest.topk, manifest.num_classes, settings["probs_dtype"])
+    answers = target_fields(
+        manifest.topk, manifest.num_classes, settings["probs_dtype"], manifest.answer
+    )
     return (
-        manifest.layout.fields == (*manifest.layout.parameters, *answers)
+        manifest.layout.answers == answers
         and sum(entry.images for entry in manifest.shards) == manifest.index.images
     )
 
@@ -203,7 +212,8 @@ def _describes(manifest: Manifest) -> bool:
     settings, versions = manifest.settings, manifest.versions
     origin = settings.get("origin")
     return (
-        (settings["class_names"] is None or _are_texts(settings["class_names"]))
+        _are_texts(settings.get("answer", []))
+        and (settings["class_names"] is None or _are_texts(settings["class_names"]))
         and _are_texts(settings.get("teachers") or [])
         and type(settings.get("temperature", 1.0)) in (int, float)
         and 0 < settings.get("temperature", 1.0) < float("inf")

@@ -150,6 +150,7 @@ def _settings(shards: ShardSet, samples: int | None) -> GenerationSettings:
         batch_size=stored["batch_size"],
         shard_images=shard_size(shards.manifest),
         first_sample=stored.get("first_sample", 0),
+        answer=shards.manifest.answer,
     )
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from dr_plugins.errors import DatasetMismatchError, FormatError, SettingsMismatchError
 from dr_plugins.policies.policy import NO_PARTNER
-from dr_plugins.records import TARGET_FIELDS, RecordLayout, target_fields
+from dr_plugins.records import RecordLayout, answer_fields, target_fields
 from dr_plugins.shards.history import history_of
 from dr_plugins.shards.manifest import Manifest
 from dr_plugins.shards.reader import ShardSet
@@ -104,7 +104,7 @@ def write_subset(
         "keys": index.digest(),
         "history": history,
     }
-    answers = target_fields(topk, manifest.num_classes, settings["probs_dtype"])
+    answers = target_fields(topk, manifest.num_classes, settings["probs_dtype"], manifest.answer)
     layout = RecordLayout((*manifest.layout.parameters, *answers))
     derived = DerivedSet(settings, layout, index, manifest.versions, shard_size(manifest))
     return write_set(out, derived, _Subset(shards, rows, derived).make, progress=progress)
@@ -122,10 +122,12 @@ class _Subset:
         old = self._reader.read(self._rows[rows.start : rows.stop], samples)
         new = Shard.empty(rows.start, len(rows), samples, layout)
         self._check_order(rows, old.records)
-        for field in layout.fields:
-            values = old.records[field.name]
-            is_answer = field.name in TARGET_FIELDS
-            new.records[field.name] = values[..., : field.shape[0]] if is_answer else values
+        for field in layout.parameters:
+            new.records[field.name] = old.records[field.name]
+        for part in answer_fields(self._shards.manifest.answer):
+            values = old.records[part.name]
+            topk = self._derived.settings["topk"]
+            new.records[part.name] = values[..., :topk] if part.is_per_class else values
         if any(field.name == "partner" for field in layout.fields):
             self._renumber_partners(rows, new.records)
         new.labels[:], new.sizes[:] = old.labels, old.sizes

@@ -100,7 +100,7 @@ def test_an_answer_is_looked_at_only_when_its_copies_are_complete() -> None:
     log: list[str] = []
     finite = torch.tensor(True)
     nothing: Any = None
-    answer = Prediction(nothing, nothing, nothing, nothing, finite, Event(log, finite))  # type: ignore[arg-type]
+    answer = Prediction(nothing, {}, nothing, finite, Event(log, finite))  # type: ignore[arg-type]
     with pytest.raises(TeacherError, match="finite"):
         answer.wait()
     assert log == ["waited"]
