@@ -105,7 +105,7 @@ RECIPES = {
     "mobilenet": Recipe(_mobilenet, lr=0.05, weight_decay=5e-4),
     "vit": Recipe(_vit, lr=1e-3, weight_decay=0.05, adamw=True),
     "backbone": Recipe(_backbone, lr=0.1, weight_decay=5e-4),
-    "cells": Recipe(lambda: timm.create_model("evidence_resnet10", num_classes=2), 0.02, 5e-4),
+    "cells": Recipe(lambda: timm.create_model("evidence_resnet10", num_classes=2), 0.05, 5e-4),
     "teacher": Recipe(lambda: timm.create_model("fashion_resnet_teacher"), 0.1, 5e-4),
 }
 
