@@ -18,6 +18,9 @@ from dr_plugins.errors import FormatError, VersionError
 if TYPE_CHECKING:
     import torch
 
+NO_PARTNER = (1 << 32) - 1
+"""Value of a record's field ``partner`` if no other image is mixed in."""
+
 _DTYPES = frozenset({"<u1", "<u2", "<u4", "<f2", "<f4", "<f8"})
 _FLOATS = {"float16": "<f2", "float32": "<f4"}
 _CHECKSUM = "crc32"

@@ -14,6 +14,7 @@ from dr_plugins.cli.mldr import download, import_mldr
 from dr_plugins.cli.reinforce import CLASS_MAP, IMAGES, reinforce
 from dr_plugins.cli.sets import extend, merge, split, subset
 from dr_plugins.cli.startup import disable, enable, status
+from dr_plugins.cli.statistics import statistics
 from dr_plugins.cli.transfer import pull, push
 from dr_plugins.cli.unfinished import finish
 
@@ -110,6 +111,7 @@ def verify(
         raise SystemExit(1)
 
 
+main.add_command(statistics)
 main.add_command(subset)
 main.add_command(extend)
 main.add_command(merge)

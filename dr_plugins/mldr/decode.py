@@ -10,8 +10,8 @@ import numpy as np
 from dr_plugins.mldr.columns import Columns, read_columns
 from dr_plugins.mldr.errors import AlignmentError, ArchiveError
 from dr_plugins.mldr.params import convert_mixing_params, convert_params, number_array
-from dr_plugins.policies.policy import NO_PARTNER, Policy
-from dr_plugins.records import RecordLayout
+from dr_plugins.policies.policy import Policy
+from dr_plugins.records import NO_PARTNER, RecordLayout
 from dr_plugins.transforms import CenterCrop, RandomCrop, RandomResizedCrop, Resize
 
 _ROUNDING = 1e-3  # tolerance for the sum of a softmax

@@ -21,7 +21,7 @@ from dr_plugins.errors import PolicyError
 from dr_plugins.images.decoding import Picture
 from dr_plugins.policies.config import read_policy
 from dr_plugins.policies.view_geometry import ViewGeometry
-from dr_plugins.records import Field
+from dr_plugins.records import NO_PARTNER, Field
 from dr_plugins.transforms import (
     AnyImage,
     CenterCrop,
@@ -54,8 +54,6 @@ _VIEW: tuple[type[Transform], ...] = (
 )
 _MIXING: tuple[type[Mixing], ...] = (Mixup, CutMix)
 _SIZED: tuple[type[Transform], ...] = (CenterCrop, RandomCrop, RandomResizedCrop)
-NO_PARTNER = (1 << 32) - 1
-"""Value of a record's field ``partner`` if no other image is mixed in."""
 
 
 class AugmentParams(NamedTuple):

@@ -16,7 +16,7 @@ from dr_plugins.errors import (
     ImageChangedError,
     SettingsMismatchError,
 )
-from dr_plugins.policies.policy import NO_PARTNER
+from dr_plugins.records import NO_PARTNER
 from dr_plugins.shards.history import history_of
 from dr_plugins.shards.key_index import KeyIndex, united
 from dr_plugins.shards.manifest import MAX_SAMPLES, Manifest

@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 
 from dr_plugins.errors import DatasetMismatchError, FormatError, SettingsMismatchError
-from dr_plugins.policies.policy import NO_PARTNER
-from dr_plugins.records import RecordLayout, answer_fields, target_fields
+from dr_plugins.records import NO_PARTNER, RecordLayout, answer_fields, target_fields
 from dr_plugins.shards.history import history_of
 from dr_plugins.shards.manifest import Manifest
 from dr_plugins.shards.reader import ShardSet

@@ -1,0 +1,84 @@
+"""``dr-plugins statistics``: what a teacher answered, in a few numbers."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+
+from dr_plugins.cli.command import Command
+from dr_plugins.cli.interrupts import ending_at_once
+
+
+@click.command(
+    cls=Command,
+    epilog="""Examples:
+
+  dr-plugins statistics imagenet-plus --workers 16
+  dr-plugins statistics imagenet-plus --json > statistics.json
+""",
+)
+@click.argument("shards", metavar="SET")
+@click.option(
+    "--workers",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Processes that read shards; 0 reads them in this one.",
+)
+@click.option(
+    "--pairs",
+    type=click.IntRange(min=0),
+    default=10,
+    show_default=True,
+    help="Pairs of classes to show.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--quiet", is_flag=True, help="No progress bar.")
+def statistics(shards: str, workers: int, pairs: int, as_json: bool, quiet: bool) -> None:
+    """Compute how sure a teacher is about each image, and whether it agrees with the label.
+
+    The numbers of all images are kept in statistics.npz in the set's directory, or in
+    $DR_PLUGINS_CACHE where the set is remote or cannot be written to.
+    """
+    with ending_at_once():
+        from dr_plugins.shards.reader import ShardSet
+        from dr_plugins.statistics import open_statistics
+
+    opened = ShardSet(shards)
+    summary = open_statistics(opened, workers, progress=not quiet).summary(pairs)
+    names = opened.manifest.settings["class_names"]
+    for entry in summary["confused"]:
+        if names is not None:
+            entry["label"], entry["answer"] = names[entry["label"]], names[entry["answer"]]
+    if as_json:
+        click.echo(json.dumps(summary, indent=1, ensure_ascii=False))
+    else:
+        click.echo("\n".join(_lines(summary)))
+
+
+def _lines(summary: dict[str, Any]) -> list[str]:
+    mixed = f", of {summary['mixed']:,} only mixed views" if summary["mixed"] else ""
+    lines = [f"images          {summary['images']:,}, {summary['labelled']:,} with a label{mixed}"]
+    for name, meaning in _MEANINGS.items():
+        if summary[name] is not None:
+            lines.append(f"{name.replace('_', ' '):<16}{summary[name]:.4f}  {meaning}")
+    if summary["confused"]:
+        lines += ["", "most views whose top class is not the label:"]
+    width = max((len(str(entry["label"])) for entry in summary["confused"]), default=0)
+    for entry in summary["confused"]:
+        lines.append(
+            f"  {entry['label']:<{width}} as {entry['answer']} "
+            f"({entry['views']:,} views, {entry['share']:.1%} of its own)"
+        )
+    return lines
+
+
+_MEANINGS = {
+    "confidence": "mean probability of a view's top class",
+    "entropy": "of the answer averaged over an image's views, in nats",
+    "spread": "mean KL divergence of a view's answer from the average, in nats",
+    "agreement": "share of views whose top class is the label",
+    "label_prob": "mean probability of the label",
+}
