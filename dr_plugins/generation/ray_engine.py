@@ -6,9 +6,12 @@ directory of the set decide who makes what (see `Claims`). All nodes must see th
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from tqdm.auto import tqdm
@@ -62,7 +65,8 @@ def reinforce_on_ray(
     """Make a set with actors on the Ray cluster that ``RAY_ADDRESS`` names, or on this machine.
 
     Args:
-        job: What to make. Its paths must exist on all nodes.
+        job: What to make. Its paths must exist on all nodes; `job.path` is where relative ones
+            begin.
         actors: How many, and their resources.
         device: Of each actor, among the GPUs that it got.
         teacher_devices: As for `GenerationJob.run`, among the GPUs that the actor got.
@@ -76,6 +80,7 @@ def reinforce_on_ray(
         WorkerError: Ray is not installed, or an actor died too often.
     """
     ray = _ray()
+    job = replace(job, out=Path(os.path.abspath(job.out)))
     if not ray.is_initialized():
         ray.init()
     crew = _Crew(ray, job, actors, device, teacher_devices)
@@ -141,8 +146,10 @@ class _Crew:
         self._working.append(actor.work.remote(*self._devices))
 
     def _note(self, error: Exception) -> None:
-        if not isinstance(error, ReinforcementError):
-            error = WorkerError(f"an actor ended: {error}")
+        # The text of Ray's error is the actor's traceback; its cause is what the actor raised.
+        cause = getattr(error, "cause", None)
+        known = isinstance(cause, ReinforcementError)
+        error = cause if known else WorkerError(f"an actor ended: {error}")
         _logger.error("an actor failed, the others continue: %s", error)
         self.error = self.error or error
 
@@ -152,6 +159,9 @@ class _Generator:
 
     def __init__(self, job: GenerationJob, process: Process) -> None:
         self._job, self._process = job, process
+        if job.path is not None:  # where relative paths begin, also for actors
+            with contextlib.suppress(OSError):  # this machine need not have it
+                os.chdir(job.path)
         logging.basicConfig(
             format=f"{process.name}: %(levelname)s: %(message)s", level=logging.INFO, force=True
         )

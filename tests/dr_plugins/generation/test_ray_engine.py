@@ -120,9 +120,12 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     changed = {"MEETING": str(meeting), "RAY_AUTH_MODE": "disabled", "OMP_NUM_THREADS": "1"}
     before = {name: os.environ.get(name) for name in changed}
     os.environ.update(changed)
+    here = os.getcwd()
+    os.chdir(meeting)  # a cluster does not run where its driver does
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
     for _ in range(2):
         cluster.add_node(num_cpus=1)
+    os.chdir(here)
     ray.init(address=cluster.address, log_to_driver=False)
     cluster.meeting = meeting
     yield cluster
@@ -145,7 +148,7 @@ def kill_node(cluster: Any, process: int, node: str) -> None:
 def test_when_all_actors_fail_the_first_error_is_raised(
     tmp_path: Path, photographs: Path, cluster: Any
 ) -> None:
-    with pytest.raises(TeacherError, match="out of order"):
+    with pytest.raises(TeacherError, match=r"^out of order$"):
         reinforce_on_ray(job(tmp_path / "set", photographs, "broken"), Actors(), "cpu")
 
 
@@ -154,7 +157,8 @@ def test_when_all_actors_fail_the_first_error_is_raised(
 def test_actors_and_nodes_may_die(
     tmp_path: Path, photographs: Path, cluster: Any, kill: Callable[[Any, int, str], None]
 ) -> None:
-    made = job(tmp_path / "set", photographs, "build")
+    relative = [Path(os.path.relpath(path)) for path in (tmp_path / "set", photographs)]
+    made = job(*relative, "build")
     job(tmp_path / "alone", photographs, "build").run("cpu")
     (cluster.meeting / "flag").touch()
 
