@@ -28,7 +28,7 @@ IMAGES = (
     "Directory with one folder per class, torchvision:NAME:ROOT, hf:NAME, tar:PATTERN or list:FILE."
 )
 CLASS_MAP = "Text file with one class folder name per line, in label order."
-_POLICY = f"Preset ({', '.join(preset_names())}) or YAML file."
+POLICY = f"Preset ({', '.join(preset_names())}) or YAML file."
 _COUNT = click.IntRange(min=1)
 
 
@@ -65,7 +65,7 @@ To resume an interrupted run, run the same command again.
     show_default=True,
     help="What identifies an image: its path, or ImageNet's name for it, the same in every copy.",
 )
-@click.option("--policy", default="randaug", show_default=True, help=_POLICY)
+@click.option("--policy", default="randaug", show_default=True, help=POLICY)
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Output directory.")
 @click.option(
     "--samples", type=_COUNT, default=400, show_default=True, help="Reinforcements per image, S."

@@ -44,7 +44,7 @@ def draw_reliability(results: Sequence[SetResult], path: Path) -> None:
     Raises:
         EvaluationError: matplotlib is not installed.
     """
-    figure = _new_figure(3.6 * len(results), 4.6)
+    figure = new_figure(3.6 * len(results), 4.6)
     axes = figure.subplots(
         2, len(results), squeeze=False, sharex=True, sharey="row", height_ratios=(3, 1)
     )
@@ -82,7 +82,7 @@ def draw_reliability(results: Sequence[SetResult], path: Path) -> None:
     axes[1, 0].set_ylabel("images")
     axes[0, 0].legend(loc="upper left", fontsize=8)
     figure.suptitle(f"{results[0].set_name} ({len(results[0].scores):,} images)", fontsize=10)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def draw_corruptions(suite: str, models: Mapping[str, Any], path: Path) -> None:
@@ -98,7 +98,7 @@ def draw_corruptions(suite: str, models: Mapping[str, Any], path: Path) -> None:
     """
     present = {name for found in models.values() for name in found["errors"]}
     rows = [name for name in (*ALEXNET_ERRORS, *EXTRA) if name in present]
-    figure = _new_figure(1.6 + 2.8 * len(models), 1.2 + 0.3 * len(rows))
+    figure = new_figure(1.6 + 2.8 * len(models), 1.2 + 0.3 * len(rows))
     axes = figure.subplots(1, len(models), squeeze=False, sharey=True)
     for axis, (model, found) in zip(axes[0], models.items(), strict=True):
         errors = np.array(
@@ -117,7 +117,7 @@ def draw_corruptions(suite: str, models: Mapping[str, Any], path: Path) -> None:
         axis.set_title(model, fontsize=9)
     figure.colorbar(image, ax=axes, label="top-1 error, %")
     figure.suptitle(suite, fontsize=10)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def check_matplotlib() -> None:
@@ -126,11 +126,15 @@ def check_matplotlib() -> None:
     Raises:
         EvaluationError: matplotlib is not installed.
     """
-    _new_figure(1, 1)
+    new_figure(1, 1)
 
 
-def _new_figure(width: float, height: float) -> Any:
-    """A figure without a window, and without pyplot's state."""
+def new_figure(width: float, height: float) -> Any:
+    """Return a figure, in inches, without a window and without pyplot's state.
+
+    Raises:
+        EvaluationError: matplotlib is not installed.
+    """
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
@@ -141,7 +145,12 @@ def _new_figure(width: float, height: float) -> Any:
     return Figure((width, height), layout="constrained")
 
 
-def _save(figure: Any, path: Path) -> None:
+def save_figure(figure: Any, path: Path) -> None:
+    """Write a figure as PNG.
+
+    Raises:
+        EvaluationError: It cannot be written.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, dpi=150)

@@ -105,7 +105,7 @@ class ShardMaker:
             for shard in itertools.chain([first], numbers)
             for batch in range(views.batches(shard))
         )
-        loader = _loader(self._batches, indices, self._workers, device)
+        loader = view_loader(self._batches, indices, self._workers, device)
         builder = ShardBuilder(
             store or self._output.add, views, plan.layout, plan.keys, plan.num_classes
         )
@@ -141,9 +141,10 @@ class ShardMaker:
             yield batch
 
 
-def _loader(
+def view_loader(
     batches: ViewBatches, indices: Iterable[Any], workers: int, device: torch.device
 ) -> DataLoader[Any]:
+    """Return the loader of the batches of some indices, (shard, number)."""
     pinned = device.type == "cuda"
     return DataLoader(
         batches, sampler=indices, batch_size=None, num_workers=workers, pin_memory=pinned
