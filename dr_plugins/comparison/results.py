@@ -23,6 +23,11 @@ class Candidate:
         spread: Mean over the views of KL(view || mean over the image's views), in nats: how much
             of an answer belongs to the view.
         ms_per_view: Time of the answer to one view in milliseconds, the median over batches.
+
+    Example:
+        >>> candidate = Candidate(("a", "b"), {"top1": 0.9}, 0.01, 0.2, 0.93, 0.02, 1.5)
+        >>> candidate.name
+        'a + b'
     """
 
     teachers: tuple[str, ...]
@@ -48,6 +53,10 @@ class Pair:
         agreement: Share of views with the same top class.
         rank_correlation: Spearman's, over images, of the mean confidence: whether they are sure of
             the same images. NaN if one of them is equally sure of all.
+
+    Example:
+        >>> Pair(("a", "b"), agreement=0.92, rank_correlation=0.72).agreement
+        0.92
     """
 
     teachers: tuple[str, str]
@@ -66,6 +75,11 @@ class TeacherComparison:
         device: Type of the device.
         candidates: Each teacher, each pair, and all of them.
         pairs: Of the teachers.
+
+    Example:
+        >>> best = max(comparison.candidates, key=lambda c: c.metrics["top1"])  # doctest: +SKIP
+        >>> best.name, best.ms_per_view                                     # doctest: +SKIP
+        ('timm:a + timm:b', 3.2)
     """
 
     images: int
