@@ -10,6 +10,7 @@ import click
 from dr_plugins import __version__
 from dr_plugins.cli.command import Command, PluginGroup
 from dr_plugins.cli.compare import compare_teachers
+from dr_plugins.cli.explore import explore
 from dr_plugins.cli.interrupts import ending_at_once
 from dr_plugins.cli.mldr import download, import_mldr
 from dr_plugins.cli.reinforce import CLASS_MAP, IMAGES, reinforce
@@ -119,6 +120,7 @@ main.add_command(merge)
 main.add_command(split)
 main.add_command(pull)
 main.add_command(push)
+main.add_command(explore)
 main.add_command(reinforce)
 main.add_command(compare_teachers)
 main.add_command(finish)

@@ -124,6 +124,23 @@ class KeyIndex(Sequence[str]):
     def __contains__(self, key: object) -> bool:
         return isinstance(key, str) and self._search(key) is not None
 
+    def containing(self, text: str) -> np.ndarray:
+        """Return the rows of all keys that contain `text`: int64, ascending.
+
+        Example:
+            >>> KeyIndex.build(["b/2.jpg", "a/1.jpg"]).containing("2.j").tolist()
+            [1]
+        """
+        wanted = text.encode(errors="surrogatepass")
+        if not wanted:
+            return np.arange(len(self))
+        # All keys at once; a hit may begin in one key and end in the next.
+        hits = np.flatnonzero(self._text[: max(len(self._text) - len(wanted) + 1, 0)] == wanted[0])
+        for offset, byte in enumerate(wanted[1:], 1):
+            hits = hits[self._text[hits + offset] == byte]
+        rows = np.searchsorted(self._ends, hits, side="right")
+        return np.unique(rows[hits + len(wanted) <= self._ends[rows]])
+
     def rows(self, keys: Sequence[str]) -> np.ndarray:
         """Return the row number of each key.
 

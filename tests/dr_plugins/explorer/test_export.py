@@ -1,0 +1,113 @@
+"""The exported page answers as the server does, from files alone."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from dr_plugins.errors import OutputError
+from dr_plugins.explorer import Catalog, Pictures, export
+from tests.dr_plugins.explorer.conftest import CLASSES, HOSTILE, SAMPLES
+
+QUERIES: list[dict[str, Any]] = [
+    {},
+    {"label": "0"},
+    {"label": "1", "sort": "entropy", "order": "descending"},
+    {"predicted": "2", "sort": "spread", "offset": 3},
+    {"search": "onerror"},
+    {"sort": "agreement", "confidence": "0.4,", "entropy": ",1.2"},
+    {"sort": "key", "order": "descending", "label_prob": "0.1,0.7"},
+]
+
+
+@pytest.fixture(scope="module")
+def exported(
+    tmp_path_factory: pytest.TempPathFactory, catalog: Catalog, pictures: Pictures
+) -> Path:
+    out = tmp_path_factory.mktemp("export") / "page"
+    export(catalog, pictures, out, progress=False)
+    return out
+
+
+def content(out: Path) -> Any:
+    text = (out / "data" / "set.js").read_text()
+    return json.loads(text.removeprefix("const exported = ").removesuffix(";\n"))
+
+
+def test_an_export_has_everything(exported: Path, catalog: Catalog) -> None:
+    count = len(catalog.shards)
+    found = content(exported)
+    assert [image["key"] for image in found["images"]] == list(catalog.shards.keys)
+    for folder in ("thumbnails", "originals", "sheets"):
+        assert len(list((exported / folder).iterdir())) == count
+    sheet, size = found["set"]["sheet"], catalog.policy.view_size
+    with Image.open(exported / "sheets" / "0.jpg") as image:
+        assert image.size == (sheet["columns"] * size[1], sheet["rows"] * size[0])
+    assert sheet["columns"] * sheet["rows"] >= SAMPLES
+
+
+def test_a_part_of_a_set(tmp_path: Path, catalog: Catalog, pictures: Pictures) -> None:
+    export(catalog, pictures, tmp_path, limit=5, progress=False)
+    found = content(tmp_path)
+    assert [image["label"] for image in found["images"]] == [0, 1, 2, 2, 3]
+    assert found["set"]["images"] == len(catalog.shards)
+    assert len(list((tmp_path / "sheets").iterdir())) == 5
+
+
+def test_an_interrupted_export_keeps_its_pictures(
+    tmp_path: Path, catalog: Catalog, pictures: Pictures
+) -> None:
+    export(catalog, pictures, tmp_path, limit=2, progress=False)
+    sheet = tmp_path / "sheets" / "0.jpg"
+    before = sheet.stat().st_mtime_ns
+    export(catalog, pictures, tmp_path, limit=3, progress=False)
+    assert sheet.stat().st_mtime_ns == before
+
+
+def test_no_file_names_this_machine(exported: Path, images: Path) -> None:
+    for path in exported.rglob("*"):
+        if path.suffix in (".js", ".html", ".css"):
+            assert str(images.parent) not in path.read_text()
+            assert not re.search(r"https?://(?!www\.w3\.org/)", path.read_text())
+
+
+def test_a_place_that_cannot_be_written(tmp_path: Path, catalog: Catalog) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="file"):
+        export(catalog, None, tmp_path / "file" / "page", progress=False)
+
+
+def test_the_same_answers_as_the_server(
+    open_page: Callable[..., Any], address: str, exported: Path
+) -> None:
+    served, static = open_page(address), open_page((exported / "index.html").as_uri())
+    for query in QUERIES:
+        pages = [
+            page.evaluate("query => explorer.data.page(query)", {**query, "limit": 30})
+            for page in (served, static)
+        ]
+        assert pages[0] == pages[1]
+    for row in (0, 79):
+        pages = [page.evaluate("row => explorer.data.image(row)", row) for page in (served, static)]
+        assert pages[0] == pages[1]
+
+
+def test_the_exported_page(open_page: Callable[..., Any], exported: Path) -> None:
+    from playwright.sync_api import expect
+
+    page = open_page((exported / "index.html").as_uri())
+    page.get_by_label("File name contains").fill("onerror")
+    expect(page.locator(".card")).to_have_count(1)
+    page.locator(".card").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text(f"<b>bold/{HOSTILE}")
+    expect(page.locator(".view .part")).to_have_count(SAMPLES)
+    expect(page.locator(".crops polygon")).to_have_count(SAMPLES)
+    assert page.locator(".original img").evaluate("image => image.decode().then(() => true)")
+    page.get_by_role("link", name="Classes").click()
+    expect(page.locator(".classes tbody tr")).to_have_count(len(CLASSES))
