@@ -20,7 +20,7 @@ OLDEST_VENV ?= .venv-oldest
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 # Test hosts that no extra can name.
-HOSTS := requirements/imagenet.txt requirements/detectron2.txt requirements/mmlab-$(MMCV).txt
+HOSTS := requirements/imagenet.txt requirements/detectron2.txt requirements/mmlab-$(MMCV).txt requirements/loops.txt
 # Published as sources only. Without its C++ part Detectron2 needs no building, only a path; of
 # labelme the tests use the photographs.
 DETECTRON2_SOURCES := pb1-detectron2==0.6
