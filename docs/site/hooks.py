@@ -36,6 +36,14 @@ NAME = re.compile(r"^\| `(\w+)` \|", re.M)
 LANGUAGES = {".py": "python", ".sh": "shell", ".yaml": "yaml"}
 
 
+def on_config(config: MkDocsConfig) -> MkDocsConfig:
+    """Put the reference's pages into the navigation, below the page that lists them."""
+    assert config.nav is not None
+    (section,) = (part["Reference"] for part in config.nav if "Reference" in part)
+    section += [f"reference/{package}.md" for package, _ in _public_names()]
+    return config
+
+
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the pages that are not files in ``docs``."""
     for path, uri in PAGES.items():
@@ -47,8 +55,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         if Path(target).suffix in LANGUAGES and (ROOT / target).is_file()
     }:
         files.append(File.generated(config, _source_uri(path), content=_source_page(path)))
-    for package, text in PACKAGE.findall((ROOT / "docs" / "api.md").read_text(encoding="utf-8")):
-        page = _reference_page(package, NAME.findall(text))
+    for package, names in _public_names():
+        page = _reference_page(package, names)
         files.append(File.generated(config, f"reference/{package}.md", content=page))
     return files
 
@@ -94,6 +102,12 @@ def _source_page(path: str) -> str:
     code = (ROOT / path).read_text(encoding="utf-8")
     language = LANGUAGES[os.path.splitext(path)[1]]
     return f"# {path.rpartition('/')[2]}\n\n`{path}`\n\n````{language}\n{code}````\n"
+
+
+def _public_names() -> list[tuple[str, list[str]]]:
+    """Packages and their names, from the page that lists them."""
+    sections = PACKAGE.findall((ROOT / "docs" / "api.md").read_text(encoding="utf-8"))
+    return [(package, NAME.findall(text)) for package, text in sections]
 
 
 def _reference_page(package: str, names: list[str]) -> str:
