@@ -9,6 +9,7 @@ Example:
         convention = read_convention("resnet50.safetensors")
 """
 
+from dr_models.catalog import CVNETS_MODELS, candidates, torchvision_model
 from dr_models.checkpoints.backbone import BackboneWeights, load_backbone
 from dr_models.checkpoints.convention import (
     InputConvention,
@@ -20,10 +21,7 @@ from dr_models.checkpoints.convert import TARGETS, convert, convert_state_dict
 from dr_models.checkpoints.load import Checkpoint, load_checkpoint
 from dr_models.checkpoints.load_record import LoadRecord, mark_loaded
 from dr_models.checkpoints.location import CheckpointLocation
-from dr_models.cvnets.catalog import CVNETS_MODELS
-from dr_models.cvnets.renaming import candidates
 from dr_models.cvnets.report import ConversionReport
-from dr_models.cvnets.torchvision_models import torchvision_model
 
 __all__ = [
     "CVNETS_MODELS",

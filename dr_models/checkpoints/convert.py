@@ -12,6 +12,7 @@ from typing import Any
 import safetensors.torch
 import torch
 
+from dr_models.catalog import CVNETS_MODELS, canonical_name
 from dr_models.checkpoints.convention import (
     FORMAT_VERSION,
     InputConvention,
@@ -27,7 +28,6 @@ from dr_models.checkpoints.load import load_checkpoint, strip_prefixes
 from dr_models.checkpoints.network_name import check_stated_name
 from dr_models.checkpoints.network_record import check_options
 from dr_models.checkpoints.values import DIGEST_KEY, digest
-from dr_models.cvnets.catalog import CVNETS_MODELS, canonical_name
 from dr_models.cvnets.keys import State
 from dr_models.cvnets.report import ConversionReport
 from dr_plugins import __version__

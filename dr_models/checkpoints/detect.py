@@ -6,14 +6,14 @@ from collections.abc import Mapping
 
 import torch
 
+from dr_models.catalog import CVNETS_MODELS, candidates, canonical_name
 from dr_models.checkpoints import hosts
 from dr_models.checkpoints.load import Checkpoint
 from dr_models.checkpoints.location import SCHEME, CheckpointLocation
 from dr_models.checkpoints.network_name import cvnets_name
 from dr_models.checkpoints.resnets import SHARED
-from dr_models.cvnets.catalog import CVNETS_MODELS, canonical_name
 from dr_models.cvnets.keys import State, is_counter
-from dr_models.cvnets.renaming import candidates, is_cvnets
+from dr_models.cvnets.renaming import is_cvnets
 from dr_models.cvnets.report import shorten
 from dr_plugins.errors import CheckpointError
 

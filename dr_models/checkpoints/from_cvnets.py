@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from dr_models.catalog import CVNETS_MODELS, FAMILIES, torchvision_part
 from dr_models.checkpoints import hosts
-from dr_models.cvnets.catalog import CVNetsModel
 from dr_models.cvnets.keys import Entry, State
-from dr_models.cvnets.renaming import TAG, check_architecture, rename, settle_indices
+from dr_models.cvnets.model import TAG, CVNetsModel
+from dr_models.cvnets.renaming import check_architecture, rename
 from dr_models.cvnets.report import ConversionReport
-from dr_models.cvnets.torchvision_names import torchvision_target
 from dr_plugins.errors import CheckpointError
 
 
@@ -23,9 +23,10 @@ def from_cvnets(
     """
     target, kwargs, entries, notes = _cvnets_target(model, to, stock)
     report = ConversionReport(model.name, "cvnets", to, target, kwargs, notes=notes)
-    check_architecture(state, model)
-    if model.family == "swin":
-        state = settle_indices(state, stored_indices, report)
+    check_architecture(state, model, CVNETS_MODELS.values())
+    settle = FAMILIES[model.family].settle
+    if settle is not None:
+        state = settle(state, stored_indices, report)
     elif stored_indices:
         raise CheckpointError(f"{model.name} stores no position indices; only Swin models do")
     classifier = [entry.source for entry in entries if entry.source.startswith(model.classifier)]
@@ -62,21 +63,19 @@ def _cvnets_target(
     if to == "timm":
         return f"{model.timm}.{TAG}", {}, list(model.entries()), []
     if to == "torchvision":
-        name, entries = torchvision_target(model)
-        if model.name == "mobilenetv2_1.0":
+        part = torchvision_part(model)
+        name, entries = part.name(model), list(part.entries(model))
+        if model.name in part.unchanged:
             return name, {}, entries, []
         note = (
             f"some layers of torchvision's {name} must be replaced; "
             f"dr_models.checkpoints.torchvision_model({model.name!r}) builds the network"
         )
         return f"dr_plugins:{model.name}", {}, entries, [note]
+    reason = FAMILIES[model.family].in_detectors
     raise CheckpointError(
         f"{model.name} cannot be converted to {to}: no backbone there is equivalent"
-        + (
-            ", since its stem has a convolution where theirs has a max pooling"
-            if model.family == "resnet"
-            else ""
-        )
+        + (f", since {reason}" if reason else "")
         + f". Convert it to timm instead (--to timm), and use the timm backbone of the {to} "
         f"extension with model {model.timm}"
     )

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from dr_models.catalog import CVNETS_MODELS
 from dr_models.checkpoints import hosts
 from dr_models.checkpoints.convention import InputConvention
 from dr_models.checkpoints.detect import is_plain_resnet
 from dr_models.checkpoints.resnets import SHARED, backbone_renamer
-from dr_models.cvnets.catalog import CVNETS_MODELS
 from dr_models.cvnets.keys import State, is_counter
 from dr_models.cvnets.report import ConversionReport, shorten
 from dr_plugins.errors import CheckpointError

@@ -108,7 +108,7 @@ def torchvision_shapes(name: str, num_classes: int) -> Shapes:
 
 def cvnets_torchvision_shapes(arch: str, num_classes: int) -> Shapes:
     """Return names and shapes of a CVNets model in torchvision; see `torchvision_model`."""
-    from dr_models.cvnets.torchvision_models import torchvision_model
+    from dr_models.catalog import torchvision_model
 
     with torch.device("meta"):
         return _shapes(torchvision_model(arch, num_classes or 1000))

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from dr_models.catalog import CVNETS_MODELS, canonical_name
 from dr_models.checkpoints import hosts
-from dr_models.cvnets.catalog import CVNETS_MODELS, canonical_name
 from dr_plugins.errors import CheckpointError
 
 

@@ -6,7 +6,7 @@ import json
 import math
 from dataclasses import asdict, dataclass
 
-from dr_models.cvnets.catalog import CVNetsModel
+from dr_models.cvnets.model import CVNetsModel
 from dr_plugins.errors import CheckpointError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 import torch
 
 State = dict[str, torch.Tensor]
 Change = Callable[[torch.Tensor], torch.Tensor]
+Rules = Mapping[str, "str | Callable[[re.Match[str]], str]"]
 
 WEIGHT = ("weight",)
 AFFINE = ("weight", "bias")
@@ -50,3 +52,13 @@ def tensor(source: str, target: str | None, change: Change | None = None) -> Ite
 def is_counter(key: str) -> bool:
     """Return whether a tensor counts batches; old checkpoints do not have these."""
     return key.endswith(".num_batches_tracked")
+
+
+def renamed(entries: Iterator[Entry], rules: Rules) -> Iterator[Entry]:
+    """Yield entries with other targets: each rule is a pattern and what replaces it, in order."""
+    for entry in entries:
+        target = entry.target
+        if target is not None:
+            for pattern, replacement in rules.items():
+                target = re.sub(pattern, replacement, target)
+        yield entry._replace(target=target)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from dr_models.cvnets.keys import AFFINE, BATCH_NORM, WEIGHT, Entry, module
 
@@ -48,3 +48,22 @@ def transformer_block(source: str, target: str) -> Iterator[Entry]:
     """Yield the entries of a pre-norm transformer block to timm's vision transformers."""
     for theirs, ours in _TRANSFORMER.items():
         yield from module(f"{source}.{theirs}", f"{target}.{ours}", AFFINE)
+
+
+def numbered(counts: Sequence[int], pattern: str, first: int = 0) -> list[tuple[str, int]]:
+    """Return the names of all blocks, each with the number of its group.
+
+    Example:
+        >>> numbered((1, 2), "layer_{}.{}", first=1)
+        [('layer_1.0', 1), ('layer_2.0', 2), ('layer_2.1', 2)]
+    """
+    return [
+        (pattern.format(group, block), group)
+        for group, count in enumerate(counts, first)
+        for block in range(count)
+    ]
+
+
+def stages(depths: Sequence[int]) -> list[tuple[str, int]]:
+    """Return timm's names of the blocks of its EfficientNet family, each with its stage."""
+    return numbered(depths, "blocks.{}.{}")

@@ -6,14 +6,10 @@ from collections.abc import Iterable, Mapping
 
 import torch
 
-from dr_models.cvnets.catalog import CVNETS_MODELS, CVNetsModel
 from dr_models.cvnets.keys import Entry, State
+from dr_models.cvnets.model import CVNetsModel, Family
 from dr_models.cvnets.report import ConversionReport, shorten
-from dr_models.cvnets.swin import damaged_indices, with_stored_indices
 from dr_plugins.errors import CheckpointError
-
-TAG = "dr_in1k_plus"
-"""timm's tag of the models in `dr_models`, which were trained on ImageNet+."""
 
 _IGNORED = "neural_augmentor."
 _FIRST = ("conv_1.", "patch_emb.0.block.")
@@ -24,16 +20,9 @@ def is_cvnets(state: Mapping[str, object]) -> bool:
     return any(key.startswith(_FIRST) for key in state)
 
 
-def candidates(state: Mapping[str, torch.Tensor]) -> list[str]:
-    """Return the published CVNets models whose keys and widths match a state dict.
-
-    There may be two, which then differ only in the image size.
-
-    Example:
-        >>> candidates(load_checkpoint("best.pt").state)                    # doctest: +SKIP
-        ['resnet_50']
-    """
-    return [name for name, model in CVNETS_MODELS.items() if _fits(model, state)]
+def fitting(state: Mapping[str, torch.Tensor], models: Iterable[CVNetsModel]) -> list[str]:
+    """Return the names of the models whose keys and widths match a state dict."""
+    return [model.name for model in models if _fits(model, state)]
 
 
 def _fits(model: CVNetsModel, state: Mapping[str, torch.Tensor]) -> bool:
@@ -44,15 +33,20 @@ def _fits(model: CVNetsModel, state: Mapping[str, torch.Tensor]) -> bool:
     return {entry.source for entry in model.entries()} <= state.keys()
 
 
-def check_architecture(state: State, model: CVNetsModel) -> None:
+def check_architecture(state: State, model: CVNetsModel, known: Iterable[CVNetsModel]) -> None:
     """Check that a state dict may be that of a model.
+
+    Args:
+        state: In any layout.
+        model: The model.
+        known: Models that it may be instead.
 
     Raises:
         CheckpointError: The architecture or the layout differs.
     """
     if _fits(model, state):
         return
-    found = candidates(state)
+    found = fitting(state, known)
     if found:
         raise CheckpointError(
             f"the checkpoint holds {' or '.join(found)}, not {model.name}; set that architecture"
@@ -69,23 +63,6 @@ def check_architecture(state: State, model: CVNetsModel) -> None:
             f"{key} has shape {list(state[key].shape)}, but in {model.name} it has {size} on axis "
             f"{axis}: the architecture differs"
         )
-
-
-def settle_indices(state: State, stored: bool, report: ConversionReport) -> State:
-    """Note Swin's damaged position indices; if `stored`, preserve their function."""
-    damaged = damaged_indices(state)
-    if damaged:
-        entries = max(damaged.values())
-        report.notes.append(
-            f"{len(damaged)} relative_position_index buffers are damaged by averaging (up to "
-            f"{entries} of their entries); "
-            + (
-                "the tables were rewritten to compute the same as with the damaged indices"
-                if stored
-                else "they are rebuilt, see `stored_indices` for the published behavior"
-            )
-        )
-    return with_stored_indices(state) if stored else state
 
 
 def rename(
@@ -122,18 +99,18 @@ def _changed(entry: Entry, value: torch.Tensor) -> torch.Tensor:
         ) from error
 
 
-def to_timm(state: State, model: CVNetsModel) -> State:
+def to_timm(state: State, model: CVNetsModel, family: Family) -> State:
     """Rename the tensors of a complete checkpoint for the network in `dr_models.networks`.
 
     Raises:
         CheckpointError: The architecture differs, or keys are missing or unexpected.
     """
-    check_architecture(state, model)
+    check_architecture(state, model, family.models)
     report = ConversionReport(model.name, "cvnets", "timm", model.timm)
     entries = list(model.entries())
     classifier = [entry.source for entry in entries if entry.source.startswith(model.classifier)]
-    if model.family == "swin":
-        state = settle_indices(state, False, report)
+    if family.settle is not None:
+        state = family.settle(state, False, report)
     converted = rename(entries, state, report, classifier)
     report.check_complete()
     return converted

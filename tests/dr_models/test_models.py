@@ -15,7 +15,7 @@ timm = pytest.importorskip("timm")
 
 import dr_models.networks  # noqa: E402, F401
 from dr_models.checkpoints import CVNETS_MODELS  # noqa: E402
-from dr_models.cvnets.catalog import CVNetsModel  # noqa: E402
+from dr_models.cvnets.model import CVNetsModel  # noqa: E402
 
 MODELS = list(CVNETS_MODELS.values())
 SMALL = [
@@ -122,7 +122,7 @@ def test_eps_that_no_logit_would_show(name: str, eps: float) -> None:
 def test_swin_pads_before_it_shifts_at_any_size() -> None:
     from torchvision.models.swin_transformer import ShiftedWindowAttention
 
-    from dr_models.networks.swin_transformer import PadFirstBlock
+    from dr_models.families.swin.network import PadFirstBlock
 
     torch.manual_seed(0)
     block = (

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dr_models.checkpoints import CVNETS_MODELS
-from dr_models.cvnets.swin import window_index
+from dr_models.families.swin.position_index import window_index
 
 
 def cvnets_state(name: str) -> dict[str, torch.Tensor]:

@@ -13,6 +13,7 @@ import torch
 import torchvision
 from click.testing import CliRunner
 
+from dr_models.catalog import canonical_name
 from dr_models.checkpoints import (
     CVNETS_MODELS,
     TARGETS,
@@ -28,7 +29,6 @@ from dr_models.checkpoints import (
     torchvision_model,
 )
 from dr_models.cli import convert_checkpoint
-from dr_models.cvnets.catalog import canonical_name
 from dr_plugins.errors import CheckpointError
 from tests.dr_models.checkpoints.networks import cvnets_state
 

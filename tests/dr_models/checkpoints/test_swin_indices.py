@@ -7,7 +7,11 @@ import torch
 from torchvision.models.swin_transformer import ShiftedWindowAttention
 
 from dr_models.checkpoints import convert_state_dict
-from dr_models.cvnets.swin import damaged_indices, window_index, with_stored_indices
+from dr_models.families.swin.position_index import (
+    damaged_indices,
+    window_index,
+    with_stored_indices,
+)
 from dr_plugins.errors import CheckpointError
 from tests.dr_models.checkpoints.networks import cvnets_state
 

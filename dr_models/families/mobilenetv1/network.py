@@ -12,10 +12,11 @@ from timm.models._efficientnet_builder import decode_arch_def, round_channels
 from timm.models.efficientnet import _create_effnet
 from torch import nn
 
-from dr_models.networks.configs import default_configs, from_cvnets
+from dr_models.families.mobilenetv1.family import FAMILY
+from dr_models.families.timm_parts import default_configs, from_cvnets
 
 default_cfgs = default_configs(
-    "mobilenetv1", pool_size=(7, 7), first_conv="conv_stem", classifier="classifier"
+    FAMILY, pool_size=(7, 7), first_conv="conv_stem", classifier="classifier"
 )
 
 _STAGES = (
@@ -37,7 +38,7 @@ def _create(variant: str, width: float, pretrained: bool, **kwargs: Any) -> nn.M
         # timm rounds to multiples of 8, which would change the stem of the narrowest model.
         round_chs_fn=partial(round_channels, multiplier=width, divisor=16),
         act_layer=nn.ReLU,
-        pretrained_filter_fn=from_cvnets,
+        pretrained_filter_fn=partial(from_cvnets, FAMILY),
         **kwargs,
     )
     for block in model.modules():

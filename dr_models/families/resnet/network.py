@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from timm.models import build_model_with_cfg, register_model
 from timm.models.resnet import BasicBlock, Bottleneck, ResNet
 from torch import nn
 
-from dr_models.networks.configs import default_configs, from_cvnets
+from dr_models.families.resnet.family import FAMILY
+from dr_models.families.timm_parts import default_configs, from_cvnets
 
-default_cfgs = default_configs("resnet", pool_size=(7, 7), first_conv="conv1", classifier="fc")
+default_cfgs = default_configs(FAMILY, pool_size=(7, 7), first_conv="conv1", classifier="fc")
 
 
 class CVNetsResNet(ResNet):
@@ -37,7 +39,7 @@ def _create(
         CVNetsResNet,
         variant,
         pretrained,
-        pretrained_filter_fn=from_cvnets,
+        pretrained_filter_fn=partial(from_cvnets, FAMILY),
         block=block,
         layers=layers,
         **kwargs,

@@ -1,4 +1,4 @@
-"""Key map of MobileViT to timm's names."""
+"""MobileViT: its key map to timm's, and its published models."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ from collections.abc import Iterator
 
 from dr_models.cvnets.keys import AFFINE, WEIGHT, Entry, module
 from dr_models.cvnets.layers import conv_norm, transformer_block
+from dr_models.cvnets.model import LAST_CONV, CVNetsModel, Family
 
 _RESIDUALS = (1, 3, 1, 1, 1)
 _TRANSFORMERS = {3: 2, 4: 4, 5: 3}
 _CONVS = {"exp_1x1": "conv1_1x1", "conv_3x3": "conv2_kxk", "red_1x1": "conv3_1x1"}
 
 
-def mobilevit() -> Iterator[Entry]:
+def _entries() -> Iterator[Entry]:
     """Yield the entries of MobileViT, any size."""
     yield from conv_norm("conv_1", "stem.conv", "stem.bn")
     for layer, residuals in enumerate(_RESIDUALS, 1):
@@ -39,3 +40,26 @@ def _block(source: str, target: str, depth: int) -> Iterator[Entry]:
     yield from module(f"{source}.global_rep.{depth}", f"{target}.norm", AFFINE)
     for theirs, ours in (("conv_proj", "conv_proj"), ("fusion", "conv_fusion")):
         yield from conv_norm(f"{source}.{theirs}", f"{target}.{ours}.conv", f"{target}.{ours}.bn")
+
+
+FAMILY = Family(
+    "mobilevit",
+    tuple(
+        CVNetsModel(
+            f"mobilevit_{mode}",
+            "mobilevit",
+            f"cvnets_mobilevit_{suffix}",
+            _entries,
+            (LAST_CONV, 1, features),
+            size=256,
+            resize=288,
+            stock=(f"mobilevit_{suffix}", {}),
+        )
+        for mode, suffix, features in (
+            ("xx_small", "xxs", 80),
+            ("x_small", "xs", 96),
+            ("small", "s", 160),
+        )
+    ),
+    torchvision="torchvision has no MobileViT",
+)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from timm.models import register_model
 from timm.models.efficientnet import _gen_mobilenet_v2
 from torch import nn
 
-from dr_models.networks.configs import default_configs, from_cvnets
+from dr_models.families.mobilenetv2.family import FAMILY
+from dr_models.families.timm_parts import default_configs, from_cvnets
 
 default_cfgs = default_configs(
-    "mobilenetv2", pool_size=(7, 7), first_conv="conv_stem", classifier="classifier"
+    FAMILY, pool_size=(7, 7), first_conv="conv_stem", classifier="classifier"
 )
 
 
@@ -21,7 +23,7 @@ def _create(variant: str, width: float, pretrained: bool, **kwargs: Any) -> nn.M
         width,
         fix_stem_head=True,
         pretrained=pretrained,
-        pretrained_filter_fn=from_cvnets,
+        pretrained_filter_fn=partial(from_cvnets, FAMILY),
         **kwargs,
     )
     return model

@@ -10,10 +10,10 @@ from timm.models._efficientnet_blocks import SqueezeExcite
 from timm.models.efficientnet import _gen_efficientnet
 from torch import nn
 
-from dr_models.networks.configs import default_configs, from_cvnets
-from dr_models.networks.squeeze import squeeze_width
+from dr_models.families.efficientnet.family import FAMILY
+from dr_models.families.timm_parts import default_configs, from_cvnets, squeeze_width
 
-default_cfgs = default_configs("efficientnet", first_conv="conv_stem", classifier="classifier")
+default_cfgs = default_configs(FAMILY, first_conv="conv_stem", classifier="classifier")
 
 
 def _create(variant: str, width: float, depth: float, pretrained: bool, **kwargs: Any) -> nn.Module:
@@ -23,7 +23,7 @@ def _create(variant: str, width: float, depth: float, pretrained: bool, **kwargs
         depth,
         pretrained=pretrained,
         se_layer=partial(SqueezeExcite, rd_round_fn=squeeze_width),
-        pretrained_filter_fn=from_cvnets,
+        pretrained_filter_fn=partial(from_cvnets, FAMILY),
         **kwargs,
     )
     return model

@@ -11,11 +11,11 @@ from timm.models._efficientnet_builder import decode_arch_def, round_channels
 from timm.models.mobilenetv3 import _create_mnv3
 from torch import nn
 
-from dr_models.networks.configs import default_configs, from_cvnets
-from dr_models.networks.squeeze import squeeze_width
+from dr_models.families.mobilenetv3.family import FAMILY
+from dr_models.families.timm_parts import default_configs, from_cvnets, squeeze_width
 
 default_cfgs = default_configs(
-    "mobilenetv3", pool_size=(7, 7), first_conv="conv_stem", classifier="classifier"
+    FAMILY, pool_size=(7, 7), first_conv="conv_stem", classifier="classifier"
 )
 
 # Howard et al., 2019, tables 1 and 2, but for the kernels.
@@ -55,7 +55,7 @@ def _create(
             force_act_layer=nn.ReLU,
             rd_round_fn=squeeze_width,
         ),
-        pretrained_filter_fn=from_cvnets,
+        pretrained_filter_fn=partial(from_cvnets, FAMILY),
         **kwargs,
     )
     return model

@@ -1,17 +1,22 @@
-"""Key maps of ResNets, whose stem has a second convolution in place of max pooling."""
+"""ResNet, whose stem has a second convolution in place of max pooling."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
+from typing import Any
 
 import torch
+from torch import nn
 from torch.nn import functional as F
+from torchvision import models
 
 from dr_models.cvnets.keys import AFFINE, Change, Entry, module
 from dr_models.cvnets.layers import conv_norm
+from dr_models.cvnets.model import CLASSIFIER, CVNetsModel, Family, Torchvision
 
 
-def resnet(bottleneck: bool, *depths: int, stock_stem: bool = False) -> Iterator[Entry]:
+def _entries(bottleneck: bool, *depths: int, stock_stem: bool = False) -> Iterator[Entry]:
     """Yield the entries of a ResNet, to the names shared by timm and torchvision.
 
     Args:
@@ -58,3 +63,46 @@ def _as_dense(weight: torch.Tensor) -> torch.Tensor:
     dense = weight.new_zeros(len(weight), len(weight), *weight.shape[2:])
     dense[channels, channels] = weight[:, 0]
     return dense
+
+
+def _models() -> Iterator[CVNetsModel]:
+    for depth, bottleneck, depths in (
+        (18, False, (2, 2, 2, 2)),
+        (34, False, (3, 4, 6, 3)),
+        (50, True, (3, 4, 6, 3)),
+        (101, True, (3, 4, 23, 3)),
+        (152, True, (3, 8, 36, 3)),
+    ):
+        entries = partial(_entries, bottleneck, *depths)
+        yield CVNetsModel(
+            f"resnet_{depth}",
+            "resnet",
+            f"cvnets_resnet{depth}",
+            entries,
+            (CLASSIFIER, 1, 2048 if bottleneck else 512),
+            stock=(f"resnet{depth}", {"replace_stem_pool": True}),
+            stock_entries=partial(entries, stock_stem=True),
+        )
+
+
+def _name(model: CVNetsModel) -> str:
+    return model.name.replace("_", "")
+
+
+def _build_torchvision(model: CVNetsModel, num_classes: int) -> nn.Module:
+    network: Any = models.get_model(_name(model), weights=None, num_classes=num_classes)
+    network.conv1 = nn.Conv2d(3, 64, 3, 2, 1, bias=False)
+    pool = nn.Conv2d(64, 64, 3, 2, 1, groups=64, bias=False)
+    network.maxpool = nn.Sequential(pool, nn.BatchNorm2d(64), nn.ReLU(inplace=True))
+    for conv in (network.conv1, pool):
+        nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+    built: nn.Module = network
+    return built
+
+
+FAMILY = Family(
+    "resnet",
+    tuple(_models()),
+    torchvision=Torchvision(_name, lambda model: model.entries(), _build_torchvision),
+    in_detectors="its stem has a convolution where theirs has a max pooling",
+)

@@ -1,51 +1,16 @@
-"""Key maps of Swin transformers, and position indices damaged by averaging."""
+"""Swin's position indices, which averaging damaged in the published checkpoints."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import torch
 
-from dr_models.cvnets.keys import AFFINE, WEIGHT, Entry, module, tensor
+from dr_models.cvnets.keys import State
+from dr_models.cvnets.report import ConversionReport
 from dr_plugins.errors import CheckpointError
 
 _WINDOW = 7
-_INDEX = ".relative_position_index"
-_TABLE = ".relative_position_bias_table"
-_BLOCK = {
-    "attn.0": "norm1",
-    "attn.1.qkv": "attn.qkv",
-    "attn.1.proj": "attn.proj",
-    "mlp.0": "norm2",
-    "mlp.1": "mlp.fc1",
-    "mlp.4": "mlp.fc2",
-}
-
-
-def swin(*depths: int) -> Iterator[Entry]:
-    """Yield the entries of a Swin transformer, to timm's names.
-
-    Args:
-        *depths: Number of blocks in each of the four stages.
-    """
-    yield from module("conv_1.0.block.conv", "patch_embed.proj", WEIGHT)
-    yield from module("conv_1.2", "patch_embed.norm", AFFINE)
-    for stage, depth in enumerate(depths):
-        for block in range(depth):
-            yield from _block(f"layer_{stage + 1}.{block}", f"layers.{stage}.blocks.{block}")
-        if stage + 1 < len(depths):  # patch merging ends a stage in CVNets, begins one in timm
-            source, target = f"layer_{stage + 1}.{depth}", f"layers.{stage + 1}.downsample"
-            yield from module(f"{source}.reduction", f"{target}.reduction", WEIGHT)
-            yield from module(f"{source}.norm", f"{target}.norm", AFFINE)
-    yield from module(f"layer_{len(depths) + 1}.0", "norm", AFFINE)
-    yield from module("classifier.classifier_fc", "head.fc", AFFINE)
-
-
-def _block(source: str, target: str) -> Iterator[Entry]:
-    for theirs, ours in _BLOCK.items():
-        yield from module(f"{source}.{theirs}", f"{target}.{ours}", AFFINE)
-    yield from tensor(f"{source}.attn.1{_TABLE}", f"{target}.attn{_TABLE}")
-    yield from tensor(f"{source}.attn.1{_INDEX}", None)
+INDEX = ".relative_position_index"
+TABLE = ".relative_position_bias_table"
 
 
 def window_index(window: int = _WINDOW) -> torch.Tensor:
@@ -67,12 +32,12 @@ def window_index(window: int = _WINDOW) -> torch.Tensor:
     return rows.flatten()
 
 
-def damaged_indices(state: dict[str, torch.Tensor]) -> dict[str, int]:
+def damaged_indices(state: State) -> dict[str, int]:
     """Return the index buffers that differ from `window_index`, with their numbers of errors."""
     intact = window_index()
     found = {}
     for key, index in state.items():
-        if key.endswith(_INDEX):
+        if key.endswith(INDEX):
             if index.numel() != intact.numel():
                 raise CheckpointError(
                     f"{key} has {index.numel()} entries, expected {intact.numel()}: the published "
@@ -84,7 +49,7 @@ def damaged_indices(state: dict[str, torch.Tensor]) -> dict[str, int]:
     return found
 
 
-def with_stored_indices(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def with_stored_indices(state: State) -> State:
     """Rewrite bias tables so that an intact index reads the values that the stored one reads.
 
     Hosts rebuild the index. If the stored one has the same row for all pairs at the same distance,
@@ -99,7 +64,7 @@ def with_stored_indices(state: dict[str, torch.Tensor]) -> dict[str, torch.Tenso
     intact, changed = window_index(), dict(state)
     for key in damaged_indices(state):
         index = state[key].flatten()
-        name = key.removesuffix(_INDEX) + _TABLE
+        name = key.removesuffix(INDEX) + TABLE
         table = state.get(name)
         rows = len(table) if table is not None and table.ndim else 0
         if table is None or int(index.min()) < 0 or int(index.max()) >= rows:
@@ -116,3 +81,20 @@ def with_stored_indices(state: dict[str, torch.Tensor]) -> dict[str, torch.Tenso
             )
         changed[name] = table[moved]
     return changed
+
+
+def settle_indices(state: State, stored: bool, report: ConversionReport) -> State:
+    """Note Swin's damaged position indices; if `stored`, preserve their function."""
+    damaged = damaged_indices(state)
+    if damaged:
+        entries = max(damaged.values())
+        report.notes.append(
+            f"{len(damaged)} relative_position_index buffers are damaged by averaging (up to "
+            f"{entries} of their entries); "
+            + (
+                "the tables were rewritten to compute the same as with the damaged indices"
+                if stored
+                else "they are rebuilt, see `stored_indices` for the published behavior"
+            )
+        )
+    return with_stored_indices(state) if stored else state

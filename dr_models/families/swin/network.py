@@ -15,10 +15,11 @@ from timm.models.swin_transformer import (
 from torch import nn
 from torch.nn import functional as F
 
-from dr_models.networks.configs import default_configs, from_cvnets
+from dr_models.families.swin.family import FAMILY
+from dr_models.families.timm_parts import default_configs, from_cvnets
 
 default_cfgs = default_configs(
-    "swin",
+    FAMILY,
     pool_size=(7, 7),
     fixed_input_size=True,
     first_conv="patch_embed.proj",
@@ -79,7 +80,7 @@ class CVNetsSwinTransformer(SwinTransformer):
 
 
 def _filter(state: dict[str, Any], model: nn.Module) -> dict[str, torch.Tensor]:
-    fitted: dict[str, torch.Tensor] = checkpoint_filter_fn(from_cvnets(state, model), model)
+    fitted: dict[str, torch.Tensor] = checkpoint_filter_fn(from_cvnets(FAMILY, state, model), model)
     return fitted
 
 

@@ -11,10 +11,11 @@ from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_
 from timm.models.vision_transformer_hybrid import ConvStem
 from torch import nn
 
-from dr_models.networks.configs import default_configs, from_cvnets
+from dr_models.families.timm_parts import default_configs, from_cvnets
+from dr_models.families.vit.family import FAMILY
 
 default_cfgs = default_configs(
-    "vit",
+    FAMILY,
     pool_size=None,
     fixed_input_size=True,
     first_conv="patch_embed.backbone.0.conv",
@@ -59,7 +60,7 @@ class ConvStemEmbed(HybridEmbed):
 
 
 def _filter(state: dict[str, Any], model: VisionTransformer) -> dict[str, torch.Tensor]:
-    fitted: dict[str, torch.Tensor] = checkpoint_filter_fn(from_cvnets(state, model), model)
+    fitted: dict[str, torch.Tensor] = checkpoint_filter_fn(from_cvnets(FAMILY, state, model), model)
     return fitted
 
 

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from timm.models import register_model
 from timm.models.mobilevit import _create_mobilevit
 from torch import nn
 
-from dr_models.networks.configs import default_configs, from_cvnets
+from dr_models.families.mobilevit.family import FAMILY
+from dr_models.families.timm_parts import default_configs, from_cvnets
 
 default_cfgs = default_configs(
-    "mobilevit", pool_size=(8, 8), first_conv="stem.conv", classifier="head.fc"
+    FAMILY, pool_size=(8, 8), first_conv="stem.conv", classifier="head.fc"
 )
 
 
 def _create(variant: str, theirs: str, pretrained: bool, **kwargs: Any) -> nn.Module:
     model: nn.Module = _create_mobilevit(
-        variant, theirs, pretrained, pretrained_filter_fn=from_cvnets, **kwargs
+        variant, theirs, pretrained, pretrained_filter_fn=partial(from_cvnets, FAMILY), **kwargs
     )
     return model
 

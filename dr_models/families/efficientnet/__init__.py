@@ -1,0 +1,1 @@
+"""CVNets' efficientnet: its parts."""

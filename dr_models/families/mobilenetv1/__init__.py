@@ -1,0 +1,1 @@
+"""CVNets' mobilenetv1: its parts."""

@@ -1,0 +1,1 @@
+"""CVNets' mobilenetv2: its parts."""

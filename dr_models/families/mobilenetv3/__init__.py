@@ -1,0 +1,1 @@
+"""CVNets' mobilenetv3: its parts."""

@@ -1,0 +1,1 @@
+"""CVNets' mobilevit: its parts."""

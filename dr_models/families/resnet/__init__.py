@@ -1,0 +1,1 @@
+"""CVNets' resnet: its parts."""

@@ -1,0 +1,1 @@
+"""CVNets' swin: its parts."""

@@ -1,0 +1,60 @@
+"""What the networks of several families need from timm."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from timm.layers import make_divisible
+from timm.models import generate_default_cfgs
+
+from dr_models.cvnets.inputs import cvnets_convention
+from dr_models.cvnets.model import TAG, Family
+from dr_models.cvnets.renaming import is_cvnets, to_timm
+
+
+def default_configs(family: Family, **fields: Any) -> Mapping[str, Any]:
+    """Return timm's ``default_cfgs`` of a family's models.
+
+    Args:
+        family: The family.
+        **fields: Further fields, such as ``first_conv`` and ``classifier``.
+    """
+    configs: dict[str, Any] = {}
+    for model in family.models:
+        inputs = cvnets_convention(model)
+        configs[f"{model.timm}.{TAG}"] = {
+            "url": "",
+            "input_size": (3, *inputs.input_size),
+            "mean": inputs.mean,
+            "std": inputs.std,
+            "interpolation": inputs.interpolation,
+            "crop_pct": inputs.crop_pct,
+            "origin_url": "https://github.com/apple/ml-dr",
+            "paper_ids": "arXiv:2303.08983",
+            **fields,
+        }
+    cfgs: Mapping[str, Any] = generate_default_cfgs(configs)
+    return cfgs
+
+
+def from_cvnets(family: Family, state: dict[str, Any], model: Any) -> dict[str, torch.Tensor]:
+    """Convert a state dict in CVNets layout; with a family, a `pretrained_filter_fn` for timm.
+
+    With it, ``pretrained_cfg_overlay=dict(file=...)`` accepts files in either layout.
+    """
+    if not is_cvnets(state):
+        return state
+    name = model.pretrained_cfg["architecture"]
+    return to_timm(state, next(one for one in family.models if one.timm == name), family)
+
+
+def squeeze_width(channels: float) -> int:
+    """Return a width of squeeze-and-excitation: a multiple of 8, at least 32.
+
+    Example:
+        >>> [squeeze_width(channels) for channels in (4, 22, 88)]
+        [32, 32, 88]
+    """
+    return max(32, make_divisible(channels, 8))

@@ -1,0 +1,1 @@
+"""CVNets' vit: its parts."""
