@@ -22,6 +22,7 @@ PACKAGES = {
     "dr_plugins.generation": None,
     "dr_plugins.evaluation": None,
     "dr_plugins.comparison": None,
+    "dr_plugins.suspects": None,
     "dr_plugins.metrics": None,
     "dr_plugins.statistics": None,
     "dr_plugins.explorer": None,

@@ -17,6 +17,7 @@ from dr_plugins.cli.reinforce import CLASS_MAP, IMAGES, reinforce
 from dr_plugins.cli.sets import extend, merge, split, subset
 from dr_plugins.cli.startup import disable, enable, status
 from dr_plugins.cli.statistics import statistics
+from dr_plugins.cli.suspects import suspects
 from dr_plugins.cli.transfer import pull, push
 from dr_plugins.cli.unfinished import finish
 
@@ -123,6 +124,7 @@ main.add_command(push)
 main.add_command(explore)
 main.add_command(reinforce)
 main.add_command(compare_teachers)
+main.add_command(suspects)
 main.add_command(finish)
 main.add_command(import_mldr)
 main.add_command(download)

@@ -45,7 +45,7 @@ def known_images(source: ImageSource, shards: ShardSet) -> ImageSource:
     Raises:
         DatasetMismatchError: The rule does not apply to all names.
     """
-    source = _named_as(source, shards)
+    source = named_as(source, shards)
     known = source.without(shards.manifest.left_out)
     if len(known) < len(source):
         _logger.warning(
@@ -56,7 +56,8 @@ def known_images(source: ImageSource, shards: ShardSet) -> ImageSource:
     return known
 
 
-def _named_as(source: ImageSource, shards: ShardSet) -> ImageSource:
+def named_as(source: ImageSource, shards: ShardSet) -> ImageSource:
+    """Return the source under the set's keys; see `known_images`."""
     if not len(source):
         return source
     name, left_out = source.keys[0], shards.manifest.left_out

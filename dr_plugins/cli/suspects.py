@@ -1,0 +1,130 @@
+"""``dr-plugins suspects``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from dr_plugins.cli.command import Command
+from dr_plugins.cli.interrupts import ending_at_once
+from dr_plugins.cli.reinforce import CLASS_MAP, IMAGES
+
+_FILE = click.Path(path_type=Path, dir_okay=False)
+_SHOWN = 20  # lines, where nothing is written
+_PICTURES = 200  # of a page, unless --top says more
+_SORTS = {"margin": "margin", "self-confidence": "label_prob"}
+
+
+@click.command(
+    cls=Command,
+    epilog="""Examples:
+
+  dr-plugins suspects imagenet-plus --csv suspects.csv
+  dr-plugins suspects imagenet-plus --top 500 --page suspects.html --images imagenet/train
+  dr-plugins suspects fold-0 fold-1 --class n03642806 --keys skip.txt
+
+Look at the suspects, delete the lines of good images from skip.txt, and leave the others out:
+
+  dr-plugins reinforce --images imagenet/train --skip skip.txt ...
+""",
+)
+@click.argument("sets", metavar="SET...", nargs=-1, required=True)
+@click.option("--top", type=click.IntRange(min=1), help="Only the most suspicious ones.")
+@click.option(
+    "--class", "classes", multiple=True, metavar="NAME", help="Only images with this label."
+)
+@click.option(
+    "--sort",
+    type=click.Choice(list(_SORTS)),
+    default="margin",
+    show_default=True,
+    help="By the label's probability less the largest other one, or by the label's alone.",
+)
+@click.option("--csv", "csv_file", type=_FILE, help="Write a table.")
+@click.option("--json", "json_file", type=_FILE, help="Write a list of objects.")
+@click.option("--keys", "keys_file", type=_FILE, help="Write the keys, one a line, for --skip.")
+@click.option(
+    "--page",
+    type=_FILE,
+    help=f"Write an HTML page, with pictures if --images is given.  [{_PICTURES} suspects unless "
+    f"--top is given]",
+)
+@click.option("--images", help=IMAGES)
+@click.option("--class-map", type=click.Path(exists=True, dir_okay=False), help=CLASS_MAP)
+@click.option(
+    "--workers",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Processes that compute the set's statistics, unless they are known.",
+)
+@click.option("--quiet", is_flag=True, help="No progress bar.")
+def suspects(
+    sets: tuple[str, ...],
+    top: int | None,
+    classes: tuple[str, ...],
+    sort: str,
+    csv_file: Path | None,
+    json_file: Path | None,
+    keys_file: Path | None,
+    page: Path | None,
+    images: str | None,
+    class_map: str | None,
+    workers: int,
+    quiet: bool,
+) -> None:
+    """List images whose label the teacher does not believe: likely label errors.
+
+    By confident learning (Northcutt et al., 2021) on answers averaged over views. Several SETs are
+    folds of one data set, each with a teacher that was trained on the others. See docs/suspects.md.
+    """
+    with ending_at_once():
+        from tqdm.auto import tqdm
+
+        from dr_plugins.images.sources import open_source
+        from dr_plugins.replay.replayer import named_as
+        from dr_plugins.shards.reader import ShardSet
+        from dr_plugins.suspects import find_suspects, write_csv, write_json, write_keys, write_page
+        from dr_plugins.suspects.tables import class_name
+
+    if images is not None and page is None:
+        raise click.UsageError("--images is for the pictures of --page; add --page FILE")
+    opened = [ShardSet(each) for each in sets]
+    names = opened[0].manifest.settings["class_names"]
+    labels = [_class_number(name, names, opened[0].manifest.num_classes) for name in classes]
+    found = find_suspects(
+        opened, sort=_SORTS[sort], labels=labels or None, workers=workers, progress=not quiet
+    )
+    chosen = found if top is None else found[:top]
+    if csv_file is not None:
+        write_csv(chosen, names, csv_file)
+    if json_file is not None:
+        write_json(chosen, names, json_file)
+    if keys_file is not None:
+        write_keys(chosen, keys_file)
+    if page is not None:
+        shown = chosen if top is not None else chosen[:_PICTURES]
+        source = None if images is None else named_as(open_source(images, class_map), opened[0])
+        with tqdm(shown, "page", unit=" images", disable=quiet) as bar:
+            title = f"Suspects of {', '.join(sets)}"
+            write_page(shown, names, page, title=title, source=source, advance=bar.update)
+    total = sum(map(len, opened))
+    click.echo(f"{len(found):,} suspects among {total:,} images")
+    if csv_file is json_file is keys_file is page is None:
+        for suspect in chosen[: top or _SHOWN]:
+            label, other = (class_name(c, names) for c in (suspect.label, suspect.suggested))
+            click.echo(
+                f"{suspect.margin:.3f}  {suspect.key}  {label} {suspect.label_prob:.1%}, "
+                f"rather {other} {suspect.suggested_prob:.1%}"
+            )
+
+
+def _class_number(name: str, names: Sequence[str] | None, count: int) -> int:
+    if names is not None and name in names:
+        return names.index(name)
+    if name.isdecimal() and int(name) < count:
+        return int(name)
+    few = f"a name such as {', '.join(names[:3])}, or " if names else ""
+    raise click.BadParameter(f"no class {name!r}; expected {few}a number below {count}")
