@@ -134,12 +134,13 @@ class KeyIndex(Sequence[str]):
         wanted = text.encode(errors="surrogatepass")
         if not wanted:
             return np.arange(len(self))
-        # All keys at once; a hit may begin in one key and end in the next.
+        # All keys at once: a hit may begin in one key and end in the next.
         hits = np.flatnonzero(self._text[: max(len(self._text) - len(wanted) + 1, 0)] == wanted[0])
         for offset, byte in enumerate(wanted[1:], 1):
             hits = hits[self._text[hits + offset] == byte]
         rows = np.searchsorted(self._ends, hits, side="right")
-        return np.unique(rows[hits + len(wanted) <= self._ends[rows]])
+        rows = rows[hits + len(wanted) <= self._ends[rows]]
+        return rows[np.flatnonzero(np.diff(rows, prepend=-1))]
 
     def rows(self, keys: Sequence[str]) -> np.ndarray:
         """Return the row number of each key.
