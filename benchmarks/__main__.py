@@ -18,6 +18,7 @@ from benchmarks import (
     reading,
     remote,
     sharing,
+    summarizing,
     training,
 )
 
@@ -34,6 +35,7 @@ BENCHMARKS = {
     "remote": remote.main,
     "keys": keys.main,
     "sharing": sharing.main,
+    "summarizing": summarizing.main,
 }
 
 

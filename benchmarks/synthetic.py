@@ -45,6 +45,29 @@ def make_empty_set(
     return ShardSet(out)
 
 
+def make_answered_set(out: Path, *, images: int, samples: int, shards: int) -> ShardSet:
+    """Write a set whose answers, the top 10, are mostly among 40 classes around the image's own."""
+    policy, rng = Policy.load("rrc"), np.random.default_rng(0)
+    keys = KeyIndex.build(_names(images))
+    layout = RecordLayout((*policy.fields, *target_fields(10, CLASSES)))
+    each = -(-images // shards)
+    with locked(out):
+        output = OutputDirectory(out, set_settings(policy, samples, 10, CLASSES), layout, keys)
+        for number, first in enumerate(range(0, images, each)):
+            shard = Shard.empty(first, min(each, images - first), samples, layout)
+            shape = shard.records.shape
+            shard.labels[:] = np.arange(first, first + shape[0]) * CLASSES // images
+            start = rng.integers(0, 4, shape) + shard.labels[:, None]
+            order = rng.permuted(np.tile(np.arange(40), (64, 1)), axis=1)[:, :10]
+            chosen = order[rng.integers(0, 64, shape)]
+            shard.records["ids"] = (start[..., None] + chosen) % CLASSES
+            sure = rng.uniform(0.2, 0.95, (*shape, 1))
+            shard.records["probs"] = sure * (1 - sure) ** np.arange(10)
+            output.add(number, shard)
+        output.finish()
+    return ShardSet(out)
+
+
 def _names(images: int) -> Iterator[str]:
     for i in range(images):
         yield f"n{i % CLASSES:08d}/n{i % CLASSES:08d}_{i}.JPEG"

@@ -26,6 +26,7 @@ PACKAGES = {
     "dr_plugins.metrics": None,
     "dr_plugins.statistics": None,
     "dr_plugins.explorer": None,
+    "dr_plugins.pictures": None,
     "dr_plugins.mldr": None,
     "dr_models": "timm",
     "dr_models.checkpoints": None,

@@ -13,6 +13,7 @@ from dr_plugins.cli.compare import compare_teachers
 from dr_plugins.cli.explore import explore
 from dr_plugins.cli.interrupts import ending_at_once
 from dr_plugins.cli.mldr import download, import_mldr
+from dr_plugins.cli.preview import preview
 from dr_plugins.cli.reinforce import CLASS_MAP, IMAGES, reinforce
 from dr_plugins.cli.sets import extend, merge, split, subset
 from dr_plugins.cli.startup import disable, enable, status
@@ -115,6 +116,7 @@ def verify(
 
 
 main.add_command(statistics)
+main.add_command(preview)
 main.add_command(subset)
 main.add_command(extend)
 main.add_command(merge)

@@ -7,7 +7,7 @@ have. It is exact, and no answer is expanded to all classes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -54,21 +54,27 @@ def average_answers(shards: ShardSet, rows: Sequence[int] | np.ndarray) -> Avera
     Example:
         >>> classes, probs = average_answers(ShardSet("imagenet-plus"), [0])  # doctest: +SKIP
     """
-    chosen, samples = np.asarray(rows, np.int64), shards.manifest.samples
-    step = block_size(shards)
-    parts = []
-    for start in range(0, len(chosen), step):
-        block = chosen[start : start + step]
+    chosen, classes = np.asarray(rows, np.int64), shards.manifest.num_classes
+    blocks = [ViewAnswers(r, classes).average() for r in read_answers(shards, chosen)]
+    width = max((block.probs.shape[1] for block in blocks), default=0)
+    found = AverageAnswers(
+        np.full((len(chosen), width), -1, np.int32), np.zeros((len(chosen), width), np.float32)
+    )
+    done = 0
+    for block in blocks:
+        place = np.s_[done : done + len(block.probs), : block.probs.shape[1]]
+        found.classes[place], found.probs[place] = block.classes, block.probs
+        done += len(block.probs)
+    return found
+
+
+def read_answers(shards: ShardSet, rows: np.ndarray) -> Iterator[np.ndarray]:
+    """Read all records of some images, checked: arrays ``[block, S]``."""
+    samples, step = shards.manifest.samples, block_size(shards)
+    for start in range(0, len(rows), step):
+        block = rows[start : start + step]
         records = shards.read(block.repeat(samples), np.tile(np.arange(samples), len(block)))
-        blocks = ViewAnswers(records.reshape(len(block), samples), shards.manifest.num_classes)
-        parts.append(blocks.average())
-    width = max((part.probs.shape[1] for part in parts), default=0)
-    classes = np.full((len(chosen), width), -1, np.int32)
-    probs = np.zeros((len(chosen), width), np.float32)
-    for start, part in zip(range(0, len(chosen), step), parts, strict=True):
-        place = np.s_[start : start + step, : part.probs.shape[1]]
-        classes[place], probs[place] = part.classes, part.probs
-    return AverageAnswers(classes, probs)
+        yield records.reshape(len(block), samples)
 
 
 def block_size(shards: ShardSet) -> int:

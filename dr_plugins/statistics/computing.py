@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np
@@ -11,7 +11,7 @@ from tqdm.auto import tqdm
 
 from dr_plugins.errors import FormatError
 from dr_plugins.shards.reader import ShardSet
-from dr_plugins.statistics.answers import ViewAnswers, block_size
+from dr_plugins.statistics.answers import ViewAnswers, block_size, read_answers
 from dr_plugins.statistics.image_statistics import TOP, Confusion, ImageStatistics
 
 
@@ -40,6 +40,17 @@ def compute_statistics(
             parts.append(part)
             bar.update(len(part))
     return ImageStatistics.joined(parts)
+
+
+def statistics_of(shards: ShardSet, rows: Sequence[int]) -> ImageStatistics:
+    """Compute the statistics of some images; raises the errors of `average_answers`."""
+    labels = np.array([shards.image(row).label for row in rows], np.int32)
+    blocks, done = [], 0
+    for records in read_answers(shards, np.array(rows, np.int64)):
+        some = labels[done : done + len(records)]
+        blocks.append(_of_block(records, some, shards.manifest.num_classes))
+        done += len(records)
+    return ImageStatistics.joined(blocks)
 
 
 def _parts(shards: ShardSet, workers: int) -> Iterator[ImageStatistics]:

@@ -1,0 +1,24 @@
+"""Writing a picture to a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from PIL import Image
+
+from dr_plugins.errors import OutputError
+
+
+def save(image: Image.Image, path: Path) -> None:
+    """Write a picture; the file's ending selects the format.
+
+    Raises:
+        OutputError: It cannot be written, or its ending is unknown.
+    """
+    try:
+        image.save(path)
+    except (OSError, ValueError) as error:
+        raise OutputError(
+            f"cannot write {path}: {error}. Choose a writable directory, and an ending such as "
+            f".png or .jpg"
+        ) from error

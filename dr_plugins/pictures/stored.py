@@ -1,0 +1,87 @@
+"""The images of a shard set and their stored views, as Pillow's images."""
+
+from __future__ import annotations
+
+import numpy as np
+from PIL import Image
+
+from dr_plugins.errors import UnknownImageError
+from dr_plugins.images.sources import ImageSource
+from dr_plugins.policies.policy import AugmentParams
+from dr_plugins.replay.replayer import Replayer
+from dr_plugins.shards.reader import ShardSet
+
+
+class StoredPictures:
+    """Shows images and views of a shard set, by row.
+
+    Args:
+        source: The images; some of the set's may be missing unless the set mixes images.
+        shards: The shard set.
+
+    Attributes:
+        shards: The shard set.
+
+    Raises:
+        DatasetMismatchError: The images have other classes than the set.
+        UnknownImageError: An image is not in the set, or the set mixes images and one is missing.
+
+    Example:
+        >>> pictures = StoredPictures(open_source("imagenet/train"), shards)  # doctest: +SKIP
+        >>> row = shards.keys.row("n01440764/n01440764_10026.JPEG")         # doctest: +SKIP
+        >>> pictures.view(row, 17).save("view.png")                         # doctest: +SKIP
+    """
+
+    def __init__(self, source: ImageSource, shards: ShardSet) -> None:
+        self.shards = shards
+        self._replayer = Replayer(source, shards)
+        self._positions = np.full(len(shards), -1, np.int64)
+        self._positions[self._replayer.rows] = np.arange(len(self._replayer.rows))
+
+    @property
+    def view_size(self) -> tuple[int, int]:
+        """(height, width) of the views, in pixels."""
+        return self._replayer.policy.view_size
+
+    def __contains__(self, row: int) -> bool:
+        return bool(self._positions[row] >= 0)
+
+    @property
+    def rows(self) -> np.ndarray:
+        """The rows whose images are there, ascending, int64."""
+        return np.flatnonzero(self._positions >= 0)
+
+    def image(self, row: int) -> Image.Image:
+        """Return the image of a row.
+
+        Raises:
+            UnknownImageError: It is in the set, but not among the images.
+            ImageReadError: It cannot be read.
+            ImageChangedError: It is not the one that was reinforced.
+        """
+        image, _ = self._replayer.load(self._position(row))
+        assert isinstance(image, Image.Image)
+        return image
+
+    def view(self, row: int, sample: int) -> Image.Image:
+        """Return a view, the pixels that the teacher saw; raises the errors of `image`."""
+        view, _ = self._replayer.view(self._position(row), self.params(row, sample))
+        return Image.fromarray(view.permute(1, 2, 0).numpy())
+
+    def params(self, row: int, sample: int) -> AugmentParams:
+        """Return the parameters of a view."""
+        record = self.shards.read(np.array([row]), np.array([sample]))
+        return self._replayer.policy.decode(record)[0]
+
+    def outline(self, row: int, sample: int, image: Image.Image) -> np.ndarray:
+        """Return the corners of a view in its image: (x, y) in pixels, float64 ``[4, 2]``."""
+        params = self.params(row, sample)
+        return self._replayer.policy.geometry(params.view, (image.height, image.width)).outline()
+
+    def _position(self, row: int) -> int:
+        position = int(self._positions[row])
+        if position < 0:
+            raise UnknownImageError(
+                f"image {self.shards.keys[row]!r} is in the shard set, but not among the images"
+            )
+        return position
