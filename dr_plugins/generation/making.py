@@ -23,7 +23,12 @@ from dr_plugins.generation.view_maker import ViewMaker
 from dr_plugins.generation.views import FailedBatch, ViewBatch, ViewBatches
 from dr_plugins.shards.output import OutputDirectory
 from dr_plugins.shards.shard import Shard
-from dr_plugins.utils.workers import alive, check_room, noticing_dead_workers
+from dr_plugins.utils.workers import (
+    alive,
+    check_room,
+    leave_sigterm_to_parent,
+    noticing_dead_workers,
+)
 
 # Answers in flight: enough to keep the teacher busy, few enough to bound memory.
 _UNFINISHED = {"cuda": 2}
@@ -147,5 +152,10 @@ def view_loader(
     """Return the loader of the batches of some indices, (shard, number)."""
     pinned = device.type == "cuda"
     return DataLoader(
-        batches, sampler=indices, batch_size=None, num_workers=workers, pin_memory=pinned
+        batches,
+        sampler=indices,
+        batch_size=None,
+        num_workers=workers,
+        pin_memory=pinned,
+        worker_init_fn=leave_sigterm_to_parent,
     )

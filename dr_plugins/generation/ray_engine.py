@@ -9,6 +9,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import signal
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -82,7 +84,7 @@ def reinforce_on_ray(
     ray = _ray()
     job = replace(job, out=Path(os.path.abspath(job.out)))
     if not ray.is_initialized():
-        ray.init()
+        _connect(ray)
     crew = _Crew(ray, job, actors, device, teacher_devices)
     try:
         with _Bar(job, progress) as bar:
@@ -148,10 +150,10 @@ class _Crew:
     def _note(self, error: Exception) -> None:
         # The text of Ray's error is the actor's traceback; its cause is what the actor raised.
         cause = getattr(error, "cause", None)
-        known = isinstance(cause, ReinforcementError)
-        error = cause if known else WorkerError(f"an actor ended: {error}")
-        _logger.error("an actor failed, the others continue: %s", error)
-        self.error = self.error or error
+        if not isinstance(cause, ReinforcementError):
+            cause = WorkerError(f"an actor ended: {error}")
+        _logger.error("an actor failed, the others continue: %s", cause)
+        self.error = self.error or cause
 
 
 class _Generator:
@@ -201,6 +203,13 @@ class _Bar:
 
 def _is_complete(job: GenerationJob) -> bool:
     return (job.out / MANIFEST_NAME).exists() and not (job.out / PROGRESS_NAME).exists()
+
+
+def _connect(ray: Any) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    ray.init()
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, before)  # Ray's handler ends the process with an abort
 
 
 def _ray() -> Any:

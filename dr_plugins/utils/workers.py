@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from multiprocessing.queues import Queue
@@ -55,6 +56,15 @@ def naming_shared_memory() -> Iterator[None]:
         if "shared memory" not in str(error):
             raise
         raise WorkerError(_explained(error)) from error
+
+
+def leave_sigterm_to_parent(worker: int) -> None:
+    """In a worker, ignore SIGTERM: for ``worker_init_fn``.
+
+    torchrun and schedulers signal all processes, but whether there is time to finish a shard, with
+    these workers, is for the main process to decide. They end when it does.
+    """
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def check_room(workers: int, batches: int, batch_bytes: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
+from multiprocessing import active_children
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +121,7 @@ def sigterm() -> Iterator[None]:
 
 
 class Terminated(TinyTeacher):
-    """Gets SIGTERM in its n-th call; the first one only counts classes."""
+    """In its n-th call all processes get SIGTERM; the first call only counts classes."""
 
     def __init__(self, call: int) -> None:
         super().__init__()
@@ -129,7 +130,8 @@ class Terminated(TinyTeacher):
     def forward(self, views: torch.Tensor) -> torch.Tensor:
         self.calls += 1
         if self.calls == self.call:
-            os.kill(os.getpid(), signal.SIGTERM)
+            for process in (*(child.pid for child in active_children()), os.getpid()):
+                os.kill(process, signal.SIGTERM)
         return super().forward(views)
 
 
