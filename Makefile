@@ -34,7 +34,6 @@ export DETECTRON2_TOOLS := $(abspath $(DETECTRON2))/tools
 endif
 INPUTS := pyproject.toml constraints.txt $(HOSTS) requirements/mmlab-forks.txt Makefile
 KEY := $(shell cat $(INPUTS) | cksum | cut -d ' ' -f 1)
-CODE := $(wildcard dr_plugins dr_models timm_ext mmlab_ext d2_ext examples benchmarks tests)
 
 CORE := $(VENV)/.stamp-core-$(KEY)
 QUICKSTART := $(VENV)/.stamp-quickstart-$(KEY)
@@ -112,7 +111,7 @@ bench: $(DEV)
 clean:
 	rm -rf $(VENV) $(OLDEST_VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache \
 	    .hypothesis build dist
-	find $(CODE) -type d -name __pycache__ -prune -exec rm -rf {} +
+	find . -path "./.*" -prune -o -type d -name __pycache__ -prune -exec rm -rf {} +
 
 # An existing environment is used as it is, whoever made it.
 $(VENV)/.stamp-venv:

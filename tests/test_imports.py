@@ -12,14 +12,12 @@ import pkgutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+from tests.packages import EXTENSIONS, FRAMEWORKS, NEEDS, ROOT
+
 CORE = "dr_plugins"
-FRAMEWORKS = ("timm", "mmengine", "mmcv", "mmdet", "mmseg", "detectron2")
-EXTENSIONS = ("timm_ext", "mmlab_ext", "d2_ext")
 MODELS = "dr_models"
 
 # Answers each line of JSON, names to import and names that must not be importable at all, with the
@@ -114,18 +112,10 @@ def test_every_core_module_imports_where_no_framework_is_installed(loaded_by: Lo
     loaded_by(modules_of(CORE), hidden=[*FRAMEWORKS, *EXTENSIONS, MODELS])
 
 
-@pytest.mark.parametrize(
-    ("extension", "framework", "foreign"),
-    [
-        ("timm_ext", "timm", {"mmengine", "mmcv", "mmdet", "mmseg", "detectron2"}),
-        ("mmlab_ext", "mmengine", {"mmcv", "mmdet", "mmseg", "detectron2", "timm"}),
-        ("d2_ext", "detectron2", {"mmengine", "mmcv", "mmdet", "mmseg", "timm"}),
-    ],
-)
-def test_an_extension_loads_only_its_own_framework(
-    loaded_by: LoadedBy, extension: str, framework: str, foreign: set[str]
-) -> None:
+@pytest.mark.parametrize("extension", EXTENSIONS)
+def test_an_extension_loads_only_its_own_framework(loaded_by: LoadedBy, extension: str) -> None:
+    framework = NEEDS[extension]
     if importlib.util.find_spec(framework) is None:
         pytest.skip(f"{framework} is not installed")
-    others = {*EXTENSIONS} - {extension}
-    assert loaded_by([extension]).isdisjoint(foreign | others)
+    foreign = {*FRAMEWORKS, *EXTENSIONS} - {framework, extension}
+    assert loaded_by([extension]).isdisjoint(foreign)

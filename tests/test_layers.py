@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.packages import PACKAGES, ROOT
+
 pytest.importorskip("importlinter")
-ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ("dr_plugins", "dr_models", "timm_ext", "mmlab_ext", "d2_ext")
 
 
 def check_layers(root: Path) -> subprocess.CompletedProcess[str]:
