@@ -9,6 +9,9 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from dr_plugins.utils.html import html_table
+
+_SHOWN_SAMPLES, _SHOWN_CLASSES = 8, 5  # in notebooks
 _Function = TypeVar("_Function", bound=Callable[..., Tensor])
 
 
@@ -270,6 +273,20 @@ class SparseTargets:
             f"densify={self.densify!r}, temperature={self.temperature}, "
             f"device={str(self.device)!r})"
         )
+
+    def _repr_html_(self) -> str:
+        """The most probable classes of the first samples, for notebooks."""
+        k = self.ids.shape[-1]
+        ids, probs = self.ids.reshape(-1, k).cpu(), self.probs.reshape(-1, k).cpu()
+        rows = []
+        for number, label in enumerate(self.labels.reshape(-1)[:_SHOWN_SAMPLES].tolist()):
+            order = probs[number].argsort(descending=True)[:_SHOWN_CLASSES]
+            listed = zip(ids[number, order].tolist(), probs[number, order].tolist(), strict=True)
+            answer = ", ".join(f"{c}: {p:.3f}" for c, p in listed if c >= 0)
+            rows.append([str(number), "" if label < 0 else str(label), answer])
+        if len(ids) > len(rows):
+            rows.append(["...", "", ""])
+        return html_table(repr(self), rows, ["sample", "label", "most probable classes"])
 
     @classmethod
     def __torch_function__(

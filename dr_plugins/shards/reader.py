@@ -18,6 +18,9 @@ from dr_plugins.shards.manifest import Manifest
 from dr_plugins.shards.mapped import mapped_shards
 from dr_plugins.shards.shard import Shard
 from dr_plugins.shards.watch import Watch
+from dr_plugins.utils.html import html_table
+
+_SHOWN = 5  # class names
 
 
 class ImageInfo(NamedTuple):
@@ -225,3 +228,19 @@ class ShardSet:
             f"ShardSet({str(self.location)!r}: {len(self)} images x {m.samples} reinforcements, "
             f"top-{m.topk} of {m.num_classes} classes, {m.layout.itemsize} bytes each)"
         )
+
+    def _repr_html_(self) -> str:
+        """A table of facts, for notebooks."""
+        m = self.manifest
+        names = m.settings["class_names"] or ()
+        few = ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
+        rows = {
+            "images": f"{len(self):,} x {m.samples:,} reinforcements",
+            "classes": f"the top {m.topk} of {m.num_classes:,}" + (f": {few}" if names else ""),
+            "policy": ", ".join(name for name in m.settings["policy"] if name != "backend"),
+            "teachers": ", ".join(m.settings.get("teachers") or ["not named"]),
+            "temperature": f"{m.temperature:g}",
+            "record": f"{m.layout.itemsize} bytes",
+            "set id": m.set_id,
+        }
+        return html_table(str(self.location), rows.items())
