@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import timm
 import torch
 from timm.data.loader import create_loader as timm_create_loader
-from torch.utils.data import Sampler
-from torch.utils.data.distributed import DistributedSampler
 from torchvision.transforms.v2 import functional as transforms
 
 from dr_plugins import ReinforcedDataset
 from timm_ext.datasets import copy_for_loader
 from timm_ext.errors import UnsupportedOptionError
+from timm_ext.position import order_for
 from timm_ext.primary_log import log_on_primary
 from timm_ext.refusals import check_loader_options
 
@@ -95,9 +93,8 @@ def create_loader(dataset: Any, *args: Any, **kwargs: Any) -> Any:
             f"--batch-size {options['batch_size']} is more than the {len(dataset)} images of an "
             f"epoch, and incomplete batches are dropped: there would be no batch. Make it smaller"
         )
-    if options["distributed"]:
-        batches = getattr(loader, "loader", loader).batch_sampler
-        batches.sampler = _EpochSampler(dataset, batches.sampler)
+    batches = getattr(loader, "loader", loader).batch_sampler
+    batches.sampler = order_for(dataset, batches)
     return loader
 
 
@@ -111,24 +108,6 @@ def _can_defer(dataset: ReinforcedDataset, options: dict[str, Any], size: tuple[
         return False
     on_gpu = options["use_prefetcher"] and torch.device(options["device"]).type == "cuda"
     return bool(on_gpu and size == dataset.policy.view_size)
-
-
-class _EpochSampler(Sampler[int]):
-    """A distributed sampler that shuffles by the dataset's epoch.
-
-    timm's train.py up to 1.0.28 sets the epoch of the dataset or of the sampler, not of both.
-    """
-
-    def __init__(self, dataset: ReinforcedDataset, sampler: DistributedSampler[Any]) -> None:
-        self.dataset = dataset
-        self.sampler = sampler
-
-    def __len__(self) -> int:
-        return len(self.sampler)
-
-    def __iter__(self) -> Iterator[int]:
-        self.sampler.set_epoch(max(self.sampler.epoch, self.dataset.epoch))
-        return iter(self.sampler)
 
 
 def _input_size(input_size: Any) -> tuple[int, int]:

@@ -6,12 +6,14 @@ import sys
 from types import ModuleType
 from typing import Any
 
-from timm_ext import datasets, loader, loss, refusals
+from timm_ext import datasets, loader, loss, position, refusals
 
 _REPLACEMENTS: dict[int, Any] = {
     id(datasets.timm_create_dataset): datasets.create_dataset,
     id(loader.timm_create_loader): loader.create_loader,
     id(refusals.timm_create_naflex_loader): refusals.create_naflex_loader,
+    id(position.timm_resume_checkpoint): position.resume_checkpoint,
+    id(position.timm_resume_task): position.resume_task,
 }
 
 
@@ -38,6 +40,7 @@ def register(*modules: ModuleType) -> None:
     """
     refusals.change_classes()
     loss.change_classes()
+    position.change_classes()
     for module in (*sys.modules.values(), *modules):
         names = _names_in(module)
         if str(names.get("__name__")).startswith(f"{__package__}."):

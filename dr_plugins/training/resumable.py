@@ -52,6 +52,25 @@ class EpochSampler(Sampler[int]):
         order = np.resize(order, len(self) * self.world_size)
         return iter(order[self.first + self.rank :: self.world_size].tolist())
 
+    def state_after(self, epoch: int, images: int) -> dict[str, int]:
+        """Return the state after some images of an epoch; see `ResumableLoader.state_dict`."""
+        return {"epoch": epoch, "images": images, "seed": self.seed, "size": self.size}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Continue where another sampler was; see `ResumableLoader.load_state_dict`."""
+        for name, here in (("size", self.size), ("seed", self.seed)):
+            if state[name] != here:
+                raise DatasetMismatchError(
+                    f"the saved loader has {name} {state[name]}, this one {here}: the order of "
+                    f"images would be another one. Use the same images and seed to continue"
+                )
+        if state["images"] % self.world_size:
+            raise DatasetMismatchError(
+                f"the saved loader stopped after {state['images']} images, which cannot be divided "
+                f"among {self.world_size} processes"
+            )
+        self.epoch, self.first = state["epoch"], state["images"]
+
 
 class ResumableLoader(DataLoader[Any]):
     """A `DataLoader` of a reinforced dataset whose state can be saved at any batch.
@@ -134,9 +153,7 @@ class ResumableLoader(DataLoader[Any]):
             ``epoch``, ``images`` (number of images taken in it over all processes), ``seed`` and
             ``size`` (number of images).
         """
-        images = 0 if self._is_over else self._taken
-        facts = {"seed": self._order.seed, "size": self._order.size}
-        return {"epoch": self.epoch, "images": images, **facts}
+        return self._order.state_after(self.epoch, 0 if self._is_over else self._taken)
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Continue where another loader was.
@@ -145,17 +162,6 @@ class ResumableLoader(DataLoader[Any]):
             DatasetMismatchError: It had other images or another seed, or processes that took
                 another number of images together.
         """
-        for name, here in (("size", self._order.size), ("seed", self._order.seed)):
-            if state[name] != here:
-                raise DatasetMismatchError(
-                    f"the saved loader has {name} {state[name]}, this one {here}: the order of "
-                    f"images would be another one. Use the same images and seed to continue"
-                )
-        if state["images"] % self._order.world_size:
-            raise DatasetMismatchError(
-                f"the saved loader stopped after {state['images']} images, which cannot be divided "
-                f"among {self._order.world_size} processes"
-            )
-        self.set_epoch(state["epoch"])
-        self._order.epoch, self._order.first = state["epoch"], state["images"]
+        self._order.load_state_dict(state)
+        self._reinforced.set_epoch(state["epoch"])
         self._taken = state["images"]

@@ -267,9 +267,17 @@ def test_two_processes_resume_with_the_same_batches(arguments: list[str], tmp_pa
 def test_the_real_script(data_dir: Path, tmp_path: Path, launcher: bool) -> None:
     script = os.environ["TIMM_TRAIN_SCRIPT"]
     run = ["-m", "timm_ext", script] if launcher else [script, "--device-modules", "timm_ext"]
-    options = f"--dataset imagenet-plus --data-dir {data_dir} --model test_resnet --num-classes 3"
-    options += f" --img-size 32 --device cpu -b 4 --epochs 2 --workers 1 --output {tmp_path}"
-    output = in_a_process(*run, *options.split())
+    options = f"--dataset imagenet-plus?p=1 --data-dir {data_dir} --model test_resnet"
+    options += f" --num-classes 3 --img-size 32 --device cpu -b 4 --epochs 2 --output {tmp_path}"
+    run += f"{options} --workers 1 --sched-on-updates --recovery-interval 1 --experiment".split()
+    output = in_a_process(*run, "whole")
     results = json.loads(output[output.index("--result") + len("--result") :])
     assert sorted(result["epoch"] for result in results) == [0, 1]
     assert all(0 < result["train"]["loss"] < 10 for result in results)
+
+    in_a_process(*run, "resumed", "--resume", str(tmp_path / "whole" / "recovery-1-1.pth.tar"))
+    one, other = (
+        torch.load(tmp_path / name / "last.pth.tar", weights_only=False)["state_dict"]
+        for name in ("whole", "resumed")
+    )
+    assert all(torch.equal(one[name], other[name]) for name in one)

@@ -7,12 +7,13 @@ the modules of ``--device-modules``, trains, and prints what it saw as one line 
 from __future__ import annotations
 
 import argparse
+import functools
 import hashlib
 import importlib
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import timm
@@ -58,9 +59,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         parser.add_argument(f"--{name}", type=int)
     for name, number in {"workers": 0, "epochs": 2, "epoch-repeats": 0, "aug-splits": 0}.items():
         parser.add_argument(f"--{name}", type=int, default=number)
-    for name, number in {"seed": 42, "batch-size": 4, "grad-accum-steps": 1}.items():
+    for name, number in {"seed": 42, "batch-size": 4, "recovery-interval": 0}.items():
         parser.add_argument(f"--{name}", type=int, default=number)
-    parser.set_defaults(train_split="train", class_map="")
+    parser.add_argument("--grad-accum-steps", type=int, default=1)
+    parser.set_defaults(model="test_resnet", train_split="train", class_map="")
     return parser.parse_args(argv)
 
 
@@ -84,7 +86,9 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     start_epoch = resume_checkpoint(model, args.resume, optimizer) if args.resume else None
     saver = None
     if args.output and utils.is_primary(args):
-        saver = utils.CheckpointSaver(model, optimizer, checkpoint_dir=args.output)
+        saver = utils.CheckpointSaver(
+            model, optimizer, args, checkpoint_dir=args.output, recovery_dir=args.output
+        )
     ema = utils.ModelEmaV3(model, decay=0.9) if args.model_ema else None
     network = torch.compile(model, backend="eager") if args.torchcompile else model
     if args.distributed:
@@ -93,7 +97,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     report["epochs"] = []
     for epoch in range(start_epoch or 0, args.epochs):
         set_loader_epoch(args, loader, epoch)
-        seen = train_one_epoch(args, network, loader, criterion, optimizer, mixup_fn)
+        recover = functools.partial(saver.save_recovery, epoch) if saver is not None else None
+        seen = train_one_epoch(args, network, loader, criterion, optimizer, mixup_fn, recover)
         if ema is not None:
             ema.update(model)
         report["epochs"].append({**seen, "eval": validate(args, model, loader_eval)})
@@ -210,6 +215,7 @@ def train_one_epoch(
     criterion: nn.Module,
     optimizer: torch.optim.Optimizer,
     mixup_fn: Any,
+    save_recovery: Callable[..., None] | None = None,
 ) -> dict[str, Any]:
     model.train()
     losses, batches, targets = [], [], []
@@ -230,6 +236,10 @@ def train_one_epoch(
         batches.append(hashlib.sha256(images.contiguous().numpy().tobytes()).hexdigest()[:12])
         ids = getattr(target, "ids", target)
         targets.append(type(target).__name__ + str(ids.tolist()))
+        update, rest = divmod(index + 1, args.grad_accum_steps)
+        is_due = args.recovery_interval and not rest and update % args.recovery_interval == 0
+        if save_recovery and is_due:
+            save_recovery(batch_idx=update - 1)
     return {"losses": losses, "images": batches, "targets": targets}
 
 
