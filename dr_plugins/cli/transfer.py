@@ -8,6 +8,7 @@ import click
 
 from dr_plugins.cli.command import Command
 from dr_plugins.cli.interrupts import ending_at_once
+from dr_plugins.cli.reinforce import CLASS_MAP, IMAGES
 
 _QUIET = click.option("--quiet", is_flag=True, help="No progress bar.")
 
@@ -39,9 +40,10 @@ def pull(address: str, directory: Path, quiet: bool) -> None:
 
 @click.command(
     cls=Command,
-    epilog="""Example:
+    epilog="""Examples:
 
   dr-plugins push imagenet-plus hf://datasets/NAME --licence cc-by-4.0
+  dr-plugins push flowers-plus hf://datasets/NAME --licence cc0-1.0 --images flowers
 
 To resume an interrupted copy, run the same command again.
 """,
@@ -54,11 +56,26 @@ To resume an interrupted copy, run the same command again.
     prompt="Licence of the answers, such as cc-by-4.0",
     help="Licence of the answers, as the Hub names it; stands in the dataset card.",
 )
+@click.option(
+    "--images",
+    help=IMAGES
+    + " The card then shows four of them with their views, to all who may read the set.",
+)
+@click.option("--class-map", type=click.Path(exists=True, dir_okay=False), help=CLASS_MAP)
 @_QUIET
-def push(directory: Path, address: str, licence: str, quiet: bool) -> None:
+def push(
+    directory: Path,
+    address: str,
+    licence: str,
+    images: str | None,
+    class_map: str | None,
+    quiet: bool,
+) -> None:
     """Copy a shard set to a server, with a dataset card; the manifest goes last."""
     with ending_at_once():
+        from dr_plugins.images.sources import open_source
         from dr_plugins.tools.transfer import push as copy
 
-    copy(directory, address, licence=licence, progress=not quiet)
+    source = None if images is None else open_source(images, class_map)
+    copy(directory, address, licence=licence, images=source, progress=not quiet)
     click.echo(f"{directory} is at {address}")

@@ -16,7 +16,7 @@ def save(image: Image.Image, path: Path) -> None:
         OutputError: It cannot be written, or its ending is unknown.
     """
     try:
-        image.save(path)
+        image.save(path, quality=92)  # of JPEG files
     except (OSError, ValueError) as error:
         raise OutputError(
             f"cannot write {path}: {error}. Choose a writable directory, and an ending such as "

@@ -4,21 +4,34 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
 
+from dr_plugins.images.sources import ImageSource
+from dr_plugins.pictures import StoredPictures, choose_rows, draw_sheet
+from dr_plugins.pictures.saving import save
 from dr_plugins.shards.manifest import Manifest
 from dr_plugins.shards.reader import ShardSet
+from dr_plugins.statistics import open_statistics
 
-_IMAGES, _SAMPLES = 100, 3  # in the preview
+TABLE_NAME = "preview.parquet"
+SHEET_NAME = "views.jpg"
+_IMAGES, _SAMPLES = 100, 3  # in the table
+_SHOWN = 4  # images in the sheet
+_SHEET = f"""
+![Views of {_SHOWN} images, and what the teacher answered]({SHEET_NAME})
+
+For each image: where its views were cut out, the views that the teacher saw, and its answers.
+"""
 _logger = logging.getLogger(__name__)
 
 
 def write_card(
-    manifest: Manifest, address: str, licence: str, has_preview: bool, path: Path
+    manifest: Manifest, address: str, licence: str, extras: Sequence[Path], path: Path
 ) -> Path:
     """Write a dataset card: what the set is, and how to train with it.
 
@@ -26,7 +39,7 @@ def write_card(
         manifest: The set.
         address: Where it will be.
         licence: Identifier of the licence, as the Hub writes it.
-        has_preview: Whether ``preview.parquet`` will be next to it.
+        extras: The files that will be next to it, of `write_preview` and `write_sheet`.
         path: The card's file.
 
     Returns:
@@ -40,8 +53,9 @@ def write_card(
         "tags": ["dataset-reinforcement", "knowledge-distillation"],
         "pretty_name": name,
     }
-    if has_preview:
-        head["configs"] = [{"config_name": "preview", "data_files": "preview.parquet"}]
+    beside = {extra.name for extra in extras}
+    if TABLE_NAME in beside:
+        head["configs"] = [{"config_name": "preview", "data_files": TABLE_NAME}]
     facts = {
         "images": f"{images:,} (the images themselves are not in it)",
         "reinforcements per image": f"{manifest.samples:,}",
@@ -53,6 +67,7 @@ def write_card(
     }
     table = "\n".join(f"| {name} | {value} |" for name, value in facts.items())
     policy = yaml.safe_dump(settings["policy"], sort_keys=False, default_flow_style=None)
+    views = f"{_SHEET}\n" if SHEET_NAME in beside else ""
     path.write_text(
         f"""---
 {yaml.safe_dump(head, sort_keys=False)}---
@@ -62,7 +77,7 @@ def write_card(
 A reinforced dataset (Dataset Reinforcement, Faghri et al., ICCV 2023): for each image, many
 augmented views and a teacher's answer to each. Models trained on it learn from the answers, without
 running the teacher again.
-
+{views}
 | | |
 |---|---|
 {table}
@@ -121,4 +136,21 @@ def write_preview(directory: str | os.PathLike[str], path: Path) -> list[Path]:
         "probabilities": records["probs"].astype(np.float32).tolist(),
     }
     parquet.write_table(pyarrow.table(table), path)
+    return [path]
+
+
+def write_sheet(directory: str | os.PathLike[str], images: ImageSource, path: Path) -> list[Path]:
+    """Draw a few images with their views and answers, for the card.
+
+    Returns:
+        `path` in a list.
+
+    Raises:
+        UnknownImageError: The images are not those of the set; see `StoredPictures`.
+        ImageChangedError: One is not the one that was reinforced.
+    """
+    shards = ShardSet(directory)
+    pictures = StoredPictures(images, shards)
+    rows = choose_rows(shards, pictures.rows, lambda: open_statistics(shards), count=_SHOWN)
+    save(draw_sheet(pictures, rows), path)
     return [path]

@@ -14,13 +14,20 @@ from typing import Protocol
 from tqdm.auto import tqdm
 
 from dr_plugins.errors import FormatError, OutputError, ReinforcementError, SettingsMismatchError
+from dr_plugins.images.sources import ImageSource
 from dr_plugins.shards.address import located
 from dr_plugins.shards.claims import locked
 from dr_plugins.shards.container import map_tensors
 from dr_plugins.shards.location import LocalPath
 from dr_plugins.shards.manifest import FileEntry, Manifest
 from dr_plugins.shards.remote import RemotePath, filesystem
-from dr_plugins.tools.card import write_card, write_preview
+from dr_plugins.tools.card import (
+    SHEET_NAME,
+    TABLE_NAME,
+    write_card,
+    write_preview,
+    write_sheet,
+)
 from dr_plugins.utils.files import MANIFEST_NAME
 
 _STREAMS = 4  # files that are copied at the same time
@@ -62,23 +69,32 @@ def pull(address: str, directory: str | os.PathLike[str], *, progress: bool = Fa
 
 
 def push(
-    directory: str | os.PathLike[str], address: str, *, licence: str, progress: bool = False
+    directory: str | os.PathLike[str],
+    address: str,
+    *,
+    licence: str,
+    images: ImageSource | None = None,
+    progress: bool = False,
 ) -> None:
     """Copy a shard set to a server, or resume an interrupted copy.
 
-    A dataset card (``README.md``) that says what the set is and how to train with it, and a small
-    table for the Hub's viewer (``preview.parquet``), are written next to it. The manifest is copied
-    last, so nobody reads a set that is incomplete.
+    A dataset card (``README.md``) that says what the set is and how to train with it, a small table
+    for the Hub's viewer (``preview.parquet``) and, with `images`, a picture (``views.jpg``) are
+    written next to it. The manifest is copied last, so nobody reads a set that is incomplete.
 
     Args:
         directory: The shard set.
         address: Where to copy it: ``s3://...``, ``gs://...``, ``hf://datasets/...``.
         licence: Identifier of the licence of the answers, such as ``cc-by-4.0``; for the card.
+        images: The images; the card then shows four of them with their views. Everybody who may
+            read the set sees these.
         progress: Show a progress bar.
 
     Raises:
         FormatError: A file of the set is missing or damaged.
         SettingsMismatchError: There is another set at the address.
+        UnknownImageError: The images are not those of the set.
+        ImageChangedError: An image is not the one that was reinforced.
         OutputError: A file cannot be written there.
 
     Example:
@@ -97,11 +113,13 @@ def push(
 
     bar = tqdm(total=len(entries), desc="push", unit=" files", disable=not progress)
     with bar, TemporaryDirectory() as temporary:
+        extras = write_preview(directory, Path(temporary, TABLE_NAME))
+        if images is not None:
+            extras += write_sheet(directory, images, Path(temporary, SHEET_NAME))
+        card = write_card(manifest, address, licence, extras, Path(temporary, "README.md"))
         for batch in _batches(entries, _FILES_PER_COMMIT):
             destination.put([check(entry) for entry in batch])
             bar.update(len(batch))
-        extras = write_preview(directory, Path(temporary, "preview.parquet"))
-        card = write_card(manifest, address, licence, bool(extras), Path(temporary, "README.md"))
         destination.put([card, *extras])
         destination.put([source / MANIFEST_NAME])
 

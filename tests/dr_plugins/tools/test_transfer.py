@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,9 +12,16 @@ from typing import Any
 import pytest
 import yaml
 from click.testing import CliRunner
+from PIL import Image
 
 from dr_plugins.cli.main import main
-from dr_plugins.errors import FormatError, OutputError, SettingsMismatchError
+from dr_plugins.errors import (
+    FormatError,
+    OutputError,
+    SettingsMismatchError,
+    UnknownImageError,
+)
+from dr_plugins.images.sources import open_source
 from dr_plugins.shards import remote
 from dr_plugins.shards.reader import ShardSet
 from dr_plugins.tools.transfer import pull, push
@@ -125,10 +133,27 @@ def test_the_hub(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         assert not any("shard-00000.safetensors" in commit for commit in server.commits)
 
 
+def test_a_card_with_images_shows_views(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = open_source(str(folder / "images"))
+    tiny.make_photographs(tmp_path / "others", per_class=1, classes=("dog", "cat", "cow"))
+    with hub(monkeypatch) as server:
+        address = "hf://datasets/some/plus"
+        others = open_source(str(tmp_path / "others"))
+        with pytest.raises(UnknownImageError):
+            push(folder / "set", address, licence="cc0-1.0", images=others)
+        assert not server.files
+        push(folder / "set", address, licence="cc0-1.0", images=images)
+        assert "(views.jpg)" in server.files["README.md"].decode()
+        assert Image.open(io.BytesIO(server.files["views.jpg"])).width > 1000
+
+
 def _check_card(text: str, directory: Path, address: str) -> None:
     _, head, body = text.split("---\n", 2)
     assert yaml.safe_load(head)["license"] == "cc-by-4.0"
     shards = ShardSet(directory)
+    assert "views.jpg" not in body
     for fact in (address, shards.manifest.set_id, "12 ", "random_resized_crop"):
         assert fact in body
 
