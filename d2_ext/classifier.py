@@ -18,6 +18,7 @@ from dr_models.checkpoints import InputConvention, LoadRecord, check_convention
 from dr_models.checkpoints.network_record import check_options, decode_record, encode_record
 from dr_plugins import KDLoss
 from dr_plugins.errors import BackboneError, CheckpointError
+from dr_plugins.training.contract import Contract, RunFacts, Setting
 
 State = Mapping[str, torch.Tensor]
 
@@ -190,20 +191,16 @@ class ReinforcedClassifier(nn.Module):
 
     def _losses(self, batch: Mapping[str, Any]) -> dict[str, torch.Tensor]:
         targets = batch["targets"]
-        if targets.num_classes != self.num_classes:
-            raise ConfigError(
-                f"MODEL.DR_TIMM.NUM_CLASSES (lazy: model.num_classes) is {self.num_classes}; the "
-                f"shard set has {targets.num_classes} classes: set it to that"
-            )
-        if targets.temperature not in (None, self.loss.temperature):
-            raise ConfigError(
-                f"REINFORCED.TEMPERATURE (lazy: model.temperature) is {self.loss.temperature}, but "
-                f"the stored answers have a temperature of {targets.temperature}: set it to that"
-            )
+        Contract.of_targets(targets).check_run(self._facts(), ConfigError)
         logits = self._logits(batch["images"])
         targets = targets.to(self.device, non_blocking=True)
         _log_agreement(logits, targets.labels)
         return {"loss_kd": self.loss(logits, targets)}
+
+    def _facts(self) -> RunFacts:
+        classes = Setting("MODEL.DR_TIMM.NUM_CLASSES (lazy: model.num_classes)", self.num_classes)
+        name = "REINFORCED.TEMPERATURE (lazy: model.temperature)"
+        return RunFacts(num_classes=[classes], temperatures=[Setting(name, self.loss.temperature)])
 
     def _logits(self, images: torch.Tensor) -> torch.Tensor:
         pixels = images.to(self.device, non_blocking=True).float()

@@ -16,7 +16,7 @@ from d2_ext.errors import ConfigError
 from dr_plugins import ImageSource, ShardSet
 from dr_plugins.images.sources import open_source
 from dr_plugins.replay.stored_policy import stored_policy
-from dr_plugins.training.contract import Contract
+from dr_plugins.training.contract import Contract, RunFacts, Setting
 
 
 def _test_loader_from_config(cfg: Any, images: Any, **kwargs: Any) -> dict[str, Any]:
@@ -70,9 +70,9 @@ def build_classification_test_loader(
     """
     source = _open_test_source(images, class_map)
     if shards is not None:
-        contract = Contract(shards if isinstance(shards, ShardSet) else ShardSet(shards))
+        contract = Contract.of_set(shards if isinstance(shards, ShardSet) else ShardSet(shards))
         what = "the set of DATASETS.TEST (lazy: dataloader.test.images)"
-        contract.check_class_names(source.class_names, what)
+        contract.check_run(RunFacts(class_names=[Setting(what, source.class_names)]))
     return DataLoader(
         _TestImages(source, size, crop_pct),
         batch_size=batch_size,

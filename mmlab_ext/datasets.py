@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from mmengine.registry import DATASETS
@@ -14,11 +14,20 @@ from dr_plugins import ReinforcedDataset as CoreReinforcedDataset
 from dr_plugins import ShardSet
 from dr_plugins.errors import FormatError
 from dr_plugins.replay.deferred import CroppedView, join
+from dr_plugins.training.contract import Effect, RunFacts, Setting
 from mmlab_ext.errors import ConfigError
 from mmlab_ext.images import KEY, open_images
 from mmlab_ext.samples import ClassificationSample
 
 Item = dict[str, Any]
+
+USE_ITSELF = "Use ReinforcedDataset itself, and more epochs"
+_NO_EPOCH = Setting(
+    f"{KEY} whose epoch is never set",
+    Effect.HAS_NO_EPOCHS,
+    "Add default_hooks=dict(reinforcement=dict(type='ReinforcementHook')), or call set_epoch() in "
+    "your own training loop",
+)
 
 
 @DATASETS.register_module()
@@ -73,7 +82,6 @@ class ReinforcedDataset(Dataset[Item]):
         class_map: str | None = None,
         pipeline: Sequence[Any] = (),
     ) -> None:
-        _refuse_pipeline(pipeline)
         source = open_images(images, class_map)
         try:
             shard_set = ShardSet(shards)
@@ -94,6 +102,8 @@ class ReinforcedDataset(Dataset[Item]):
             )
         except ValueError as error:
             raise ConfigError(f"{KEY}: {error}") from error
+        if pipeline:
+            self.check_run(RunFacts([_pipeline(pipeline)]))
         self.gt_score = gt_score
         # In shared memory, like the epoch.
         self._has_epoch = torch.zeros((), dtype=torch.uint8).share_memory_()
@@ -124,14 +134,21 @@ class ReinforcedDataset(Dataset[Item]):
         self.reinforced.set_epoch(epoch)
         self._has_epoch.fill_(1)
 
+    def check_run(self, run: RunFacts) -> None:
+        """Check a run against what the shard set demands.
+
+        Raises:
+            ConfigError: It does not do what the set demands.
+        """
+        self.reinforced.contract().check_run(run, ConfigError)
+
     def full_init(self) -> None:
         """Do nothing; MMEngine's wrappers call it before the hook can refuse them."""
 
-    def get_cat_ids(self, index: int) -> NoReturn:
+    def get_cat_ids(self, index: int) -> None:
         """Refuse MMEngine's ClassBalancedDataset, which calls this before the hook can."""
-        raise ConfigError(
-            f"{KEY}.type is ClassBalancedDataset, which would repeat an image with the same view; "
-            f"use ReinforcedDataset itself"
+        self.check_run(
+            RunFacts([Setting(f"{KEY}.type=ClassBalancedDataset", Effect.REPEATS, USE_ITSELF)])
         )
 
     def __len__(self) -> int:
@@ -157,11 +174,7 @@ class ReinforcedDataset(Dataset[Item]):
             ImageChangedError: An image is not the one that was reinforced.
         """
         if not self._has_epoch:
-            raise ConfigError(
-                f"{KEY} has no epoch, so each image would always have the same view: add "
-                f"default_hooks=dict(reinforcement=dict(type='ReinforcementHook')), or call "
-                f"set_epoch() in your own training loop"
-            )
+            self.check_run(RunFacts([_NO_EPOCH]))
         keys = [self.reinforced.source.keys[index] for index in indices]
         chosen = self.reinforced.is_reinforced(indices).tolist()
         pairs = self.reinforced.__getitems__(indices)
@@ -263,13 +276,10 @@ def _pair(size: int | Sequence[int]) -> list[int]:
     return pair
 
 
-def _refuse_pipeline(pipeline: Sequence[Any]) -> None:
-    if pipeline:
-        names = [
-            str(step.get("type")) if isinstance(step, dict) else str(step) for step in pipeline
-        ]
-        raise ConfigError(
-            f"{KEY}.pipeline has {', '.join(names)}, but the stored views are augmented already, "
-            f"and the teacher's answers are for exactly these views. Leave it out; to resize views "
-            f"for the student, set {KEY}.size"
-        )
+def _pipeline(steps: Sequence[Any]) -> Setting:
+    names = [str(step.get("type")) if isinstance(step, dict) else str(step) for step in steps]
+    return Setting(
+        f"{KEY}.pipeline ({', '.join(names)})",
+        Effect.AUGMENTS,
+        f"Leave it out; to resize views for the student, set {KEY}.size",
+    )

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -34,3 +35,17 @@ def shard_sets(tmp_path_factory: pytest.TempPathFactory, photographs: Path) -> C
         return make_set(out, photographs, policy_=policy(name, backend=backend))
 
     return get
+
+
+@pytest.fixture
+def new_demand(monkeypatch: pytest.MonkeyPatch) -> str:
+    """A demand on training runs that nobody knew of, added where all are; returns its message."""
+    from dr_plugins.training import contract
+
+    def even_classes(_: Any, run: contract.RunFacts) -> Iterator[str]:
+        for name, found, _ in run.num_classes:
+            if found % 2:
+                yield f"{name} has an odd number of classes"
+
+    monkeypatch.setattr(contract, "DEMANDS", [*contract.DEMANDS, even_classes])
+    return "odd number of classes"

@@ -59,7 +59,6 @@ DEFAULTS: dict[str, str] = {
         "p=0.99, densify='smooth', seed=0, transform=None, size=None, postprocess=None, "
         "keys=None, check='error', defer=False"
     ),
-    "ReinforcedDataset.contract": "error=DatasetMismatchError",
     "Replayer.load": "as_pixels=False",
     "SparseTargets": "labels=None, num_classes=0, densify='smooth', temperature=None",
     "SparseTargets.cuda": "device=None, non_blocking=False",

@@ -16,6 +16,7 @@ from torch.utils.data import IterableDataset
 from torchvision import datasets
 
 from dr_plugins import ReinforcedDataset, ShardSet
+from dr_plugins.training.contract import RunFacts, Setting
 from dr_plugins.utils.quoting import quoted
 from timm_ext.errors import DatasetNameError, ImagesNotFoundError, UnsupportedOptionError
 from timm_ext.names import DatasetName, find_shards, parse_name
@@ -139,15 +140,19 @@ def _open(parsed: DatasetName, options: dict[str, Any]) -> Any:
 def _reinforce(images: Any, parsed: DatasetName, options: dict[str, Any]) -> ReinforcedDataset:
     _check_images(images, parsed, options)
     seed = options.get("seed", 42) if parsed.seed is None else parsed.seed
-    if seed < 0:
-        raise UnsupportedOptionError(
-            f"--seed {seed} is negative; choosing reinforcements needs a seed of at least 0. Write "
-            f"--seed 0, or --dataset '{parsed.name}?seed=0'"
-        )
     shards = ShardSet(find_shards(parsed, options.get("root")))
-    dataset = ReinforcedDataset(
-        images, shards, p=parsed.p, densify=parsed.densify, check=parsed.check, seed=seed
+    try:
+        dataset = ReinforcedDataset(
+            images, shards, p=parsed.p, densify=parsed.densify, check=parsed.check, seed=seed
+        )
+    except ValueError as error:
+        raise UnsupportedOptionError(f"{parsed.name} with --seed {seed}: {error}") from error
+    mode = Setting(
+        "--input-img-mode, --in-chans or --input-size",
+        options.get("input_img_mode") or "RGB",
+        "Leave them out, or give them 3 channels",
     )
+    dataset.contract().check_run(RunFacts(channels=[mode]), UnsupportedOptionError)
     log_on_primary(f"{parsed.name}: {len(dataset)} images, {shards!r}")
     if len(dataset) < len(shards) and is_primary():
         _warn_of_others(dataset, parsed)
@@ -173,12 +178,6 @@ def _warn_of_others(dataset: ReinforcedDataset, parsed: DatasetName) -> None:
 
 
 def _check_images(images: Any, parsed: DatasetName, options: dict[str, Any]) -> None:
-    mode = options.get("input_img_mode") or "RGB"
-    if mode != "RGB":
-        raise UnsupportedOptionError(
-            f"images of mode {mode} cannot be used with a reinforced dataset: the stored views are "
-            f"RGB. Leave out --in-chans, --input-size and --input-img-mode, or give them 3 channels"
-        )
     if isinstance(images, IterableDataset):
         raise DatasetNameError(
             f"base={parsed.base} is a stream, but reinforcements are looked up by image; use a "

@@ -75,7 +75,7 @@ def create_loader(dataset: Any, *args: Any, **kwargs: Any) -> Any:
     bound.apply_defaults()
     options = bound.arguments
     size = _input_size(options["input_size"])
-    check_loader_options(options)
+    check_loader_options(dataset, options)
     _explain(dataset, options)
     dataset = copy_for_loader(dataset)
     dataset.defer = _can_defer(dataset, options, size)
@@ -113,12 +113,7 @@ def _can_defer(dataset: ReinforcedDataset, options: dict[str, Any], size: tuple[
 def _input_size(input_size: Any) -> tuple[int, int]:
     if isinstance(input_size, int):
         return input_size, input_size
-    *channels, height, width = input_size
-    if channels not in ([], [3]):
-        raise UnsupportedOptionError(
-            f"an input with {channels[0]} channels cannot be used with a reinforced dataset: the "
-            f"stored views are RGB. Leave out --in-chans, or write --in-chans 3"
-        )
+    height, width = input_size[-2:]
     return height, width
 
 

@@ -10,7 +10,7 @@ from timm.loss.cross_entropy import LabelSmoothingCrossEntropy
 from torch import Tensor, nn
 
 from dr_plugins import KDLoss, ReinforcedDataset, SparseTargets
-from dr_plugins.errors import DatasetMismatchError
+from dr_plugins.training.contract import Contract, RunFacts, Setting
 from timm_ext.datasets import training_dataset
 from timm_ext.primary_log import log_on_primary
 
@@ -101,10 +101,7 @@ def change_classes() -> None:
 
 
 def _divergence(logits: Tensor, target: SparseTargets, temperature: float | None) -> Tensor:
-    if logits.shape[-1] != target.num_classes:
-        raise DatasetMismatchError(
-            f"the model has {logits.shape[-1]} classes, the reinforced dataset "
-            f"{target.num_classes}; write --num-classes {target.num_classes}"
-        )
+    classes = Setting("the model", logits.shape[-1])
+    Contract.of_targets(target).check_run(RunFacts(num_classes=[classes]))
     loss: Tensor = KDLoss(temperature or target.temperature or 1.0)(logits, target)
     return loss

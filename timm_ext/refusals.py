@@ -1,9 +1,9 @@
-"""timm's options that would augment or mix stored views again, refused before training."""
+"""timm's options, as facts for the contract of a shard set, checked before training."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from timm.data.dataset import AugMixDataset, ImageDataset
@@ -12,54 +12,52 @@ from timm.data.naflex_loader import create_naflex_loader as timm_create_naflex_l
 from timm.loss.binary_cross_entropy import BinaryCrossEntropy
 
 from dr_plugins import ReinforcedDataset
+from dr_plugins.training.contract import Effect, RunFacts, Setting
 from timm_ext.datasets import training_dataset
 from timm_ext.errors import DatasetNameError, UnsupportedOptionError
 from timm_ext.names import parse_name
 
-_MIXING = (
+_MIXING = Setting(
     "--mixup and --cutmix",
-    "they would mix views that the teacher saw unmixed",
+    Effect.MIXES,
     "Leave them out, or use a shard set with a mixing policy (`--policy mixing`)",
 )
-_SPLITS = (
-    "--aug-splits (and --jsd-loss, which needs it)",
-    "they would augment each split again, and the stored answers are for the stored views",
-    "Leave it out",
-)
-_BINARY = (
+_SPLITS = Setting("--aug-splits (and --jsd-loss, which needs it)", Effect.AUGMENTS)
+_BINARY = Setting(
     "--bce-loss",
-    "the stored answers are probabilities of a softmax, one distribution over all classes",
+    Effect.SEPARATES_CLASSES,
     "Leave it out: the loss is the KL divergence to the stored answers",
 )
-_NAFLEX = (
+_NAFLEX = Setting(
     "--naflex-loader",
-    "it crops images itself, and the stored answers are for the stored views",
+    Effect.AUGMENTS,
     "Leave it out; a NaFlex model trains with the standard loader too",
 )
 _LOADER = {
     "num_aug_splits": _SPLITS,
-    "num_aug_repeats": (
+    "num_aug_repeats": Setting(
         "--aug-repeats",
-        "it shows an image in several augmentations per epoch, but an image has one reinforcement "
-        "per epoch",
+        Effect.REPEATS,
         "Leave it out; more epochs show more reinforcements",
     ),
-    "use_multi_epochs_loader": (
+    "use_multi_epochs_loader": Setting(
         "--use-multi-epochs-loader",
-        "it loads the next epoch's first batches with this epoch's reinforcements",
+        Effect.RUNS_AHEAD,
         "Leave it out: workers stay alive between epochs anyway",
     ),
-    "input_size_choices": (
+    "input_size_choices": Setting(
         "--train-img-sizes",
-        "it crops the images of each batch to another size, and the stored views have one size",
+        Effect.AUGMENTS,
         "Leave it out, and set the student's size with --img-size",
     ),
-    "tf_preprocessing": (
-        "tf_preprocessing",
-        "it decodes images itself",
-        "Leave it out",
-    ),
+    "tf_preprocessing": Setting("tf_preprocessing", Effect.LOADS),
+    "collate_fn": Setting("collate_fn", Effect.LOADS),
 }
+_EVALUATION = Setting(
+    "is_training=False",
+    Effect.EVALUATES_VIEWS,
+    "Pass is_training=True, and create the validation dataset with is_training=False",
+)
 
 
 @functools.cache
@@ -88,7 +86,7 @@ def _check_before_init(kind: type, check: Callable[..., None]) -> None:
 
 def _check_splits(dataset: Any, *_: Any, **__: Any) -> None:
     if isinstance(dataset, ReinforcedDataset):
-        raise _refusal(*_SPLITS)
+        _check(dataset, [_SPLITS])
 
 
 def _check_reader(_: Any = None, reader: Any = None, *__: Any, **___: Any) -> None:
@@ -108,40 +106,41 @@ def create_naflex_loader(dataset: Any, *args: Any, **kwargs: Any) -> Any:
         UnsupportedOptionError: The dataset is reinforced.
     """
     if isinstance(dataset, ReinforcedDataset):
-        raise _refusal(*_NAFLEX)
+        _check(dataset, [_NAFLEX])
     return timm_create_naflex_loader(dataset, *args, **kwargs)
 
 
-def check_loader_options(options: Mapping[str, Any]) -> None:
-    """Refuse arguments of `timm.data.create_loader` that a reinforced dataset does not support.
+def check_loader_options(dataset: ReinforcedDataset, options: Mapping[str, Any]) -> None:
+    """Check the arguments of `timm.data.create_loader` for a reinforced dataset.
 
     Args:
+        dataset: The dataset.
         options: All arguments, by name.
 
     Raises:
         UnsupportedOptionError: Naming the command-line option, the reason and the remedy.
     """
-    if not options["is_training"]:
-        raise UnsupportedOptionError(
-            "a reinforced dataset is for training: pass is_training=True, and create the "
-            "validation dataset with is_training=False"
-        )
-    for name, refusal in _LOADER.items():
-        if options.get(name):
-            raise _refusal(*refusal)
-    collate = options["collate_fn"]
-    if isinstance(collate, FastCollateMixup):
-        raise _refusal(*_MIXING)
-    if collate is not None:
-        raise _refusal("collate_fn", "the dataset has its own collate", "Leave it out")
+    effects = [] if options["is_training"] else [_EVALUATION]
+    if isinstance(options["collate_fn"], FastCollateMixup):
+        effects.append(_MIXING)
+    effects += [setting for name, setting in _LOADER.items() if options.get(name)]
+    _check(dataset, effects, [_channels(options["input_size"])])
 
 
-def _refuse_in_training(refusal: tuple[str, str, str]) -> None:
-    if training_dataset() is not None:
-        raise _refusal(*refusal)
+def _channels(input_size: Any) -> Setting:
+    count = 3 if isinstance(input_size, int) or len(input_size) < 3 else input_size[0]
+    found = "RGB" if count == 3 else f"{count}-channel"
+    return Setting("--in-chans", found, "Leave it out, or write --in-chans 3")
 
 
-def _refusal(option: str, reason: str, remedy: str) -> UnsupportedOptionError:
-    return UnsupportedOptionError(
-        f"{option} cannot be used with a reinforced dataset: {reason}. {remedy}."
-    )
+def _refuse_in_training(setting: Setting) -> None:
+    dataset = training_dataset()
+    if dataset is not None:
+        _check(dataset, [setting])
+
+
+def _check(
+    dataset: ReinforcedDataset, effects: Sequence[Setting], channels: Sequence[Setting] = ()
+) -> None:
+    run = RunFacts(effects=effects, channels=channels)
+    dataset.contract().check_run(run, UnsupportedOptionError)

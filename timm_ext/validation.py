@@ -12,6 +12,7 @@ from torch.utils.data import IterableDataset
 
 from dr_plugins import ImageSource, ReinforcedDataset
 from dr_plugins.errors import DatasetMismatchError
+from dr_plugins.training.contract import RunFacts, Setting
 from dr_plugins.utils.files import regular_only
 from timm_ext.primary_log import is_primary, log_on_primary
 
@@ -52,7 +53,8 @@ def _check_classes(images: Any, train: ReinforcedDataset) -> None:
         source = ImageSource(images)
     except DatasetMismatchError:  # its images have no names
         return
-    train.contract().check_class_names(source.class_names, "the set of validation images")
+    names = Setting("the set of validation images", source.class_names)
+    train.contract().check_run(RunFacts(class_names=[names]))
 
 
 def _shared(images: Any, training: Any) -> tuple[int, int, str]:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 from dr_plugins.targets import SparseTargets
+from dr_plugins.training.contract import Contract, RunFacts, Setting
 from dr_plugins.utils.advice import advice
 
 _ROUNDING = 0.02  # tolerance for sums of half-precision probabilities
@@ -37,30 +38,25 @@ def check_inputs(logits: Tensor, target: SparseTargets | Tensor, temperature: fl
     if isinstance(target, Tensor) and not target.is_floating_point():
         _check_labels(logits, target)
     else:
-        _check_probs(logits, target)
+        _check_probs(logits, target, temperature)
     if target.device != logits.device:
         raise ValueError(
             f"target is on {target.device}, logits on {logits.device}: use target.to(device)"
         )
-    stored = target.temperature if isinstance(target, SparseTargets) else None
-    if stored is not None and stored != temperature:
-        raise ValueError(
-            f"the targets have temperature {stored}, the loss {temperature}: use "
-            f"KDLoss(temperature={stored}){advice('temperature')}"
-        )
 
 
-def _check_probs(logits: Tensor, target: SparseTargets | Tensor) -> None:
+def _check_probs(logits: Tensor, target: SparseTargets | Tensor, temperature: float) -> None:
     if len(target.shape) != 2 or target.shape[0] != logits.shape[0]:
         raise ValueError(
             f"target has shape {tuple(target.shape)}, expected {tuple(logits.shape)} like the "
             "logits: join samples with SparseTargets.stack"
         )
-    if target.shape[1] != logits.shape[1]:
-        raise ValueError(
-            f"the model has {logits.shape[1]} classes, the targets {target.shape[1]}: "
-            f"build the model with as many classes as the targets{advice('num_classes')}"
-        )
+    run = RunFacts(
+        num_classes=[Setting("the model", logits.shape[1])],
+        temperatures=[Setting("the loss", temperature)],
+    )
+    stored = target.temperature if isinstance(target, SparseTargets) else None
+    Contract(target.shape[1], stored).check_run(run, ValueError)
     if isinstance(target, Tensor) and _is_readable(target):
         _check_range(target)
 

@@ -17,7 +17,7 @@ from dr_plugins.errors import (
     ImageChangedError,
     UnknownImageError,
 )
-from dr_plugins.images.classes import check_class_names
+from dr_plugins.images.classes import compare_class_names
 from dr_plugins.images.decoding import Picture, size_of
 from dr_plugins.images.keys import KEY_RULES, ruled_keys
 from dr_plugins.images.sources import ImageSource
@@ -101,7 +101,9 @@ class Replayer:
         self.rows = shards.keys.rows(self.source.keys)
         self._positions = self._invert() if self.policy.mixings else None
         stored = shards.manifest.settings["class_names"]
-        check_class_names(self.source.class_names, stored, "the dataset", "the shard set")
+        names = self.source.class_names
+        if fault := compare_class_names(names, stored, "the dataset", "the shard set"):
+            raise DatasetMismatchError(fault)
 
     def load(self, index: int, *, as_pixels: bool = False) -> tuple[Picture, int]:
         """Load an image and check that it is the one that was reinforced.

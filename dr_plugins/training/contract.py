@@ -1,91 +1,196 @@
-"""Requirements of a shard set on the training run."""
+"""What a shard set demands of whoever trains on it, stated here once for all hosts.
+
+An adapter translates its host's settings into `RunFacts`, in its users' words, and calls
+`Contract.check_run`. A new demand is a function in `DEMANDS`, or a member of `Effect`; if it needs
+to know more about a run, `RunFacts` gets a field.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from enum import Enum
+from typing import Any, NamedTuple
 
-from dr_plugins.errors import DatasetMismatchError, ReinforcementError
-from dr_plugins.images.classes import check_class_names
+from dr_plugins.errors import DatasetMismatchError
+from dr_plugins.images.classes import compare_class_names
 from dr_plugins.replay.stored_policy import stored_policy
 from dr_plugins.shards.reader import ShardSet
+from dr_plugins.targets import SparseTargets
 from dr_plugins.utils.advice import advice
 
 
-class Contract:
-    """Checks that a training run matches its shard set.
+class Effect(Enum):
+    """What no setting of a run may do; the value says why."""
 
-    An adapter reads each value from the run's config once and passes it here; it registers the
-    names of its options with `add_advice`.
+    AUGMENTS = "it would augment views that the teacher has answered as they are"
+    MIXES = "it would mix views that the teacher saw unmixed"
+    REPEATS = "an image would be used several times in an epoch, with the same view each time"
+    SKIPS = "some images would never be used"
+    HAS_NO_EPOCHS = "reinforcements are chosen by epoch, and there would be none"
+    RUNS_AHEAD = "the next epoch's first batches would have this epoch's reinforcements"
+    LOADS = "views and answers come from the data set's own loading and collating"
+    LEAVES_UNFINISHED = "nothing would finish the views"
+    DROPS_ANSWERS = "the loss would get labels, not the stored answers"
+    SEPARATES_CLASSES = "each stored answer is one distribution over all classes, a softmax"
+    EVALUATES_VIEWS = "validation would use augmented views, and accuracies would be too low"
 
-    Args:
-        shards: The shard set.
-        class_names: Class names of the images in label order, used if the set has none.
-        error: Type of the errors that the methods raise, constructed from one message.
+
+class Setting(NamedTuple):
+    """A setting of a run.
 
     Attributes:
-        class_names: Class names in label order; None if unknown.
+        name: As users write it, such as "--mixup" or "model.num_classes".
+        value: See `RunFacts`.
+        remedy: What to do if the value is refused, a sentence without its full stop; by default
+            the contract's.
+    """
+
+    name: str
+    value: Any
+    remedy: str = ""
+
+
+class RunFacts(NamedTuple):
+    """What an adapter knows about a training run; what it does not know, it leaves out.
+
+    Attributes:
+        effects: Settings that are in use, and the `Effect` of each.
+        num_classes: Numbers of classes of the model and its heads.
+        temperatures: Temperatures of the losses.
+        class_names: Class names of validation images in label order; None if unknown.
+        channels: Channels of images for training or validation, such as "RGB" or "BGR".
+        deferred_sizes: (height, width) at which views are used that a device finishes.
+    """
+
+    effects: Sequence[Setting] = ()
+    num_classes: Sequence[Setting] = ()
+    temperatures: Sequence[Setting] = ()
+    class_names: Sequence[Setting] = ()
+    channels: Sequence[Setting] = ()
+    deferred_sizes: Sequence[Setting] = ()
+
+
+class Contract:
+    """What a shard set, or targets from one, demand of a training run.
+
+    Args:
         num_classes: Number of classes of the stored answers.
-        temperature: Divisor of the teacher's logits; the loss must use the same.
-        view_size: (height, width) of the stored views, in pixels.
+        temperature: Divisor of the teacher's logits; None if unknown.
+        class_names: Class names in label order; None if unknown.
+        view_size: (height, width) of the stored views, in pixels; None if unknown.
 
     Example:
-        >>> contract = Contract(ShardSet("imagenet-plus"))                  # doctest: +SKIP
-        >>> contract.check_num_classes(1000, "the model")                   # doctest: +SKIP
+        >>> contract = Contract(1000, temperature=2.0)
+        >>> model, loss = Setting("the model", 1000), Setting("the loss", 2.0)
+        >>> contract.check_run(RunFacts(num_classes=[model], temperatures=[loss]))
     """
 
     def __init__(
         self,
-        shards: ShardSet,
+        num_classes: int,
+        temperature: float | None = None,
         class_names: Sequence[str] | None = None,
-        error: type[ReinforcementError] = DatasetMismatchError,
+        view_size: tuple[int, int] | None = None,
     ) -> None:
-        policy = stored_policy(shards)
-        self.class_names: Sequence[str] | None = shards.manifest.settings["class_names"]
-        if self.class_names is None:
-            self.class_names = class_names
-        self.num_classes = shards.manifest.num_classes
-        self.temperature = shards.manifest.temperature
-        self.view_size = policy.view_size
-        self._error = error
+        self.num_classes = num_classes
+        self.temperature = temperature
+        self.class_names = class_names
+        self.view_size = view_size
 
-    def check_num_classes(self, found: int, what: str) -> None:
-        """Check a model's number of classes.
+    @classmethod
+    def of_set(cls, shards: ShardSet, class_names: Sequence[str] | None = None) -> Contract:
+        """Return the demands of a shard set.
 
         Args:
-            found: Number of classes.
-            what: Its origin for the message, such as the name of an option.
+            shards: The shard set.
+            class_names: Class names of its images, used if it stores none.
         """
-        if found != self.num_classes:
-            raise self._error(
-                f"{what} has {found} classes, the shard set {self.num_classes}; make it "
-                f"{self.num_classes}{advice('num_classes')}"
-            )
+        manifest = shards.manifest
+        stored = manifest.settings["class_names"]
+        names = class_names if stored is None else stored
+        size = stored_policy(shards).view_size
+        return cls(manifest.num_classes, manifest.temperature, names, size)
 
-    def check_class_names(self, names: Sequence[str] | None, what: str) -> None:
-        """Check class names and their order.
+    @classmethod
+    def of_targets(cls, targets: SparseTargets) -> Contract:
+        """Return the demands that a batch of targets carries."""
+        return cls(targets.num_classes, targets.temperature)
+
+    def check_run(self, run: RunFacts, error: type[Exception] = DatasetMismatchError) -> None:
+        """Refuse a run that does not do what the shard set demands.
 
         Args:
-            names: Class names in label order; None if unknown.
-            what: Their origin for the message, such as "the validation images".
+            run: What is known; an adapter may call this several times, as it learns more.
+            error: Type of the error, constructed from one message.
+
+        Raises:
+            DatasetMismatchError: The first fault found, with the setting and the remedy; or
+                `error`.
         """
-        check_class_names(names, self.class_names, what, "the training set", self._error)
+        for demand in DEMANDS:
+            for fault in demand(self, run):
+                raise error(fault)
 
-    def check_temperature(self, found: float, what: str) -> None:
-        """Check a loss's temperature."""
-        if found != self.temperature:
-            raise self._error(
-                f"{what} is {found}, but the answers were stored with temperature "
-                f"{self.temperature}; use the same{advice('temperature')}"
-            )
 
-    def refuse_second(self, option: str, what: str = "augment") -> ReinforcementError:
-        """Return the error for an option that would change the stored views.
+Demand = Callable[[Contract, RunFacts], Iterator[str]]
 
-        Args:
-            option: The option as users write it.
-            what: What it would do to the views, such as "mix".
-        """
-        return self._error(
-            f"{option} cannot be used with a reinforced dataset: it would {what} views that the "
-            f"teacher has already answered. Remove it"
+
+def _no_effects(contract: Contract, run: RunFacts) -> Iterator[str]:
+    for name, effect, remedy in run.effects:
+        yield (
+            f"{name} cannot be used with a reinforced dataset: {effect.value}. "
+            f"{remedy or 'Leave it out'}."
         )
+
+
+def _num_classes(contract: Contract, run: RunFacts) -> Iterator[str]:
+    for name, found, remedy in run.num_classes:
+        if found != contract.num_classes:
+            yield (
+                f"{name} has {found} classes, the targets {contract.num_classes}. "
+                + (remedy or f"Make it {contract.num_classes}{advice('num_classes')}")
+            )
+
+
+def _class_names(contract: Contract, run: RunFacts) -> Iterator[str]:
+    for name, found, _ in run.class_names:
+        fault = compare_class_names(found, contract.class_names, name, "the training set")
+        if fault:
+            yield fault
+
+
+def _temperature(contract: Contract, run: RunFacts) -> Iterator[str]:
+    for name, found, remedy in run.temperatures:
+        if contract.temperature is not None and found != contract.temperature:
+            yield (
+                f"the targets have temperature {contract.temperature}, {name} {found}. "
+                + (remedy or f"Use the same{advice('temperature')}")
+            )
+
+
+def _channels(contract: Contract, run: RunFacts) -> Iterator[str]:
+    for name, found, remedy in run.channels:
+        if found != "RGB":
+            yield (
+                f"{name} cannot be used with a reinforced dataset: images would be {found}, but "
+                f"stored views are RGB. {remedy}"
+            )
+
+
+def _view_size(contract: Contract, run: RunFacts) -> Iterator[str]:
+    for name, found, remedy in run.deferred_sizes:
+        if found != contract.view_size:
+            yield (
+                f"{name} cannot be used with defer: a device finishes views at their stored size, "
+                f"{contract.view_size}. {remedy or 'Leave out defer, or resize the batch'}"
+            )
+
+
+DEMANDS: list[Demand] = [
+    _no_effects,
+    _num_classes,
+    _class_names,
+    _temperature,
+    _channels,
+    _view_size,
+]

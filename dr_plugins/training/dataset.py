@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 from torchvision.transforms.v2.functional import resize
 
 from dr_plugins import randomness
-from dr_plugins.errors import DatasetMismatchError, ImageChangedError, ReinforcementError
+from dr_plugins.errors import DatasetMismatchError, ImageChangedError
 from dr_plugins.images.decoding import size_of
 from dr_plugins.images.sources import ImageSource
 from dr_plugins.policies.policy import AugmentParams, Policy
@@ -24,7 +24,7 @@ from dr_plugins.replay.replayer import Replayer
 from dr_plugins.shards.reader import ShardSet
 from dr_plugins.targets import SparseTargets
 from dr_plugins.training.batch import Images, Sample, Samples, View, collate
-from dr_plugins.training.contract import Contract
+from dr_plugins.training.contract import Contract, RunFacts, Setting
 from dr_plugins.training.draws import Draws
 from dr_plugins.utils.workers import report_lost_batches
 
@@ -102,12 +102,13 @@ class ReinforcedDataset(Dataset[Sample]):
         self.defer = defer
         self._replayer = Replayer(source, self.shards)
         policy = self.policy
-        if defer and (postprocess is not None or self.size not in (None, policy.view_size)):
+        if defer and postprocess is not None:
             raise ValueError(
-                f"deferred views can be neither resized (size={size}, they are "
-                f"{policy.view_size}) nor postprocessed; leave out defer, or do both to the "
-                f"finished batch"
+                "postprocess takes finished views, but defer leaves them to a device; leave out "
+                "defer, or process the finished batch"
             )
+        sizes = [Setting(f"size={size}", self.size or policy.view_size)] if defer else []
+        self.contract().check_run(RunFacts(deferred_sizes=sizes), ValueError)
         self._plain_policy = Policy.load("rrc", size=policy.view_size[0], backend=policy.backend)
         # In shared memory, so running workers see the epoch set by the main process.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
@@ -133,13 +134,9 @@ class ReinforcedDataset(Dataset[Sample]):
         """Divisor of the teacher's logits; the targets carry it, and the loss must use it."""
         return self.shards.manifest.temperature
 
-    def contract(self, error: type[ReinforcementError] = DatasetMismatchError) -> Contract:
-        """Return the shard set's requirements on the training run.
-
-        Args:
-            error: Type of the errors of its checks.
-        """
-        return Contract(self.shards, self.source.class_names, error)
+    def contract(self) -> Contract:
+        """Return what the shard set demands of the training run."""
+        return Contract.of_set(self.shards, self.source.class_names)
 
     @property
     def epoch(self) -> int:

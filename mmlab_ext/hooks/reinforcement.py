@@ -7,21 +7,15 @@ from typing import Any
 import numpy as np
 import torch
 from mmengine import dist
-from mmengine.dataset import InfiniteSampler, pseudo_collate
 from mmengine.registry import HOOKS
-from mmengine.runner import EpochBasedTrainLoop
 
-from dr_plugins import KDLoss
 from dr_plugins.errors import ImageChangedError
 from dr_plugins.replay.replayer import Replayer
 from mmlab_ext.datasets import ReinforcedDataset
 from mmlab_ext.errors import ConfigError
-from mmlab_ext.hooks.inputs import InputsHook, bare_model
+from mmlab_ext.hooks.facts import facts_of, wrapper_facts
+from mmlab_ext.hooks.inputs import InputsHook
 from mmlab_ext.hooks.position import restore_position, save_position
-from mmlab_ext.pipelines import decodes_to_bgr
-from mmlab_ext.preprocessor import TimmDataPreprocessor
-
-_KEY = "train_dataloader.dataset"
 
 
 @HOOKS.register_module()
@@ -62,12 +56,9 @@ class ReinforcementHook(InputsHook):
     def before_train(self, runner: Any) -> None:
         """Check the config, the model and the images."""
         dataset = _dataset(runner)
-        _check_loop(runner)
+        _check_batch_size(runner)
         super().before_train(runner)
-        model = bare_model(runner)
-        _check_preprocessor(runner, model.data_preprocessor, dataset)
-        _check_model(model, dataset)
-        _check_validation(runner, dataset)
+        dataset.check_run(facts_of(runner, dataset))
         self._check_images(runner, dataset)
 
     def before_save_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
@@ -126,98 +117,21 @@ class ReinforcementHook(InputsHook):
 
 def _dataset(runner: Any) -> ReinforcedDataset:
     dataset = runner.train_dataloader.dataset
+    wrapped = getattr(dataset, "dataset", getattr(dataset, "_dataset", None))
+    if isinstance(wrapped, ReinforcedDataset):
+        wrapped.check_run(wrapper_facts(dataset))
     if isinstance(dataset, ReinforcedDataset):
         return dataset
-    if isinstance(getattr(dataset, "dataset", None), ReinforcedDataset):
-        raise ConfigError(
-            f"{_KEY}.type is {type(dataset).__name__}, which repeats or selects images: each would "
-            f"have the same view every time. Use ReinforcedDataset itself, and more epochs"
-        )
-    if type(dataset).__name__ == "_SlicedDataset":  # MMEngine's
-        raise ConfigError(
-            "train_dataloader.num_batch_per_epoch is set, so the other images would never be seen; "
-            "leave it out"
-        )
     raise ConfigError(
-        f"{_KEY}.type is {type(dataset).__name__}, which ReinforcementHook does not support; use "
-        f"dict(type='ReinforcedDataset', ...) or remove the hook"
+        f"train_dataloader.dataset.type is {type(dataset).__name__}, which ReinforcementHook does "
+        f"not support; use dict(type='ReinforcedDataset', ...) or remove the hook"
     )
 
 
-def _check_loop(runner: Any) -> None:
+def _check_batch_size(runner: Any) -> None:
     if len(runner.train_dataloader) == 0:
         raise ConfigError(
             f"train_dataloader.batch_size is {runner.train_dataloader.batch_size}, more than the "
             f"images of an epoch, and drop_last drops incomplete batches: there would be no batch. "
             f"Make it smaller"
         )
-    # An iteration-based loop starts the next epoch while it prefetches, without calling hooks.
-    if not isinstance(runner.train_loop, EpochBasedTrainLoop):
-        raise ConfigError(
-            f"train_cfg builds {type(runner.train_loop).__name__}, which has no epochs, but "
-            f"reinforcements are chosen by epoch; use dict(by_epoch=True, max_epochs=...)"
-        )
-    if isinstance(runner.train_dataloader.sampler, InfiniteSampler):
-        raise ConfigError(
-            "train_dataloader.sampler.type is InfiniteSampler, so the first epoch would never end; "
-            "use dict(type='DefaultSampler', shuffle=True)"
-        )
-
-
-def _check_validation(runner: Any, train: ReinforcedDataset) -> None:
-    if runner.val_loop is None:
-        return
-    dataset = runner.val_loop.dataloader.dataset
-    key = "val_dataloader.dataset"
-    if isinstance(dataset, ReinforcedDataset):
-        raise ConfigError(
-            f"{key}.type is ReinforcedDataset, whose views are augmented; use "
-            f"dict(type='ImageFolder', root=...)"
-        )
-    if decodes_to_bgr(dataset):
-        raise ConfigError(
-            f"{key}.pipeline decodes to BGR, but training images are RGB; use "
-            f"dict(type='ImageFolder', root=...), where root may be this dataset's config"
-        )
-    names = list(getattr(dataset, "metainfo", {}).get("classes") or ()) or None
-    train.reinforced.contract(ConfigError).check_class_names(names, key)
-
-
-def _check_preprocessor(runner: Any, preprocessor: Any, dataset: ReinforcedDataset) -> None:
-    key, is_own = "model.data_preprocessor", isinstance(preprocessor, TimmDataPreprocessor)
-    collate = getattr(runner.train_dataloader.collate_fn, "func", None)
-    if dataset.reinforced.defer and not (is_own and collate is pseudo_collate):
-        raise ConfigError(
-            f"{_KEY}.defer is True, which requires {key}.type TimmDataPreprocessor and "
-            f"train_dataloader.collate_fn dict(type='pseudo_collate'); set these, or leave it out"
-        )
-    if is_own:
-        return
-    # The last two are MMEngine's and MMSegmentation 1.2's.
-    for name in ("to_rgb", "_channel_conversion", "channel_conversion"):
-        if getattr(preprocessor, name, False):
-            raise ConfigError(
-                f"{key} swaps channels (to_rgb, bgr_to_rgb or rgb_to_bgr), but reinforced images "
-                f"are RGB already; leave these out"
-            )
-    if not dataset.gt_score:
-        raise ConfigError(
-            f"{key}.type is {type(preprocessor).__name__}, which passes labels, not stored "
-            f"answers; set {_KEY}.gt_score=True for MMPretrain's heads, or use TimmDataPreprocessor"
-        )
-
-
-def _check_model(model: Any, dataset: ReinforcedDataset) -> None:
-    contract = dataset.reinforced.contract(ConfigError)
-    mixing = getattr(model.data_preprocessor, "batch_augments", None)
-    if mixing is not None:
-        option = "model.train_cfg.augments or model.data_preprocessor.batch_augments"
-        raise contract.refuse_second(f"{type(mixing).__name__} of {option}", "mix")
-    for key, holder in (("model", model), ("model.head", getattr(model, "head", None))):
-        classes = getattr(holder, "num_classes", None)
-        if isinstance(classes, int):
-            contract.check_num_classes(classes, key)
-    # Other losses have no temperature, which is a temperature of 1.
-    losses = [module for module in model.modules() if isinstance(module, KDLoss)]
-    for temperature in {loss.temperature for loss in losses} or {1.0}:
-        contract.check_temperature(temperature, "model.loss.temperature")

@@ -209,6 +209,12 @@ def test_models_that_do_not_fit_the_shard_set(
     assert text in str(error.value)
 
 
+def test_a_new_demand_is_checked(config: Callable[..., Any], new_demand: str) -> None:
+    trainer = build(config("SOLVER.MAX_ITER", 1))
+    with pytest.raises(ConfigError, match=new_demand):
+        trainer.train()
+
+
 def test_frozen_normalisation_needs_weights(config: Callable[..., Any], tmp_path: Path) -> None:
     options = ("MODEL.DR_TIMM.NORM", "FrozenBN", "SOLVER.MAX_ITER", 1, "DATASETS.TEST", ())
     with pytest.raises(CheckpointError, match=r"MODEL\.DR_TIMM\.NORM.*'SyncBN'"):

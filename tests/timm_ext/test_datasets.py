@@ -148,7 +148,7 @@ def test_a_loader_of_an_earlier_dataset_changes_nothing(data_dir: Path) -> None:
     ("change", "error", "said"),
     [
         ({"input_img_mode": "L"}, UnsupportedOptionError, "--in-chans"),
-        ({"seed": -1}, UnsupportedOptionError, "--seed 0"),
+        ({"seed": -1}, UnsupportedOptionError, "--seed -1"),
         ({"split": "val"}, UnknownImageError, "val_n01"),
         ({"name": "imagenet-plus?shards=/nowhere"}, ShardsNotFoundError, "/nowhere"),
         ({"name": "imagenet_plus"}, DatasetNameError, "imagenet-plus"),

@@ -62,7 +62,7 @@ def test_cross_entropy_of_smoothing_zero_has_the_same_gradient() -> None:
 
 @pytest.mark.parametrize("criterion", [create_loss(), LabelSmoothingCrossEntropy()])
 def test_wrong_number_of_classes(criterion: nn.Module) -> None:
-    with pytest.raises(DatasetMismatchError, match="--num-classes 4"):
+    with pytest.raises(DatasetMismatchError, match=r"targets 4.*--num-classes"):
         criterion(torch.zeros(2, 1000), TARGETS)
 
 
