@@ -20,7 +20,12 @@ from dr_plugins.utils.advice import advice
 
 
 class Effect(Enum):
-    """What no setting of a run may do; the value says why."""
+    """What no setting of a run may do; the value says why.
+
+    Example:
+        >>> Setting("--mixup", Effect.MIXES, "Leave it out").value.name
+        'MIXES'
+    """
 
     AUGMENTS = "it would augment views that the teacher has answered as they are"
     MIXES = "it would mix views that the teacher saw unmixed"
@@ -43,6 +48,10 @@ class Setting(NamedTuple):
         value: See `RunFacts`.
         remedy: What to do if the value is refused, a sentence without its full stop; by default
             the contract's.
+
+    Example:
+        >>> Setting("model.head.num_classes", 1000).name
+        'model.head.num_classes'
     """
 
     name: str
@@ -60,6 +69,10 @@ class RunFacts(NamedTuple):
         class_names: Class names of validation images in label order; None if unknown.
         channels: Channels of images for training or validation, such as "RGB" or "BGR".
         deferred_sizes: (height, width) at which views are used that a device finishes.
+
+    Example:
+        >>> RunFacts(channels=[Setting("INPUT.FORMAT", "BGR")]).channels[0].value
+        'BGR'
     """
 
     effects: Sequence[Setting] = ()
