@@ -2,6 +2,7 @@
 // One image: its original with the crops, the averaged answer, and every view with its answer.
 
 const STRIP_CLASSES = 6;
+const OUTLINES = 12; // drawn at once; more hide the image
 const ORDERS = { sample: "Number", label: "Probability of the label", confidence: "Confidence" };
 
 class ImagePage {
@@ -25,7 +26,7 @@ class ImagePage {
         this.neighbours = h("nav", { class: "pager", "aria-label": "Neighbouring images" })),
       h("div", { class: "image" },
         h("figure", { class: "original" }, this.original(), h("figcaption", { class: "muted" },
-          `${image.size[0] ? `${image.size[1]} × ${image.size[0]} pixels, ` : ""}${plural(this.views.length, "view")}; the frames show what they see`)),
+          this.caption())),
         h("section", { "aria-labelledby": "answer" },
           h("p", { class: "verdict" },
             h("span", { class: "chip is-label" }, "Label: ", image.label < 0 ? "unknown" : className(image.label)),
@@ -44,14 +45,20 @@ class ImagePage {
     await this.showNeighbours();
   }
 
+  caption() {
+    const [height, width] = this.image.size;
+    const size = width ? `${width} × ${height} pixels. ` : "";
+    const shown = Math.min(this.views.length, OUTLINES);
+    return `${size}Outlines of ${shown < this.views.length ? `${shown} of ` : ""}${plural(this.views.length, "view")}; point at a view to see its own.`;
+  }
+
   original() {
     const { explorer, image } = this;
     const [height, width] = image.size;
     if (!explorer.hasPictures) return h("div", { class: "missing" }, "shown without images");
     const crops = this.views.filter((view) => view.outline);
     this.crops = svg("svg", { viewBox: `0 0 ${width || 1} ${height || 1}`, class: "crops", "aria-hidden": "true" },
-      crops.map(({ outline, sample }) => svg("polygon", { points: outline.join(" "), "data-view": sample, "vector-effect": "non-scaling-stroke" })));
-    this.crops.style.setProperty("--faint", Math.max(0.12, Math.min(0.8, 6 / Math.max(crops.length, 1))).toFixed(2));
+      crops.map(({ outline, sample }) => svg("polygon", { class: sample < OUTLINES ? "shown" : "", points: outline.join(" "), "data-view": sample, "vector-effect": "non-scaling-stroke" })));
     const picture = explorer.picture(explorer.data.original(image.row), image.key);
     const shape = width ? { "--width": width, "--height": height } : {};
     return h("div", { class: "frame", style: shape }, picture, this.crops);

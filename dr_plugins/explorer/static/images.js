@@ -129,7 +129,7 @@ class ImagesPage {
       h("span", { class: "label" }, image.label < 0 ? "no label" : explorer.className(image.label)),
       h("span", { class: "answer" },
         h("span", { class: "track", "aria-hidden": "true" }, h("span", { style: { width: `${100 * Math.min(prob, 1)}%` } })),
-        h("span", { class: "name" }, `${agrees ? "" : "≠ "}${explorer.className(top)} ${percent(prob)}`)),
+        h("span", { class: "line" }, h("span", { class: "name" }, `${agrees ? "" : "≠ "}${explorer.className(top)}`), h("span", {}, percent(prob)))),
       h("span", { class: "muted" }, `${NUMBERS[sorted].short ?? NUMBERS[sorted].name} ${NUMBERS[sorted].show(image[sorted])}`));
   }
 
