@@ -64,8 +64,9 @@ def explore(
     The page is served to this machine only, at an address with a random token, until Ctrl-C.
     """
     with ending_at_once():
-        from dr_plugins.explorer import Catalog, Pictures, export, serve
+        from dr_plugins.explorer import Catalog, export, serve
         from dr_plugins.images.sources import open_source
+        from dr_plugins.pictures import StoredPictures
         from dr_plugins.shards.reader import ShardSet
         from dr_plugins.statistics import open_statistics
 
@@ -73,7 +74,7 @@ def explore(
         raise click.UsageError("--limit belongs to --export: a served page makes what is looked at")
     opened = ShardSet(shards)
     catalog = Catalog(opened, open_statistics(opened, workers, progress=not quiet))
-    pictures = None if images is None else Pictures(open_source(images, class_map), opened)
+    pictures = None if images is None else StoredPictures(open_source(images, class_map), opened)
     if out is None:
         try:
             serve(

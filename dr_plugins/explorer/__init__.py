@@ -2,7 +2,6 @@
 
 from dr_plugins.explorer.catalog import Catalog
 from dr_plugins.explorer.export import export
-from dr_plugins.explorer.pictures import Pictures
 from dr_plugins.explorer.serving import serve
 
-__all__ = ["Catalog", "Pictures", "export", "serve"]
+__all__ = ["Catalog", "export", "serve"]

@@ -126,6 +126,8 @@ class Catalog:
         views = describe_views(self.policy, records, info.size)
         for view, ids, values in zip(views, records["ids"], probs.numpy(), strict=True):
             view["top"] = _answer(ids[:SHOWN], values[:SHOWN])
+            if view["partner"] is not None:
+                view["partner_key"] = self.shards.keys[view["partner"]]
         return {
             **self.numbers(row),
             "size": info.size,

@@ -13,7 +13,14 @@ from tqdm import tqdm
 
 from dr_plugins.errors import OutputError
 from dr_plugins.explorer.catalog import Catalog
-from dr_plugins.explorer.pictures import ORIGINAL, THUMBNAIL, Pictures, sheet_columns
+from dr_plugins.explorer.encoding import (
+    ORIGINAL,
+    THUMBNAIL,
+    encoded_image,
+    encoded_sheet,
+    sheet_columns,
+)
+from dr_plugins.pictures import StoredPictures
 
 _STATIC = Path(__file__).with_name("static")
 _VIEW_SIDE = 112  # pixels of a view in a sheet
@@ -26,7 +33,7 @@ _POLICY = (
 
 def export(
     catalog: Catalog,
-    pictures: Pictures | None,
+    pictures: StoredPictures | None,
     out: Path,
     *,
     limit: int | None = None,
@@ -83,11 +90,15 @@ def _write_set(catalog: Catalog, has_pictures: bool, rows: list[int], out: Path)
     (out / "data" / "set.js").write_text(f"const exported = {_json(content)};\n", encoding="utf-8")
 
 
-def _write_image(catalog: Catalog, pictures: Pictures | None, out: Path, row: int) -> None:
+def _write_image(catalog: Catalog, pictures: StoredPictures | None, out: Path, row: int) -> None:
     if pictures is not None:
-        _write_once(out / "thumbnails" / f"{row}.jpg", lambda: pictures.image(row, THUMBNAIL))
-        _write_once(out / "originals" / f"{row}.jpg", lambda: pictures.image(row, ORIGINAL))
-        _write_once(out / "sheets" / f"{row}.jpg", lambda: pictures.sheet(row, _VIEW_SIDE))
+        _write_once(
+            out / "thumbnails" / f"{row}.jpg", lambda: encoded_image(pictures, row, THUMBNAIL)
+        )
+        _write_once(
+            out / "originals" / f"{row}.jpg", lambda: encoded_image(pictures, row, ORIGINAL)
+        )
+        _write_once(out / "sheets" / f"{row}.jpg", lambda: encoded_sheet(pictures, row, _VIEW_SIDE))
     text = f"exported.details[{row}] = {_json(catalog.image(row))};\n"
     (out / "data" / f"{row}.js").write_text(text, encoding="utf-8")
 

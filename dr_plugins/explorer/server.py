@@ -26,8 +26,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dr_plugins.errors import ReinforcementError, UnknownImageError
 from dr_plugins.explorer.catalog import Catalog
-from dr_plugins.explorer.pictures import ORIGINAL, THUMBNAIL, Pictures
+from dr_plugins.explorer.encoding import ORIGINAL, THUMBNAIL, encoded_image, encoded_view
 from dr_plugins.explorer.selection import Query
+from dr_plugins.pictures import StoredPictures
 
 STATIC = Path(__file__).with_name("static")
 HOSTS = ["127.0.0.1", "localhost"]
@@ -45,7 +46,7 @@ _HEADERS = {
 _PICTURE_HEADERS = {"Cache-Control": "private, max-age=86400, immutable"}
 
 
-def build_app(catalog: Catalog, pictures: Pictures | None, token: str) -> Starlette:
+def build_app(catalog: Catalog, pictures: StoredPictures | None, token: str) -> Starlette:
     """Return the application, which answers below ``/TOKEN/`` only.
 
     Args:
@@ -84,7 +85,7 @@ def build_app(catalog: Catalog, pictures: Pictures | None, token: str) -> Starle
     )
 
 
-def _picture_routes(catalog: Catalog, pictures: Pictures) -> list[Route]:
+def _picture_routes(catalog: Catalog, pictures: StoredPictures) -> list[Route]:
     def served(kind: str, draw: Callable[[int, Request], bytes]) -> Callable[[Request], Response]:
         def answer(request: Request) -> Response:
             row = _number(request, "row", len(catalog.shards))
@@ -93,10 +94,11 @@ def _picture_routes(catalog: Catalog, pictures: Pictures) -> list[Route]:
         return answer
 
     def view(row: int, request: Request) -> bytes:
-        return pictures.view(row, _number(request, "sample", catalog.shards.manifest.samples))
+        sample = _number(request, "sample", catalog.shards.manifest.samples)
+        return encoded_view(pictures, row, sample)
 
-    thumbnail = served("image/jpeg", lambda row, _: pictures.image(row, THUMBNAIL))
-    original = served("image/jpeg", lambda row, _: pictures.image(row, ORIGINAL))
+    thumbnail = served("image/jpeg", lambda row, _: encoded_image(pictures, row, THUMBNAIL))
+    original = served("image/jpeg", lambda row, _: encoded_image(pictures, row, ORIGINAL))
     return [
         Route("/thumbnails/{row:int}.jpg", thumbnail),
         Route("/originals/{row:int}.jpg", original),

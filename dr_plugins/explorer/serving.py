@@ -11,14 +11,14 @@ from collections.abc import Callable
 
 from dr_plugins.errors import SettingsMismatchError
 from dr_plugins.explorer.catalog import Catalog
-from dr_plugins.explorer.pictures import Pictures
+from dr_plugins.pictures import StoredPictures
 
 _HOST = "127.0.0.1"
 
 
 def serve(
     catalog: Catalog,
-    pictures: Pictures | None,
+    pictures: StoredPictures | None,
     *,
     port: int = 0,
     browser: bool = True,

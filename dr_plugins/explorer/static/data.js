@@ -14,6 +14,7 @@ class Served {
   async set() { return get("api/set"); }
   async page(query) { return get(`api/images?${new URLSearchParams(query)}`); }
   async image(row) { return get(`api/images/${row}`); }
+  has() { return true; }
   thumbnail(row) { return `thumbnails/${row}.jpg`; }
   original(row) { return `originals/${row}.jpg`; }
 
@@ -40,6 +41,7 @@ class Exported {
   constructor(content) {
     this.content = content;
     this.loading = new Map();
+    this.rows = new Set(content.images.map((one) => one.row));
     this.sheet = content.set.sheet;
   }
 
@@ -86,6 +88,7 @@ class Exported {
     return this.loading.get(row);
   }
 
+  has(row) { return this.rows.has(row); }
   thumbnail(row) { return `thumbnails/${row}.jpg`; }
   original(row) { return `originals/${row}.jpg`; }
 

@@ -84,13 +84,14 @@ class ImagePage {
     const text = `View ${view.sample}: ${explorer.className(top)} ${percent(view.top[0][1])}`;
     const [height, width] = explorer.set.view_size;
     const point = () => this.point(view.sample);
-    const partner = view.partner === null || view.partner === undefined ? null
-      : h("a", { href: explorer.address(`image/${view.partner}`, {}) }, "mixed with another image");
+    const partner = view.partner === null ? null : explorer.data.has(view.partner)
+      ? h("a", { href: explorer.address(`image/${view.partner}`, {}), title: view.partner_key }, "mixed")
+      : h("span", { title: view.partner_key }, "mixed");
     return h("figure", { class: `view${image.label >= 0 && top !== image.label ? " differs" : ""}`, onpointerenter: point, onpointerleave: () => this.point(undefined) },
       h("div", { class: "pixels", style: { "aspect-ratio": `${width} / ${height}` } },
         explorer.hasPictures ? explorer.view(image.row, view.sample, text) : null),
-      h("figcaption", {}, h("b", {}, `#${view.sample}`), h("span", { class: "muted" }, [...view.done, ""].join(", ").slice(0, -2)), partner),
-      answerBars(view.top, image.label, (one) => explorer.className(one), 3));
+      answerBars(view.top, image.label, (one) => explorer.className(one), 3),
+      h("figcaption", {}, h("b", {}, `#${view.sample}`), partner, h("span", {}, view.done.join(", "))));
   }
 
   async showNeighbours() {

@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
-from dr_plugins.explorer import Catalog, Pictures
+from dr_plugins.explorer import Catalog
 from dr_plugins.images.sources import open_source
+from dr_plugins.pictures import StoredPictures
 from dr_plugins.shards.reader import ShardSet
 from dr_plugins.statistics import open_statistics
 from tests.tiny import TinyTeacher, make_set, photograph
@@ -51,12 +52,12 @@ def catalog(shards: ShardSet) -> Catalog:
 
 
 @pytest.fixture(scope="session")
-def pictures(shards: ShardSet, images: Path) -> Pictures:
-    return Pictures(open_source(str(images)), shards)
+def pictures(shards: ShardSet, images: Path) -> StoredPictures:
+    return StoredPictures(open_source(str(images)), shards)
 
 
 @contextmanager
-def serving(catalog: Catalog, pictures: Pictures | None) -> Iterator[str]:
+def serving(catalog: Catalog, pictures: StoredPictures | None) -> Iterator[str]:
     """The address of the page, served by a thread."""
     uvicorn = pytest.importorskip("uvicorn")
     from dr_plugins.explorer.server import build_app
@@ -74,14 +75,18 @@ def serving(catalog: Catalog, pictures: Pictures | None) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def address(catalog: Catalog, pictures: Pictures) -> Iterator[str]:
+def address(catalog: Catalog, pictures: StoredPictures) -> Iterator[str]:
     with serving(catalog, pictures) as found:
         yield found
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    """A Chromium without a window; tests that need it are skipped where there is none."""
+    """A Chromium without a window; tests that need it are skipped where there is none.
+
+    While it is open, nothing else can use an event loop in this thread, so other modules' tests
+    come after it.
+    """
     sync_api = pytest.importorskip("playwright.sync_api")
     path = next(
         filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None

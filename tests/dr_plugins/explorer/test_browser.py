@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dr_plugins.explorer import Catalog, Pictures
+from dr_plugins.explorer import Catalog
 from dr_plugins.images.sources import ImageSource
+from dr_plugins.pictures import StoredPictures
 from dr_plugins.records import RecordLayout
 from dr_plugins.shards.key_index import KeyIndex
 from dr_plugins.shards.manifest import FileEntry, Manifest, settings_digest
@@ -197,7 +198,7 @@ class Squares:
 @pytest.fixture(scope="module")
 def many_address(many: Catalog) -> Iterator[str]:
     source = ImageSource(Squares(len(many.shards)), list(many.shards.keys))
-    with serving(many, Pictures(source, many.shards)) as found:
+    with serving(many, StoredPictures(source, many.shards)) as found:
         yield found
 
 

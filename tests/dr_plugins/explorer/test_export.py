@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 from dr_plugins.errors import OutputError
-from dr_plugins.explorer import Catalog, Pictures, export
+from dr_plugins.explorer import Catalog, export
+from dr_plugins.pictures import StoredPictures
 from tests.dr_plugins.explorer.conftest import CLASSES, HOSTILE, SAMPLES
 
 QUERIES: list[dict[str, Any]] = [
@@ -28,7 +29,7 @@ QUERIES: list[dict[str, Any]] = [
 
 @pytest.fixture(scope="module")
 def exported(
-    tmp_path_factory: pytest.TempPathFactory, catalog: Catalog, pictures: Pictures
+    tmp_path_factory: pytest.TempPathFactory, catalog: Catalog, pictures: StoredPictures
 ) -> Path:
     out = tmp_path_factory.mktemp("export") / "page"
     export(catalog, pictures, out, progress=False)
@@ -52,7 +53,7 @@ def test_an_export_has_everything(exported: Path, catalog: Catalog) -> None:
     assert sheet["columns"] * sheet["rows"] >= SAMPLES
 
 
-def test_a_part_of_a_set(tmp_path: Path, catalog: Catalog, pictures: Pictures) -> None:
+def test_a_part_of_a_set(tmp_path: Path, catalog: Catalog, pictures: StoredPictures) -> None:
     export(catalog, pictures, tmp_path, limit=5, progress=False)
     found = content(tmp_path)
     assert [image["label"] for image in found["images"]] == [0, 1, 2, 2, 3]
@@ -61,7 +62,7 @@ def test_a_part_of_a_set(tmp_path: Path, catalog: Catalog, pictures: Pictures) -
 
 
 def test_an_interrupted_export_keeps_its_pictures(
-    tmp_path: Path, catalog: Catalog, pictures: Pictures
+    tmp_path: Path, catalog: Catalog, pictures: StoredPictures
 ) -> None:
     export(catalog, pictures, tmp_path, limit=2, progress=False)
     sheet = tmp_path / "sheets" / "0.jpg"

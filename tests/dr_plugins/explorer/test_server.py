@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from dr_plugins.explorer import Catalog, Pictures
+from dr_plugins.explorer import Catalog
+from dr_plugins.images.sources import open_source
 from dr_plugins.replay.replayer import Replayer
 from dr_plugins.shards.reader import ShardSet
 from dr_plugins.targets import SparseTargets
@@ -125,9 +127,9 @@ def test_an_image(address: str, shards: ShardSet) -> None:
 
 
 def test_a_view_has_the_pixels_that_the_teacher_saw(
-    address: str, shards: ShardSet, pictures: Pictures
+    address: str, shards: ShardSet, images: Path
 ) -> None:
-    replayer: Replayer = pictures._replayer
+    replayer = Replayer(open_source(str(images)), shards)
     for row, sample in ((0, 0), (41, 4)):
         (params,) = replayer.policy.decode(shards.read(np.array([row]), np.array([sample])))
         index = replayer.rows.tolist().index(row)
