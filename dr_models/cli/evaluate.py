@@ -10,9 +10,10 @@ from typing import Any
 
 import click
 
+from dr_plugins.cli import options
 from dr_plugins.cli.command import Command
+from dr_plugins.cli.options import COUNT
 
-_COUNT = click.IntRange(min=1)
 _SUITES = "imagenet,real,v2,r,a,sketch,objectnet,c"
 
 
@@ -69,28 +70,18 @@ To resume an interrupted run, run the same command again.
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="Of folder: text file with one class folder name per line, in label order.",
 )
-@click.option("--img-size", type=_COUNT, help="Side of the images.  [default: the model's]")
+@click.option("--img-size", type=COUNT, help="Side of the images.  [default: the model's]")
 @click.option(
     "--crop-pct",
     type=click.FloatRange(0, 1, min_open=True),
     help="Part of the image that the centre crop keeps.  [default: the model's]",
 )
-@click.option("--bf16", is_flag=True, help="Run the models in bfloat16 mixed precision.")
-@click.option(
-    "--batch-size", type=_COUNT, default=128, show_default=True, help="Images per forward pass."
-)
-@click.option(
-    "--workers", type=click.IntRange(min=0), help="Processes that read.  [default: one per core]"
-)
-@click.option("--device", help="Of the models.  [default: cuda if available, else cpu]")
-@click.option(
-    "--import",
-    "imports",
-    multiple=True,
-    metavar="MODULE",
-    help="Module to import first, such as one that registers models with timm.",
-)
-@click.option("--quiet", is_flag=True, help="No progress bar.")
+@options.bf16("models")
+@options.batch_size(128, "Images")
+@options.all_cores("read")
+@options.device("models")
+@options.imports
+@options.quiet
 def evaluate(
     models: tuple[str, ...],
     checkpoint: Path | None,
@@ -102,7 +93,7 @@ def evaluate(
     crop_pct: float | None,
     imports: tuple[str, ...],
     quiet: bool,
-    **options: Any,
+    **running: Any,
 ) -> None:
     """Measure accuracy, robustness and calibration of classifiers on ImageNet's test sets.
 
@@ -134,16 +125,16 @@ def evaluate(
         click.echo(f"not found: {name}: {reason}", err=True)
     if not sets:
         raise click.ClickException(f"none of the sets is there: {suites}")
-    options["device"] = options["device"] or ("cuda" if torch.cuda.is_available() else "cpu")
-    if options["workers"] is None:
-        options["workers"] = os.cpu_count() or 1
+    running["device"] = running["device"] or ("cuda" if torch.cuda.is_available() else "cpu")
+    if running["workers"] is None:
+        running["workers"] = os.cpu_count() or 1
     results: list[SetResult] = []
     try:
         for spec in models:
             model = load_model(spec, img_size=img_size, crop_pct=crop_pct)
             if any(model.name == result.model for result in results):
                 raise click.UsageError(f"two models are called {model.name}; rename a file")
-            results += [run(model, each, out, progress=not quiet, **options) for each in sets]
+            results += [run(model, each, out, progress=not quiet, **running) for each in sets]
     except KeyboardInterrupt:
         click.echo("\nRun the same command to resume after the last finished set.", err=True)
         raise

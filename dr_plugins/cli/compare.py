@@ -9,12 +9,11 @@ from pathlib import Path
 
 import click
 
+from dr_plugins.cli import options
 from dr_plugins.cli.command import Command
 from dr_plugins.cli.interrupts import ending_at_once
+from dr_plugins.cli.options import COUNT
 from dr_plugins.cli.processes import count_workers, import_named, usable_device
-from dr_plugins.cli.reinforce import CLASS_MAP, IMAGES, POLICY
-
-_COUNT = click.IntRange(min=1)
 
 
 @click.command(
@@ -28,7 +27,7 @@ _COUNT = click.IntRange(min=1)
       --teacher timm:resnet50@tuned.pt --teacher python:my_models:teacher --fraction 1
 """,
 )
-@click.option("--images", required=True, help=IMAGES)
+@options.images()
 @click.option(
     "--teacher",
     "teachers",
@@ -44,47 +43,29 @@ _COUNT = click.IntRange(min=1)
     help="Share of the images to ask about, drawn at random.",
 )
 @click.option(
-    "--samples", type=_COUNT, default=4, show_default=True, help="Views of each of these images."
-)
-@click.option("--policy", default="randaug", show_default=True, help=POLICY)
-@click.option("--size", type=_COUNT, help="Side of the views in pixels.  [default: the policy's]")
-@click.option(
-    "--seed",
-    type=click.IntRange(0, (1 << 64) - 1),
-    default=0,
+    "--samples",
+    type=COUNT,
+    default=4,
     show_default=True,
-    help="Seed of the drawn images and of their views.",
+    help="Views of each of these images.",
 )
-@click.option(
-    "--temperature",
-    type=click.FloatRange(min=0, min_open=True),
-    default=1.0,
-    show_default=True,
-    help="Temperature of the teachers' softmax.",
-)
-@click.option("--bf16", is_flag=True, help="Run the teachers in bfloat16 mixed precision.")
-@click.option(
-    "--batch-size", type=_COUNT, default=64, show_default=True, help="Views per forward pass."
-)
-@click.option(
-    "--workers", type=click.IntRange(min=0), help="Processes that augment.  [default: one per core]"
-)
-@click.option("--device", help="Device of the teachers.  [default: cuda if available, else cpu]")
-@click.option("--class-map", type=click.Path(exists=True, dir_okay=False), help=CLASS_MAP)
+@options.policy
+@options.size
+@options.seed("the drawn images and of their views")
+@options.temperature
+@options.bf16()
+@options.batch_size(64)
+@options.all_cores()
+@options.device()
+@options.class_map
 @click.option(
     "--out",
     type=click.Path(path_type=Path, file_okay=False),
     help="Directory for comparison.json, comparison.md and comparison.png; the picture needs the "
     "extra evaluate.",
 )
-@click.option(
-    "--import",
-    "imports",
-    multiple=True,
-    metavar="MODULE",
-    help="Module to import first, such as one that registers models with timm.",
-)
-@click.option("--quiet", is_flag=True, help="No progress bar.")
+@options.imports
+@options.quiet
 def compare_teachers(
     images: str,
     teachers: tuple[str, ...],

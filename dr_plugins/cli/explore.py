@@ -6,9 +6,9 @@ from pathlib import Path
 
 import click
 
+from dr_plugins.cli import options
 from dr_plugins.cli.command import Command
 from dr_plugins.cli.interrupts import ending_at_once
-from dr_plugins.cli.reinforce import CLASS_MAP, IMAGES
 
 
 @click.command(
@@ -23,7 +23,7 @@ On another machine, forward the port: ssh -L 8000:localhost:8000 HOST, then expl
 """,
 )
 @click.argument("shards", metavar="SET")
-@click.option("--images", help=IMAGES + " Without it, only numbers and answers are shown.")
+@options.images("Without it, only numbers and answers are shown.", required=False)
 @click.option("--port", type=click.IntRange(0, 65535), default=0, help="Port; 0 takes a free one.")
 @click.option("--no-browser", is_flag=True, help="Only print the page's address.")
 @click.option(
@@ -39,15 +39,9 @@ On another machine, forward the port: ssh -L 8000:localhost:8000 HOST, then expl
     metavar="N",
     help="Export only N images, evenly spread over the set.  [default: all]",
 )
-@click.option(
-    "--workers",
-    type=click.IntRange(min=0),
-    default=0,
-    show_default=True,
-    help="Processes that compute the statistics of a set that has none yet.",
-)
-@click.option("--class-map", type=click.Path(exists=True, dir_okay=False), help=CLASS_MAP)
-@click.option("--quiet", is_flag=True, help="No progress bar.")
+@options.workers("compute the statistics of a set that has none yet.")
+@options.class_map
+@options.quiet
 def explore(
     shards: str,
     images: str | None,

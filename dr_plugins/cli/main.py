@@ -8,13 +8,14 @@ from pathlib import Path
 import click
 
 from dr_plugins import __version__
+from dr_plugins.cli import options
 from dr_plugins.cli.command import Command, PluginGroup
 from dr_plugins.cli.compare import compare_teachers
 from dr_plugins.cli.explore import explore
 from dr_plugins.cli.interrupts import ending_at_once
 from dr_plugins.cli.mldr import download, import_mldr
 from dr_plugins.cli.preview import preview
-from dr_plugins.cli.reinforce import CLASS_MAP, IMAGES, reinforce
+from dr_plugins.cli.reinforce import reinforce
 from dr_plugins.cli.sets import extend, merge, split, subset
 from dr_plugins.cli.startup import disable, enable, status
 from dr_plugins.cli.statistics import statistics
@@ -54,20 +55,14 @@ def info(shards: str) -> None:
 """,
 )
 @click.argument("shards", metavar="SET")
-@click.option("--images", help=IMAGES + " Compares the keys.")
+@options.images("Compares the keys.", required=False)
 @click.option(
     "--replay",
     type=click.IntRange(min=0),
     default=0,
     help="Number of images to replay and compare with the teacher's view; needs --images.",
 )
-@click.option(
-    "--workers",
-    type=click.IntRange(min=0),
-    default=0,
-    show_default=True,
-    help="Processes that check files; 0 checks them in this one.",
-)
+@options.workers("check files; 0 checks them in this one.")
 @click.option("--records", is_flag=True, help="Also check the checksum of each record.")
 @click.option(
     "--resume",
@@ -75,8 +70,8 @@ def info(shards: str) -> None:
     metavar="FILE",
     help="Remember in FILE which files are intact, and skip those that FILE lists.",
 )
-@click.option("--class-map", type=click.Path(exists=True, dir_okay=False), help=CLASS_MAP)
-@click.option("--quiet", is_flag=True, help="No progress bar.")
+@options.class_map
+@options.quiet
 def verify(
     shards: str,
     images: str | None,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from dr_plugins.cli import options
 from dr_plugins.cli.command import Command
 from dr_plugins.cli.interrupts import ending_at_once
 
@@ -53,12 +54,8 @@ To resume an interrupted import, run the same command again.
     help="Stop if the teacher's mean prediction matches the label of a smaller share of images.",
 )
 @click.option("--lossless", is_flag=True, help="Store probabilities in float32, not float16.")
-@click.option(
-    "--workers",
-    type=click.IntRange(min=0),
-    help="Number of decoding processes.  [default: one per core]",
-)
-@click.option("--quiet", is_flag=True, help="No progress bar.")
+@options.all_cores("decode")
+@options.quiet
 def import_mldr(
     archives: tuple[Path, ...],
     images: str | None,
@@ -132,7 +129,7 @@ def _agreement(agreement: Agreement, names: list[str]) -> str:
 @click.option("--out", type=click.Path(path_type=Path), help="Directory for the archive.")
 @click.option("--list", "show_list", is_flag=True, help="List the published archives.")
 @click.option("--base-url", help="Location of the archives.  [default: as published]")
-@click.option("--quiet", is_flag=True, help="No progress bar.")
+@options.quiet
 def download(
     name: str | None, out: Path | None, show_list: bool, base_url: str | None, quiet: bool
 ) -> None:

@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING
 
 import click
 
+from dr_plugins.cli import options
 from dr_plugins.cli.command import Command
 from dr_plugins.cli.interrupts import ending_at_once
-from dr_plugins.cli.reinforce import CLASS_MAP, IMAGES
+from dr_plugins.cli.options import COUNT
 
 if TYPE_CHECKING:
     from dr_plugins.shards.reader import ShardSet
-
-_COUNT = click.IntRange(min=1)
 
 
 @click.command(
@@ -28,7 +27,7 @@ _COUNT = click.IntRange(min=1)
 """,
 )
 @click.argument("shards", metavar="SET")
-@click.option("--images", required=True, help=IMAGES)
+@options.images()
 @click.option(
     "--out",
     required=True,
@@ -42,23 +41,17 @@ _COUNT = click.IntRange(min=1)
     help="Show this image, a path relative to the root, or those that a file lists, one a line.",
 )
 @click.option("--class", "class_name", metavar="NAME", help="Show images of this class.")
-@click.option("--worst", type=_COUNT, help="Show images whose label the teacher believes least.")
-@click.option("--best", type=_COUNT, help="Show images whose label the teacher believes most.")
-@click.option("--random", type=_COUNT, help="Show any images.  [default: 8]")
+@click.option("--worst", type=COUNT, help="Show images whose label the teacher believes least.")
+@click.option("--best", type=COUNT, help="Show images whose label the teacher believes most.")
+@click.option("--random", type=COUNT, help="Show any images.  [default: 8]")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the random choice.")
-@click.option("--views", type=_COUNT, default=6, show_default=True, help="Views of each image.")
+@click.option("--views", type=COUNT, default=6, show_default=True, help="Views of each image.")
 @click.option(
-    "--topk", type=_COUNT, default=3, show_default=True, help="Classes shown for each view."
+    "--topk", type=COUNT, default=3, show_default=True, help="Classes shown for each view."
 )
-@click.option("--class-map", type=click.Path(exists=True, dir_okay=False), help=CLASS_MAP)
-@click.option(
-    "--workers",
-    type=click.IntRange(min=0),
-    default=0,
-    show_default=True,
-    help="Processes that compute statistics, which --class, --worst and --best need.",
-)
-@click.option("--quiet", is_flag=True, help="No progress bar.")
+@options.class_map
+@options.workers("compute statistics, which --class, --worst and --best need.")
+@options.quiet
 def preview(
     shards: str,
     images: str,

@@ -9,8 +9,10 @@ from typing import Any
 
 import click
 
+from dr_plugins.cli import options
 from dr_plugins.cli.command import Command
 from dr_plugins.cli.interrupts import ending_at_once
+from dr_plugins.cli.options import COUNT
 from dr_plugins.cli.processes import (
     count_workers,
     ending,
@@ -22,14 +24,6 @@ from dr_plugins.cli.processes import (
 )
 from dr_plugins.cli.unfinished import described
 from dr_plugins.images.keys import KEY_RULES
-from dr_plugins.policies.config import preset_names
-
-IMAGES = (
-    "Directory with one folder per class, torchvision:NAME:ROOT, hf:NAME, tar:PATTERN or list:FILE."
-)
-CLASS_MAP = "Text file with one class folder name per line, in label order."
-POLICY = f"Preset ({', '.join(preset_names())}) or YAML file."
-_COUNT = click.IntRange(min=1)
 
 
 @click.command(
@@ -50,7 +44,7 @@ A policy file extends a preset and changes single values:
 To resume an interrupted run, run the same command again.
 """,
 )
-@click.option("--images", required=True, help=IMAGES)
+@options.images()
 @click.option(
     "--teacher",
     "teachers",
@@ -65,10 +59,14 @@ To resume an interrupted run, run the same command again.
     show_default=True,
     help="What identifies an image: its path, or ImageNet's name for it, the same in every copy.",
 )
-@click.option("--policy", default="randaug", show_default=True, help=POLICY)
+@options.policy
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Output directory.")
 @click.option(
-    "--samples", type=_COUNT, default=400, show_default=True, help="Reinforcements per image, S."
+    "--samples",
+    type=COUNT,
+    default=400,
+    show_default=True,
+    help="Reinforcements per image, S.",
 )
 @click.option(
     "--first-sample",
@@ -77,26 +75,14 @@ To resume an interrupted run, run the same command again.
     show_default=True,
     help="Number of the first reinforcement: `merge` joins sets of consecutive samples.",
 )
-@click.option("--topk", type=_COUNT, default=10, show_default=True, help="Classes stored per view.")
-@click.option("--size", type=_COUNT, help="Side of the views in pixels.  [default: the policy's]")
+@click.option("--topk", type=COUNT, default=10, show_default=True, help="Classes stored per view.")
+@options.size
 @click.option(
     "--backend", type=click.Choice(["pil", "tensor"]), help="[default: the policy's, pil]"
 )
-@click.option(
-    "--seed",
-    type=click.IntRange(0, (1 << 64) - 1),
-    default=0,
-    show_default=True,
-    help="Seed of all parameters.",
-)
-@click.option(
-    "--temperature",
-    type=click.FloatRange(min=0, min_open=True),
-    default=1.0,
-    show_default=True,
-    help="Temperature of the teachers' softmax.",
-)
-@click.option("--bf16", is_flag=True, help="Run the teachers in bfloat16 mixed precision.")
+@options.seed("all parameters")
+@options.temperature
+@options.bf16()
 @click.option(
     "--compile",
     "compiled",
@@ -104,27 +90,23 @@ To resume an interrupted run, run the same command again.
     help="Compile the teachers with torch.compile: takes minutes, then runs faster.",
 )
 @click.option("--lossless", is_flag=True, help="Store probabilities in float32, not float16.")
-@click.option(
-    "--batch-size", type=_COUNT, default=256, show_default=True, help="Views per forward pass."
-)
+@options.batch_size(256)
 @click.option(
     "--shard-images",
-    type=_COUNT,
+    type=COUNT,
     default=1024,
     show_default=True,
     help="Images per shard; an interruption loses at most one shard.",
 )
-@click.option(
-    "--workers", type=click.IntRange(min=0), help="Processes that augment.  [default: one per core]"
-)
-@click.option("--device", help="Device of the teachers.  [default: cuda if available, else cpu]")
+@options.all_cores()
+@options.device()
 @click.option(
     "--views-on",
     type=click.Choice(["workers", "device"]),
     help="Where views are made, with identical results; with `device`, workers only decode.  "
     "[default: device if it is cuda, else workers]",
 )
-@click.option("--class-map", type=click.Path(exists=True, dir_okay=False), help=CLASS_MAP)
+@options.class_map
 @click.option(
     "--min-agreement",
     type=click.FloatRange(0, 1),
@@ -146,13 +128,7 @@ To resume an interrupted run, run the same command again.
     help="Leave out the images listed in FILE, one path per line; if it does not exist, the "
     "unreadable images are written to it.  The list is part of the set.",
 )
-@click.option(
-    "--import",
-    "imports",
-    multiple=True,
-    metavar="MODULE",
-    help="Module to import first, such as one that registers models with timm.",
-)
+@options.imports
 @click.option(
     "--part",
     metavar="I/N",
@@ -203,7 +179,7 @@ To resume an interrupted run, run the same command again.
     metavar="NAME=AMOUNT",
     help="Custom resource of each actor, which decides where it is placed.",
 )
-@click.option("--quiet", is_flag=True, help="No progress bar.")
+@options.quiet
 def reinforce(
     images: str,
     teachers: tuple[str, ...],

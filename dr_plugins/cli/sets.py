@@ -8,14 +8,14 @@ from pathlib import Path
 
 import click
 
+from dr_plugins.cli import options
 from dr_plugins.cli.command import Command
 from dr_plugins.cli.interrupts import ending_at_once
+from dr_plugins.cli.options import COUNT
 from dr_plugins.cli.processes import import_named, usable_device
-from dr_plugins.cli.reinforce import CLASS_MAP, IMAGES
 
 _DIRECTORY = click.Path(path_type=Path)
 _FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
-_COUNT = click.IntRange(min=1)
 
 
 @click.command(
@@ -31,8 +31,8 @@ To resume an interrupted run, run the same command again.
 )
 @click.argument("directory", type=_DIRECTORY)
 @click.option("--out", required=True, type=_DIRECTORY, help="Output directory.")
-@click.option("--samples", type=_COUNT, help="Reinforcements per image, the first ones.")
-@click.option("--topk", type=_COUNT, help="Classes per reinforcement, the most probable ones.")
+@click.option("--samples", type=COUNT, help="Reinforcements per image, the first ones.")
+@click.option("--topk", type=COUNT, help="Classes per reinforcement, the most probable ones.")
 @click.option(
     "--classes",
     metavar="NAMES|FILE",
@@ -41,7 +41,7 @@ To resume an interrupted run, run the same command again.
 @click.option(
     "--keys", type=_FILE, help="Keep the images in this file, one path relative to the root a line."
 )
-@click.option("--quiet", is_flag=True, help="No progress bar.")
+@options.quiet
 def subset(
     directory: Path,
     out: Path,
@@ -82,7 +82,7 @@ To resume an interrupted run, run the same command again.
 )
 @click.argument("directories", nargs=-1, required=True, type=_DIRECTORY)
 @click.option("--out", required=True, type=_DIRECTORY, help="Output directory.")
-@click.option("--quiet", is_flag=True, help="No progress bar.")
+@options.quiet
 def merge(directories: tuple[Path, ...], out: Path, quiet: bool) -> None:
     """Make one shard set of several: more reinforcements of the same images, or other images."""
     with ending_at_once():
@@ -105,14 +105,14 @@ To resume an interrupted run, run the same command again.
 )
 @click.argument("directory", type=_DIRECTORY)
 @click.option("--out", required=True, type=_DIRECTORY, help="Directory of the parts.")
-@click.option("--parts", type=_COUNT, help="Number of parts, of consecutive keys.")
+@click.option("--parts", type=COUNT, help="Number of parts, of consecutive keys.")
 @click.option(
     "--keys",
     type=_FILE,
     help="Put the images in this file, one path a line, into the first part, all others into the "
     "second.",
 )
-@click.option("--quiet", is_flag=True, help="No progress bar.")
+@options.quiet
 def split(directory: Path, out: Path, parts: int | None, keys: Path | None, quiet: bool) -> None:
     """Split a shard set by images; `merge` joins the parts again."""
     with ending_at_once():
@@ -138,10 +138,12 @@ To resume an interrupted run, run the same command again.
 """,
 )
 @click.argument("directory", type=_DIRECTORY)
-@click.option("--images", required=True, help=IMAGES + " Those that are not in the set are added.")
+@options.images("Those that are not in the set are added.")
 @click.option("--out", required=True, type=_DIRECTORY, help="Output directory.")
 @click.option(
-    "--samples", type=_COUNT, help="Reinforcements per image in the end.  [default: as in the set]"
+    "--samples",
+    type=COUNT,
+    help="Reinforcements per image in the end.  [default: as in the set]",
 )
 @click.option(
     "--teacher",
@@ -152,9 +154,9 @@ To resume an interrupted run, run the same command again.
 @click.option("--workers", type=click.IntRange(min=0), help="As for `reinforce`.")
 @click.option("--device", help="As for `reinforce`.")
 @click.option("--views-on", type=click.Choice(["workers", "device"]), help="As for `reinforce`.")
-@click.option("--class-map", type=_FILE, help=CLASS_MAP)
-@click.option("--import", "imports", multiple=True, metavar="MODULE", help="As for `reinforce`.")
-@click.option("--quiet", is_flag=True, help="No progress bar.")
+@options.class_map
+@options.imports
+@options.quiet
 def extend(
     directory: Path,
     images: str,
@@ -164,7 +166,7 @@ def extend(
     workers: int | None,
     device: str | None,
     views_on: str | None,
-    class_map: Path | None,
+    class_map: str | None,
     imports: tuple[str, ...],
     quiet: bool,
 ) -> None:
@@ -191,7 +193,7 @@ def extend(
     )
     make(
         directory,
-        open_source(images, None if class_map is None else str(class_map)),
+        open_source(images, class_map),
         ensemble,
         out,
         samples=samples,

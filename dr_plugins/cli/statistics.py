@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from dr_plugins.cli import options
 from dr_plugins.cli.command import Command
 from dr_plugins.cli.interrupts import ending_at_once
 
@@ -20,13 +21,7 @@ from dr_plugins.cli.interrupts import ending_at_once
 """,
 )
 @click.argument("shards", metavar="SET")
-@click.option(
-    "--workers",
-    type=click.IntRange(min=0),
-    default=0,
-    show_default=True,
-    help="Processes that read shards; 0 reads them in this one.",
-)
+@options.workers("read shards; 0 reads them in this one.")
 @click.option(
     "--pairs",
     type=click.IntRange(min=0),
@@ -35,7 +30,7 @@ from dr_plugins.cli.interrupts import ending_at_once
     help="Pairs of classes to show.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.option("--quiet", is_flag=True, help="No progress bar.")
+@options.quiet
 def statistics(shards: str, workers: int, pairs: int, as_json: bool, quiet: bool) -> None:
     """Compute how sure a teacher is about each image, and whether it agrees with the label.
 

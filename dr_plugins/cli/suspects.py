@@ -7,9 +7,9 @@ from pathlib import Path
 
 import click
 
+from dr_plugins.cli import options
 from dr_plugins.cli.command import Command
 from dr_plugins.cli.interrupts import ending_at_once
-from dr_plugins.cli.reinforce import CLASS_MAP, IMAGES
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
 _SHOWN = 20  # lines, where nothing is written
@@ -51,16 +51,10 @@ Look at the suspects, delete the lines of good images from skip.txt, and leave t
     help=f"Write an HTML page, with pictures if --images is given.  [{_PICTURES} suspects unless "
     f"--top is given]",
 )
-@click.option("--images", help=IMAGES)
-@click.option("--class-map", type=click.Path(exists=True, dir_okay=False), help=CLASS_MAP)
-@click.option(
-    "--workers",
-    type=click.IntRange(min=0),
-    default=0,
-    show_default=True,
-    help="Processes that compute the set's statistics, unless they are known.",
-)
-@click.option("--quiet", is_flag=True, help="No progress bar.")
+@options.images(required=False)
+@options.class_map
+@options.workers("compute the set's statistics, unless they are known.")
+@options.quiet
 def suspects(
     sets: tuple[str, ...],
     top: int | None,

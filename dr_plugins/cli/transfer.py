@@ -6,11 +6,9 @@ from pathlib import Path
 
 import click
 
+from dr_plugins.cli import options
 from dr_plugins.cli.command import Command
 from dr_plugins.cli.interrupts import ending_at_once
-from dr_plugins.cli.reinforce import CLASS_MAP, IMAGES
-
-_QUIET = click.option("--quiet", is_flag=True, help="No progress bar.")
 
 
 @click.command(
@@ -24,7 +22,7 @@ To resume an interrupted copy, run the same command again.
 )
 @click.argument("address")
 @click.argument("directory", type=click.Path(path_type=Path))
-@_QUIET
+@options.quiet
 def pull(address: str, directory: Path, quiet: bool) -> None:
     """Copy a shard set from a server; each file is checked on arrival.
 
@@ -56,13 +54,12 @@ To resume an interrupted copy, run the same command again.
     prompt="Licence of the answers, such as cc-by-4.0",
     help="Licence of the answers, as the Hub names it; stands in the dataset card.",
 )
-@click.option(
-    "--images",
-    help=IMAGES
-    + " The card then shows four of them with their views, to all who may read the set.",
+@options.images(
+    "The card then shows four of them with their views, to all who may read the set.",
+    required=False,
 )
-@click.option("--class-map", type=click.Path(exists=True, dir_okay=False), help=CLASS_MAP)
-@_QUIET
+@options.class_map
+@options.quiet
 def push(
     directory: Path,
     address: str,

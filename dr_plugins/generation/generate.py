@@ -131,22 +131,10 @@ def reinforce_part(
 ) -> Manifest | None:
     """Do what `reinforce` does, for a part of the set or as one of several processes.
 
-    Args:
-        source: As for `reinforce`, and so are all arguments up to `progress`.
-        teacher: See there.
-        out: See there.
-        settings: See there.
-        teacher_specs: See there.
-        device: See there.
-        workers: See there.
-        views_on: See there.
-        min_agreement: See there.
-        left_out: See there.
-        check_images: See there. Processes that were started together check a share each.
-        progress: See there. The bar counts the images of all processes.
-        part: The shards to make; None means all.
-        process: Which of several processes this is, for messages.
-        grace: Seconds after SIGTERM to finish the shard at hand.
+    The arguments are those of `reinforce` and three more: `part`, the shards to make, None for all;
+    `process`, which of several processes this is, which check a share of the images each; and
+    `grace`, the seconds after SIGTERM to finish the shard at hand. The progress bar counts the
+    images of all processes.
 
     Returns:
         The manifest of the complete set; None if other parts are missing.

@@ -1,0 +1,108 @@
+"""Options of several commands: one name, type, default and description each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from dr_plugins.policies.config import preset_names
+
+COUNT = click.IntRange(min=1)
+_Option = Callable[[Any], Any]
+_IMAGES = (
+    "Directory with one folder per class, torchvision:NAME:ROOT, hf:NAME, tar:PATTERN or list:FILE."
+)
+
+
+def images(more: str = "", *, required: bool = True) -> _Option:
+    """``--images``: what `open_source` opens."""
+    return click.option("--images", required=required, help=f"{_IMAGES} {more}".strip())
+
+
+def seed(of: str) -> _Option:
+    """``--seed``."""
+    return click.option(
+        "--seed",
+        type=click.IntRange(0, (1 << 64) - 1),
+        default=0,
+        show_default=True,
+        help=f"Seed of {of}.",
+    )
+
+
+def bf16(networks: str = "teachers") -> _Option:
+    """``--bf16``."""
+    return click.option(
+        "--bf16", is_flag=True, help=f"Run the {networks} in bfloat16 mixed precision."
+    )
+
+
+def batch_size(default: int, of: str = "Views") -> _Option:
+    """``--batch-size``."""
+    return click.option(
+        "--batch-size",
+        type=COUNT,
+        default=default,
+        show_default=True,
+        help=f"{of} per forward pass.",
+    )
+
+
+def device(of: str = "teachers") -> _Option:
+    """``--device``: None chooses CUDA where it is there."""
+    return click.option(
+        "--device", help=f"Device of the {of}.  [default: cuda if available, else cpu]"
+    )
+
+
+def all_cores(that: str = "augment") -> _Option:
+    """``--workers``: None means one per core."""
+    return click.option(
+        "--workers",
+        type=click.IntRange(min=0),
+        help=f"Processes that {that}.  [default: one per core]",
+    )
+
+
+def workers(that: str) -> _Option:
+    """``--workers``: 0 works in the command's own process."""
+    return click.option(
+        "--workers",
+        type=click.IntRange(min=0),
+        default=0,
+        show_default=True,
+        help=f"Processes that {that}",
+    )
+
+
+policy = click.option(
+    "--policy",
+    default="randaug",
+    show_default=True,
+    help=f"Preset ({', '.join(preset_names())}) or YAML file.",
+)
+size = click.option(
+    "--size", type=COUNT, help="Side of the views in pixels.  [default: the policy's]"
+)
+temperature = click.option(
+    "--temperature",
+    type=click.FloatRange(min=0, min_open=True),
+    default=1.0,
+    show_default=True,
+    help="Temperature of the teachers' softmax.",
+)
+class_map = click.option(
+    "--class-map",
+    type=click.Path(exists=True, dir_okay=False),
+    help="Text file with one class folder name per line, in label order.",
+)
+imports = click.option(
+    "--import",
+    "imports",
+    multiple=True,
+    metavar="MODULE",
+    help="Module to import first, such as one that registers models with timm.",
+)
+quiet = click.option("--quiet", is_flag=True, help="No progress bar.")
