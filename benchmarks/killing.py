@@ -28,11 +28,11 @@ from torch import nn
 from tests.tiny import TinyTeacher, make_photographs
 
 _OPTIONS = "--teacher python:benchmarks.killing:teacher --min-agreement 0 --quiet --size 16"
-_OPTIONS += " --samples 16 --topk 2 --batch-size 8 --shard-images 2 --workers 1"
-_SECONDS = 0.1  # of the teacher for one batch; a shard has four
-_PER_CLASS = 40  # images; 60 shards in all
+_OPTIONS += " --samples 16 --topk 2 --batch-size 8 --shard-images 1 --workers 1"
+_SECONDS = 0.2  # of the teacher for one batch; a shard has two
+_PER_CLASS = 12  # images; 36 shards in all
 _PATIENCE = 300.0  # seconds until something that must happen counts as a fault
-_EACH = 5  # kills in one set at the most
+_EACH = 8  # kills in one set at the most
 
 
 class Slow(TinyTeacher):
@@ -78,11 +78,18 @@ class Making:
             path.unlink()
         return found
 
-    def is_running(self) -> bool:
-        """Start commands again that failed; returns whether any of them runs."""
+    def is_running(self, *, complete: bool) -> bool:
+        """Start commands again that failed; returns whether any of them runs.
+
+        Args:
+            complete: Whether the set is complete.
+        """
         for number, process in enumerate(self._running):
-            if process.poll():
+            if process.poll() and not complete:
                 self._running[number] = self._start(self._commands[number])
+            elif complete and _is_torchrun(process) and not list(_descendants(process.pid)):
+                process.kill()  # it waits five minutes for the end of machines that it lost
+                process.wait()
         return any(process.poll() is None for process in self._running)
 
     def started(self, process: int) -> bool:
@@ -132,6 +139,10 @@ def _kill_machine(making: Making, process: int, node: str) -> bool:
 
 def _kill_driver(making: Making, process: int, node: str) -> bool:
     return _kill_process(making, making.drivers()[0], node)
+
+
+def _is_torchrun(process: subprocess.Popen[bytes]) -> bool:
+    return "torch.distributed.run" in str(process.args)
 
 
 def _parent(process: int) -> int:
@@ -255,12 +266,12 @@ class Campaign:
         making = Making(commands(self._reinforce(out)), working, self._root / f"{out.name}.log")
         kills, seen = 0, set[int]()
         with self._patience(out) as wait:
-            while making.is_running():
+            while making.is_running(complete=(out / "manifest.json").exists()):
                 if kills == most or not (found := making.working()):
                     wait()
                     continue
                 seen |= set(found)
-                time.sleep(self._rng.uniform(0, 6 * _SECONDS))
+                time.sleep(self._rng.uniform(0, 4 * _SECONDS))
                 victim = self._rng.choice(sorted(found))
                 if not (out / "manifest.json").exists() and Path(f"/proc/{victim}").exists():
                     kills += kill(making, victim, found[victim])

@@ -8,4 +8,4 @@ ray job submit --working-dir . -- \
     --images "${IMAGES:-/shared/imagenet/train}" \
     --teacher "${TEACHER:-timm:resnetv2_152x2_bit}" \
     --out "${OUT:-/shared/imagenet-plus}" \
-    --engine ray --actors 4:64 --device cuda --workers 12
+    --engine ray --actors 4:64 --device cuda --workers 12 "$@"

@@ -17,4 +17,4 @@ srun dr-plugins reinforce \
     --teacher "${TEACHER:-timm:resnetv2_152x2_bit}" \
     --out "${OUT:-/shared/imagenet-plus}" \
     --workers "${SLURM_CPUS_PER_TASK:-12}" \
-    --grace 240 --quiet
+    --grace 240 --quiet "$@"

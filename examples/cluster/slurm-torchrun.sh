@@ -14,10 +14,10 @@ set -euo pipefail
 head_node=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 
 srun torchrun \
-    --nnodes 4 --nproc-per-node 8 --max-restarts 100 \
+    --nnodes "$SLURM_NNODES" --nproc-per-node "$SLURM_GPUS_ON_NODE" --max-restarts 100 \
     --rdzv-backend c10d --rdzv-endpoint "$head_node:29500" --rdzv-id "$SLURM_JOB_ID" \
     -m dr_plugins reinforce \
     --images "${IMAGES:-/datasets/imagenet/train}" \
     --teacher "${TEACHER:-timm:resnetv2_152x2_bit}" \
     --out "${OUT:-/shared/imagenet-plus}" \
-    --grace 20
+    --grace 20 "$@"

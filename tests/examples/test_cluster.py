@@ -32,7 +32,7 @@ def script_of(file: Path) -> str:
 
 def command_of(file: Path) -> list[str]:
     """The words of its long command, with variables replaced by the number 1."""
-    text = script_of(file).replace("\\\n", " ")
+    text = script_of(file).replace("\\\n", " ").replace('"$@"', "")
     (line,) = [line for line in text.splitlines() if " reinforce " in line]
     # Innermost first: "$(echo "$NODES" | head -n 1):29500" is one word.
     line = re.sub(r"\$\{?[A-Z_]+(:-[^}]*)?\}?|\$[a-z_]+", "1", line)
