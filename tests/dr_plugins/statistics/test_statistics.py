@@ -23,6 +23,7 @@ from dr_plugins.statistics import (
     open_statistics,
 )
 from dr_plugins.statistics import answers as answers_module
+from tests.servers import serving
 
 SAMPLES, IMAGES = 7, 11
 
@@ -240,6 +241,20 @@ def test_a_set_that_is_replaced_while_open_is_an_error(tmp_path: Path) -> None:
     os.rename(tmp_path / "other", tmp_path / "one")
     with pytest.raises(FormatError, match="one"):
         open_statistics(shards)
+
+
+def test_those_of_a_remote_set_are_kept_in_the_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("aiohttp")
+    pytest.importorskip("tenacity")
+    monkeypatch.setenv("DR_PLUGINS_CACHE", str(tmp_path / "cache"))
+    here = write_set(tmp_path / "set")
+    with serving(tmp_path) as server:
+        there = ShardSet(f"{server.address}/set")
+        assert equal(open_statistics(there), compute_statistics(here))
+    monkeypatch.delattr("dr_plugins.statistics.file.compute_statistics")
+    assert equal(open_statistics(there), open_statistics(there))
 
 
 @pytest.mark.parametrize("workers", [0, 1])
