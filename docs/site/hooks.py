@@ -89,7 +89,7 @@ def _uri(path: str) -> str:
     """The place on the site of a path in the repository."""
     if path in PAGES:
         return PAGES[path]
-    if path.startswith("docs/"):
+    if path.startswith("docs/") and Path(path).suffix not in LANGUAGES:
         return path.removeprefix("docs/")
     return _source_uri(path)
 

@@ -21,13 +21,18 @@ from tests.mmlab_ext.test_examples import without_validation
 pytest.importorskip("mmdet", reason="MMDetection is not installed")
 import mmdet.models  # noqa: F401  registers its ResNet
 
-README = {"after": "**MMDetection, MMSegmentation", "before": "**Detectron2**"}
+PAGE = "docs/imagenet-plus.md"
+SECTION = {
+    "after": "## 3. Mask R-CNN with MMDetection",
+    "before": "## 3. Mask R-CNN with Detectron2",
+}
 
 
-def readme_config(folder: Path) -> Any:
-    """The README's config, beside the file that its first command downloads."""
-    download, train = code_blocks("README.md", "shell", **README)
-    (config,) = code_blocks("README.md", "python", **README)
+def page_config(folder: Path) -> Any:
+    """The page's config, beside the file that it downloads."""
+    (download,) = code_blocks(PAGE, "shell", after="Or download", before="## 3.")
+    (train,) = code_blocks(PAGE, "shell", **SECTION)
+    (config,) = code_blocks(PAGE, "python", **SECTION)
     name = config.splitlines()[0].removeprefix("# ")
     assert train.split("#")[0].split() == ["python", "tools/train.py", name]
     place = folder / download.split()[-1].rpartition("/")[2]
@@ -37,10 +42,10 @@ def readme_config(folder: Path) -> Any:
 
 
 @pytest.mark.slow
-def test_the_readmes_way_from_a_download_to_mask_rcnn(
+def test_the_way_from_a_download_to_mask_rcnn(
     labelme: Path, tmp_path: Path, build_runner: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = without_validation(small.shrink(readme_config(tmp_path), labelme, tmp_path))
+    config = without_validation(small.shrink(page_config(tmp_path), labelme, tmp_path))
     config.train_dataloader.dataset.indices = 2
     config.train_cfg.max_epochs = 1
     config.param_scheduler = []
@@ -51,8 +56,8 @@ def test_the_readmes_way_from_a_download_to_mask_rcnn(
     assert "model.backbone is resnet_50 from best.pt (cvnets layout)" in log.read_text()
 
 
-def test_the_readmes_backbone_takes_the_readmes_download(tmp_path: Path) -> None:
-    config = readme_config(tmp_path)
+def test_the_backbone_takes_the_download(tmp_path: Path) -> None:
+    config = page_config(tmp_path)
     assert config.default_hooks.checkpoint.type == "CheckpointHook"  # the base's
     backbone = MODELS.build({**config.model.backbone, "_scope_": "mmengine"})
     assert backbone.channels == config.model.neck.in_channels

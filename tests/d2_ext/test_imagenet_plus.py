@@ -1,4 +1,4 @@
-"""The README's lines for Detectron2, as they stand."""
+"""The lines of docs/imagenet-plus.md for Detectron2, as they stand."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from tests.d2_ext.conftest import random_network
 from tests.documents import code_blocks
 from tests.dr_models.checkpoints.networks import cvnets_state
 
-README = {"after": "**Detectron2**", "before": "**Any training loop"}
+PAGE = "docs/imagenet-plus.md"
+SECTION = {"after": "## 3. Mask R-CNN with Detectron2"}
 
 
 def train_from(lines: str) -> Any:
@@ -33,10 +34,8 @@ def train_from(lines: str) -> Any:
 
 
 def test_from_a_download_to_mask_rcnn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (lines,) = code_blocks("README.md", "python", **README)
-    (download,) = code_blocks(
-        "README.md", "shell", after="From a download to Mask R-CNN", before="# mask-rcnn"
-    )
+    (lines,) = code_blocks(PAGE, "python", **SECTION)
+    (download,) = code_blocks(PAGE, "shell", after="Or download", before="## 3.")
     name = download.split()[-1].rpartition("/")[2]
     assert f'"{name}"' in lines
     torch.save(cvnets_state("resnet_50"), tmp_path / name)
@@ -47,7 +46,7 @@ def test_from_a_download_to_mask_rcnn(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_detectron2s_own_resnet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (lines,) = code_blocks("README.md", "python", **README)
+    (lines,) = code_blocks(PAGE, "python", **SECTION)
     kept = [line for line in lines.splitlines() if "BACKBONE" not in line and "TIMM" not in line]
     kept.insert(-1, "cfg.MODEL.RESNETS.STRIDE_IN_1X1 = False")
     network = random_network("resnet50")
