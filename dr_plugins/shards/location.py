@@ -141,7 +141,7 @@ class LocalPath(Location):
         return os.listdir(self.path)
 
     def size(self) -> int:
-        return self.path.stat().st_size
+        return os.stat(self.path).st_size
 
     def stamp(self) -> object:
         try:

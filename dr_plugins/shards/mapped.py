@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -73,11 +73,42 @@ def map_shard(
 
 
 class MappedShard(NamedTuple):
-    """A shard, the bytes of its records, and whether some of them may be missing."""
+    """A shard whose file is mapped.
+
+    Attributes:
+        content: The shard.
+        raw: The bytes of its records.
+        file: The file.
+        size: Its bytes.
+        is_partial: Whether some of the records may be missing.
+    """
 
     content: Shard
     raw: memoryview
-    is_partial: bool = False
+    file: Location
+    size: int
+    is_partial: bool
+
+    def check_size(self) -> None:
+        """Check that the file is still as long as its map.
+
+        Raises:
+            FormatError: It is shorter: reading the rest of the map would end the process (SIGBUS).
+        """
+        size = _size(self.file)
+        if size is not None and size < self.size:
+            raise FormatError(
+                f"{self.file} was shortened from {self.size} to {size} bytes while in use. Copy it "
+                f"again, and start again."
+            )
+
+
+def _size(file: Location) -> int | None:
+    """Bytes of a file; None if it was deleted, which leaves its map readable."""
+    try:
+        return file.size()
+    except OSError:
+        return None
 
 
 def mapped_shards(location: Location, manifest: Manifest) -> MappedShards:
@@ -132,6 +163,12 @@ class MappedShards:
             is_here: Whether the bytes of a record, the n-th of `wanted`, are intact.
         """
 
+    def check_sizes(self, numbers: Iterable[int]) -> None:
+        """Check shards of which some may be mapped; see `MappedShard.check_size`."""
+        for number in numbers:
+            if (shard := self.open.get(number)) is not None:
+                shard.check_size()
+
     def repair(self, number: int) -> bool:
         """Replace a shard with a damaged record by a better copy, if there is one."""
         return False
@@ -158,7 +195,7 @@ class MappedShards:
         raw = content.records.view(np.uint8).reshape(-1).data
         if len(self.open) >= _MOST_OPEN:
             self.open.popitem(last=False)  # the oldest
-        self.open[number] = MappedShard(content, raw, is_partial)
+        self.open[number] = MappedShard(content, raw, file, _size(file) or 0, is_partial)
         return self.open[number]
 
     def __getstate__(self) -> dict[str, Any]:

@@ -129,13 +129,19 @@ class ShardSet:
         records = [self._record(row, sample) for row, sample in pairs]
         return np.frombuffer(b"".join(records), self._dtype)
 
-    def check_in_place(self) -> None:
+    def check_in_place(self, rows: np.ndarray | None = None) -> None:
         """Check that the set was not replaced since it was opened.
 
+        Args:
+            rows: int64 ``[B]``, images whose shards are also checked for their length.
+
         Raises:
-            FormatError: It was, or it was deleted.
+            FormatError: It was, or it was deleted, or a shard was shortened.
         """
         self._watch.check()
+        if rows is not None:
+            numbers = np.searchsorted(self._shards.starts, rows, side="right") - 1
+            self._shards.check_sizes(set(numbers.tolist()))
 
     def image(self, row: int) -> ImageInfo:
         """Return what the set stores about one image.

@@ -177,8 +177,8 @@ class ReinforcedDataset(Dataset[Sample]):
             FormatError: A record or a shard is damaged, or the shard set was replaced.
         """
         report_lost_batches()
-        self.shards.check_in_place()
         epoch, rows = self.epoch, self._replayer.rows[np.asarray(indices, np.int64)]
+        self.shards.check_in_place(rows)
         self._draws.count(epoch, np.asarray(indices, np.int64))
         count, hashes = len(rows), self._hashes(rows)
         reinforced = randomness.uniform(self.seed, epoch, hashes) < self.p

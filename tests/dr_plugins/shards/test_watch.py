@@ -51,7 +51,14 @@ def delete(directory: Path, other: Path) -> None:
     shutil.rmtree(directory)
 
 
-@pytest.mark.parametrize("change", [replace, replace_the_first_files, shorten_the_index, delete])
+def shorten_a_shard(directory: Path, other: Path) -> None:
+    os.truncate(directory / "shard-00000.safetensors", 0)
+
+
+CHANGES = [replace, replace_the_first_files, shorten_the_index, shorten_a_shard, delete]
+
+
+@pytest.mark.parametrize("change", CHANGES)
 def test_the_next_batch_is_an_error(
     train: ReinforcedDataset,
     tmp_path: Path,
