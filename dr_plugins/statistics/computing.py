@@ -5,11 +5,12 @@ from __future__ import annotations
 import multiprocessing
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 
 import numpy as np
 from tqdm.auto import tqdm
 
-from dr_plugins.errors import FormatError
+from dr_plugins.errors import FormatError, WorkerError
 from dr_plugins.shards.reader import ShardSet
 from dr_plugins.statistics.answers import ViewAnswers, block_size, read_answers
 from dr_plugins.statistics.image_statistics import TOP, Confusion, ImageStatistics
@@ -29,6 +30,7 @@ def compute_statistics(
 
     Raises:
         FormatError: A shard is missing or damaged, or the set was replaced since it was opened.
+        WorkerError: A process died.
 
     Example:
         >>> compute_statistics(ShardSet("imagenet-plus"), workers=8)        # doctest: +SKIP
@@ -62,6 +64,11 @@ def _parts(shards: ShardSet, workers: int) -> Iterator[ImageStatistics]:
     with ProcessPoolExecutor(workers, context, _start, (shards,)) as pool:
         try:
             yield from pool.map(_work, numbers)
+        except BrokenProcessPool as error:
+            raise WorkerError(
+                f"a process that reads {shards.location} died. It may have run out of memory: try "
+                f"fewer workers (--workers)."
+            ) from error
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise

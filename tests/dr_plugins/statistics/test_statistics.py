@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
-from dr_plugins.errors import FormatError
+from dr_plugins.errors import FormatError, WorkerError
 from dr_plugins.records import NO_PARTNER, Field, RecordLayout, target_fields
 from dr_plugins.shards.claims import locked
 from dr_plugins.shards.key_index import KeyIndex
@@ -184,7 +184,8 @@ def equal(one: ImageStatistics, other: ImageStatistics) -> bool:
     )
 
 
-def test_processes_compute_the_same(shards: ShardSet) -> None:
+def test_processes_compute_the_same(tmp_path: Path) -> None:
+    shards = write_set(tmp_path, mixes=True)
     assert equal(compute_statistics(shards, workers=2), compute_statistics(shards))
 
 
@@ -199,6 +200,19 @@ def test_a_summary_has_means_and_the_most_confused_pairs(tmp_path: Path) -> None
     worst = counts[labels != classes].max()
     assert summary["confused"][0]["views"] == worst
     assert summary["confused"][0]["label"] != summary["confused"][0]["answer"]
+
+
+class DyingSet(ShardSet):
+    """Kills the process that reads it."""
+
+    def shard(self, number: int) -> Shard:
+        os._exit(1)
+
+
+def test_a_process_that_dies_is_an_error(tmp_path: Path) -> None:
+    write_set(tmp_path)
+    with pytest.raises(WorkerError, match=str(tmp_path)):
+        compute_statistics(DyingSet(tmp_path), workers=1)
 
 
 # --- the file -------------------------------------------------------------------------------------
