@@ -19,6 +19,7 @@ from benchmarks import (
     remote,
     sharing,
     summarizing,
+    suspects,
     training,
 )
 
@@ -36,6 +37,7 @@ BENCHMARKS = {
     "keys": keys.main,
     "sharing": sharing.main,
     "summarizing": summarizing.main,
+    "suspects": suspects.main,
 }
 
 

@@ -33,7 +33,7 @@ def load_policy(name: str) -> Policy:
     return Policy.from_config({**Policy.load(CROP).to_config(), **POLICIES[name]})
 
 
-class _InMemory(Sequence):
+class InMemory(Sequence):
     """Decoded images, as a dataset of (PIL image, label)."""
 
     classes = FashionMNIST.classes
@@ -57,7 +57,7 @@ def source_of(count: int, cache: Path) -> ImageSource:
         cache: Where the original is put, if more are asked for than the repository has.
     """
     train, _ = load(count // 10, cache / "data")
-    return ImageSource(_InMemory(train), keys=[f"train/{number}" for number in train.numbers])
+    return ImageSource(InMemory(train), keys=[f"train/{number}" for number in train.numbers])
 
 
 def load_test(per_class: int = 1000) -> tuple[torch.Tensor, torch.Tensor]:
