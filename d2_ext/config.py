@@ -99,6 +99,8 @@ def _reinforced() -> CfgNode:
     node.SIZE = 0
     # Leave flips, RandAugment, erasing and mixing to the model's device, for GPUs.
     node.DEFER = False
+    # A text file with the keys of images to leave out, one a line.
+    node.SKIP = ""
     # Size of evaluation's centre crop as a fraction of the resized shorter side.
     node.CROP_PCT = 0.875
     # Of the stored answers.

@@ -96,6 +96,7 @@ def _train_loader_from_config(cfg: Any, **kwargs: Any) -> dict[str, Any]:
         "check": node.CHECK,
         "size": node.SIZE or None,
         "defer": node.DEFER,
+        "skip": node.SKIP,
         "num_workers": cfg.DATALOADER.NUM_WORKERS,
     }
     return {**options, **kwargs}
@@ -114,6 +115,7 @@ def build_reinforced_train_loader(
     check: str = "error",
     size: int | None = None,
     defer: bool = False,
+    skip: str = "",
     num_workers: int = 0,
 ) -> ReinforcedLoader:
     """Build the training loader of a `ReinforcedClassifier`, from arguments or from a yacs config.
@@ -131,6 +133,7 @@ def build_reinforced_train_loader(
         size: Side of the student's images in pixels; None for the size of the stored views.
         defer: Leave flips, RandAugment, erasing and mixing to the model's device: ``images`` are
             then `DeferredViews`, whose ``to(device)`` returns the images.
+        skip: File with the keys of images to leave out, one a line.
         num_workers: Number of worker processes per training process.
 
     Raises:
@@ -152,6 +155,7 @@ def build_reinforced_train_loader(
             check=check,
             size=size,
             defer=defer,
+            skip=skip,
         )
     except ValueError as error:
         raise ConfigError(f"REINFORCED (lazy: build_reinforced_train_loader): {error}") from error

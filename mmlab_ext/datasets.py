@@ -48,6 +48,7 @@ class ReinforcedDataset(Dataset[Item]):
         size: (height, width) in pixels to resize views to; None keeps the stored size.
         defer: Leave flips, RandAugment, erasing and mixing to the model's device: ``inputs`` are
             then `dr_plugins.replay.deferred.DeferredViews`, which `TimmDataPreprocessor` takes.
+        skip: File with the keys of images to leave out, one a line.
         gt_score: Add the dense target to each sample, for mmpretrain's heads.
         class_map: File with one class folder per line, in label order, for a folder that has only
             some of the classes.
@@ -78,6 +79,7 @@ class ReinforcedDataset(Dataset[Item]):
         check: str = "error",
         size: int | Sequence[int] | None = None,
         defer: bool = False,
+        skip: str = "",
         gt_score: bool = False,
         class_map: str | None = None,
         pipeline: Sequence[Any] = (),
@@ -99,6 +101,7 @@ class ReinforcedDataset(Dataset[Item]):
                 check=check,
                 size=size,
                 defer=defer,
+                skip=skip,
             )
         except ValueError as error:
             raise ConfigError(f"{KEY}: {error}") from error

@@ -55,9 +55,10 @@ DEFAULTS: dict[str, str] = {
     "Policy.apply": "partner=None",
     "Policy.load": "size=None, backend=None",
     "Policy.sample": "partners=()",
+    "Replayer": "skip=()",
     "ReinforcedDataset": (
         "p=0.99, densify='smooth', seed=0, transform=None, size=None, postprocess=None, "
-        "keys=None, check='error', defer=False"
+        "keys=None, skip=(), check='error', defer=False"
     ),
     "Replayer.load": "as_pixels=False",
     "SparseTargets": "labels=None, num_classes=0, densify='smooth', temperature=None",

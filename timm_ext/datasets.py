@@ -143,7 +143,13 @@ def _reinforce(images: Any, parsed: DatasetName, options: dict[str, Any]) -> Rei
     shards = ShardSet(find_shards(parsed, options.get("root")))
     try:
         dataset = ReinforcedDataset(
-            images, shards, p=parsed.p, densify=parsed.densify, check=parsed.check, seed=seed
+            images,
+            shards,
+            p=parsed.p,
+            densify=parsed.densify,
+            check=parsed.check,
+            seed=seed,
+            skip=parsed.skip,
         )
     except ValueError as error:
         raise UnsupportedOptionError(f"{parsed.name} with --seed {seed}: {error}") from error

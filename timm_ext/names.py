@@ -36,6 +36,7 @@ class DatasetName:
         densify: ``"smooth"`` or ``"zeros"``.
         check: ``"error"``, ``"warn"`` or ``"off"``.
         seed: Seed of the choice of reinforcements; None for timm's ``--seed``.
+        skip: File with the keys of images to leave out, one a line; empty for none.
     """
 
     name: str
@@ -45,6 +46,7 @@ class DatasetName:
     densify: str = "smooth"
     check: str = "error"
     seed: int | None = None
+    skip: str = ""
 
 
 def parse_name(text: str) -> DatasetName | None:
@@ -89,6 +91,11 @@ def parse_name(text: str) -> DatasetName | None:
         raise DatasetNameError(
             f"{parsed.name} has fixed images, so it takes no `base={parsed.base}`; write "
             f"reinforced?base={parsed.base}"
+        )
+    if parsed.skip and not parsed.p:
+        raise DatasetNameError(
+            f"skip={parsed.skip} leaves images of a shard set out, but with p=0 none is used; "
+            f"remove one of them"
         )
     return parsed
 
@@ -203,4 +210,5 @@ _OPTIONS: dict[str, tuple[Callable[[str], Any], str]] = {
     "densify": _one_of("smooth", "zeros"),
     "check": _one_of("error", "warn", "off"),
     "seed": (_seed, "an integer from 0 to 2**63 - 1"),
+    "skip": (os.path.expanduser, "a file with the keys of images to leave out, one a line"),
 }

@@ -128,6 +128,13 @@ To resume an interrupted run, run the same command again.
     help="Leave out the images listed in FILE, one path per line; if it does not exist, the "
     "unreadable images are written to it.  The list is part of the set.",
 )
+@click.option(
+    "--skip",
+    type=click.Path(exists=True, path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Leave out the images listed in FILE, one path per line, such as those of `dr-plugins "
+    "suspects --keys`.  The list is part of the set.",
+)
 @options.imports
 @click.option(
     "--part",
@@ -199,6 +206,7 @@ def reinforce(
     min_agreement: float | None,
     check_images: str,
     skip_unreadable: Path | None,
+    skip: Path | None,
     imports: tuple[str, ...],
     quiet: bool,
     part: str | None,
@@ -262,6 +270,7 @@ def reinforce(
         imports,
         os.getcwd(),
         keys,
+        skip,
     )
     if estimate:
         click.echo(str(job.estimate(device, teacher_devices=devices)))

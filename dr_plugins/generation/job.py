@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import logging
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +19,11 @@ from dr_plugins.generation.readable import skip_list
 from dr_plugins.generation.sharing import Part, Process
 from dr_plugins.generation.teacher_schemes import load_teacher
 from dr_plugins.generation.teachers import Ensemble
+from dr_plugins.images.skipping import skipped_keys
 from dr_plugins.images.sources import ImageSource, open_source
 from dr_plugins.shards.manifest import Manifest
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,7 @@ class GenerationJob:
         min_agreement: See there.
         check_images: See there.
         skip_unreadable: List of images to leave out; made if it does not exist.
+        skip: Another list of images to leave out.
         part: See there.
         grace: See there.
         imports: Modules to import first.
@@ -65,6 +70,7 @@ class GenerationJob:
     imports: tuple[str, ...] = ()
     path: str | None = None
     keys: str = "path"
+    skip: Path | None = None
 
     def run(
         self,
@@ -126,6 +132,7 @@ class GenerationJob:
             device=device,
             workers=self.workers,
             views_on=self.views_on,
+            left_out=self._skipped(source),
         )
 
     def _load(self, teacher_devices: tuple[str, ...]) -> tuple[ImageSource, Ensemble]:
@@ -146,9 +153,9 @@ class GenerationJob:
         self, source: ImageSource, process: Process, progress: bool
     ) -> tuple[list[str], bool]:
         """Return the keys to leave out, and whether all images have been checked for that."""
-        path = self.skip_unreadable
+        skipped, path = self._skipped(source), self.skip_unreadable
         if path is None:
-            return [], False
+            return skipped, False
         # One of several processes makes the list; the others wait for it.
         one = filelock.FileLock(f"{path}.lock") if process.name else contextlib.nullcontext()
         with one:
@@ -156,4 +163,11 @@ class GenerationJob:
             keys = skip_list(
                 path, source, check=self.check_images, workers=self.workers, progress=progress
             )
-        return keys, checked
+        return sorted({*keys, *skipped}), checked
+
+    def _skipped(self, source: ImageSource) -> list[str]:
+        if self.skip is None:
+            return []
+        keys = skipped_keys(self.skip, source.keys)
+        _logger.warning("images left out, as listed in %s: %d", self.skip, len(keys))
+        return keys

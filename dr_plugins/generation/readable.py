@@ -9,7 +9,8 @@ from pathlib import Path
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
-from dr_plugins.errors import DatasetMismatchError, ImageReadError
+from dr_plugins.errors import ImageReadError
+from dr_plugins.images.skipping import read_keys
 from dr_plugins.images.sources import ImageSource
 from dr_plugins.shards.address import located
 from dr_plugins.utils.quoting import quoted
@@ -156,7 +157,7 @@ def skip_list(
         OutputError: It cannot be written.
     """
     if path.exists():
-        keys = _read(path)
+        keys = read_keys(path)
     else:
         found = find_unreadable(source, check=check, workers=workers, progress=progress)
         keys = sorted(found)
@@ -168,13 +169,3 @@ def skip_list(
         examples = ", ".join(map(quoted, keys[:3])) + (", ..." if len(keys) > 3 else "")
         _logger.warning("images left out, as listed in %s: %d (%s)", path, len(keys), examples)
     return keys
-
-
-def _read(path: Path) -> list[str]:
-    try:
-        text = path.read_text(encoding="utf-8-sig", errors="surrogateescape")
-    except OSError as error:
-        raise DatasetMismatchError(
-            f"cannot read {path}, the list of images to leave out: {error.strerror or error}"
-        ) from error
-    return sorted({line for line in text.split("\n") if line})

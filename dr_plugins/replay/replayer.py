@@ -20,6 +20,7 @@ from dr_plugins.errors import (
 from dr_plugins.images.classes import compare_class_names
 from dr_plugins.images.decoding import Picture, size_of
 from dr_plugins.images.keys import KEY_RULES, ruled_keys
+from dr_plugins.images.skipping import SkipList, skipped_keys
 from dr_plugins.images.sources import ImageSource
 from dr_plugins.policies.policy import AugmentParams
 from dr_plugins.replay.deferred import CroppedView
@@ -36,24 +37,39 @@ def fingerprint(view: torch.Tensor) -> bytes:
     return hashlib.blake2b(view.contiguous().numpy().data, digest_size=FINGERPRINT_BYTES).digest()
 
 
-def known_images(source: ImageSource, shards: ShardSet) -> ImageSource:
+def known_images(source: ImageSource, shards: ShardSet, skip: SkipList = ()) -> ImageSource:
     """Return the source under the set's keys, without the images that were left out of the set.
 
     Copies of a data set name its files differently. If the first name is unknown, and a rule of
     `KEY_RULES` makes it a key of the set, the rule is applied to all.
 
+    Args:
+        source: The images.
+        shards: The shard set.
+        skip: More images to leave out.
+
     Raises:
-        DatasetMismatchError: The rule does not apply to all names.
+        DatasetMismatchError: The rule does not apply to all names, or `skip` lists a key that
+            neither the source nor the set knows.
     """
     source = named_as(source, shards)
-    known = source.without(shards.manifest.left_out)
-    if len(known) < len(source):
-        _logger.warning(
-            "leaving out %d of %d images, as in the shard set",
-            len(source) - len(known),
-            len(source),
-        )
-    return known
+    left_out = shards.manifest.left_out
+    known = source.without(left_out)
+    _log_left_out(source, known, "in the shard set")
+    if not skip:
+        return known
+    listed = skipped_keys(skip, known.keys, (shards.keys, set(left_out)))
+    kept = known.without(listed)
+    _log_left_out(known, kept, "the skip list says")
+    if not len(kept):
+        raise DatasetMismatchError("the skip list leaves out all images; leave out fewer")
+    return kept
+
+
+def _log_left_out(before: ImageSource, after: ImageSource, reason: str) -> None:
+    count, total = len(before) - len(after), len(before)
+    if count:
+        _logger.warning("leaving out %d of %d images, as %s", count, total, reason)
 
 
 def named_as(source: ImageSource, shards: ShardSet) -> ImageSource:
@@ -78,15 +94,18 @@ class Replayer:
     Args:
         source: The images; each must be in the shard set or in its list of left-out images.
         shards: The reinforcements; they may cover more images.
+        skip: Images to leave out: a file with one key a line, or the keys. They are still mixed
+            into the views of others.
 
     Attributes:
-        source: The images that are in the shard set.
+        source: The images that are in the shard set, without those that are skipped.
         rows: int64 ``[len(source)]``, the shard set's row of each image.
 
     Raises:
         UnknownImageError: An image is not in the shard set; or the set mixes images and the source
             misses one.
-        DatasetMismatchError: The images have other classes than the shard set.
+        DatasetMismatchError: The images have other classes than the shard set, or a key to skip is
+            unknown.
 
     Example:
         >>> replayer = Replayer(source, ShardSet("imagenet-plus"))          # doctest: +SKIP
@@ -94,12 +113,14 @@ class Replayer:
         >>> view, label = replayer.view(0, replayer.policy.decode(record)[0])  # doctest: +SKIP
     """
 
-    def __init__(self, source: ImageSource, shards: ShardSet) -> None:
-        self.source = known_images(source, shards)
+    def __init__(self, source: ImageSource, shards: ShardSet, skip: SkipList = ()) -> None:
+        self.source = known_images(source, shards, skip)
         self.shards = shards
         self.policy = stored_policy(shards)
         self.rows = shards.keys.rows(self.source.keys)
-        self._positions = self._invert() if self.policy.mixings else None
+        # Any image of the set may be mixed into a view, also those that are skipped.
+        self._partners = Replayer(source, shards) if skip and self.policy.mixings else None
+        self._positions = self._invert() if self.policy.mixings and self._partners is None else None
         stored = shards.manifest.settings["class_names"]
         names = self.source.class_names
         if fault := compare_class_names(names, stored, "the dataset", "the shard set"):
@@ -169,13 +190,15 @@ class Replayer:
         image, label = self._load_for(index, params.view)
         if params.partner is None:
             return image, None, label
-        assert self._positions is not None
-        if params.partner >= len(self._positions):
+        if params.partner >= len(self.shards):
             raise FormatError(
                 f"a record of image {self.source.keys[index]!r} mixes in row {params.partner}, but "
-                f"the shard set has {len(self._positions)} images: it was made by a faulty writer"
+                f"the shard set has {len(self.shards)} images: it was made by a faulty writer"
             )
-        partner, _ = self._load_for(int(self._positions[params.partner]), params.partner_view)
+        others = self._partners or self
+        assert others._positions is not None
+        position = int(others._positions[params.partner])
+        partner, _ = others._load_for(position, params.partner_view)
         return image, partner, -1
 
     def _load_for(self, index: int, view: Sequence[Any]) -> tuple[Picture, int]:

@@ -76,7 +76,7 @@ class Manifest:
 
     @property
     def left_out(self) -> list[str]:
-        """Keys of the images that could not be read when the set was made."""
+        """Keys of the images that were left out when the set was made."""
         return list(self.settings.get("left_out", ()))
 
     @property

@@ -17,6 +17,7 @@ from torchvision.transforms.v2.functional import resize
 from dr_plugins import randomness
 from dr_plugins.errors import DatasetMismatchError, ImageChangedError
 from dr_plugins.images.decoding import size_of
+from dr_plugins.images.skipping import SkipList
 from dr_plugins.images.sources import ImageSource
 from dr_plugins.policies.policy import AugmentParams, Policy
 from dr_plugins.replay.deferred import CroppedView
@@ -52,6 +53,8 @@ class ReinforcedDataset(Dataset[Sample]):
         postprocess: Applied to the resulting views, uint8 ``[3, H, W]``; for example to normalize
             them. With `transform`, both must return the same dtype and range of values.
         keys: Keys of the images, if they cannot be derived; see `image_keys`.
+        skip: Images to leave out, for example `dr-plugins suspects`'s: a file with one key a line,
+            or the keys. They are still mixed into the views of others.
         check: What to do when a replayed view differs from the teacher's (each image has one
             fingerprinted view, used once in S epochs): ``"error"``, ``"warn"`` or ``"off"``.
         defer: Compute flips, RandAugment, erasing and mixing on the device that the images are sent
@@ -61,7 +64,8 @@ class ReinforcedDataset(Dataset[Sample]):
     Raises:
         FormatError: The shard set is missing or damaged.
         UnknownImageError: An image has no reinforcement.
-        DatasetMismatchError: The dataset has other classes, or has a transform.
+        DatasetMismatchError: The dataset has other classes, or has a transform; or a key in `skip`
+            is no image's.
         ValueError: An option is out of range.
 
     Example:
@@ -84,6 +88,7 @@ class ReinforcedDataset(Dataset[Sample]):
         size: int | Sequence[int] | None = None,
         postprocess: Callable[[torch.Tensor], torch.Tensor] | None = None,
         keys: Sequence[str] | None = None,
+        skip: SkipList = (),
         check: str = "error",
         defer: bool = False,
     ) -> None:
@@ -100,7 +105,7 @@ class ReinforcedDataset(Dataset[Sample]):
         self.size = None if size is None else _pair(size)
         self.postprocess = postprocess
         self.defer = defer
-        self._replayer = Replayer(source, self.shards)
+        self._replayer = Replayer(source, self.shards, skip)
         policy = self.policy
         if defer and postprocess is not None:
             raise ValueError(
@@ -112,7 +117,12 @@ class ReinforcedDataset(Dataset[Sample]):
         self._plain_policy = Policy.load("rrc", size=policy.view_size[0], backend=policy.backend)
         # In shared memory, so running workers see the epoch set by the main process.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
-        self._draws = Draws(len(source))
+        self._draws = Draws(len(self))
+
+    @property
+    def replayer(self) -> Replayer:
+        """Computes the stored views of these images."""
+        return self._replayer
 
     @property
     def source(self) -> ImageSource:

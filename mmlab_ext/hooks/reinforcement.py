@@ -10,7 +10,6 @@ from mmengine import dist
 from mmengine.registry import HOOKS
 
 from dr_plugins.errors import ImageChangedError
-from dr_plugins.replay.replayer import Replayer
 from mmlab_ext.datasets import ReinforcedDataset
 from mmlab_ext.errors import ConfigError
 from mmlab_ext.hooks.facts import facts_of, wrapper_facts
@@ -99,11 +98,10 @@ class ReinforcementHook(InputsHook):
         core, total = dataset.reinforced, len(dataset)
         compared = 0
         if core.check != "off":
-            replayer = Replayer(core.source, core.shards)
             count = min(self.replay, total)
             for index in np.unique(np.linspace(0, total - 1, count).round().astype(int)).tolist():
                 try:
-                    compared += replayer.compare(index)
+                    compared += core.replayer.compare(index)
                 except ImageChangedError as error:
                     if core.check == "error":
                         raise

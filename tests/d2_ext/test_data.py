@@ -141,6 +141,21 @@ def test_unfinished_views_become_those_of_the_workers(
         torch.testing.assert_close(found, classifier(expected)["loss_kd"])
 
 
+def test_images_of_a_list_are_left_out(
+    photographs: Path, shard_sets: Shards, tmp_path: Path
+) -> None:
+    skip = tmp_path / "skip.txt"
+    skip.write_text("n01/n01_2.JPEG\nn02/n02_2.JPEG\n")
+    cfg = get_cfg()
+    add_dr_plugins_config(cfg)
+    cfg.merge_from_list(["REINFORCED.SHARDS", str(shard_sets()), "REINFORCED.SKIP", str(skip)])
+    cfg.merge_from_list(["DATASETS.TRAIN", (str(photographs),), "SOLVER.IMS_PER_BATCH", 5])
+    cfg.merge_from_list(["DATALOADER.NUM_WORKERS", 0])
+    loader = build_reinforced_train_loader(cfg)
+    assert len(loader.dataset) == 10
+    assert loader.batches.iterations_per_epoch == 2
+
+
 def test_unfinished_views_are_not_resized(photographs: Path, shard_sets: Shards) -> None:
     with pytest.raises(ConfigError, match=r"REINFORCED.*size=32.*\(24, 24\).*defer"):
         build_reinforced_train_loader(
@@ -333,7 +348,7 @@ def test_resized_views_are_antialiased(photographs: Path, shard_sets: Shards) ->
 DEFAULTS = {
     build_reinforced_train_loader: {
         **{"class_map": None, "p": 0.99, "densify": "smooth", "seed": 0, "check": "error"},
-        **{"size": None, "defer": False, "num_workers": 0},
+        **{"size": None, "defer": False, "skip": "", "num_workers": 0},
     },
     build_classification_test_loader: {
         **{"shards": None, "class_map": None, "batch_size": 64, "size": 224},
@@ -365,7 +380,7 @@ def test_defaults_of_the_keys() -> None:
     add_dr_plugins_config(cfg)
     assert dict(cfg.REINFORCED) == {
         **{"SHARDS": "", "CLASS_MAP": "", "P": 0.99, "DENSIFY": "smooth", "SEED": 0},
-        **{"CHECK": "error", "SIZE": 0, "DEFER": False, "CROP_PCT": 0.875},
+        **{"CHECK": "error", "SIZE": 0, "DEFER": False, "SKIP": "", "CROP_PCT": 0.875},
         **{"TEMPERATURE": 1.0, "LABEL_WEIGHT": 0.0},
     }
     assert dict(cfg.MODEL.DR_TIMM) == {

@@ -278,6 +278,15 @@ def test_a_set_that_leaves_out_images(tmp_path: Path, named: Callable[[Path], An
     assert len(dataset) == 11
 
 
+def test_images_of_a_list_are_left_out(photographs: Path, shard_sets: Sets, tmp_path: Path) -> None:
+    skip = tmp_path / "skip.txt"
+    skip.write_text("n01/n01_2.JPEG\n")
+    options = {"images": str(photographs), "shards": str(shard_sets()), "skip": str(skip)}
+    dataset = build(DATASETS, "ReinforcedDataset", **options)
+    assert len(dataset) == 11
+    assert "n01/n01_2.JPEG" not in dataset.reinforced.source.keys
+
+
 def test_unfinished_views_are_not_resized(photographs: Path, shard_sets: Sets) -> None:
     options = {"images": str(photographs), "shards": str(shard_sets())}
     with pytest.raises(ConfigError, match=r"size=32.*\(24, 24\).*defer"):

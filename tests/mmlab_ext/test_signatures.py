@@ -39,6 +39,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "check": "error",
         "size": None,
         "defer": False,
+        "skip": "",
         "gt_score": False,
         "class_map": None,
         "pipeline": (),

@@ -46,6 +46,18 @@ def test_imagenet_plus_reads_images_as_timm_does(data_dir: Path) -> None:
     assert (train.p, train.densify, train.check) == (0.99, "smooth", "error")
 
 
+def test_images_of_a_list_are_left_out(data_dir: Path, tmp_path: Path) -> None:
+    whole = create_dataset("imagenet-plus", root=str(data_dir), **TRAIN)
+    skip = tmp_path / "skip.txt"
+    skip.write_text(f"{whole.source.keys[3]}\n")
+    some = create_dataset(f"imagenet-plus?skip={skip}", root=str(data_dir), **TRAIN)
+    assert len(some) == len(whole) - 1
+    assert whole.source.keys[3] not in some.source.keys
+    skip.write_text("none.JPEG\n")
+    with pytest.raises(DatasetMismatchError, match=r"none\.JPEG"):
+        create_dataset(f"imagenet-plus?skip={skip}", root=str(data_dir), **TRAIN)
+
+
 def test_validation_is_timms_own(data_dir: Path) -> None:
     for split in ("validation", "val", "train"):
         ours = create_dataset("imagenet-plus?p=1", root=str(data_dir), split=split)

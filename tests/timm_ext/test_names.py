@@ -14,8 +14,8 @@ from timm_ext.names import SHARDS_VARIABLE, DatasetName, find_shards, parse_name
 
 
 def test_every_option() -> None:
-    text = "imagenet-plus?shards=/data/in1k+&p=0.5&densify=zeros&check=warn&seed=7"
-    expected = DatasetName("imagenet-plus", "/data/in1k+", "", 0.5, "zeros", "warn", 7)
+    text = "imagenet-plus?shards=/data/in1k+&p=0.5&densify=zeros&check=warn&seed=7&skip=a.txt"
+    expected = DatasetName("imagenet-plus", "/data/in1k+", "", 0.5, "zeros", "warn", 7, "a.txt")
     assert parse_name(text) == expected
 
 
@@ -88,6 +88,7 @@ def test_other_names_are_timms(name: str) -> None:
         ("imagenet-plus?densify=no", "expected smooth or zeros"),
         ("imagenet-plus?check=no", "expected error or warn or off"),
         ("imagenet-plus?seed=-1", "expected an integer from 0"),
+        ("imagenet-plus?skip=a.txt&p=0", "skip=a.txt"),
         ("imagenet-plus?base=torch/mnist", "write reinforced?base=torch/mnist"),
     ],
 )
