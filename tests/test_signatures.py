@@ -16,6 +16,7 @@ import pytest
 
 HAS_TIMM = importlib.util.find_spec("timm") is not None
 PACKAGES = ["dr_plugins", "dr_plugins.generation", "dr_plugins.mldr", "dr_models.checkpoints"]
+PACKAGES += ["dr_plugins.statistics", "dr_plugins.pictures"]
 PACKAGES += ["dr_models", "timm_ext"] if HAS_TIMM else []
 
 # Function or method: its arguments with defaults. Constructors go by the name of their class.
@@ -23,6 +24,7 @@ DEFAULTS: dict[str, str] = {
     "CheckpointLocation": (
         "source='auto', arch=None, averaged=None, stored_indices=False, new_keys=()"
     ),
+    "Confusion.of": "counts=None",
     "ConversionReport": (
         "model_kwargs=<factory>, weights='', num_classes=0, matched=<factory>, "
         "missing=<factory>, unexpected=<factory>, ignored=<factory>, dropped=<factory>, "
@@ -43,6 +45,7 @@ DEFAULTS: dict[str, str] = {
     "ImageSource": "keys=None",
     "ImageSource.check": "full=False",
     "ImageSource.load_picture": "as_pixels=True",
+    "ImageStatistics.summary": "pairs=10",
     "ImportSettings": (
         "num_classes=None, probs_dtype='float16', min_agreement=0.5, workers=0, progress=False"
     ),
@@ -61,6 +64,7 @@ DEFAULTS: dict[str, str] = {
         "keys=None, skip=(), check='error', defer=False"
     ),
     "Replayer.load": "as_pixels=False",
+    "ShardSet.check_in_place": "rows=None",
     "SparseTargets": "labels=None, num_classes=0, densify='smooth', temperature=None",
     "SparseTargets.cuda": "device=None, non_blocking=False",
     "SparseTargets.dense": "method=None",
@@ -70,12 +74,15 @@ DEFAULTS: dict[str, str] = {
     "SparseTargets.unchecked": "densify='smooth', temperature=None",
     "ViewGeometry.mask": "fill=0",
     "check_convention": "top=1.0, bgr=False, host='the host'",
+    "choose_rows": "order='random', count=8, class_name=None, seed=0",
+    "compute_statistics": "workers=0, progress=False",
     "convert": (
         "out=None, to='timm', averaged=None, stock=False, stored_indices=False, "
         "allow_partial=False, mean=None, std=None"
     ),
     "convert_state_dict": "to='timm', stock=False, stored_indices=False, allow_partial=False",
     "create_loss": "dataset=None, plain=None",
+    "draw_sheet": "views=6, topk=3",
     "expected_calibration_error": "bins=15",
     "extend": (
         "samples=None, device='cpu', workers=0, views_on=None, check_images='quick', progress=False"
@@ -85,14 +92,16 @@ DEFAULTS: dict[str, str] = {
     "load_checkpoint": "averaged=None",
     "merge": "progress=False",
     "open_source": "class_map=None, train=True, keys=None",
+    "open_statistics": "workers=0, progress=False",
     "pull": "progress=False",
-    "push": "progress=False",
+    "push": "images=None, progress=False",
     "reinforce": (
         "teacher_specs=(), device='cpu', workers=0, views_on=None, min_agreement=None, "
         "left_out=(), check_images='quick', progress=False"
     ),
     "ResumableLoader": "seed=0, rank=0, world_size=1",
     "replay_normalized": "partner=None",
+    "show": "views=6",
     "split": "parts=None, keys=None, progress=False",
     "subset": "samples=None, topk=None, classes=None, keys=None, progress=False",
     "torchvision_model": "num_classes=1000",
