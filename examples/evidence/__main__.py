@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import click
 
+from examples.evidence.advisor import measure, write_section
 from examples.evidence.grid import EXPERIMENTS, entries
 from examples.evidence.report import refresh_readme, write_report
 from examples.evidence.runner import RUNS, make_all, missing
 
-README = Path(__file__).parents[2] / "README.md"
+ROOT = Path(__file__).parents[2]
+README, TEACHERS = ROOT / "README.md", ROOT / "docs" / "teachers.md"
 _PATH = click.Path(path_type=Path)
 
 
@@ -58,6 +61,19 @@ def report(folder: Path, out: Path, readme: Path) -> None:
     write_report(folder, out)
     refresh_readme(folder, readme)
     click.echo(out / "README.md")
+
+
+@main.command()
+@click.option("--runs", "folder", default=RUNS, type=_PATH, show_default=True, help="Results.")
+@click.option("--cache", default="runs/evidence", type=_PATH, help="Teachers.")
+@click.option("--page", default=TEACHERS, type=_PATH, show_default=True, help="With the tables.")
+def advisor(folder: Path, cache: Path, page: Path) -> None:
+    """Measure the teachers of the experiment "advisor", unless that was done, and write a page."""
+    measurements = folder.parent / "teachers.json"
+    if not measurements.exists():
+        measurements.write_text(json.dumps(measure(cache), indent=1) + "\n")
+    write_section(folder, measurements, page)
+    click.echo(page)
 
 
 if __name__ == "__main__":

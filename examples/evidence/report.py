@@ -51,7 +51,7 @@ def write_report(folder: Path, out: Path) -> None:
     draw_lengths(results, MAIN, out / "figures" / "lengths.png")
     draw_severities(results, MAIN, out / "figures" / "severities.png")
     text = Template(TEMPLATE.read_text()).substitute(
-        claims=_table(("claim", "verdict", "numbers"), claims(results)),
+        claims=markdown_table(("claim", "verdict", "numbers"), claims(results)),
         summary=summary(results),
         progress=_progress(results),
         accuracy=_over_lengths(results, MAIN, LENGTHS, "accuracy"),
@@ -78,13 +78,19 @@ def write_report(folder: Path, out: Path) -> None:
 
 def refresh_readme(folder: Path, readme: Path) -> None:
     """Put the summary of the runs in `folder` between the two marks that a README has for it."""
-    lines = readme.read_text().splitlines()
-    first, last = (next(i for i, line in enumerate(lines) if line.startswith(m)) for m in _MARKS)
-    lines[first + 1 : last] = summary(Results.load(folder)).splitlines()
-    readme.write_text("\n".join(lines) + "\n")
+    put_between_marks(readme, _MARKS, summary(Results.load(folder)))
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def put_between_marks(page: Path, marks: tuple[str, str], text: str) -> None:
+    """Replace the lines between two lines of a page, which begin with the marks."""
+    lines = page.read_text().splitlines()
+    first, last = (next(i for i, line in enumerate(lines) if line.startswith(m)) for m in marks)
+    lines[first + 1 : last] = text.splitlines()
+    page.write_text("\n".join(lines) + "\n")
+
+
+def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a table as Markdown."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
@@ -95,7 +101,7 @@ def _progress(results: Results) -> str:
         planned = entries([name], SEEDS)
         made = sum(run in results.runs for run in planned)
         rows.append((name, str(made), str(len(planned) - made)))
-    return _table(("experiment", "runs made", "pending"), rows)
+    return markdown_table(("experiment", "runs made", "pending"), rows)
 
 
 def _over_lengths(results: Results, row: Training, lengths: Sequence[int], metric: str) -> str:
@@ -104,7 +110,7 @@ def _over_lengths(results: Results, row: Training, lengths: Sequence[int], metri
         return [LABELS[method], *(results.sample(r, metric).text() for r in rows)]
 
     head = (f"{metric}, %", *(f"{epochs} epochs" for epochs in lengths))
-    return _table(head, (line(method) for method in METHODS))
+    return markdown_table(head, (line(method) for method in METHODS))
 
 
 def _distance(results: Results) -> str:
@@ -118,7 +124,7 @@ def _distance(results: Results) -> str:
         ]
 
     head = ("points of accuracy, pairs of equal seeds", *(f"{e} epochs" for e in LENGTHS))
-    return _table(head, (line(method) for method in METHODS if method != "reinforced"))
+    return markdown_table(head, (line(method) for method in METHODS if method != "reinforced"))
 
 
 def _gap(results: Results) -> str:
@@ -130,7 +136,7 @@ def _gap(results: Results) -> str:
         return [changes, results.sample(row, "accuracy").text(), gap]
 
     rows = [row for row in (MAIN, *EXPERIMENTS["gap"]) if isinstance(row, Training)]
-    return _table(
+    return markdown_table(
         ("reinforced, 240 epochs", "accuracy, %", "minus online, same view"), map(line, rows)
     )
 
@@ -144,7 +150,7 @@ def _ablation(results: Results, name: str) -> str:
         mark = " (default)" if row == BASE else ""
         return [label + mark, *(results.sample(row, metric).text() for metric in metrics)]
 
-    return _table((name, *(f"{m}, %" for m in metrics)), map(line, ABLATIONS[name]))
+    return markdown_table((name, *(f"{m}, %" for m in metrics)), map(line, ABLATIONS[name]))
 
 
 def _robustness(results: Results) -> str:
@@ -152,7 +158,7 @@ def _robustness(results: Results) -> str:
         row = replace(MAIN, method=method)
         return [LABELS[method], *(results.sample(row, metric).text() for metric in METRICS)]
 
-    return _table((f"{MAIN.epochs} epochs", *METRICS), map(line, METHODS))
+    return markdown_table((f"{MAIN.epochs} epochs", *METRICS), map(line, METHODS))
 
 
 def _transfer(results: Results) -> str:
@@ -162,7 +168,7 @@ def _transfer(results: Results) -> str:
 
     rows = [row for row in EXPERIMENTS["transfer"] if isinstance(row, Transfer)]
     lines = [line(row, metric) for row in rows for metric in _TRANSFERRED[row.host]]
-    return _table(("model", "metric, %", "pretraining", "result"), lines)
+    return markdown_table(("model", "metric, %", "pretraining", "result"), lines)
 
 
 def _cost(results: Results) -> str:
@@ -175,7 +181,7 @@ def _cost(results: Results) -> str:
 
     rows = [row for row in EXPERIMENTS["cost"] if isinstance(row, Cost)]
     lines = [line(row, method) for row in rows for method in ("plain", "reinforced", "online")]
-    return _table(("model", "method", "ms per step", "of plain"), lines)
+    return markdown_table(("model", "method", "ms per step", "of plain"), lines)
 
 
 def _versions(results: Results) -> str:
