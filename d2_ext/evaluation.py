@@ -12,6 +12,9 @@ from detectron2.utils import comm
 
 from dr_plugins.errors import DatasetMismatchError
 from dr_plugins.metrics import ImageScores
+from dr_plugins.metrics.image_scores import METRICS
+
+_NAMES = {"ece": "ECE", "adaptive_ece": "aECE", "nll": "NLL", "brier": "Brier"}
 
 
 class ClassificationEvaluator(DatasetEvaluator):
@@ -69,6 +72,7 @@ class ClassificationEvaluator(DatasetEvaluator):
         if not scores:
             raise DatasetMismatchError("there were no images to evaluate; see DATASETS.TEST")
         found = ImageScores.concatenated(scores).metrics(self.bins)
-        percent = {"top1": "top1", "top5": "top5", "ECE": "ece", "aECE": "adaptive_ece"}
-        metrics = {name: 100 * found[key] for name, key in percent.items()}
-        return OrderedDict(classification={**metrics, "NLL": found["nll"], "Brier": found["brier"]})
+        metrics = {
+            _NAMES.get(name, name): METRICS[name].factor * value for name, value in found.items()
+        }
+        return OrderedDict(classification=metrics)

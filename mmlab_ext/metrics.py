@@ -10,6 +10,7 @@ from mmengine.evaluator import BaseMetric
 from mmengine.registry import METRICS
 
 from dr_plugins.metrics import ImageScores
+from dr_plugins.metrics.image_scores import METRICS as SCORES
 from mmlab_ext.errors import ConfigError
 from mmlab_ext.samples import one_class
 
@@ -118,7 +119,7 @@ class CalibrationMetrics(BaseMetric):
     def compute_metrics(self, results: list[ImageScores]) -> dict[str, float]:
         """Return ``ece``, ``adaptive_ece``, ``nll`` and ``brier``."""
         found = ImageScores.concatenated(results).metrics(self.bins)
-        return {name: found[name] for name in ("ece", "adaptive_ece", "nll", "brier")}
+        return {name: value for name, value in found.items() if SCORES[name].is_calibration}
 
 
 @METRICS.register_module()

@@ -11,9 +11,9 @@ import numpy as np
 from dr_plugins.evaluation.bootstrap import Estimate, Linear, intervals, linear_metrics
 from dr_plugins.evaluation.corruptions import ALEXNET_ERRORS, mean_corruption_error
 from dr_plugins.evaluation.results import SetResult
+from dr_plugins.metrics.image_scores import METRICS
 
 _SEVERITIES = 5
-_CALIBRATION = ("ece", "adaptive_ece", "nll", "brier")  # what temperature scaling changes
 
 
 def summarize(results: Iterable[SetResult], missing: Mapping[str, str]) -> dict[str, Any]:
@@ -70,7 +70,7 @@ def _summarize_set(group: Sequence[SetResult]) -> dict[str, Any]:
             **{
                 f"scaled_{name}": metric
                 for name, metric in linear_metrics(result.scaled).items()
-                if name in _CALIBRATION
+                if METRICS[name].is_calibration
             },
         }
         for result in group

@@ -6,21 +6,19 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dr_plugins.evaluation.corruptions import ALEXNET_ERRORS, EXTRA
+from dr_plugins.metrics.image_scores import METRICS, Metric
 
-# Name in a summary: name in the table, factor, digits.
-_ROWS: Mapping[str, tuple[str, float, int]] = {
-    "top1": ("top-1, %", 100, 2),
-    "top5": ("top-5, %", 100, 2),
-    "ece": ("ECE, %", 100, 2),
-    "adaptive_ece": ("adaptive ECE, %", 100, 2),
-    "nll": ("NLL", 1, 4),
-    "brier": ("Brier score", 1, 4),
-    "scaled_ece": ("ECE, %, temperature-scaled", 100, 2),
-    "scaled_adaptive_ece": ("adaptive ECE, %, temperature-scaled", 100, 2),
-    "scaled_nll": ("NLL, temperature-scaled", 1, 4),
-    "scaled_brier": ("Brier score, temperature-scaled", 1, 4),
-    "mean_error": ("mean error, %", 100, 2),
-    "mce": ("mCE, %", 100, 2),
+_SCALED = {
+    f"scaled_{name}": metric._replace(title=f"{metric.title}, temperature-scaled")
+    for name, metric in METRICS.items()
+    if metric.is_calibration
+}
+# By name in a summary.
+_ROWS = {
+    **METRICS,
+    **_SCALED,
+    "mean_error": Metric("mean error, %", 100, 2),
+    "mce": Metric("mCE, %", 100, 2),
 }
 
 
@@ -81,7 +79,7 @@ def _metric_rows(
     images = f"{found['images']:,}"
     if found["expected"] and found["images"] != found["expected"]:
         images += f" of {found['expected']:,}: incomplete"
-    for metric, (title, factor, digits) in _ROWS.items():
+    for metric, (title, factor, digits, _) in _ROWS.items():
         if not any(metric in own for own in values.values()):
             continue
         row = [name, images, title]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
+from typing import NamedTuple
 
 import torch
 
@@ -13,9 +14,38 @@ from dr_plugins.metrics.calibration import adaptive_bins, equal_width_bins, gap,
 _ROWS = 4096  # of 1,000 classes in double precision: 33 MB
 
 
+class Metric(NamedTuple):
+    """How a metric is reported.
+
+    Attributes:
+        title: Its name in a table, with its unit.
+        factor: What its value is multiplied by there: 100 for percent.
+        digits: After the point.
+        is_calibration: Whether it measures probabilities, so that temperature scaling changes it.
+    """
+
+    title: str
+    factor: float
+    digits: int
+    is_calibration: bool = True
+
+
+METRICS = {
+    "top1": Metric("top-1, %", 100, 2, is_calibration=False),
+    "top5": Metric("top-5, %", 100, 2, is_calibration=False),
+    "ece": Metric("ECE, %", 100, 2),
+    "adaptive_ece": Metric("adaptive ECE, %", 100, 2),
+    "nll": Metric("NLL", 1, 4),
+    "brier": Metric("Brier score", 1, 4),
+}
+"""What `ImageScores.metrics` returns. Commands and hosts report all of them."""
+
+
 @dataclass(frozen=True)
 class ImageScores:
     """The scores of N images, from which all metrics follow. Every tensor is float64 ``[N]``.
+
+    All but `confidence` are metrics by their mean.
 
     Attributes:
         top1: 1 if the top class is right, else 0. Of m equal top classes each counts 1/m, so a
@@ -91,14 +121,9 @@ class ImageScores:
         ece = gap(self.confidence, self.top1, equal_width_bins(self.confidence, bins))
         accuracy = shared(self.confidence, self.top1)
         adaptive = gap(self.confidence, accuracy, adaptive_bins(self.confidence, bins))
-        return {
-            "top1": self.top1.mean().item(),
-            "top5": self.top5.mean().item(),
-            "ece": ece,
-            "adaptive_ece": adaptive,
-            "nll": self.nll.mean().item(),
-            "brier": self.brier.mean().item(),
-        }
+        means = {name: values.mean().item() for name, values in self.columns().items()}
+        found = {**means, "ece": ece, "adaptive_ece": adaptive}
+        return {name: found[name] for name in METRICS}
 
 
 def row_chunks(

@@ -12,7 +12,9 @@ import pytest
 import torch
 
 from dr_plugins.evaluation import ALEXNET_ERRORS, SetResult, markdown, summarize
+from dr_plugins.evaluation.bootstrap import linear_metrics
 from dr_plugins.metrics import ImageScores
+from dr_plugins.metrics.image_scores import METRICS
 
 SEVERITIES = range(1, 6)
 
@@ -172,3 +174,9 @@ def test_figures(tmp_path: Path) -> None:
     for path in tmp_path.iterdir():
         with Image.open(path) as image:
             assert min(image.size) > 300
+
+
+def test_every_metric_has_a_title_and_an_interval() -> None:
+    scores = ImageScores.of(torch.eye(3), torch.arange(3))
+    assert list(scores.metrics()) == list(METRICS)
+    assert set(linear_metrics(scores)) == set(METRICS)
