@@ -102,18 +102,20 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture
 def open_page(browser: Any) -> Iterator[Callable[..., Any]]:
-    """Opens an address in a new tab, and checks in the end that nothing went wrong in any."""
+    """Opens an address in a new tab, and checks in the end that nothing went wrong in any.
+
+    Where requests are meant to fail, pass `failing`.
+    """
     contexts, problems, foreign = [], [], []
 
-    def get(address: str, **options: Any) -> Any:
+    def get(address: str, *, failing: bool = False, **options: Any) -> Any:
         context = browser.new_context(**{"viewport": {"width": 1280, "height": 800}, **options})
         contexts.append(context)
         page = context.new_page()
         page.set_default_timeout(10_000)
         page.on("pageerror", lambda error: problems.append(str(error)))
-        page.on(
-            "console", lambda message: message.type == "error" and problems.append(message.text)
-        )
+        if not failing:
+            page.on("console", lambda m: m.type == "error" and problems.append(m.text))
         origin = address.split("/")[:3]
         page.on("request", lambda r: r.url.split("/")[:3] != origin and foreign.append(r.url))
         page.goto(address)

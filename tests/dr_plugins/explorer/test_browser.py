@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,7 +12,7 @@ import pytest
 from PIL import Image
 
 from dr_plugins.explorer import Catalog
-from dr_plugins.images.sources import ImageSource
+from dr_plugins.images.sources import ImageSource, open_source
 from dr_plugins.pictures import StoredPictures
 from dr_plugins.records import RecordLayout
 from dr_plugins.shards.key_index import KeyIndex
@@ -19,6 +21,7 @@ from dr_plugins.shards.reader import ShardSet
 from dr_plugins.shards.shard import Shard, shard_name
 from dr_plugins.statistics import open_statistics
 from tests.dr_plugins.explorer.conftest import CLASSES, HOSTILE, SAMPLES, serving
+from tests.tiny import TinyTeacher, make_set, photograph
 
 expect = pytest.importorskip("playwright.sync_api").expect
 OpenPage = Callable[..., Any]
@@ -146,6 +149,57 @@ def test_the_classes(open_page: OpenPage, address: str, catalog: Catalog) -> Non
     means = [statistics.agreement[statistics.label == c].mean() for c in range(4)]
     names = catalog.class_names
     expect(page.locator(".classes tbody th").first).to_have_text(names[int(np.argmin(means))])
+
+
+def test_the_reason_stands_in_place_of_a_picture(
+    open_page: OpenPage, catalog: Catalog, images: Path, tmp_path: Path
+) -> None:
+    copied = shutil.copytree(images, tmp_path / "train")
+    (copied / catalog.shards.keys[1]).write_bytes(b"no image")
+    photograph(0, 9, 9).save(copied / catalog.shards.keys[2])
+    (copied / catalog.shards.keys[4]).unlink()
+    pictures = StoredPictures(open_source(str(copied)), catalog.shards)
+    with serving(catalog, pictures) as address:
+        page = open_page(address, failing=True)
+        for row, reason in ((1, "cannot"), (2, "9x9"), (4, "not among")):
+            expect(page.locator(".card").nth(row).locator(".missing")).to_contain_text(reason)
+        expect(page.locator(".card").nth(3).locator("img")).to_be_visible()
+        page.locator(".card").nth(1).click()
+        expect(page.locator(".original .missing")).to_contain_text("cannot")
+        expect(page.locator(".view .missing")).to_have_count(SAMPLES)
+        expect(page.locator(".bars").first).to_be_visible()
+
+
+class Unlabelled:
+    """Every ninth image of a source, without its label."""
+
+    def __init__(self, source: ImageSource) -> None:
+        self.source = source
+
+    def __len__(self) -> int:
+        return -(-len(self.source) // 9)
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        return self.source.load(9 * index)[0], -1
+
+
+def test_a_set_without_labels(open_page: OpenPage, images: Path, tmp_path: Path) -> None:
+    labelled = open_source(str(images))
+    source = ImageSource(Unlabelled(labelled), labelled.keys[::9])
+    make_set(tmp_path / "set", source, samples=2, teacher=TinyTeacher(5))
+    shards = ShardSet(tmp_path / "set")
+    catalog = Catalog(shards, open_statistics(shards))
+    with serving(catalog, StoredPictures(source, shards)) as address:
+        page = open_page(address)
+        expect(page.locator(".card .label").first).to_have_text("no label")
+        page.get_by_label("Sort by").select_option("agreement")
+        expect(page.get_by_role("status")).to_contain_text(f"{len(shards)} images")
+        page.get_by_label("Agreement, at least").fill("0")
+        expect(page.get_by_role("status")).to_contain_text("No image")
+        page.goto(f"{address}#image/0")
+        expect(page.locator(".verdict")).to_contain_text("unknown")
+        page.goto(f"{address}#classes")
+        expect(page.locator("main")).to_contain_text("No image has a label")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
