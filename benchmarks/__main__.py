@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from benchmarks import (
+    exploring,
     finishing,
     generating,
     growth,
@@ -32,6 +33,7 @@ BENCHMARKS = {
     "finishing": finishing.main,
     "generating": generating.main,
     "growth": growth.main,
+    "exploring": exploring.main,
     "importing": importing.main,
     "remote": remote.main,
     "keys": keys.main,

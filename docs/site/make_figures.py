@@ -11,6 +11,7 @@ from pathlib import Path
 from dr_plugins import (
     Ensemble,
     GenerationSettings,
+    ImageSource,
     Policy,
     ShardSet,
     load_teacher,
@@ -27,19 +28,22 @@ FIGURES = Path(__file__).parents[1] / "figures"
 PER_CLASS, SAMPLES, TOPK = 40, 20, 5
 
 
+def reinforced(folder: str, per_class: int = PER_CLASS) -> tuple[ImageSource, ShardSet]:
+    """Reinforce some of Fashion-MNIST in a folder."""
+    train, test = load(per_class, folder)
+    root = export_folders(train, test, Path(folder, "images")) / "train"
+    out = Path(folder, "fashion-mnist-plus")
+    settings = GenerationSettings(Policy.load(POLICY), samples=SAMPLES, topk=TOPK)
+    source = open_source(str(root))
+    ensemble = Ensemble([load_teacher(TEACHER)])
+    reinforce(source, ensemble, out, settings, teacher_specs=[TEACHER], workers=0, progress=True)
+    return source, ShardSet(out)
+
+
 def main() -> None:
-    """Reinforce some of Fashion-MNIST and draw its sheets."""
+    """Draw sheets of some of Fashion-MNIST."""
     with tempfile.TemporaryDirectory() as folder:
-        train, test = load(PER_CLASS, folder)
-        root = export_folders(train, test, Path(folder, "images")) / "train"
-        out = Path(folder, "fashion-mnist-plus")
-        settings = GenerationSettings(Policy.load(POLICY), samples=SAMPLES, topk=TOPK)
-        source = open_source(str(root))
-        ensemble = Ensemble([load_teacher(TEACHER)])
-        reinforce(
-            source, ensemble, out, settings, teacher_specs=[TEACHER], workers=0, progress=True
-        )
-        shards = ShardSet(out)
+        source, shards = reinforced(folder)
         pictures, statistics = StoredPictures(source, shards), open_statistics(shards)
         for order, count in (("random", 3), ("worst", 3)):
             rows = choose_rows(

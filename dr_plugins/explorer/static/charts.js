@@ -45,7 +45,7 @@ function confusionMatrix({ classes, counts }, className, address) {
   const cell = (value, i, j) => {
     const shade = value ? 0.12 + 0.88 * Math.sqrt(value / most) : 0;
     const text = `${className(classes[i])} taken for ${className(classes[j])}: ${plural(value, "image")}`;
-    return h("td", { class: `${i === j ? "diagonal" : "wrong"}${shade > 0.55 ? " strong" : ""}`, style: { "--shade": shade.toFixed(3) } },
+    return h("td", { class: `${i === j ? "diagonal" : "wrong"}${shade > 0.78 ? " strong" : shade > 0.55 ? " medium" : ""}`, style: { "--shade": shade.toFixed(3) } },
       value ? h("a", { href: address(classes[i], classes[j]), title: text, "aria-label": text }, value < 1000 ? String(value) : `${Math.round(value / 1000)}k`) : null);
   };
   return h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Confusion matrix" },
