@@ -16,8 +16,8 @@ from d2_ext.errors import ConfigError
 from d2_ext.norms import convert_norms
 from dr_models.checkpoints import InputConvention, LoadRecord, check_convention
 from dr_models.checkpoints.network_record import check_options, decode_record, encode_record
-from dr_plugins import KDLoss
-from dr_plugins.errors import BackboneError, CheckpointError
+from dr_plugins.errors import BackboneError, CheckpointError, LossError
+from dr_plugins.losses import DistillationLoss, build_loss
 from dr_plugins.training.contract import Contract, RunFacts, Setting
 
 State = Mapping[str, torch.Tensor]
@@ -27,7 +27,7 @@ _TOP = 255
 
 @META_ARCH_REGISTRY.register()
 class ReinforcedClassifier(nn.Module):
-    """A timm network with its classifier, trained by the KL divergence to stored answers.
+    """A timm network with its classifier, trained on stored answers.
 
     Checkpoints hold the network's tensors, with the prefix ``model.``, and its name and options. As
     ``imagenet-plus://OUTPUT_DIR/model_final.pth`` they load into the backbones of this package and
@@ -40,8 +40,9 @@ class ReinforcedClassifier(nn.Module):
             refused, because a checkpoint does not record them.
         pixel_std: See `pixel_mean`.
         norm: See `TimmBackbone`.
+        loss: See `dr_plugins.losses.build_loss`.
         temperature: Of the stored answers.
-        label_weight: See `KDLoss`.
+        label_weight: See `KDLoss`; other losses take it if it is not 0.
         grad_checkpointing: Recompute activations in the backward pass, to save memory.
         **options: For `timm.create_model`, such as ``drop_path_rate``.
 
@@ -52,7 +53,7 @@ class ReinforcedClassifier(nn.Module):
         load_record: Records whether weights were loaded into all of the network.
 
     Raises:
-        ConfigError: `model` or `norm` is unknown.
+        ConfigError: `model`, `norm` or `loss` is unknown.
         CheckpointError: `pixel_mean` or `pixel_std` differs from the model's.
 
     Example:
@@ -75,6 +76,7 @@ class ReinforcedClassifier(nn.Module):
         pixel_mean: Sequence[float] | None = None,
         pixel_std: Sequence[float] | None = None,
         norm: str = "",
+        loss: str = "KDLoss",
         temperature: float = 1.0,
         label_weight: float = 0.0,
         grad_checkpointing: bool = False,
@@ -88,7 +90,7 @@ class ReinforcedClassifier(nn.Module):
         convert_norms(self.model, norm)
         if grad_checkpointing:
             self.model.set_grad_checkpointing(True)
-        self.loss = KDLoss(temperature, label_weight)
+        self.loss = _build_loss(loss, temperature, label_weight)
         mean, std = _feed(self.model, pixel_mean, pixel_std)
         self.register_buffer("pixel_mean", torch.tensor(mean).view(-1, 1, 1), False)
         self.register_buffer("pixel_std", torch.tensor(std).view(-1, 1, 1), False)
@@ -107,6 +109,7 @@ class ReinforcedClassifier(nn.Module):
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
             "norm": node.NORM,
+            "loss": cfg.REINFORCED.LOSS,
             "temperature": cfg.REINFORCED.TEMPERATURE,
             "label_weight": cfg.REINFORCED.LABEL_WEIGHT,
             "grad_checkpointing": node.GRAD_CHECKPOINTING,
@@ -215,6 +218,17 @@ def _create(model: str, num_classes: int, **options: Any) -> Any:
         return create_classifier(model, num_classes, **options)
     except BackboneError as error:
         raise ConfigError(f"MODEL.DR_TIMM.NAME (lazy: model) is {model!r}: {error}") from error
+
+
+def _build_loss(spec: str, temperature: float, label_weight: float) -> DistillationLoss:
+    options = {"label_weight": label_weight} if label_weight else {}
+    try:
+        return build_loss(spec, temperature=temperature, **options)
+    except LossError as error:
+        raise ConfigError(
+            f"REINFORCED.LOSS (lazy: model.loss) with REINFORCED.LABEL_WEIGHT {label_weight}: "
+            f"{error}"
+        ) from error
 
 
 def _feed(

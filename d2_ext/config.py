@@ -103,6 +103,8 @@ def _reinforced() -> CfgNode:
     node.SKIP = ""
     # Size of evaluation's centre crop as a fraction of the resized shorter side.
     node.CROP_PCT = 0.875
+    # The loss: KDLoss, another name, or MODULE:CLASS; with options in brackets.
+    node.LOSS = "KDLoss"
     # Of the stored answers.
     node.TEMPERATURE = 1.0
     # Weight of the cross-entropy to the image's label in the loss.

@@ -15,6 +15,7 @@ __all__ = [
     "ImageChangedError",
     "ImageReadError",
     "LockedError",
+    "LossError",
     "OutputError",
     "PolicyError",
     "ReinforcementError",
@@ -72,6 +73,10 @@ class CheckpointError(ReinforcementError):
 
 class BackboneError(ReinforcementError):
     """A host's backbone cannot be built as its configuration asks."""
+
+
+class LossError(ReinforcementError):
+    """A loss specification gives no working loss."""
 
 
 class TeacherError(ReinforcementError):

@@ -11,7 +11,7 @@ The import registers in MMEngine's root registries, which every ``default_scope`
 | DATASETS | `ReinforcedDataset` | training images with the teacher's stored answers |
 | DATASETS | `ImageFolder` | validation images, one folder per class |
 | MODELS | `TimmClassifier`, `TimmDataPreprocessor` | pretraining any timm network |
-| MODELS | `KDLoss` | loss for reinforced data |
+| MODELS | `KDLoss`, `DistillationLoss` | loss for reinforced data: KL, or any other |
 | MODELS | `TimmFeatures` | any timm network as a backbone |
 | METRICS | `TopKAccuracy`, `ExpectedCalibrationError`, `CalibrationMetrics` | for classifiers |
 | HOOKS | `ReinforcementHook` | sets the epoch, checks the config and logs, for reinforced data |
@@ -39,7 +39,7 @@ from mmlab_ext.features import TimmFeatures
 from mmlab_ext.hooks import ReinforcedBackboneHook, ReinforcementHook
 from mmlab_ext.initializer import Pretrained
 from mmlab_ext.loading import load_into
-from mmlab_ext.losses import KDLoss
+from mmlab_ext.losses import DistillationLoss, KDLoss
 from mmlab_ext.metrics import CalibrationMetrics, ExpectedCalibrationError, TopKAccuracy
 from mmlab_ext.preprocessor import TimmDataPreprocessor
 from mmlab_ext.samples import ClassificationSample
@@ -49,6 +49,7 @@ __all__ = [
     "CalibrationMetrics",
     "ClassificationSample",
     "ConfigError",
+    "DistillationLoss",
     "ExpectedCalibrationError",
     "ImageFolder",
     "KDLoss",

@@ -29,7 +29,8 @@ class TimmClassifier(BaseModel):
     Args:
         model: Name of a timm model, or of one from `dr_models` (``cvnets_resnet50``).
         num_classes: At least 1.
-        loss: A loss that takes ``(logits, targets)``; by default `KDLoss`.
+        loss: A loss that takes ``(logits, targets)``; by default `KDLoss`. `DistillationLoss` takes
+            any loss of `dr_plugins.losses`, and your own.
         data_preprocessor: Settings of `TimmDataPreprocessor`, or another preprocessor. Mean and std
             default to timm's for the model; others are refused, because a checkpoint does not
             record them.

@@ -31,6 +31,7 @@ other. Options are part of the name, --dataset "imagenet-plus?shards=DIR&p=0.99"
   densify  smooth or zeros (default: smooth)
   check    error, warn or off: if a view is not what the teacher saw (default: error)
   seed     of the choice of reinforcements (default: --seed)
+  loss     KDLoss, another name, or MODULE:CLASS; with options in brackets (default: KDLoss)
   base     only for `reinforced`: timm's name for the dataset of images, such as
            torch/fashion_mnist (default: image folder)
 """

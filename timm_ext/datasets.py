@@ -16,6 +16,8 @@ from torch.utils.data import IterableDataset
 from torchvision import datasets
 
 from dr_plugins import ReinforcedDataset, ShardSet
+from dr_plugins.errors import LossError
+from dr_plugins.losses import DistillationLoss, build_loss
 from dr_plugins.training.contract import RunFacts, Setting
 from dr_plugins.utils.quoting import quoted
 from timm_ext.errors import DatasetNameError, ImagesNotFoundError, UnsupportedOptionError
@@ -79,6 +81,12 @@ def training_dataset() -> ReinforcedDataset | None:
     return next(iter(_training), None)
 
 
+def chosen_loss(dataset: ReinforcedDataset | None = None) -> DistillationLoss | None:
+    """Return the loss that a dataset's name chooses; by default that of `training_dataset`."""
+    dataset = training_dataset() if dataset is None else dataset
+    return None if dataset is None else _losses.get(dataset)
+
+
 def copy_for_loader(dataset: ReinforcedDataset) -> ReinforcedDataset:
     """Return a shallow copy, to be given another `transform` and `postprocess`.
 
@@ -88,11 +96,16 @@ def copy_for_loader(dataset: ReinforcedDataset) -> ReinforcedDataset:
     copied = copy.copy(dataset)
     if dataset in _training:
         _training.add(copied)
+    if dataset in _losses:
+        _losses[copied] = _losses[dataset]
     return copied
 
 
 # The dataset and its copies: a loader may outlive the dataset it was given.
 _training: weakref.WeakSet[ReinforcedDataset] = weakref.WeakSet()
+_losses: weakref.WeakKeyDictionary[ReinforcedDataset, DistillationLoss] = (
+    weakref.WeakKeyDictionary()
+)
 
 
 def _remember(dataset: ReinforcedDataset | None) -> ReinforcedDataset | None:
@@ -159,10 +172,22 @@ def _reinforce(images: Any, parsed: DatasetName, options: dict[str, Any]) -> Rei
         "Leave them out, or give them 3 channels",
     )
     dataset.contract().check_run(RunFacts(channels=[mode]), UnsupportedOptionError)
+    if parsed.loss is not None:
+        _losses[dataset] = _build_loss(parsed.loss, dataset)
     log_on_primary(f"{parsed.name}: {len(dataset)} images, {shards!r}")
     if len(dataset) < len(shards) and is_primary():
         _warn_of_others(dataset, parsed)
     return dataset
+
+
+def _build_loss(spec: str, dataset: ReinforcedDataset) -> DistillationLoss:
+    try:
+        loss = build_loss(spec, temperature=dataset.temperature)
+    except (LossError, ValueError) as error:
+        raise DatasetNameError(f"dataset option 'loss': {error}") from error
+    temperature = Setting("dataset option 'loss'", loss.temperature)
+    dataset.contract().check_run(RunFacts(temperatures=[temperature]), DatasetNameError)
+    return loss
 
 
 def _warn_of_others(dataset: ReinforcedDataset, parsed: DatasetName) -> None:

@@ -1,4 +1,4 @@
-"""Losses: knowledge distillation for a teacher's targets, timm's own for all others."""
+"""Losses: that of the stored answers for a teacher's targets, timm's own for all others."""
 
 from __future__ import annotations
 
@@ -6,21 +6,28 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+import torch
+import torch.nn.functional as F
 from timm.loss.cross_entropy import LabelSmoothingCrossEntropy
 from torch import Tensor, nn
 
 from dr_plugins import KDLoss, ReinforcedDataset, SparseTargets
+from dr_plugins.losses import DistillationLoss
+from dr_plugins.losses.kd_loss import cross_entropy
+from dr_plugins.targets import implements
 from dr_plugins.training.contract import Contract, RunFacts, Setting
-from timm_ext.datasets import training_dataset
+from timm_ext.datasets import chosen_loss, training_dataset
+from timm_ext.errors import UnsupportedOptionError
 from timm_ext.primary_log import log_on_primary
 
 
 class ReinforcedLoss(nn.Module):
-    """KL divergence to stored answers; another loss for all other targets.
+    """A loss for stored answers; another one for all other targets.
 
     Args:
         plain: For targets that are not `SparseTargets`; cross-entropy by default.
-        temperature: The teacher's, see `KDLoss`; None to use the targets'.
+        answers: For `SparseTargets`; by default the loss that the dataset's name chooses, or
+            `KDLoss` with the targets' temperature.
 
     Example:
         >>> import torch
@@ -28,10 +35,12 @@ class ReinforcedLoss(nn.Module):
         tensor(1.3863)
     """
 
-    def __init__(self, plain: nn.Module | None = None, temperature: float | None = None) -> None:
+    def __init__(
+        self, plain: nn.Module | None = None, answers: DistillationLoss | None = None
+    ) -> None:
         super().__init__()
         self.plain = nn.CrossEntropyLoss() if plain is None else plain
-        self.temperature = temperature
+        self.answers = answers
 
     def forward(self, logits: Tensor, target: SparseTargets | Tensor) -> Tensor:
         """Loss of a batch.
@@ -48,7 +57,7 @@ class ReinforcedLoss(nn.Module):
             ValueError: The targets have another temperature.
         """
         if isinstance(target, SparseTargets):
-            return _divergence(logits, target, self.temperature)
+            return _loss_of_answers(logits, target, self.answers)
         loss: Tensor = self.plain(logits, target)
         return loss
 
@@ -59,7 +68,8 @@ def create_loss(
     """Create the loss for a reinforced dataset.
 
     Args:
-        dataset: Sets the temperature; if None, the targets set it.
+        dataset: Its name may choose the loss, and it sets the temperature; if None, the dataset
+            created last and the targets do.
         plain: For targets that are not `SparseTargets`, such as those of the validation split;
             cross-entropy by default.
 
@@ -69,14 +79,17 @@ def create_loss(
         >>> create_loss()(torch.zeros(1, 4), targets)
         tensor(0.5152)
     """
-    return ReinforcedLoss(plain, None if dataset is None else dataset.temperature)
+    if dataset is None:
+        return ReinforcedLoss(plain)
+    return ReinforcedLoss(plain, chosen_loss(dataset) or KDLoss(dataset.temperature))
 
 
 @functools.cache
 def change_classes() -> None:
-    """Make timm's `LabelSmoothingCrossEntropy` compute the KL divergence to `SparseTargets`.
+    """Make timm's `LabelSmoothingCrossEntropy` compute the loss of `SparseTargets`.
 
-    The class is changed in place, for the reason given in `refusals.change_classes`.
+    The class is changed in place, for the reason given in `refusals.change_classes`. PyTorch's
+    cross-entropy, which timm uses with ``--smoothing 0``, refuses to replace a chosen loss.
     """
     kind: Any = LabelSmoothingCrossEntropy
     init: Callable[..., None] = kind.__init__
@@ -85,23 +98,44 @@ def change_classes() -> None:
     @functools.wraps(init)
     def logged(self: Any, *args: Any, **kwargs: Any) -> None:
         init(self, *args, **kwargs)
+        self.answers = chosen_loss()  # a submodule, which moves to the device
         if (dataset := training_dataset()) is not None:
+            name = "KL divergence" if self.answers is None else type(self.answers).__name__
             log_on_primary(
-                f"--smoothing {self.smoothing} is not used: the loss is the KL divergence to the "
+                f"--smoothing {self.smoothing} is not used: the loss is the {name} to the "
                 f"stored answers (temperature {dataset.temperature})"
             )
 
     @functools.wraps(smoothed)
     def forward(self: Any, x: Tensor, target: SparseTargets | Tensor) -> Tensor:
         if isinstance(target, SparseTargets):
-            return _divergence(x, target, None)
+            return _loss_of_answers(x, target, getattr(self, "answers", None))
         return smoothed(self, x, target)
 
     kind.__init__, kind.forward = logged, forward
+    implements(F.cross_entropy)(_cross_entropy)
 
 
-def _divergence(logits: Tensor, target: SparseTargets, temperature: float | None) -> Tensor:
+def _loss_of_answers(
+    logits: Tensor, target: SparseTargets, loss: DistillationLoss | None
+) -> Tensor:
     classes = Setting("the model", logits.shape[-1])
     Contract.of_targets(target).check_run(RunFacts(num_classes=[classes]))
-    loss: Tensor = KDLoss(temperature or target.temperature or 1.0)(logits, target)
-    return loss
+    loss = loss or chosen_loss() or KDLoss(target.temperature or 1.0)
+    value: Tensor = loss(logits, target)
+    return value
+
+
+def _cross_entropy(input: Tensor, target: SparseTargets, *args: Any, **kwargs: Any) -> Tensor:
+    if (name := _name_of_chosen_loss()) is not None:
+        raise UnsupportedOptionError(
+            f"the dataset's name chooses the loss {name}, but --smoothing 0 (or the "
+            f"script) computes a cross-entropy. Leave out --smoothing 0, or the option 'loss'"
+        )
+    return cross_entropy(input, target, *args, **kwargs)
+
+
+@torch.compiler.assume_constant_result
+def _name_of_chosen_loss() -> str | None:
+    loss = chosen_loss()
+    return None if loss is None else type(loss).__name__

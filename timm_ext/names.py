@@ -37,6 +37,7 @@ class DatasetName:
         check: ``"error"``, ``"warn"`` or ``"off"``.
         seed: Seed of the choice of reinforcements; None for timm's ``--seed``.
         skip: File with the keys of images to leave out, one a line; empty for none.
+        loss: Specification for `dr_plugins.losses.build_loss`; None for the KL divergence.
     """
 
     name: str
@@ -47,6 +48,7 @@ class DatasetName:
     check: str = "error"
     seed: int | None = None
     skip: str = ""
+    loss: str | None = None
 
 
 def parse_name(text: str) -> DatasetName | None:
@@ -211,4 +213,5 @@ _OPTIONS: dict[str, tuple[Callable[[str], Any], str]] = {
     "check": _one_of("error", "warn", "off"),
     "seed": (_seed, "an integer from 0 to 2**63 - 1"),
     "skip": (os.path.expanduser, "a file with the keys of images to leave out, one a line"),
+    "loss": (str, "the name of a loss, or MODULE:CLASS"),
 }

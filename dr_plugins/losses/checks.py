@@ -18,7 +18,7 @@ def check_inputs(logits: Tensor, target: SparseTargets | Tensor, temperature: fl
 
     Args:
         logits: floating point [B, C].
-        target: see `KDLoss.forward`.
+        target: see `DistillationLoss.rows`.
         temperature: temperature of the loss.
 
     Raises:

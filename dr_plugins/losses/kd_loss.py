@@ -9,9 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dr_plugins.losses.base import DistillationLoss, reduce_rows
 from dr_plugins.losses.checks import check_inputs, is_taken_apart
 from dr_plugins.losses.plain import full_precision, log_softmax, plain_rows, sparse_terms
-from dr_plugins.targets import SparseTargets, check_temperature, implements
+from dr_plugins.targets import SparseTargets, implements
 
 _logger = logging.getLogger(__name__)
 _IS_CROSS_ENTROPY = (
@@ -22,7 +23,7 @@ _FUSED_DEVICES = ("cuda",)
 _FUSED_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
-class KDLoss(nn.Module):
+class KDLoss(DistillationLoss):
     """KL(target || softmax(logits / T)) * T^2, Hinton et al. 2015 (arXiv 1503.02531).
 
     The targets must already be softened by T. Equal to
@@ -57,21 +58,13 @@ class KDLoss(nn.Module):
     def __init__(
         self, temperature: float = 1.0, label_weight: float = 0.0, reduction: str = "batchmean"
     ) -> None:
-        super().__init__()
-        check_temperature(temperature)
+        super().__init__(temperature, reduction)
         if not 0 <= label_weight <= 1:
             raise ValueError(f"label_weight is {label_weight}, expected [0, 1]: 0 is KL only")
-        if reduction not in ("batchmean", "sum", "none"):
-            raise ValueError(
-                f"reduction is {reduction!r}, expected 'batchmean', 'sum' or 'none': "
-                "'batchmean' is the mean over samples"
-            )
-        self.temperature = temperature
         self.label_weight = label_weight
-        self.reduction = reduction
 
-    def forward(self, logits: Tensor, target: SparseTargets | Tensor) -> Tensor:
-        """Return the loss of a batch.
+    def rows(self, logits: Tensor, target: SparseTargets | Tensor) -> Tensor:
+        """Return the loss of each sample.
 
         Args:
             logits: [B, C], floating point. Computed in float32, or float64 if the logits are.
@@ -79,19 +72,11 @@ class KDLoss(nn.Module):
                 integers [B], which are one-hot targets.
 
         Returns:
-            A scalar, or [B] if `reduction` is "none"; float32, or float64 if the logits are.
+            [B]; float32, or float64 if the logits are.
 
         Raises:
-            ValueError: if shapes, class counts, devices or temperatures differ, a label (on the
-                CPU) is not a class, or `label_weight` is used with probabilities, which have no
-                labels.
-            TypeError: if the type or dtype of an argument is not supported.
+            ValueError: if `label_weight` is used with probabilities, which have no labels.
         """
-        check_inputs(logits, target, self.temperature)
-        with full_precision(logits.device.type):
-            return _reduce(self._rows(logits, target), self.reduction)
-
-    def _rows(self, logits: Tensor, target: SparseTargets | Tensor) -> Tensor:
         fused = _fused_for(logits) if isinstance(target, SparseTargets) else None
         rows = plain_rows if fused is None else fused
         return rows(logits, target, self.temperature, self.label_weight)
@@ -156,8 +141,8 @@ def cross_entropy(
     with full_precision(input.device.type):
         fused = _fused_for(input)
         if fused is not None:
-            return _reduce(fused(input, target, with_entropy=False), reduction)
-        return _reduce(sparse_terms(log_softmax(input), target)[0], reduction)
+            return reduce_rows(fused(input, target, with_entropy=False), reduction)
+        return reduce_rows(sparse_terms(log_softmax(input), target)[0], reduction)
 
 
 @torch.compiler.assume_constant_result
@@ -186,9 +171,3 @@ def _fused_for(logits: Tensor) -> Callable[..., Tensor] | None:
     from dr_plugins.losses.fused import fused_loss
 
     return fused_loss
-
-
-def _reduce(rows: Tensor, reduction: str) -> Tensor:
-    if reduction == "none":
-        return rows
-    return rows.sum() if reduction == "sum" else rows.mean()

@@ -24,7 +24,7 @@ def plain_rows(
 
     Args:
         logits: floating point [B, C].
-        target: see `KDLoss.forward`.
+        target: see `KDLoss.rows`.
         temperature: T, > 0.
         label_weight: w, in [0, 1].
 

@@ -8,7 +8,7 @@ from typing import Any
 from mmengine.dataset import InfiniteSampler, pseudo_collate
 from mmengine.runner import EpochBasedTrainLoop
 
-from dr_plugins import KDLoss
+from dr_plugins.losses import DistillationLoss
 from dr_plugins.training.contract import Effect, RunFacts, Setting
 from mmlab_ext.datasets import USE_ITSELF, ReinforcedDataset
 from mmlab_ext.hooks.inputs import bare_model
@@ -105,5 +105,6 @@ def _classes(model: Any) -> Iterator[Setting]:
 
 def _temperatures(model: Any) -> list[Setting]:
     # Other losses have no temperature, which is a temperature of 1.
-    found = {m.temperature for m in model.modules() if isinstance(m, KDLoss)} or {1.0}
+    losses = [module for module in model.modules() if isinstance(module, DistillationLoss)]
+    found = {loss.temperature for loss in losses} or {1.0}
     return [Setting("model.loss.temperature", temperature) for temperature in sorted(found)]

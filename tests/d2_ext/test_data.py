@@ -356,7 +356,7 @@ DEFAULTS = {
     },
     ReinforcedClassifier.__init__: {
         **{"num_classes": 1000, "pixel_mean": None, "pixel_std": None, "norm": ""},
-        **{"temperature": 1.0, "label_weight": 0.0, "grad_checkpointing": False},
+        **{"loss": "KDLoss", "temperature": 1.0, "label_weight": 0.0, "grad_checkpointing": False},
     },
     TimmBackbone.__init__: {
         **{"out_features": None, "freeze_at": 0, "norm": "", "grad_checkpointing": False}
@@ -381,7 +381,7 @@ def test_defaults_of_the_keys() -> None:
     assert dict(cfg.REINFORCED) == {
         **{"SHARDS": "", "CLASS_MAP": "", "P": 0.99, "DENSIFY": "smooth", "SEED": 0},
         **{"CHECK": "error", "SIZE": 0, "DEFER": False, "SKIP": "", "CROP_PCT": 0.875},
-        **{"TEMPERATURE": 1.0, "LABEL_WEIGHT": 0.0},
+        **{"LOSS": "KDLoss", "TEMPERATURE": 1.0, "LABEL_WEIGHT": 0.0},
     }
     assert dict(cfg.MODEL.DR_TIMM) == {
         **{"NAME": "resnet50", "OUT_FEATURES": [], "NORM": "", "GRAD_CHECKPOINTING": False},

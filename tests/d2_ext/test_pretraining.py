@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -30,6 +31,7 @@ from dr_plugins import KDLoss, SparseTargets
 from dr_plugins.errors import CheckpointError, DatasetMismatchError
 from tests.d2_ext.coloured import SIZE, make_coloured, make_coloured_set
 from tests.d2_ext.conftest import MEAN, NATIVE, STD, TIMM
+from tests.own_loss import ReverseKL
 
 
 @pytest.fixture(scope="module")
@@ -161,6 +163,16 @@ def test_the_loss_is_that_of_the_stored_answers() -> None:
     torch.testing.assert_close(found["loss_kd"], 4 * expected)
 
 
+def test_a_loss_that_a_user_wrote(config: Callable[..., Any]) -> None:
+    trainer = build(config("REINFORCED.LOSS", "tests.own_loss:ReverseKL", "SOLVER.MAX_ITER", 1))
+    model = copy.deepcopy(trainer.model).train()
+    batch = next(iter(trainer.build_train_loader(trainer.cfg)))
+    expected = ReverseKL()(model._logits(batch["images"]), batch["targets"])
+    trainer.train()
+    (loss,) = trainer.storage.history("total_loss").values()
+    assert loss[0] == pytest.approx(expected.item(), rel=1e-4)
+
+
 def test_inputs_of_both_kinds_give_the_same() -> None:
     model = ReinforcedClassifier("resnet18", num_classes=4).eval()
     images = torch.randint(0, 256, (2, 3, 40, 40), dtype=torch.uint8)
@@ -181,6 +193,12 @@ WRONG = [
     (("MODEL.DR_TIMM.NAME", "resnet5O"), ConfigError, "MODEL.DR_TIMM.NAME"),
     (("MODEL.DR_TIMM.NORM", "GN"), ConfigError, "MODEL.DR_TIMM.NORM"),
     (("MODEL.PIXEL_STD", [1.0, 1.0, 1.0]), CheckpointError, "MODEL.PIXEL_STD"),
+    (("REINFORCED.LOSS", "KDLos"), ConfigError, "REINFORCED.LOSS"),
+    (
+        ("REINFORCED.LOSS", "tests.own_loss:ReverseKL", "REINFORCED.LABEL_WEIGHT", 0.1),
+        ConfigError,
+        "REINFORCED.LABEL_WEIGHT",
+    ),
 ]
 
 
@@ -198,6 +216,10 @@ def test_wrong_models(
     [
         (("MODEL.DR_TIMM.NUM_CLASSES", 5), "MODEL.DR_TIMM.NUM_CLASSES"),
         (("REINFORCED.TEMPERATURE", 2.0), "REINFORCED.TEMPERATURE"),
+        (
+            ("REINFORCED.LOSS", "tests.own_loss:ReverseKL(temperature=2.0)"),
+            "REINFORCED.TEMPERATURE",
+        ),
     ],
 )
 def test_models_that_do_not_fit_the_shard_set(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +22,7 @@ from dr_plugins.shards.manifest import Manifest
 from mmlab_ext import ConfigError
 from mmlab_ext.hooks.position import restore_position
 from tests.mmlab_ext.configs import MODEL, pretraining
+from tests.own_loss import ReverseKL
 
 Sets = Callable[..., Path]
 Builder = Callable[..., Any]
@@ -136,6 +138,29 @@ def test_the_loss_is_the_divergence_to_the_stored_answers(
     log_probs = network.train()(inputs).log_softmax(1)
     expected = torch.nn.functional.kl_div(log_probs, targets, reduction="batchmean")
     assert recorder.losses[0] == pytest.approx(expected.item(), abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        {"type": "DistillationLoss", "loss": "tests.own_loss:ReverseKL"},
+        {"type": "tests.own_loss.ReverseKL"},
+    ],
+)
+def test_a_loss_that_a_user_wrote(
+    photographs: Path, shard_sets: Sets, build_runner: Builder, loss: dict[str, Any]
+) -> None:
+    config = pretraining(photographs, shard_sets(), epochs=1)
+    runner = build_runner({**config, "model": {**config["model"], "loss": loss}})
+    recorder = record(runner)
+    model = copy.deepcopy(runner.model).train()
+    runner.train()
+    inputs = model.data_preprocessor(recorder.batches[0][1], training=True)
+    expected = ReverseKL()(model.model(inputs["inputs"]), inputs["targets"])
+    assert recorder.losses[0] == pytest.approx(expected.item(), rel=1e-4)
+    softened = {**config["model"], "loss": {**loss, "temperature": 2.0}}
+    with pytest.raises(ConfigError, match=r"temperature 1\.0, model\.loss\.temperature 2\.0"):
+        build_runner({**config, "model": softened}).train()
 
 
 def test_validation_measures_what_the_network_answers(

@@ -17,8 +17,15 @@ from dr_plugins import ImageSource, KDLoss, SparseTargets
 from dr_plugins.errors import DatasetMismatchError
 from dr_plugins.generation.generate import GenerationSettings, reinforce
 from dr_plugins.generation.teachers import Ensemble
+from tests.own_loss import ReverseKL
 from tests.tiny import TinyTeacher, policy
-from timm_ext import UnsupportedOptionError, create_dataset, create_loss
+from timm_ext import (
+    DatasetNameError,
+    UnsupportedOptionError,
+    create_dataset,
+    create_loader,
+    create_loss,
+)
 
 LOGITS = torch.tensor([[0.5, -1.0, 2.0, 0.0], [1.0, 1.0, -2.0, 0.3]])
 TARGETS = SparseTargets([[2, 0], [1, -1]], [[0.7, 0.2], [1.0, 0.0]], num_classes=4)
@@ -103,6 +110,55 @@ def test_losses_of_another_temperature_are_refused(
         assert train("--img-size", "16", *prefetcher, dataset=softened)["epochs"]
         with pytest.raises(ValueError, match="--smoothing 0"):
             train("--img-size", "16", "--smoothing", "0", *prefetcher, dataset=softened)
+
+
+OWN = "loss=tests.own_loss:ReverseKL"
+
+
+def test_a_loss_that_a_user_wrote(
+    softened: str, data_dir: Path, caplog: pytest.LogCaptureFixture, train: Callable[..., Any]
+) -> None:
+    early = LabelSmoothingCrossEntropy()
+    plain = create_dataset("imagenet-plus", str(data_dir), "train", is_training=True)
+    with caplog.at_level(logging.INFO, "timm_ext"):
+        dataset = create_dataset(f"{softened}&{OWN}", str(data_dir), "train", is_training=True)
+        late = LabelSmoothingCrossEntropy()
+    assert "ReverseKL" in caplog.text
+    loader = create_loader(dataset, 16, 4, is_training=True, use_prefetcher=False)
+    _, targets = dataset.collate([dataset[0], dataset[1]])
+    logits = torch.tensor([[0.5, -1.0, 2.0], [1.0, 1.0, -2.0]])
+    expected = ReverseKL(temperature=3.0)(logits, targets).item()
+    assert expected != pytest.approx(KDLoss(3.0)(logits, targets).item())
+    for criterion in (
+        create_loss(dataset),
+        create_loss(loader.dataset),
+        create_loss(),
+        early,
+        late,
+    ):
+        assert criterion(logits, targets).item() == pytest.approx(expected)
+        torch.testing.assert_close(
+            criterion(logits, torch.tensor([0, 1])),
+            F.cross_entropy(logits, torch.tensor([0, 1]), label_smoothing=0.1)
+            if isinstance(criterion, LabelSmoothingCrossEntropy)
+            else F.cross_entropy(logits, torch.tensor([0, 1])),
+        )
+    assert isinstance(late.answers, ReverseKL)
+    assert isinstance(create_loss(plain).answers, KDLoss)
+    with pytest.raises(UnsupportedOptionError, match=r"ReverseKL.*--smoothing 0"):
+        nn.CrossEntropyLoss()(logits, targets)
+    assert train("--img-size", "16", dataset=f"{softened}&{OWN}&p=1")["epochs"]
+    with pytest.raises(UnsupportedOptionError, match=r"ReverseKL.*--smoothing 0"):
+        train("--smoothing", "0", dataset=f"imagenet-plus?{OWN}")
+
+
+def test_options_of_the_loss(data_dir: Path) -> None:
+    name = "imagenet-plus?loss=KDLoss(label_weight=0.25)"
+    dataset = create_dataset(name, str(data_dir), "train", is_training=True)
+    assert create_loss(dataset).answers.label_weight == 0.25
+    for wrong in ("KDLos", "KDLoss(label_weight=3)", "KDLoss(temperature=2.0)"):
+        with pytest.raises(DatasetNameError, match="option 'loss'"):
+            create_dataset(f"imagenet-plus?loss={wrong}", str(data_dir), "train", is_training=True)
 
 
 def test_smoothing_is_said_to_be_unused_once(
