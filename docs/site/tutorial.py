@@ -57,9 +57,11 @@ def main() -> None:
     """Run the tutorial, print what it prints, and put its pictures into ``docs/figures``."""
     figures = ROOT / "docs" / "figures"
     with tempfile.TemporaryDirectory() as name:
-        print(run(Path(name)))
+        folder = Path(name) / "tutorial"
+        folder.mkdir()
+        print(run(folder))
         for made, picture in PICTURES.items():
-            shutil.copy(Path(name) / made, figures / picture)
+            shutil.copy(folder / made, figures / picture)
 
 
 if __name__ == "__main__":

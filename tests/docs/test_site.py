@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import re
+import shutil
 import subprocess
 import sys
+import threading
 from html.parser import HTMLParser
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -75,3 +79,25 @@ def test_every_public_name_has_an_entry(site: Path) -> None:
     for package, names in PAGE.items():
         text = (site / "reference" / package / "index.html").read_text(encoding="utf-8")
         assert {name for name in names if f'id="{package}.{name}"' not in text} == set()
+
+
+def test_search_answers_without_other_hosts(site: Path) -> None:
+    chromium = shutil.which("chromium")
+    playwright = pytest.importorskip("playwright.sync_api")
+    if chromium is None:
+        pytest.skip("Chromium is not installed")
+    handler = functools.partial(SimpleHTTPRequestHandler, directory=str(site))
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    address, asked = f"http://127.0.0.1:{server.server_port}", list[str]()
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        page = browser.new_page()
+        page.on("request", lambda request: asked.append(request.url))
+        page.goto(f"{address}/?q=fingerprint")
+        page.locator(".md-search-result__link").first.wait_for(state="attached")
+        found = page.locator(".md-search-result__list").text_content() or ""
+        browser.close()
+    server.shutdown()
+    assert "fingerprint" in found.lower()
+    assert [url for url in asked if not url.startswith((address, "data:", "blob:"))] == []
