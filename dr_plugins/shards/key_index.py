@@ -16,27 +16,6 @@ from dr_plugins.shards.address import Place
 from dr_plugins.shards.container import map_tensors, write_tensors
 from dr_plugins.utils.quoting import quoted, respelt
 
-
-def sorted_keys(keys: Iterable[str]) -> list[str]:
-    """Return image keys in row order: sorted by their UTF-8 bytes.
-
-    Raises:
-        FormatError: A key is empty, contains a NUL character, is not valid UTF-8, or occurs twice.
-    """
-    try:
-        ordered = sorted(keys, key=str.encode)
-    except UnicodeEncodeError as error:
-        raise FormatError(
-            f"image key {error.object!r} is not valid UTF-8; rename the file"
-        ) from error
-    for previous, key in zip([None, *ordered], ordered, strict=False):
-        if not key or "\0" in key:
-            raise FormatError(f"image key {key!r} is empty or contains a NUL character")
-        if key == previous:
-            raise FormatError(f"image key {key!r} occurs twice; keys must be unique")
-    return ordered
-
-
 _CHUNK = 1 << 16  # keys that are looked at together
 
 
@@ -61,10 +40,27 @@ class KeyIndex(Sequence[str]):
 
     @classmethod
     def build(cls, keys: Iterable[str]) -> KeyIndex:
-        """Sort and pack keys; raises the errors of `sorted_keys`."""
-        encoded = [key.encode() for key in sorted_keys(keys)]
-        ends = np.cumsum([len(key) for key in encoded], dtype=np.int64)
-        return cls(np.frombuffer(b"".join(encoded), np.uint8), ends)
+        """Sort keys by their UTF-8 bytes, which is the order of the rows, and pack them.
+
+        Raises:
+            FormatError: A key is empty, contains a NUL character, is not valid UTF-8, or occurs
+                twice.
+        """
+        text, ends, previous = bytearray(), array("q"), ""
+        for key in sorted(keys):  # by code points, which gives the order of UTF-8
+            if not key or "\0" in key:
+                raise FormatError(f"image key {key!r} is empty or contains a NUL character")
+            if key == previous:
+                raise FormatError(f"image key {key!r} occurs twice; keys must be unique")
+            try:
+                text += key.encode()
+            except UnicodeEncodeError as error:
+                raise FormatError(
+                    f"image key {key!r} is not valid UTF-8; rename the file"
+                ) from error
+            ends.append(len(text))
+            previous = key
+        return cls(np.frombuffer(text, np.uint8), np.frombuffer(ends, np.int64))
 
     @classmethod
     def load(cls, path: Place, sha256: str | None = None) -> KeyIndex:
