@@ -53,7 +53,6 @@ _VIEW: tuple[type[Transform], ...] = (
     RandomErasing,
 )
 _MIXING: tuple[type[Mixing], ...] = (Mixup, CutMix)
-_SIZED: tuple[type[Transform], ...] = (CenterCrop, RandomCrop, RandomResizedCrop)
 
 
 class AugmentParams(NamedTuple):
@@ -98,10 +97,11 @@ class Policy:
     def __post_init__(self) -> None:
         if self.backend not in list(BACKENDS):
             raise PolicyError(f"backend is {self.backend!r}; expected one of {sorted(BACKENDS)}")
-        if not any(isinstance(t, _SIZED) for t in self.transforms):
+        if not any(t.decides_size for t in self.transforms):
+            choice = ", ".join(t.name for t in _VIEW if t.decides_size)
             raise PolicyError(
                 f"the policy ({', '.join(t.name for t in self.transforms) or 'empty'}) does not "
-                f"determine the size of its views; add one of {', '.join(t.name for t in _SIZED)}"
+                f"determine the size of its views; add one of {choice}"
             )
 
     @classmethod
@@ -361,10 +361,8 @@ class Policy:
                 column = np.asarray(next(columns))
                 views = transform.crop_batch(images, which, column, self.backend)
                 which = range(len(views))
-            elif isinstance(transform, Resize):
-                images = [transform.apply_as(image, self.backend) for image in images]
             else:
-                images = [cast(torch.Tensor, transform.apply(image, None)) for image in images]
+                images = [transform.apply_as(image, self.backend) for image in images]
         return torch.stack([images[index] for index in which]) if views is None else views
 
     def augment(self, views: torch.Tensor, params: Sequence[Sequence[Any]]) -> torch.Tensor:

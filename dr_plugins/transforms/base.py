@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
@@ -28,6 +28,8 @@ class Transform(ABC):
     """
 
     name: ClassVar[str]
+    decides_size: ClassVar[bool] = False
+    """Whether the result has the same size for every input."""
 
     @property
     def field(self) -> Field | None:
@@ -45,6 +47,14 @@ class Transform(ABC):
     @abstractmethod
     def apply(self, image: AnyImage, params: Params) -> AnyImage:
         """Return the transformed image; never modifies `image`."""
+
+    def apply_as(self, image: torch.Tensor, backend: str) -> torch.Tensor:
+        """Return what `apply` gives in a backend, computed on the tensor's device.
+
+        Only for transforms without parameters before the crop. This computes the same in both
+        backends; what resamples must override it.
+        """
+        return cast(torch.Tensor, self.apply(image, None))
 
     @abstractmethod
     def matrices(self, params: Params, size: Size) -> Sequence[np.ndarray]:

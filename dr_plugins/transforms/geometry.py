@@ -84,6 +84,7 @@ class CenterCrop(Transform):
     """Cut the central `size` x `size` pixels; a smaller image gets a black border first."""
 
     name: ClassVar[str] = "center_crop"
+    decides_size: ClassVar[bool] = True
     size: int
 
     def __post_init__(self) -> None:
@@ -125,6 +126,7 @@ class RandomCrop(CropTransform):
     """
 
     name: ClassVar[str] = "random_crop"
+    decides_size: ClassVar[bool] = True
     size: int
     padding: int = 0
 
@@ -200,6 +202,7 @@ class RandomResizedCrop(CropTransform):
     """
 
     name: ClassVar[str] = "random_resized_crop"
+    decides_size: ClassVar[bool] = True
     size: int
     scale: tuple[float, float] = (0.08, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
