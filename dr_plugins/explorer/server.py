@@ -9,6 +9,7 @@ elsewhere.
 from __future__ import annotations
 
 import secrets
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -65,14 +66,19 @@ def build_app(catalog: Catalog, pictures: StoredPictures | None, token: str) -> 
             return PlainTextResponse(str(error), 400)
         return JSONResponse(catalog.page(query))
 
+    # Requests are answered by many threads, and data sets are made for one.
+    reading = threading.Lock()
+
     def image(request: Request) -> Response:
-        return JSONResponse(catalog.image(_number(request, "row", len(catalog.shards))))
+        row = _number(request, "row", len(catalog.shards))
+        with reading:
+            return JSONResponse(catalog.image(row))
 
     routes = [
         Route("/api/set", overview),
         Route("/api/images", page),
         Route("/api/images/{row:int}", image),
-        *([] if pictures is None else _picture_routes(catalog, pictures)),
+        *([] if pictures is None else _picture_routes(catalog, pictures, reading)),
         Mount("/", StaticFiles(directory=STATIC, html=True)),
     ]
     return Starlette(
@@ -85,11 +91,15 @@ def build_app(catalog: Catalog, pictures: StoredPictures | None, token: str) -> 
     )
 
 
-def _picture_routes(catalog: Catalog, pictures: StoredPictures) -> list[Route]:
+def _picture_routes(
+    catalog: Catalog, pictures: StoredPictures, reading: threading.Lock
+) -> list[Route]:
     def served(kind: str, draw: Callable[[int, Request], bytes]) -> Callable[[Request], Response]:
         def answer(request: Request) -> Response:
             row = _number(request, "row", len(catalog.shards))
-            return Response(draw(row, request), headers=_PICTURE_HEADERS, media_type=kind)
+            with reading:
+                content = draw(row, request)
+            return Response(content, headers=_PICTURE_HEADERS, media_type=kind)
 
         return answer
 

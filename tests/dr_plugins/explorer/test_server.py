@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import io
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from dr_plugins.explorer import Catalog
-from dr_plugins.images.sources import open_source
+from dr_plugins.explorer.encoding import encoded_image
+from dr_plugins.images.sources import ImageSource, open_source
+from dr_plugins.pictures import StoredPictures
 from dr_plugins.replay.replayer import Replayer
 from dr_plugins.shards.reader import ShardSet
+from dr_plugins.statistics import open_statistics
 from dr_plugins.targets import SparseTargets
 from tests.dr_plugins.explorer.conftest import CLASSES, HOSTILE, SAMPLES, TOKEN, serving
 
@@ -144,6 +148,36 @@ def test_thumbnails_keep_the_shape(address: str, shards: ShardSet) -> None:
         image = Image.open(io.BytesIO(answer(address, f"{kind}/12.jpg").content))
         assert image.format == "JPEG"
         assert image.size == (width, height)
+
+
+class OneFile:
+    """Images that are read from one open file, as of many formats: not by two threads at once."""
+
+    def __init__(self, source: ImageSource, file: IO[bytes]) -> None:
+        self.file, self.sizes, self.offsets = file, [], [0]
+        for index in range(len(source)):
+            image, _ = source.load(index)
+            self.sizes.append(image.size)
+            self.offsets.append(self.offsets[-1] + file.write(image.tobytes()))
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        start, end = self.offsets[index : index + 2]
+        self.file.seek(start)
+        return Image.frombytes("RGB", self.sizes[index], self.file.read(end - start)), -1
+
+
+def test_many_requests_at_once(shards: ShardSet, images: Path, tmp_path: Path) -> None:
+    source, catalog = open_source(str(images)), Catalog(shards, open_statistics(shards))
+    paths = [f"originals/{row}.jpg" for row in range(len(shards))]
+    with open(tmp_path / "pixels", "w+b", buffering=0) as file, ThreadPoolExecutor(16) as pool:
+        shared = StoredPictures(ImageSource(OneFile(source, file), source.keys), shards)
+        with serving(catalog, shared) as address:
+            found = list(pool.map(lambda path: answer(address, path).content, 3 * paths))
+    pictures = StoredPictures(source, shards)
+    assert found == 3 * [encoded_image(pictures, row, 1024) for row in range(len(shards))]
 
 
 def test_without_images_there_are_numbers(catalog: Catalog) -> None:
