@@ -10,6 +10,7 @@ import click
 from dr_plugins.cli import options
 from dr_plugins.cli.command import Command
 from dr_plugins.cli.interrupts import ending_at_once
+from dr_plugins.utils.quoting import quoted
 
 
 @click.command(
@@ -60,13 +61,10 @@ def _lines(summary: dict[str, Any]) -> list[str]:
         if summary[name] is not None:
             lines.append(f"{name.replace('_', ' '):<16}{summary[name]:.4f}  {meaning}")
     if summary["confused"]:
-        lines += ["", "most views whose top class is not the label:"]
-    width = max((len(str(entry["label"])) for entry in summary["confused"]), default=0)
+        lines += ["", "views whose top class is not the label, by pairs of classes:"]
     for entry in summary["confused"]:
-        lines.append(
-            f"  {entry['label']:<{width}} as {entry['answer']} "
-            f"({entry['views']:,} views, {entry['share']:.1%} of its own)"
-        )
+        label, answer = (quoted(str(entry[name])) for name in ("label", "answer"))
+        lines.append(f"{entry['views']:>10,}  {entry['share']:6.1%} of {label} are {answer}")
     return lines
 
 
