@@ -7,18 +7,20 @@ from typing import Any
 
 import click
 
+from dr_plugins.images.schemes import usage
 from dr_plugins.policies.config import preset_names
 
 COUNT = click.IntRange(min=1)
 _Option = Callable[[Any], Any]
-_IMAGES = (
-    "Directory with one folder per class, torchvision:NAME:ROOT, hf:NAME, tar:PATTERN or list:FILE."
-)
 
 
 def images(more: str = "", *, required: bool = True) -> _Option:
     """``--images``: what `open_source` opens."""
-    return click.option("--images", required=required, help=f"{_IMAGES} {more}".strip())
+    return click.option(
+        "--images",
+        required=required,
+        help=f"Directory with one folder per class, {usage()}. {more}".strip(),
+    )
 
 
 def seed(of: str) -> _Option:

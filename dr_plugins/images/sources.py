@@ -31,8 +31,8 @@ from dr_plugins.images.decoding import Picture, check_image, open_picture, stric
 from dr_plugins.images.folders import ClassFolders
 from dr_plugins.images.keys import ruled_keys
 from dr_plugins.images.kinds import DatasetKind
-from dr_plugins.images.stored import HubImages, ListedImages, TarImages, open_hub
-from dr_plugins.images.torchvision_sets import open_torchvision
+from dr_plugins.images.schemes import SCHEMES, usage
+from dr_plugins.images.stored import HubImages
 
 _GROUP = "dr_plugins.datasets"
 _KINDS = {"dr_plugins": stored.KIND, "torchvision": torchvision_sets.KIND}
@@ -241,23 +241,15 @@ def open_source(
     except _OPEN_ERRORS as error:
         raise DatasetMismatchError(
             f"cannot open images {spec!r}: {error}. Expected a directory with one folder per "
-            f"class, torchvision:NAME:ROOT (such as torchvision:CIFAR100:data), hf:NAME, "
-            f"tar:PATTERN or list:FILE. Download torchvision's files first: "
-            f"torchvision.datasets.NAME(ROOT, download=True)."
+            f"class, {usage()}, such as torchvision:CIFAR100:data. Download torchvision's files "
+            f"first: torchvision.datasets.NAME(ROOT, download=True)."
         ) from error
 
 
 def _open(spec: str, class_names: Sequence[str] | None, train: bool) -> Any:
-    scheme, _, rest = spec.partition(":")
-    if scheme == "torchvision":
-        name, root = rest.split(":", 1)
-        return open_torchvision(name, root, train)
-    if scheme == "hf":
-        return open_hub(rest, "train" if train else "validation")
-    if scheme == "tar":
-        return TarImages(rest, class_names)
-    if scheme == "list":
-        return ListedImages(rest)
+    name, _, rest = spec.partition(":")
+    if name in SCHEMES:
+        return SCHEMES[name].open(rest, class_names, train)
     return ClassFolders(spec, class_names)
 
 

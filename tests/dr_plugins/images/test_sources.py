@@ -13,6 +13,7 @@ from torchvision import datasets, transforms
 from torchvision.datasets import ImageFolder
 
 from dr_plugins.errors import DatasetMismatchError, ImageReadError
+from dr_plugins.images.schemes import SCHEMES, Scheme
 from dr_plugins.images.sources import ImageSource, image_keys, open_source
 from dr_plugins.replay.replayer import Replayer
 from dr_plugins.training.dataset import ReinforcedDataset
@@ -378,6 +379,20 @@ def test_images_that_cannot_be_opened(
     monkeypatch.chdir(tmp_path)
     with pytest.raises(DatasetMismatchError, match=r"cannot open images .*torchvision:NAME:ROOT"):
         open_source(spec)
+
+
+def test_a_scheme_is_one_entry(photographs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[tuple[str, bool]] = []
+
+    def open_mine(rest: str, class_names: object, train: bool) -> ImageFolder:
+        opened.append((rest, train))
+        return ImageFolder(str(photographs))
+
+    monkeypatch.setitem(SCHEMES, "mine", Scheme("THIS", open_mine))
+    assert len(open_source("mine:a:b", train=False)) == 12
+    assert opened == [("a:b", False)]
+    with pytest.raises(DatasetMismatchError, match="mine:THIS"):
+        open_source("nowhere")
 
 
 def test_a_folder_without_images(tmp_path: Path) -> None:

@@ -1,0 +1,66 @@
+"""How commands name images that are no directory: ``SCHEME:REST``.
+
+What a scheme needs is imported when it is used: ``--help`` shows the table without PyTorch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+
+class Scheme(NamedTuple):
+    """One way of naming images.
+
+    Attributes:
+        rest: What follows the colon, for help and messages.
+        open: From that, the names of the classes (or None), and whether to use the training split,
+            to a data set that `ImageSource` takes.
+    """
+
+    rest: str
+    open: Callable[[str, Sequence[str] | None, bool], Any]
+
+
+def _open_torchvision(rest: str, class_names: Sequence[str] | None, train: bool) -> Any:
+    from dr_plugins.images.torchvision_sets import open_torchvision
+
+    name, root = rest.split(":", 1)
+    return open_torchvision(name, root, train)
+
+
+def _open_hub(rest: str, class_names: Sequence[str] | None, train: bool) -> Any:
+    from dr_plugins.images.stored import open_hub
+
+    return open_hub(rest, "train" if train else "validation")
+
+
+def _open_tar(rest: str, class_names: Sequence[str] | None, train: bool) -> Any:
+    from dr_plugins.images.stored import TarImages
+
+    return TarImages(rest, class_names)
+
+
+def _open_list(rest: str, class_names: Sequence[str] | None, train: bool) -> Any:
+    from dr_plugins.images.stored import ListedImages
+
+    return ListedImages(rest)
+
+
+SCHEMES = {
+    "torchvision": Scheme("NAME:ROOT", _open_torchvision),
+    "hf": Scheme("NAME", _open_hub),
+    "tar": Scheme("PATTERN", _open_tar),
+    "list": Scheme("FILE", _open_list),
+}
+
+
+def usage() -> str:
+    """Return the forms of all schemes, for help and messages.
+
+    Example:
+        >>> usage()
+        'torchvision:NAME:ROOT, hf:NAME, tar:PATTERN or list:FILE'
+    """
+    *forms, last = (f"{name}:{scheme.rest}" for name, scheme in SCHEMES.items())
+    return f"{', '.join(forms)} or {last}"
