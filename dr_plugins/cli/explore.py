@@ -39,7 +39,7 @@ On another machine, forward the port: ssh -L 8000:localhost:8000 HOST, then expl
     metavar="N",
     help="Export only N images, evenly spread over the set.  [default: all]",
 )
-@options.workers("compute the statistics of a set that has none yet.")
+@options.workers("compute the statistics of a set that has none yet, and draw for --export.")
 @options.class_map
 @options.quiet
 def explore(
@@ -81,5 +81,5 @@ def explore(
         except ImportError as error:
             raise click.ClickException(str(error)) from error
     else:
-        export(catalog, pictures, out, limit=limit, progress=not quiet)
+        export(catalog, pictures, out, limit=limit, workers=workers, progress=not quiet)
         click.echo(f"open {out / 'index.html'}")

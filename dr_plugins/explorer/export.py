@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
+from torch.utils.data import DataLoader, Dataset
+from tqdm.auto import tqdm
 
-from dr_plugins.errors import OutputError
+from dr_plugins.errors import OutputError, SettingsMismatchError
 from dr_plugins.explorer.catalog import Catalog
 from dr_plugins.explorer.encoding import (
     ORIGINAL,
@@ -21,9 +22,13 @@ from dr_plugins.explorer.encoding import (
     sheet_columns,
 )
 from dr_plugins.pictures import StoredPictures
+from dr_plugins.shards.address import located
+from dr_plugins.utils.workers import alive, noticing_dead_workers
 
 _STATIC = Path(__file__).with_name("static")
 _VIEW_SIDE = 112  # pixels of a view in a sheet
+_MARK = "data/set_id.txt"  # says which set a directory holds
+_Draw = Callable[[StoredPictures, int, int], bytes]
 # What the server sends as a header; a page of a file system has no origin to call its own.
 _POLICY = (
     "default-src 'none'; script-src 'self' file:; style-src 'self' file:; img-src 'self' file:; "
@@ -37,21 +42,25 @@ def export(
     out: Path,
     *,
     limit: int | None = None,
+    workers: int = 0,
     progress: bool = True,
 ) -> None:
-    """Write the page with its data and pictures; files of an earlier export are kept.
+    """Write the page with its data and pictures; pictures of an earlier export of the set are kept.
 
     Args:
         catalog: The shard set's data.
         pictures: Its images; None shows the data alone.
         out: Directory of the page, created if missing: ``index.html`` is the page.
         limit: Number of images, evenly spread over the set; None exports all.
+        workers: Processes that draw; 0 uses this one.
         progress: Show a progress bar.
 
     Raises:
+        SettingsMismatchError: The directory holds something else.
         OutputError: A file cannot be written.
         ImageReadError: An image cannot be read.
         ImageChangedError: An image is not the one that was reinforced.
+        WorkerError: A process died.
 
     Example:
         >>> export(catalog, pictures, Path("page"), limit=500)              # doctest: +SKIP
@@ -59,25 +68,65 @@ def export(
     count = len(catalog.shards)
     rows = np.linspace(0, count - 1, min(limit or count, count)).round().astype(int).tolist()
     try:
+        _claim(out, catalog.shards.manifest.set_id)
         _write_page(out)
-        for row in tqdm(rows, "images", disable=not progress):
-            _write_image(catalog, pictures, out, row)
-        _write_set(catalog, pictures is not None, rows, out)
     except OSError as error:
         raise OutputError(f"cannot export to {out}: {error}") from error
+    drawn = DataLoader(_Drawing(pictures, out, rows), batch_size=None, num_workers=workers)
+    with tqdm(total=len(rows), desc="images", disable=not progress) as bar, noticing_dead_workers():
+        for row in alive(drawn):
+            details = f"exported.details[{row}] = {_json(catalog.image(row))};\n"
+            _write(out / "data" / f"{row}.js", details.encode())
+            bar.update()
+    _write_set(catalog, pictures is not None, rows, out)
+
+
+class _Drawing(Dataset[int]):
+    """Writes the pictures of an image when it is asked for its row."""
+
+    def __init__(self, pictures: StoredPictures | None, out: Path, rows: list[int]) -> None:
+        self.pictures, self.out, self.rows = pictures, out, rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> int:
+        row = self.rows[index]
+        if self.pictures is not None:
+            self._write("thumbnails", row, encoded_image, THUMBNAIL)
+            self._write("originals", row, encoded_image, ORIGINAL)
+            self._write("sheets", row, encoded_sheet, _VIEW_SIDE)
+        return row
+
+    def _write(self, folder: str, row: int, draw: _Draw, side: int) -> None:
+        assert self.pictures is not None
+        path = self.out / folder / f"{row}.jpg"
+        if not path.exists():
+            _write(path, draw(self.pictures, row, side))
+
+
+def _claim(out: Path, set_id: str) -> None:
+    """Check that the directory is empty, or holds an export of the same set."""
+    mark = out / _MARK
+    if mark.exists() and mark.read_text() == set_id:
+        return
+    if out.exists() and any(out.iterdir()):
+        raise SettingsMismatchError(
+            f"{out} holds other files, or the page of another set. Choose an empty directory."
+        )
+    for name in ("data", "thumbnails", "originals", "sheets"):
+        (out / name).mkdir(parents=True, exist_ok=True)
+    _write(mark, set_id.encode())
 
 
 def _write_page(out: Path) -> None:
-    out.mkdir(parents=True, exist_ok=True)
-    for name in ("data", "thumbnails", "originals", "sheets"):
-        (out / name).mkdir(exist_ok=True)
     for file in _STATIC.iterdir():
         shutil.copyfile(file, out / file.name)
     page = (_STATIC / "index.html").read_text(encoding="utf-8")
     policy = f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
     page = page.replace("<!-- policy -->", policy)
     page = page.replace("<!-- data -->", '<script defer src="data/set.js"></script>')
-    (out / "index.html").write_text(page, encoding="utf-8")
+    _write(out / "index.html", page.encode())
 
 
 def _write_set(catalog: Catalog, has_pictures: bool, rows: list[int], out: Path) -> None:
@@ -87,25 +136,12 @@ def _write_set(catalog: Catalog, has_pictures: bool, rows: list[int], out: Path)
     about = {**catalog.overview, "has_pictures": has_pictures, "sheet": sheet}
     images = [catalog.numbers(row) for row in rows]
     content = {"set": about, "images": images, "details": {}}
-    (out / "data" / "set.js").write_text(f"const exported = {_json(content)};\n", encoding="utf-8")
+    _write(out / "data" / "set.js", f"const exported = {_json(content)};\n".encode())
 
 
-def _write_image(catalog: Catalog, pictures: StoredPictures | None, out: Path, row: int) -> None:
-    if pictures is not None:
-        _write_once(
-            out / "thumbnails" / f"{row}.jpg", lambda: encoded_image(pictures, row, THUMBNAIL)
-        )
-        _write_once(
-            out / "originals" / f"{row}.jpg", lambda: encoded_image(pictures, row, ORIGINAL)
-        )
-        _write_once(out / "sheets" / f"{row}.jpg", lambda: encoded_sheet(pictures, row, _VIEW_SIDE))
-    text = f"exported.details[{row}] = {_json(catalog.image(row))};\n"
-    (out / "data" / f"{row}.js").write_text(text, encoding="utf-8")
-
-
-def _write_once(path: Path, make: Callable[[], bytes]) -> None:
-    if not path.exists():
-        path.write_bytes(make())
+def _write(path: Path, content: bytes) -> None:
+    """Write a file, whole or not at all."""
+    located(path).write([content])
 
 
 def _json(content: Any) -> str:

@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from dr_plugins.errors import OutputError
+from dr_plugins.errors import OutputError, SettingsMismatchError
 from dr_plugins.explorer import Catalog, export
 from dr_plugins.pictures import StoredPictures
+from dr_plugins.shards.reader import ShardSet
+from dr_plugins.statistics import open_statistics
 from tests.dr_plugins.explorer.conftest import CLASSES, HOSTILE, SAMPLES
 
 QUERIES: list[dict[str, Any]] = [
@@ -69,6 +71,32 @@ def test_an_interrupted_export_keeps_its_pictures(
     before = sheet.stat().st_mtime_ns
     export(catalog, pictures, tmp_path, limit=3, progress=False)
     assert sheet.stat().st_mtime_ns == before
+
+
+def test_workers_draw_the_same(
+    tmp_path: Path, exported: Path, catalog: Catalog, pictures: StoredPictures
+) -> None:
+    export(catalog, pictures, tmp_path, limit=3, workers=2, progress=False)
+    assert sorted(path.name for path in (tmp_path / "sheets").iterdir()) == [
+        "0.jpg",
+        "40.jpg",
+        "79.jpg",
+    ]
+    for path in tmp_path.rglob("*.jpg"):
+        assert path.read_bytes() == (exported / path.relative_to(tmp_path)).read_bytes()
+
+
+def test_other_directories_are_left_alone(
+    tmp_path: Path, catalog: Catalog, shard_sets: Callable[..., Path]
+) -> None:
+    other = ShardSet(shard_sets())
+    export(Catalog(other, open_statistics(other)), None, tmp_path / "page", progress=False)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "index.html").write_text("mine")
+    for name in ("page", "mine"):
+        with pytest.raises(SettingsMismatchError, match=name):
+            export(catalog, None, tmp_path / name, progress=False)
+    assert (tmp_path / "mine" / "index.html").read_text() == "mine"
 
 
 def test_no_file_names_this_machine(exported: Path, images: Path) -> None:
