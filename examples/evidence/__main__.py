@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
 
-from examples.evidence.advisor import measure, write_section
+from examples.evidence.advisor import update, write_section
 from examples.evidence.grid import EXPERIMENTS, entries
 from examples.evidence.report import refresh_readme, write_report
 from examples.evidence.runner import RUNS, make_all, missing
@@ -68,10 +67,9 @@ def report(folder: Path, out: Path, readme: Path) -> None:
 @click.option("--cache", default="runs/evidence", type=_PATH, help="Teachers.")
 @click.option("--page", default=TEACHERS, type=_PATH, show_default=True, help="With the tables.")
 def advisor(folder: Path, cache: Path, page: Path) -> None:
-    """Measure the teachers of the experiment "advisor", unless that was done, and write a page."""
+    """Measure the teachers of the experiment "advisor" whose students there are; write a page."""
     measurements = folder.parent / "teachers.json"
-    if not measurements.exists():
-        measurements.write_text(json.dumps(measure(cache), indent=1) + "\n")
+    update(folder, measurements, cache)
     write_section(folder, measurements, page)
     click.echo(page)
 

@@ -28,35 +28,41 @@ _METRICS = {  # title and factor
     "entropy": ("entropy, nats", 1),
     "spread": ("spread, nats", 1),
 }
-_IMAGES = {"train": "the student's training images", "test": "2,000 test images"}
+_IMAGES = {"train": "the student's training images", "test": "1,000 test images"}
+_ROWS = [run for run in EXPERIMENTS["advisor"] if isinstance(run, Training)]
 Measured = dict[str, dict[str, dict[str, float]]]
 
 
-def measure(cache: Path) -> Measured:
-    """Return each teacher's metrics on training and on test images, by teacher and kind of images.
+def update(runs: Path, measurements: Path, cache: Path) -> None:
+    """Measure the teachers that have students and were not measured before.
 
     Args:
-        cache: Of the teachers; those that are missing are trained.
+        runs: Folder of the runs.
+        measurements: JSON file: metrics by teacher and kind of images.
+        cache: Of the teachers.
     """
-    runs = [run for run in EXPERIMENTS["advisor"] if isinstance(run, Training)]
-    train = source_of(runs[0].images, cache)
-    test = load(1, "")[1].first_of_each_class(200)
+    measured: Measured = json.loads(measurements.read_text()) if measurements.exists() else {}
+    results = Results.load(runs)
+    for run in _ROWS:
+        if run.teacher not in measured and len(results.sample(run, "accuracy")):
+            measured[run.teacher] = _measure(run, cache)
+            measurements.write_text(json.dumps(measured, indent=1) + "\n")
+
+
+def _measure(run: Training, cache: Path) -> dict[str, dict[str, float]]:
+    train = source_of(run.images, cache)
+    test = load(1, "")[1].first_of_each_class(100)
     sources = {
         "train": train,
         "test": ImageSource(InMemory(test), [f"test/{number}" for number in test.numbers]),
     }
-    found: Measured = {run.teacher: {} for run in runs}
-    teachers = {run.teacher: teacher_of(run, train, cache) for run in runs}
+    teachers = {run.teacher: teacher_of(run, train, cache)}
+    found = {}
     for kind, source in sources.items():
-        # One after the other: pairs are not of interest here.
-        for name, teacher in teachers.items():
-            comparison = compare_teachers(source, {name: teacher}, load_policy("crop"), samples=4)
-            (candidate,) = comparison.candidates
-            found[name][kind] = {
-                **candidate.metrics,
-                "entropy": candidate.entropy,
-                "spread": candidate.spread,
-            }
+        comparison = compare_teachers(source, teachers, load_policy("crop"), samples=2)
+        (candidate,) = comparison.candidates
+        own = {"entropy": candidate.entropy, "spread": candidate.spread}
+        found[kind] = {name: round(each, 5) for name, each in {**candidate.metrics, **own}.items()}
     return found
 
 
@@ -65,7 +71,7 @@ def write_section(runs: Path, measurements: Path, page: Path) -> None:
 
     Args:
         runs: Folder of the runs.
-        measurements: JSON file of `measure`.
+        measurements: JSON file of `update`.
         page: The Markdown file.
     """
     measured = json.loads(measurements.read_text())
@@ -73,23 +79,18 @@ def write_section(runs: Path, measurements: Path, page: Path) -> None:
 
 
 def _section(results: Results, measured: Mapping[str, Any]) -> Iterator[str]:
-    runs = [run for run in EXPERIMENTS["advisor"] if isinstance(run, Training)]
-    students = {run.teacher: results.sample(run, "accuracy") for run in runs}
-    ready = {name: each.mean for name, each in students.items() if len(each)}
+    students = {run.teacher: results.sample(run, "accuracy") for run in _ROWS}
+    ready = {name: students[name].mean for name in measured}
+
+    def cells(teacher: str) -> list[str]:
+        if teacher not in measured:
+            return ["pending"] * len(_METRICS)
+        metrics = measured[teacher]["test"]
+        return [f"{factor * metrics[name]:.3g}" for name, (_, factor) in _METRICS.items()]
+
     head = ["teacher", *(title for title, _ in _METRICS.values()), "student, %"]
     yield markdown_table(
-        head,
-        (
-            [
-                run.teacher,
-                *(
-                    f"{factor * measured[run.teacher]['test'][name]:.3g}"
-                    for name, (_, factor) in _METRICS.items()
-                ),
-                students[run.teacher].text(),
-            ]
-            for run in runs
-        ),
+        head, ([name, *cells(name), student.text()] for name, student in students.items())
     )
     yield ""
     yield (
@@ -99,10 +100,10 @@ def _section(results: Results, measured: Mapping[str, Any]) -> Iterator[str]:
     yield ""
     rows = []
     for name, (title, _) in _METRICS.items():
-        cells = [title.partition(",")[0]]
+        row = [title.partition(",")[0]]
         for kind in _IMAGES:
             values = np.array([measured[teacher][kind][name] for teacher in ready])
             found = rank_correlation(values, np.array(list(ready.values())))
-            cells.append("–" if math.isnan(found) else f"{found:+.2f}")
-        rows.append(cells)
+            row.append("–" if math.isnan(found) else f"{found:+.2f}")
+        rows.append(row)
     yield markdown_table(["metric", *(f"on {images}" for images in _IMAGES.values())], rows)

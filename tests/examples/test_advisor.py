@@ -28,8 +28,8 @@ def test_the_section_has_correlations_over_the_students_that_are_there(tmp_path:
     for rank, run in enumerate(ROWS):
         names = ("top1", "nll", "ece", "entropy", "spread")
         test = dict.fromkeys(names, 0.5 - rank / 20) | {"top1": 0.5 + rank / 20}
-        measured[run.teacher] = {"test": test, "train": {**test, "nll": 0.1}}
         if rank < 6:
+            measured[run.teacher] = {"test": test, "train": {**test, "nll": 0.1}}
             content = {"kind": "training", "config": asdict(run), "test": {"accuracy": rank / 10}}
             (tmp_path / f"{rank}.json").write_text(json.dumps(content))
     measurements, page = tmp_path / "teachers.txt", tmp_path / "page.md"
@@ -41,5 +41,5 @@ def test_the_section_has_correlations_over_the_students_that_are_there(tmp_path:
     assert "over the 6 teachers" in text
     assert "| top-1 | +1.00 | +1.00 |" in text
     assert "| NLL | – | -1.00 |" in text
-    assert f"| {ROWS[-1].teacher} | 85 |" in text
+    assert f"| {ROWS[5].teacher} | 75 |" in text
     assert "pending" in text
