@@ -94,11 +94,13 @@ def parse_name(text: str) -> DatasetName | None:
             f"{parsed.name} has fixed images, so it takes no `base={parsed.base}`; write "
             f"reinforced?base={parsed.base}"
         )
-    if parsed.skip and not parsed.p:
-        raise DatasetNameError(
-            f"skip={parsed.skip} leaves images of a shard set out, but with p=0 none is used; "
-            f"remove one of them"
-        )
+    for key in ("skip", "loss"):
+        value = getattr(parsed, key)
+        if value and not parsed.p:
+            raise DatasetNameError(
+                f"{key}={value} is for images of a shard set, but with p=0 none is used; remove "
+                f"one of them"
+            )
     return parsed
 
 

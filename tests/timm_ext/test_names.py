@@ -89,6 +89,7 @@ def test_other_names_are_timms(name: str) -> None:
         ("imagenet-plus?check=no", "expected error or warn or off"),
         ("imagenet-plus?seed=-1", "expected an integer from 0"),
         ("imagenet-plus?skip=a.txt&p=0", "skip=a.txt"),
+        ("imagenet-plus?loss=KDLoss&p=0", "loss=KDLoss"),
         ("imagenet-plus?base=torch/mnist", "write reinforced?base=torch/mnist"),
     ],
 )
