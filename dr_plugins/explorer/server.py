@@ -144,7 +144,7 @@ class _Guard:
                 MutableHeaders(scope=message).update(_HEADERS)
             await send(message)
 
-        given = scope["path"].split("/")[1]
+        given = scope["path"].removeprefix("/").partition("/")[0]
         app: Any = self.app
         if not secrets.compare_digest(given.encode(), self.token.encode()):
             app = PlainTextResponse("open the address that dr-plugins explore printed", 403)

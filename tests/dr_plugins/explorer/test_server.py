@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import socket
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Any
@@ -38,6 +39,19 @@ def test_everything_needs_the_token(address: str, path: str) -> None:
     assert answer(address, path).status_code == 200
     for wrong in ("", "other/", "the-toke/", "%00/"):
         assert answer(address.replace(f"{TOKEN}/", wrong), path).status_code == 403
+
+
+@pytest.mark.parametrize(
+    "target", ["*", "//", "http://127.0.0.1/", "/the-token2/", "/\xff/", "/" + "x" * 9000]
+)
+def test_any_other_target_is_refused(address: str, target: str) -> None:
+    port = int(address.split(":")[2].partition("/")[0])
+    for method in ("GET", "OPTIONS"):
+        with socket.create_connection(("127.0.0.1", port)) as connection:
+            head = f"{method} {target} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n"
+            connection.sendall(head.encode("latin-1"))
+            status = int(connection.makefile("rb").readline().split()[1])
+        assert status in (400, 403, 404)
 
 
 @pytest.mark.parametrize("path", ANYTHING)
