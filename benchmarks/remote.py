@@ -40,7 +40,7 @@ def main(out: Path) -> None:
         )
         size = sum(path.stat().st_size for path in (folder / "set").iterdir())
         os.environ["DR_PLUGINS_CACHE"] = str(folder / "cache")
-        server = _Line(folder)
+        server = Line(folder)
         process = multiprocessing.get_context("fork").Process(target=server.serve_forever)
         process.start()
         try:
@@ -57,10 +57,10 @@ def main(out: Path) -> None:
 def _measure(address: str, directory: Path, size: int) -> list[Limit]:
     start = time.perf_counter()
     far, near = ShardSet(address), ShardSet(directory)
-    batches = _batches(0)
-    _read(far, [next(batches)])
+    steps = batches(0)
+    _read(far, [next(steps)])
     first = time.perf_counter() - start
-    _read(far, batches)
+    _read(far, steps)
     epoch = time.perf_counter() - start
     assert isinstance(far._shards, StreamedShards)
     fetcher = far._shards._stream._fetcher
@@ -69,7 +69,7 @@ def _measure(address: str, directory: Path, size: int) -> list[Limit]:
     arrived = time.perf_counter() - start
     again = ShardSet(address)
     for shards in (again, near):
-        _read(shards, _batches(1))
+        _read(shards, batches(1))
     ratios = [_seconds(near, e) / _seconds(again, e) for e in range(2, 2 + _EPOCHS)]
     return [
         Limit("first batch, cold", "s", first, 10.0),
@@ -79,7 +79,7 @@ def _measure(address: str, directory: Path, size: int) -> list[Limit]:
     ]
 
 
-def _batches(epoch: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def batches(epoch: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     rng = np.random.default_rng(epoch)
     order = rng.permutation(IMAGES)
     for start in range(0, IMAGES, BATCH):
@@ -93,14 +93,18 @@ def _read(shards: ShardSet, batches: Any) -> None:
 
 
 def _seconds(shards: ShardSet, epoch: int) -> float:
-    batches = list(_batches(epoch))
+    steps = list(batches(epoch))
     start = time.perf_counter()
-    _read(shards, batches)
+    _read(shards, steps)
     return time.perf_counter() - start
 
 
-class _Line(ThreadingHTTPServer):
-    """Serves a folder; all connections share one line."""
+class Line(ThreadingHTTPServer):
+    """Serves a folder, also to clients of S3; all connections share one line.
+
+    Attributes:
+        sent: Bytes of all answers so far, also for the process that started this one.
+    """
 
     daemon_threads = True
     request_queue_size = 256
@@ -108,31 +112,48 @@ class _Line(ThreadingHTTPServer):
     def __init__(self, folder: Path) -> None:
         super().__init__(("127.0.0.1", 0), _Answer)
         self.folder, self._free = folder, time.monotonic()
+        self.sent = multiprocessing.Value("q", 0)
 
     def wait(self, size: int) -> None:
         """Wait until the line has carried so many bytes."""
+        with self.sent.get_lock():
+            self.sent.value += size
         self._free = max(self._free, time.monotonic()) + size / RATE
         time.sleep(max(self._free - time.monotonic(), 0))
 
 
 class _Answer(BaseHTTPRequestHandler):
-    server: _Line
+    server: Line
     protocol_version = "HTTP/1.1"
 
     def do_GET(self) -> None:
         time.sleep(DELAY)
-        data = (self.server.folder / self.path.lstrip("/")).read_bytes()
+        file = self.server.folder / self.path.partition("?")[0].lstrip("/")
+        if not file.is_file():
+            self.send_response(404)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        data = file.read_bytes()
         asked = self.headers.get("Range")
         if asked:
             begin, end = asked.removeprefix("bytes=").split("-")
-            data = data[int(begin) : int(end) + 1]
+            part = data[int(begin) : int(end or len(data)) + 1]
+            area, data = f"bytes {begin}-{int(begin) + len(part) - 1}/{len(data)}", part
         self.send_response(206 if asked else 200)
+        if asked:
+            self.send_header("Content-Range", area)
         self.send_header("Content-Length", str(len(data)))
+        self.send_header("ETag", f'"{file.name}"')  # clients of S3 expect one
         self.end_headers()
+        if self.command == "HEAD":
+            return
         for start in range(0, len(data), _PIECE):
             piece = data[start : start + _PIECE]
             self.server.wait(len(piece))
             self.wfile.write(piece)
+
+    do_HEAD = do_GET  # noqa: N815
 
     def log_message(self, *args: object) -> None:
         """Say nothing."""

@@ -9,6 +9,7 @@ import json
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -182,3 +183,12 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
         finally:
             files.clear_instance_cache()
             server.shutdown()
+
+
+@contextlib.contextmanager
+def on_the_hub(monkeypatch: pytest.MonkeyPatch, directory: Path) -> Iterator[str]:
+    """The address of a shard set on a stand-in for the Hub, read into a cache next to it."""
+    monkeypatch.setenv("DR_PLUGINS_CACHE", str(directory.with_name("cache")))
+    with hub(monkeypatch) as server:
+        server.files.update({file.name: file.read_bytes() for file in directory.glob("*.*")})
+        yield "hf://datasets/some/plus"

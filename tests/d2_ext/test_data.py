@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import itertools
 import pickle
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ from d2_ext.sampler import EpochBatches
 from dr_plugins import ImageSource, ReinforcedDataset
 from dr_plugins.errors import DatasetMismatchError
 from dr_plugins.images.sources import open_source
+from tests.stores import on_the_hub
 from tests.tiny import make_photographs, make_set
 
 Shards = Callable[..., Path]
@@ -139,6 +141,16 @@ def test_unfinished_views_become_those_of_the_workers(
         # Equal pixels may lie otherwise in memory, and are then added up in another order.
         found = classifier(batch)["loss_kd"]
         torch.testing.assert_close(found, classifier(expected)["loss_kd"])
+
+
+def test_a_set_on_the_hub(
+    photographs: Path, shard_sets: Shards, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = shutil.copytree(shard_sets(), tmp_path / "set")
+    near = build_reinforced_train_loader(str(photographs), str(here), total_batch_size=4)
+    with on_the_hub(monkeypatch, here) as address:
+        far = build_reinforced_train_loader(str(photographs), address, total_batch_size=4)
+        assert_same(take(far, 3), take(near, 3))
 
 
 def test_images_of_a_list_are_left_out(

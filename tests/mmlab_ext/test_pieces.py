@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 from collections.abc import Callable
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
@@ -22,6 +23,7 @@ import mmlab_ext
 from dr_plugins import SparseTargets
 from dr_plugins.errors import DatasetMismatchError, ImageReadError, ReinforcementError
 from mmlab_ext import ClassificationSample, ConfigError
+from tests.stores import on_the_hub
 
 Sets = Callable[..., Path]
 
@@ -193,6 +195,19 @@ def test_a_dataset_that_nobody_tells_the_epoch_gives_nothing(
         next(iter(loader))
     dataset.set_epoch(0)
     assert len(next(iter(loader))) == 4
+
+
+def test_a_set_on_the_hub(
+    photographs: Path, shard_sets: Sets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = shutil.copytree(shard_sets(), tmp_path / "set")
+    options = {"images": str(photographs), "p": 1.0}
+    near = build(DATASETS, "ReinforcedDataset", shards=str(here), **options)
+    with on_the_hub(monkeypatch, here) as address:
+        far = build(DATASETS, "ReinforcedDataset", shards=address, **options)
+        for dataset in (near, far):
+            dataset.set_epoch(0)
+        assert all(torch.equal(far[i]["inputs"], near[i]["inputs"]) for i in range(12))
 
 
 def test_views_are_resized_for_the_student(photographs: Path, shard_sets: Sets) -> None:

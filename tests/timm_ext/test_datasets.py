@@ -16,6 +16,7 @@ from torchvision import datasets as vision
 from dr_plugins import ImageSource, ReinforcedDataset, generation
 from dr_plugins.errors import DatasetMismatchError, FormatError, ImageReadError, UnknownImageError
 from dr_plugins.generation import Ensemble, GenerationSettings
+from tests.stores import on_the_hub
 from tests.timm_ext import fake_torchvision as fake
 from tests.tiny import TinyTeacher, make_photographs, make_set, policy
 from timm_ext import UnsupportedOptionError, create_dataset, create_loader
@@ -44,6 +45,16 @@ def test_imagenet_plus_reads_images_as_timm_does(data_dir: Path) -> None:
     assert isinstance(train.source.dataset, ImageDataset)
     assert train.source.keys == plain.filenames()
     assert (train.p, train.densify, train.check) == (0.99, "smooth", "error")
+
+
+def test_a_set_on_the_hub(data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = shutil.copytree(data_dir / "reinforcements" / "imagenet-plus", tmp_path / "set")
+    near = create_dataset(f"imagenet-plus?p=1&shards={here}", root=str(data_dir), **TRAIN)
+    with on_the_hub(monkeypatch, here) as address:
+        far = create_dataset(f"imagenet-plus?p=1&shards={address}", root=str(data_dir), **TRAIN)
+        views, expected = far.__getitems__(range(12)), near.__getitems__(range(12))
+        assert all(torch.equal(a, b) for (a, _), (b, _) in zip(views, expected, strict=True))
+        assert torch.equal(far.collate(views)[1].ids, near.collate(expected)[1].ids)
 
 
 def test_images_of_a_list_are_left_out(data_dir: Path, tmp_path: Path) -> None:
