@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from examples.evidence.advisor import update, write_section
+from examples.evidence.advisor import draw_some, update, write_section
 from examples.evidence.grid import EXPERIMENTS, entries
 from examples.evidence.report import refresh_readme, write_report
 from examples.evidence.runner import RUNS, make_all, missing
@@ -70,6 +70,9 @@ def advisor(folder: Path, cache: Path, page: Path) -> None:
     """Measure the teachers of the experiment "advisor" whose students there are; write a page."""
     measurements = folder.parent / "teachers.json"
     update(folder, measurements, cache)
+    picture = page.parent / "figures" / "teachers.png"
+    if not picture.exists():
+        draw_some(picture, cache)
     write_section(folder, measurements, page)
     click.echo(page)
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from dr_plugins import ImageSource
 from dr_plugins.comparison import compare_teachers
+from dr_plugins.comparison.figures import draw
 from dr_plugins.comparison.scores import rank_correlation
 from examples.evidence.grid import EXPERIMENTS, Training
 from examples.evidence.report import markdown_table, put_between_marks
@@ -64,6 +65,19 @@ def _measure(run: Training, cache: Path) -> dict[str, dict[str, float]]:
         own = {"entropy": candidate.entropy, "spread": candidate.spread}
         found[kind] = {name: round(each, 5) for name, each in {**candidate.metrics, **own}.items()}
     return found
+
+
+def draw_some(path: Path, cache: Path) -> None:
+    """Draw the comparison of three teachers on the training images, as `compare-teachers` does.
+
+    Args:
+        path: The PNG file.
+        cache: Of the teachers.
+    """
+    runs = [run for run in _ROWS if run.teacher in ("shipped", "same-images", "resnet-10000")]
+    train = source_of(runs[0].images, cache)
+    teachers = {run.teacher: teacher_of(run, train, cache) for run in runs}
+    draw(compare_teachers(train, teachers, load_policy("crop"), samples=4), path)
 
 
 def write_section(runs: Path, measurements: Path, page: Path) -> None:
