@@ -93,8 +93,7 @@ def compare_teachers(
         import torch
 
         from dr_plugins.comparison import compare_teachers as compare
-        from dr_plugins.comparison import markdown
-        from dr_plugins.comparison.figures import draw
+        from dr_plugins.comparison import draw, markdown
         from dr_plugins.evaluation.figures import check_matplotlib
         from dr_plugins.generation.teacher_schemes import load_teacher
         from dr_plugins.generation.teachers import Ensemble

@@ -9,7 +9,17 @@ Example:
 """
 
 from dr_plugins.comparison.comparing import compare_teachers
+from dr_plugins.comparison.figures import draw
 from dr_plugins.comparison.results import Candidate, Pair, TeacherComparison
+from dr_plugins.comparison.scores import rank_correlation
 from dr_plugins.comparison.tables import markdown
 
-__all__ = ["Candidate", "Pair", "TeacherComparison", "compare_teachers", "markdown"]
+__all__ = [
+    "Candidate",
+    "Pair",
+    "TeacherComparison",
+    "compare_teachers",
+    "draw",
+    "markdown",
+    "rank_correlation",
+]

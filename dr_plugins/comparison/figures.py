@@ -22,6 +22,9 @@ def draw(comparison: TeacherComparison, path: Path) -> None:
 
     Raises:
         EvaluationError: matplotlib is not installed, or the file cannot be written.
+
+    Example:
+        >>> draw(comparison, Path("comparison.png"))                        # doctest: +SKIP
     """
     candidates = comparison.candidates
     names = [each.name for each in candidates if len(each.teachers) == 1]

@@ -11,9 +11,7 @@ from typing import Any
 import numpy as np
 
 from dr_plugins import ImageSource
-from dr_plugins.comparison import compare_teachers
-from dr_plugins.comparison.figures import draw
-from dr_plugins.comparison.scores import rank_correlation
+from dr_plugins.comparison import compare_teachers, draw, rank_correlation
 from examples.evidence.grid import EXPERIMENTS, Training
 from examples.evidence.report import markdown_table, put_between_marks
 from examples.evidence.results import Results
