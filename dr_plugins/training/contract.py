@@ -27,8 +27,8 @@ class Effect(Enum):
         'MIXES'
     """
 
-    AUGMENTS = "it would augment views that the teacher has answered as they are"
-    MIXES = "it would mix views that the teacher saw unmixed"
+    AUGMENTS = "views would be augmented again, but the answers are for the stored views"
+    MIXES = "views would be mixed, but the teacher saw them unmixed"
     REPEATS = "an image would be used several times in an epoch, with the same view each time"
     SKIPS = "some images would never be used"
     HAS_NO_EPOCHS = "reinforcements are chosen by epoch, and there would be none"
