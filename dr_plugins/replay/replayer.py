@@ -245,8 +245,8 @@ class Replayer:
         if stored is not None and stored != fingerprint(view):
             raise ImageChangedError(
                 f"image {self.source.keys[index]!r} does not replay to the view that its teacher "
-                f"saw: its content has changed, or a library decodes or resizes it differently "
-                f"(made with {self.shards.manifest.versions}). Restore the images or the versions; "
+                f"saw: it was re-encoded or changed, or a library decodes or resizes it "
+                f"differently (made with {self.shards.manifest.versions}). Restore the images or the versions; "
                 f"`dr-plugins verify --replay` shows how many images differ."
             )
 

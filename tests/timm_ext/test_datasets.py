@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import pickle
 import shutil
 from collections.abc import Iterator
@@ -14,7 +15,13 @@ from timm.data import ImageDataset
 from torchvision import datasets as vision
 
 from dr_plugins import ImageSource, ReinforcedDataset, generation
-from dr_plugins.errors import DatasetMismatchError, FormatError, ImageReadError, UnknownImageError
+from dr_plugins.errors import (
+    DatasetMismatchError,
+    FormatError,
+    ImageChangedError,
+    ImageReadError,
+    UnknownImageError,
+)
 from dr_plugins.generation import Ensemble, GenerationSettings
 from tests.stores import on_the_hub
 from tests.timm_ext import fake_torchvision as fake
@@ -55,6 +62,42 @@ def test_a_set_on_the_hub(data_dir: Path, tmp_path: Path, monkeypatch: pytest.Mo
         views, expected = far.__getitems__(range(12)), near.__getitems__(range(12))
         assert all(torch.equal(a, b) for (a, _), (b, _) in zip(views, expected, strict=True))
         assert torch.equal(far.collate(views)[1].ids, near.collate(expected)[1].ids)
+
+
+@pytest.mark.parametrize("quality", [None, 60])
+def test_a_copy_on_the_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quality: int | None
+) -> None:
+    """In another order, under the Hub's names; with a quality, encoded again."""
+    hub = pytest.importorskip("datasets")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    classes = ("n01440764", "n01443537", "n01484850")
+    images = make_photographs(tmp_path / "images", classes=classes)
+    shards = make_set(tmp_path / "set", images, policy_=SMALL, samples=1)
+    rows = []
+    for path in sorted(images.rglob("*.JPEG"), key=lambda path: path.name[::-1]):
+        content = io.BytesIO(path.read_bytes())
+        if quality is not None:
+            content = io.BytesIO()
+            Image.open(path).save(content, "JPEG", quality=quality)
+        image = {"bytes": content.getvalue(), "path": f"{path.stem}_{path.parent.name}.JPEG"}
+        rows.append({"image": image, "label": classes.index(path.parent.name)})
+    features = {"image": hub.Image(), "label": hub.ClassLabel(names=list(classes))}
+    copy = hub.Dataset.from_list(rows, features=hub.Features(features))
+    (tmp_path / "copy").mkdir()
+    copy.to_parquet(tmp_path / "copy" / "train.parquet")
+
+    name = f"reinforced?p=1&base=hfds/{tmp_path / 'copy'}&shards={shards}"
+    far = create_dataset(name, root=str(tmp_path / "cache"), **TRAIN)
+    if quality is not None:
+        with pytest.raises(ImageChangedError, match="re-encoded"):
+            far.__getitems__(range(12))
+        return
+    near = create_dataset(f"reinforced?p=1&shards={shards}", root=str(images), **TRAIN)
+    order = [near.source.keys.index(key) for key in far.source.keys]
+    assert order != sorted(order)
+    views, expected = far.__getitems__(range(12)), near.__getitems__(order)
+    assert all(torch.equal(a, b) for (a, _), (b, _) in zip(views, expected, strict=True))
 
 
 def test_images_of_a_list_are_left_out(data_dir: Path, tmp_path: Path) -> None:
