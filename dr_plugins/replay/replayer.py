@@ -246,8 +246,8 @@ class Replayer:
             raise ImageChangedError(
                 f"image {self.source.keys[index]!r} does not replay to the view that its teacher "
                 f"saw: it was re-encoded or changed, or a library decodes or resizes it "
-                f"differently (made with {self.shards.manifest.versions}). Restore the images or the versions; "
-                f"`dr-plugins verify --replay` shows how many images differ."
+                f"differently (made with {self.shards.manifest.versions}). Restore the images or "
+                f"the versions; `dr-plugins verify --replay` shows how many images differ."
             )
 
     def _invert(self) -> np.ndarray:
