@@ -43,6 +43,7 @@ class ReinforcedClassifier(nn.Module):
         loss: See `dr_plugins.losses.build_loss`.
         temperature: Of the stored answers.
         label_weight: See `KDLoss`; other losses take it if it is not 0.
+        input_format: Channels of the images; only "RGB" is possible.
         grad_checkpointing: Recompute activations in the backward pass, to save memory.
         **options: For `timm.create_model`, such as ``drop_path_rate``.
 
@@ -63,7 +64,6 @@ class ReinforcedClassifier(nn.Module):
         torch.Size([2, 5])
     """
 
-    input_format = "RGB"
     pixel_mean: torch.Tensor
     pixel_std: torch.Tensor
 
@@ -79,12 +79,15 @@ class ReinforcedClassifier(nn.Module):
         loss: str = "KDLoss",
         temperature: float = 1.0,
         label_weight: float = 0.0,
+        input_format: str = "RGB",
         grad_checkpointing: bool = False,
         **options: Any,
     ) -> None:
         super().__init__()
         self.name, self.num_classes, self.norm = model, num_classes, norm
-        self.options = options
+        self.options, self.input_format = options, input_format
+        # Also for inference, where no shard set is known: predictors give images in this format.
+        Contract(num_classes).check_run(RunFacts(channels=[self._channels()]), ConfigError)
         self.model = _create(model, num_classes, **options)
         self.load_record = LoadRecord(self.model)
         convert_norms(self.model, norm)
@@ -99,10 +102,6 @@ class ReinforcedClassifier(nn.Module):
     def from_config(cls, cfg: Any) -> dict[str, Any]:
         """Translate a yacs configuration."""
         node = timm_node(cfg)
-        if cfg.INPUT.FORMAT != "RGB":
-            raise ConfigError(
-                f"INPUT.FORMAT is {cfg.INPUT.FORMAT!r}; reinforced images are RGB: set it to 'RGB'"
-            )
         return {
             "model": node.NAME,
             "num_classes": node.NUM_CLASSES,
@@ -112,6 +111,7 @@ class ReinforcedClassifier(nn.Module):
             "loss": cfg.REINFORCED.LOSS,
             "temperature": cfg.REINFORCED.TEMPERATURE,
             "label_weight": cfg.REINFORCED.LABEL_WEIGHT,
+            "input_format": cfg.INPUT.FORMAT,
             "grad_checkpointing": node.GRAD_CHECKPOINTING,
             **timm_options(node),
         }
@@ -135,7 +135,7 @@ class ReinforcedClassifier(nn.Module):
 
         Raises:
             CheckpointError: In training, if normalisation is frozen and no weights were loaded.
-            ConfigError: Number of classes or temperature differs from the shard set's.
+            ConfigError: The model is not what the shard set demands, see `Contract`.
         """
         if self.training:
             self._refuse_frozen_noise()
@@ -194,7 +194,8 @@ class ReinforcedClassifier(nn.Module):
 
     def _losses(self, batch: Mapping[str, Any]) -> dict[str, torch.Tensor]:
         targets = batch["targets"]
-        Contract.of_targets(targets).check_run(self._facts(), ConfigError)
+        contract = batch.get("contract") or Contract.of_targets(targets)
+        contract.check_run(self._facts(), ConfigError)
         logits = self._logits(batch["images"])
         targets = targets.to(self.device, non_blocking=True)
         _log_agreement(logits, targets.labels)
@@ -203,7 +204,15 @@ class ReinforcedClassifier(nn.Module):
     def _facts(self) -> RunFacts:
         classes = Setting("MODEL.DR_TIMM.NUM_CLASSES (lazy: model.num_classes)", self.num_classes)
         name = "REINFORCED.TEMPERATURE (lazy: model.temperature)"
-        return RunFacts(num_classes=[classes], temperatures=[Setting(name, self.loss.temperature)])
+        return RunFacts(
+            num_classes=[classes],
+            temperatures=[Setting(name, self.loss.temperature)],
+            channels=[self._channels()],
+        )
+
+    def _channels(self) -> Setting:
+        name = "INPUT.FORMAT (lazy: model.input_format)"
+        return Setting(name, self.input_format, "Set it to 'RGB'")
 
     def _logits(self, images: torch.Tensor) -> torch.Tensor:
         pixels = images.to(self.device, non_blocking=True).float()

@@ -33,7 +33,9 @@ class ReinforcedLoader:
         num_workers: Number of worker processes.
 
     Yields:
-        ``images``, uint8 ``[B, 3, H, W]`` or `DeferredViews`; ``targets``, `SparseTargets` of B.
+        ``images``, uint8 ``[B, 3, H, W]`` or `DeferredViews`; ``targets``, `SparseTargets` of B;
+        ``contract``, the shard set's `Contract`, which the model checks: it is what meets the set's
+        demands or does not, and trainers show it batches only.
 
     Example:
         >>> loader = ReinforcedLoader(dataset, EpochBatches(len(dataset), 256))  # doctest: +SKIP
@@ -58,6 +60,7 @@ class ReinforcedLoader:
         iteration = _current_iteration()
         # Copies, since another iterator may be in another epoch.
         dataset, batches = self.dataset.with_own_epoch(), copy.copy(self.batches)
+        contract = dataset.contract()
         loader = DataLoader(
             dataset,
             batch_sampler=batches,
@@ -70,7 +73,7 @@ class ReinforcedLoader:
             # One pass per epoch: prefetching workers stay within it.
             dataset.set_epoch(batches.go_to(iteration))
             for batch in loader:
-                yield batch
+                yield {**batch, "contract": contract}
                 iteration += 1
 
 

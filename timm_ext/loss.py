@@ -28,6 +28,7 @@ class ReinforcedLoss(nn.Module):
         plain: For targets that are not `SparseTargets`; cross-entropy by default.
         answers: For `SparseTargets`; by default the loss that the dataset's name chooses, or
             `KDLoss` with the targets' temperature.
+        contract: What the shard set demands; by default what the targets show of it.
 
     Example:
         >>> import torch
@@ -36,11 +37,14 @@ class ReinforcedLoss(nn.Module):
     """
 
     def __init__(
-        self, plain: nn.Module | None = None, answers: DistillationLoss | None = None
+        self,
+        plain: nn.Module | None = None,
+        answers: DistillationLoss | None = None,
+        contract: Contract | None = None,
     ) -> None:
         super().__init__()
         self.plain = nn.CrossEntropyLoss() if plain is None else plain
-        self.answers = answers
+        self.answers, self.contract = answers, contract
 
     def forward(self, logits: Tensor, target: SparseTargets | Tensor) -> Tensor:
         """Loss of a batch.
@@ -53,11 +57,12 @@ class ReinforcedLoss(nn.Module):
             A scalar.
 
         Raises:
-            DatasetMismatchError: Model and targets have different numbers of classes.
+            DatasetMismatchError: The model is not what the shard set demands, such as one with
+                another number of classes.
             ValueError: The targets have another temperature.
         """
         if isinstance(target, SparseTargets):
-            return _loss_of_answers(logits, target, self.answers)
+            return _loss_of_answers(logits, target, self.answers, self.contract)
         loss: Tensor = self.plain(logits, target)
         return loss
 
@@ -81,7 +86,8 @@ def create_loss(
     """
     if dataset is None:
         return ReinforcedLoss(plain)
-    return ReinforcedLoss(plain, chosen_loss(dataset) or KDLoss(dataset.temperature))
+    answers = chosen_loss(dataset) or KDLoss(dataset.temperature)
+    return ReinforcedLoss(plain, answers, dataset.contract())
 
 
 @functools.cache
@@ -100,6 +106,7 @@ def change_classes() -> None:
         init(self, *args, **kwargs)
         self.answers = chosen_loss()  # a submodule, which moves to the device
         if (dataset := training_dataset()) is not None:
+            self.contract = dataset.contract()
             name = "KL divergence" if self.answers is None else type(self.answers).__name__
             log_on_primary(
                 f"--smoothing {self.smoothing} is not used: the loss is the {name} to the "
@@ -109,7 +116,8 @@ def change_classes() -> None:
     @functools.wraps(smoothed)
     def forward(self: Any, x: Tensor, target: SparseTargets | Tensor) -> Tensor:
         if isinstance(target, SparseTargets):
-            return _loss_of_answers(x, target, getattr(self, "answers", None))
+            answers, contract = getattr(self, "answers", None), getattr(self, "contract", None)
+            return _loss_of_answers(x, target, answers, contract)
         return smoothed(self, x, target)
 
     kind.__init__, kind.forward = logged, forward
@@ -117,10 +125,13 @@ def change_classes() -> None:
 
 
 def _loss_of_answers(
-    logits: Tensor, target: SparseTargets, loss: DistillationLoss | None
+    logits: Tensor,
+    target: SparseTargets,
+    loss: DistillationLoss | None,
+    contract: Contract | None,
 ) -> Tensor:
-    classes = Setting("the model", logits.shape[-1])
-    Contract.of_targets(target).check_run(RunFacts(num_classes=[classes]))
+    contract = contract or Contract.of_targets(target)
+    contract.check_run(RunFacts(num_classes=[Setting("the model", logits.shape[-1])]))
     loss = loss or chosen_loss() or KDLoss(target.temperature or 1.0)
     value: Tensor = loss(logits, target)
     return value

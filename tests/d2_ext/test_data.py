@@ -368,7 +368,8 @@ DEFAULTS = {
     },
     ReinforcedClassifier.__init__: {
         **{"num_classes": 1000, "pixel_mean": None, "pixel_std": None, "norm": ""},
-        **{"loss": "KDLoss", "temperature": 1.0, "label_weight": 0.0, "grad_checkpointing": False},
+        **{"loss": "KDLoss", "temperature": 1.0, "label_weight": 0.0, "input_format": "RGB"},
+        **{"grad_checkpointing": False},
     },
     TimmBackbone.__init__: {
         **{"out_features": None, "freeze_at": 0, "norm": "", "grad_checkpointing": False}

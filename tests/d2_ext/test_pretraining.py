@@ -189,7 +189,7 @@ def test_images_from_0_to_1_where_the_network_has_them() -> None:
 
 
 WRONG = [
-    (("INPUT.FORMAT", "BGR"), ConfigError, "INPUT.FORMAT is 'BGR'"),
+    (("INPUT.FORMAT", "BGR"), ConfigError, "INPUT.FORMAT"),
     (("MODEL.DR_TIMM.NAME", "resnet5O"), ConfigError, "MODEL.DR_TIMM.NAME"),
     (("MODEL.DR_TIMM.NORM", "GN"), ConfigError, "MODEL.DR_TIMM.NORM"),
     (("MODEL.PIXEL_STD", [1.0, 1.0, 1.0]), CheckpointError, "MODEL.PIXEL_STD"),
