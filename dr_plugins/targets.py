@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -43,6 +43,8 @@ class SparseTargets:
         densify: "smooth" or "zeros".
         temperature: divisor of the teacher's logits before its softmax, finite and > 0;
             None, the default, means unknown, and is accepted by every loss.
+        extras: further parts of the teacher's answer by name, one row per sample, [B, ...], or
+            [...] for a single sample; for losses that read them.
 
     Raises:
         ValueError: if a value or a shape breaks these rules. The check synchronises with a GPU;
@@ -57,7 +59,7 @@ class SparseTargets:
     """
 
     # Not a tuple or dataclass: libraries unpack those and rebuild them from their tensors.
-    __slots__ = ("densify", "ids", "labels", "num_classes", "probs", "temperature")
+    __slots__ = ("densify", "extras", "ids", "labels", "num_classes", "probs", "temperature")
 
     ids: Tensor
     probs: Tensor
@@ -65,6 +67,7 @@ class SparseTargets:
     num_classes: int
     densify: str
     temperature: float | None
+    extras: Mapping[str, Tensor]
 
     def __init__(
         self,
@@ -74,6 +77,7 @@ class SparseTargets:
         num_classes: int = 0,
         densify: str = "smooth",
         temperature: float | None = None,
+        extras: Mapping[str, Any] | None = None,
     ) -> None:
         ids, probs = _integers("ids", ids), torch.as_tensor(probs)
         if not probs.is_floating_point():
@@ -89,7 +93,9 @@ class SparseTargets:
         _check_range("ids", ids, -1, num_classes)
         _check_range("labels", labels, -1, num_classes)
         _check_rows(ids, probs)
-        self._assign(ids, probs, labels, num_classes, densify, temperature)
+        extras = {name: torch.as_tensor(values) for name, values in (extras or {}).items()}
+        _check_extras(ids, extras)
+        self._assign(ids, probs, labels, num_classes, densify, temperature, extras)
 
     def _assign(self, *fields: Any) -> None:
         for name, value in zip(_FIELDS, fields, strict=True):
@@ -107,14 +113,23 @@ class SparseTargets:
         num_classes: int,
         densify: str = "smooth",
         temperature: float | None = None,
+        extras: Mapping[str, Tensor] | None = None,
     ) -> SparseTargets:
         """Build from valid int64, float32 and int64 tensors without checking them."""
         self = object.__new__(cls)
-        self._assign(ids, probs, labels, num_classes, densify, temperature)
+        self._assign(ids, probs, labels, num_classes, densify, temperature, extras or {})
         return self
 
-    def _replace(self, ids: Tensor, probs: Tensor, labels: Tensor) -> SparseTargets:
-        return self.unchecked(ids, probs, labels, self.num_classes, self.densify, self.temperature)
+    def _replace(
+        self, ids: Tensor, probs: Tensor, labels: Tensor, extras: Mapping[str, Tensor]
+    ) -> SparseTargets:
+        settings = (self.num_classes, self.densify, self.temperature)
+        return self.unchecked(ids, probs, labels, *settings, extras)
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> SparseTargets:
+        ids, probs, labels = (change(tensor) for tensor in (self.ids, self.probs, self.labels))
+        extras = {name: change(tensor) for name, tensor in self.extras.items()}
+        return self._replace(ids, probs, labels, extras)
 
     def __reduce__(self) -> tuple[Callable[..., SparseTargets], tuple[Any, ...]]:
         return SparseTargets.unchecked, tuple(getattr(self, name) for name in _FIELDS)
@@ -160,20 +175,25 @@ class SparseTargets:
 
         Raises:
             ValueError: if `samples` is empty, contains a batch, or the samples differ in `k`,
-                `num_classes`, `densify` or `temperature`.
+                `num_classes`, `densify`, `temperature` or the names of `extras`.
         """
         samples = list(samples)
-        kinds = {(tuple(s.ids.shape), s.num_classes, s.densify, s.temperature) for s in samples}
+        kinds = {
+            (tuple(s.ids.shape), s.num_classes, s.densify, s.temperature, tuple(s.extras))
+            for s in samples
+        }
         if len(kinds) != 1 or samples[0].ids.dim() != 1:
             raise ValueError(
-                f"cannot stack (ids shape, num_classes, densify, temperature) "
+                f"cannot stack (ids shape, num_classes, densify, temperature, extras) "
                 f"{sorted(kinds, key=str)}, expected single samples that agree: pad rows with id "
                 f"-1 or SparseTargets.one_hot(..., k=), and load each shard set separately"
             )
         ids, probs, labels = (
             torch.stack([getattr(s, name) for s in samples]) for name in ("ids", "probs", "labels")
         )
-        return samples[0]._replace(ids, probs, labels)
+        names = samples[0].extras
+        extras = {name: torch.stack([s.extras[name] for s in samples]) for name in names}
+        return samples[0]._replace(ids, probs, labels, extras)
 
     def normalized(
         self, method: str | None = None, dtype: torch.dtype = torch.float32
@@ -218,7 +238,8 @@ class SparseTargets:
         flags = [a for a in args if isinstance(a, bool)]
         kept = {"non_blocking": kwargs.get("non_blocking", flags[0] if flags else False)}
         ids, labels = self.ids.to(probs.device, **kept), self.labels.to(probs.device, **kept)
-        return self._replace(ids, probs, labels)
+        extras = {name: tensor.to(probs.device, **kept) for name, tensor in self.extras.items()}
+        return self._replace(ids, probs, labels, extras)
 
     def cpu(self) -> SparseTargets:
         """Move to the CPU."""
@@ -232,11 +253,12 @@ class SparseTargets:
 
     def pin_memory(self) -> SparseTargets:
         """Copy to page-locked memory."""
-        return self._replace(*(t.pin_memory() for t in (self.ids, self.probs, self.labels)))
+        return self._map(Tensor.pin_memory)
 
     def is_pinned(self) -> bool:
         """Whether all tensors are in page-locked memory."""
-        return all(t.is_pinned() for t in (self.ids, self.probs, self.labels))
+        tensors = (self.ids, self.probs, self.labels, *self.extras.values())
+        return all(tensor.is_pinned() for tensor in tensors)
 
     @property
     def device(self) -> torch.device:
@@ -264,13 +286,14 @@ class SparseTargets:
         odd = index is None or index is ... or isinstance(index, (tuple, bool))
         if odd or getattr(index, "ndim", 0) > 1:
             raise TypeError(f"expected an index of rows, got {index!r}: use .dense() for classes")
-        return self._replace(self.ids[index], self.probs[index], self.labels[index])
+        return self._map(lambda tensor: tensor[index])
 
     def __repr__(self) -> str:
         batch = f"batch={len(self)}, " if self.ids.dim() > 1 else ""
+        extras = f"extras={list(self.extras)}, " if self.extras else ""
         return (
             f"SparseTargets({batch}k={self.ids.shape[-1]}, num_classes={self.num_classes}, "
-            f"densify={self.densify!r}, temperature={self.temperature}, "
+            f"densify={self.densify!r}, temperature={self.temperature}, {extras}"
             f"device={str(self.device)!r})"
         )
 
@@ -334,7 +357,7 @@ _INSTEAD = (
 # torch functions that accept SparseTargets, with their implementations; see `implements`.
 _IMPLEMENTED: dict[Any, Callable[..., Tensor]] = {}
 
-_FIELDS = ("ids", "probs", "labels", "num_classes", "densify", "temperature")
+_FIELDS = ("ids", "probs", "labels", "num_classes", "densify", "temperature", "extras")
 
 
 def implements(torch_function: Any) -> Callable[[_Function], _Function]:
@@ -377,6 +400,15 @@ def _check_shapes(ids: Tensor, probs: Tensor, labels: Tensor) -> None:
             f"probs have shape {tuple(probs.shape)} and labels {tuple(labels.shape)}, expected "
             f"{tuple(ids.shape)} and {tuple(ids.shape[:-1])} to match ids: pass one entry for each"
         )
+
+
+def _check_extras(ids: Tensor, extras: Mapping[str, Tensor]) -> None:
+    for name, tensor in extras.items():
+        if tensor.shape[: ids.dim() - 1] != ids.shape[:-1]:
+            raise ValueError(
+                f"extras[{name!r}] has shape {tuple(tensor.shape)}, expected it to start with "
+                f"{tuple(ids.shape[:-1])} to match ids: pass one row for each sample"
+            )
 
 
 def _check_range(name: str, values: Tensor, low: int, num_classes: int) -> None:

@@ -72,7 +72,8 @@ class ClassificationSample(BaseDataElement):
 def _pack(value: Any) -> Any:
     if isinstance(value, SparseTargets) and value.device.type == "cpu":
         parts = (value.ids.numpy(), value.probs.numpy(), value.labels.numpy())
-        return _Packed((*parts, value.num_classes, value.densify, value.temperature))
+        extras = {name: tensor.numpy() for name, tensor in value.extras.items()}
+        return _Packed((*parts, value.num_classes, value.densify, value.temperature, extras))
     if isinstance(value, torch.Tensor) and value.device.type == "cpu" and not value.requires_grad:
         return _Packed((value.numpy(),))
     return value
@@ -88,7 +89,8 @@ def _unpack(value: Any) -> Any:
     if len(value) == 1:
         return torch.as_tensor(value[0])
     ids, probs, labels = map(torch.as_tensor, value[:3])
-    return SparseTargets.unchecked(ids, probs, labels, *value[3:])
+    extras = {name: torch.as_tensor(array) for name, array in value[6].items()}
+    return SparseTargets.unchecked(ids, probs, labels, *value[3:6], extras=extras)
 
 
 def _rebuild(meta: dict[str, Any], fields: dict[str, Any]) -> ClassificationSample:

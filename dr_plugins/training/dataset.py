@@ -20,6 +20,7 @@ from dr_plugins.images.decoding import size_of
 from dr_plugins.images.skipping import SkipList
 from dr_plugins.images.sources import ImageSource
 from dr_plugins.policies.policy import AugmentParams, Policy
+from dr_plugins.records import BASIC_ANSWER, Field
 from dr_plugins.replay.deferred import CroppedView
 from dr_plugins.replay.replayer import Replayer
 from dr_plugins.shards.reader import ShardSet
@@ -179,7 +180,8 @@ class ReinforcedDataset(Dataset[Sample]):
         Returns:
             For each, a tensor (uint8 ``[3, H, W]`` unless `transform` and `postprocess` return
             another), or with `defer` a `CroppedView`, and the `SparseTargets` of one sample.
-            `collate` reuses the targets of the whole batch.
+            `collate` reuses the targets of the whole batch. What else the set stores of the answer
+            is in their `extras`, as floating point or int64; NaN or -1 for plain images.
 
         Raises:
             ImageReadError: An image cannot be read.
@@ -218,8 +220,14 @@ class ReinforcedDataset(Dataset[Sample]):
             labels=torch.from_numpy(classes),
             densify=self.densify,
             temperature=self.temperature,
+            extras=self._extras(records, reinforced),
         )
         return Samples(views, targets)
+
+    def _extras(self, records: np.ndarray, reinforced: np.ndarray) -> dict[str, torch.Tensor]:
+        """The parts of the answer that only some sets store, for the images of a batch."""
+        fields = self.shards.manifest.layout.answers[len(BASIC_ANSWER) :]
+        return {field.name: _column(field, records, reinforced) for field in fields}
 
     def is_reinforced(self, indices: Sequence[int]) -> np.ndarray:
         """Return which images have a stored view in this epoch; the others are plain.
@@ -312,6 +320,15 @@ class ReinforcedDataset(Dataset[Sample]):
 
     def __repr__(self) -> str:
         return f"ReinforcedDataset({self.source!r}, {self.shards!r}, p={self.p})"
+
+
+def _column(field: Field, records: np.ndarray, reinforced: np.ndarray) -> torch.Tensor:
+    """A field of the reinforced images' records, and for the others what no answer has."""
+    is_float = np.dtype(field.dtype).kind == "f"
+    kind = np.result_type(field.dtype, np.float32) if is_float else np.dtype(np.int64)
+    column = np.full((len(reinforced), *field.shape), np.nan if is_float else -1, kind)
+    column[reinforced] = records[field.name]
+    return torch.from_numpy(column)
 
 
 def _pair(size: int | Sequence[int]) -> tuple[int, int]:

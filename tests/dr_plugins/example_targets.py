@@ -20,6 +20,12 @@ def example(**changes: Any) -> SparseTargets:
     return SparseTargets(**(fields | changes))
 
 
+def example_with_extras() -> SparseTargets:
+    """With further parts of an answer: one value, and one for each class."""
+    entropy, counts = torch.tensor([0.5, 1.5, float("inf")]), torch.arange(6).reshape(3, 2)
+    return example(extras={"entropy": entropy, "counts": counts})
+
+
 def assert_same(got: SparseTargets, expected: SparseTargets) -> None:
     assert got.ids.dtype == torch.int64
     assert got.labels.dtype == torch.int64
@@ -29,3 +35,7 @@ def assert_same(got: SparseTargets, expected: SparseTargets) -> None:
     assert torch.equal(got.labels, expected.labels)
     assert (got.num_classes, got.densify) == (expected.num_classes, expected.densify)
     assert got.temperature == expected.temperature
+    assert list(got.extras) == list(expected.extras)
+    for name, tensor in expected.extras.items():
+        assert got.extras[name].dtype == tensor.dtype
+        assert torch.equal(got.extras[name], tensor)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dr_plugins.targets import SparseTargets
-from tests.dr_plugins.example_targets import assert_same, example
+from tests.dr_plugins.example_targets import assert_same, example, example_with_extras
 
 
 def oracle_dense(ids: np.ndarray, probs: np.ndarray, num_classes: int, densify: str) -> np.ndarray:
@@ -198,10 +198,16 @@ def test_one_hot_needs_a_class(label: int) -> None:
         SparseTargets.one_hot([0], num_classes=5, k=0)
 
 
+def test_extras_without_a_row_for_each_sample_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"extras\['entropy'\] has shape \(2,\)"):
+        example(extras={"entropy": torch.zeros(2)})
+
+
 def test_stack_inverts_indexing() -> None:
     targets = example(densify="zeros")
     assert_same(SparseTargets.stack([targets[i] for i in range(3)]), targets)
     assert_same(SparseTargets.stack(iter(targets)), targets)
+    assert_same(SparseTargets.stack(example_with_extras()), example_with_extras())
 
 
 def test_stack_mixes_one_hot_and_topk_rows() -> None:
@@ -220,8 +226,18 @@ def test_stack_mixes_one_hot_and_topk_rows() -> None:
         [SparseTargets.one_hot(0, 5), SparseTargets.one_hot(0, 5, densify="zeros")],
         [SparseTargets.one_hot(0, 5), SparseTargets.one_hot(0, 5, temperature=2.0)],
         [SparseTargets.one_hot(0, 5, temperature=t) for t in (1.0, 2.0)],
+        [example()[0], example_with_extras()[0]],
     ],
-    ids=["none", "batches", "num_classes", "k", "densify", "unknown temperature", "temperature"],
+    ids=[
+        "none",
+        "batches",
+        "num_classes",
+        "k",
+        "densify",
+        "unknown temperature",
+        "temperature",
+        "extras",
+    ],
 )
 def test_stack_needs_samples_that_agree(samples: list[SparseTargets]) -> None:
     with pytest.raises(ValueError, match=r"cannot stack .* pad"):

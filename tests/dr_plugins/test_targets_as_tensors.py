@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch.utils.data import DataLoader
 
 from dr_plugins.targets import SparseTargets
-from tests.dr_plugins.example_targets import assert_same, example
+from tests.dr_plugins.example_targets import assert_same, example, example_with_extras
 
 
 @pytest.mark.parametrize(
@@ -93,6 +93,20 @@ def test_to_moves_all(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     assert moved.shape == (3, 6)
 
 
+def test_extras_follow_the_samples() -> None:
+    targets = example_with_extras()
+    part = targets[torch.tensor([2, 0])]
+    assert part.extras["entropy"].tolist() == [float("inf"), 0.5]
+    assert part.extras["counts"].tolist() == [[4, 5], [0, 1]]
+    assert targets[1].extras["entropy"].shape == ()
+    moved = targets.to("meta", torch.float16)
+    assert {tensor.device.type for tensor in moved.extras.values()} == {"meta"}
+    assert moved.extras["entropy"].dtype == torch.float32
+    for copied in (targets.cpu(), copy.deepcopy(targets), pickle.loads(pickle.dumps(targets))):
+        assert_same(copied, targets)
+    assert "extras=['entropy', 'counts']" in repr(targets)
+
+
 def test_to_dtype_changes_probs_only() -> None:
     assert_same(example().to(torch.float16).to(dtype=torch.float32), example())
     assert example().to(torch.float16).dense().dtype == torch.float32
@@ -139,7 +153,7 @@ def test_pin_memory_pins_all(monkeypatch: pytest.MonkeyPatch) -> None:
         return out
 
     monkeypatch.setattr(torch.Tensor, "pin_memory", pin)
-    targets = example()
+    targets = example_with_extras()
     copied = torch.utils.data._utils.pin_memory.pin_memory([targets])[0]
     assert not targets.is_pinned()
     assert copied.is_pinned()

@@ -147,7 +147,9 @@ def test_metrics_name_what_is_missing() -> None:
 
 
 def test_samples_travel_between_processes_without_shared_files() -> None:
-    targets = SparseTargets([[4, 1, -1]], [[0.5, 0.25, 0.0]], [4], num_classes=6)[0]
+    targets = SparseTargets(
+        [[4, 1, -1]], [[0.5, 0.25, 0.0]], [4], num_classes=6, extras={"entropy": [0.75]}
+    )[0]
     sample = ClassificationSample(
         metainfo={"img_shape": (8, 9)},
         gt_label=torch.tensor([4]),
@@ -167,6 +169,7 @@ def test_samples_travel_between_processes_without_shared_files() -> None:
     for name in ("ids", "probs", "labels"):
         assert torch.equal(getattr(copied.targets, name), getattr(targets, name))
     assert (copied.targets.num_classes, copied.targets.densify) == (6, "smooth")
+    assert torch.equal(copied.targets.extras["entropy"], torch.tensor(0.75))
 
 
 def test_dense_targets_for_heads_of_mmpretrain(photographs: Path, shard_sets: Sets) -> None:

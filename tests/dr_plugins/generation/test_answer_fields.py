@@ -7,12 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 
 from dr_plugins import (
     ReinforcedDataset,
     Replayer,
     ShardSet,
+    SparseTargets,
     describe,
     extend,
     merge,
@@ -23,6 +25,7 @@ from dr_plugins import (
 from dr_plugins import records as records_module
 from dr_plugins.errors import FormatError, SettingsMismatchError, VersionError
 from dr_plugins.generation.teachers import Ensemble
+from dr_plugins.losses import DistillationLoss
 from dr_plugins.records import ANSWER_FIELDS, AnswerField, answer_fields
 from tests.tiny import TinyTeacher, content, make_set, policy
 
@@ -73,6 +76,36 @@ def test_sets_with_it_serve_as_all_others(made: ShardSet, photographs: Path) -> 
     assert (report.replayed, report.problems) == (12, [])
     train = ReinforcedDataset(ImageFolder(str(photographs)), directory, p=1.0)
     assert train[0][1].probs.shape[-1] == 3
+
+
+class WeightedByEntropy(DistillationLoss):
+    """A loss that reads what others do not know."""
+
+    def rows(self, logits: torch.Tensor, target: SparseTargets) -> torch.Tensor:
+        weights = torch.exp(-target.extras["entropy"]).nan_to_num(1.0)  # 1 for plain images
+        return weights * torch.nn.functional.cross_entropy(logits, target, reduction="none")
+
+
+def test_a_loss_reads_it(made: ShardSet, photographs: Path) -> None:
+    train = ReinforcedDataset(ImageFolder(str(photographs)), made, p=0.6)
+    loader = DataLoader(train, len(train), collate_fn=train.collate, num_workers=1)
+    _, targets = next(iter(loader))
+    plain = ~torch.from_numpy(train.is_reinforced(range(len(train))))
+    assert 0 < plain.sum() < len(train)
+    entropy, log_odds = targets.extras["entropy"], targets.extras["log_odds"]
+    assert (entropy.dtype, log_odds.shape) == (torch.float32, (len(train), 3))
+    assert torch.equal(entropy.isnan(), plain)
+    # The three stored classes are all there are.
+    probs = targets.probs[~plain].double()
+    expected = torch.distributions.Categorical(probs).entropy().float()
+    torch.testing.assert_close(entropy[~plain], expected, atol=1e-3, rtol=0)
+
+    logits = torch.randn(len(train), 3, generator=torch.Generator().manual_seed(0))
+    weights = torch.ones(len(train))
+    weights[~plain] = (-expected).exp()
+    crossed = -(targets.dense() * logits.log_softmax(1)).sum(1)
+    rows = WeightedByEntropy(reduction="none")(logits, targets)
+    torch.testing.assert_close(rows, weights * crossed, atol=1e-2, rtol=0)
 
 
 def test_a_subset_keeps_it_and_cuts_what_is_per_class(
