@@ -15,9 +15,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import timm.task
 import torch
-from timm.models import resume_checkpoint as timm_resume_checkpoint
 from timm.scheduler.scheduler import Scheduler
 from timm.utils import CheckpointSaver
 from torch.utils.data import BatchSampler
@@ -26,6 +24,7 @@ from dr_plugins import ReinforcedDataset
 from dr_plugins.training.resumable import EpochSampler
 from timm_ext.datasets import training_dataset
 from timm_ext.primary_log import log_on_primary
+from timm_ext.replacing import replace_everywhere
 
 _KEY = "reinforced_position"  # in a checkpoint's optimizer state, which timm and torch pass on
 _UPDATES = "updates"
@@ -90,6 +89,7 @@ _last: Callable[[], EpochOrder | None] = lambda: None  # noqa: E731
 def order_for(dataset: ReinforcedDataset, batches: BatchSampler) -> EpochOrder:
     """Return the order of a training loader's images, which checkpoints refer to from now on."""
     global _last
+    _change_functions()
     order = EpochOrder(dataset, batches)
     _last = weakref.ref(order)
     return order
@@ -137,6 +137,22 @@ class _WithPosition:
         return {**self._optimizer.state_dict(), _KEY: self._position}
 
 
+@functools.cache
+def _change_functions() -> None:
+    """Let timm's functions that resume return the epoch to continue with.
+
+    Not at registration: it may run while timm is being imported, before these can be.
+    """
+    import timm.models
+    import timm.task
+
+    functions: list[Callable[..., Any]] = [timm.models.resume_checkpoint]
+    # Newer versions of train.py train a task, which holds the model.
+    if hasattr(timm.task, "resume_task_checkpoint"):
+        functions.append(timm.task.resume_task_checkpoint)
+    replace_everywhere({function: _resuming(function) for function in functions})
+
+
 def _resuming(resume: Callable[..., Any]) -> Callable[..., Any]:
     """Change a function of timm that resumes from a checkpoint and returns the first epoch."""
     signature = inspect.signature(resume)
@@ -163,9 +179,3 @@ def _read(path: str, weights_only: bool) -> dict[str, int] | None:
         checkpoint = torch.load(path, map_location="cpu", mmap=True, weights_only=weights_only)
     position: dict[str, int] | None = checkpoint.get("optimizer", {}).get(_KEY)
     return position
-
-
-resume_checkpoint = _resuming(timm_resume_checkpoint)
-# Newer versions of train.py train a task, which holds the model.
-timm_resume_task = getattr(timm.task, "resume_task_checkpoint", None)
-resume_task = _resuming(timm_resume_task) if timm_resume_task is not None else None

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import sys
+from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import Any
 
 from timm_ext import datasets, loader, loss, position, refusals
+from timm_ext.replacing import replace_everywhere
 
-_REPLACEMENTS: dict[int, Any] = {
-    id(datasets.timm_create_dataset): datasets.create_dataset,
-    id(loader.timm_create_loader): loader.create_loader,
-    id(refusals.timm_create_naflex_loader): refusals.create_naflex_loader,
-    id(position.timm_resume_checkpoint): position.resume_checkpoint,
-    id(position.timm_resume_task): position.resume_task,
+_REPLACEMENTS: Mapping[Callable[..., Any], Callable[..., Any]] = {
+    datasets.timm_create_dataset: datasets.create_dataset,
+    loader.timm_create_loader: loader.create_loader,
+    refusals.timm_create_naflex_loader: refusals.create_naflex_loader,
 }
 
 
@@ -41,19 +40,4 @@ def register(*modules: ModuleType) -> None:
     refusals.change_classes()
     loss.change_classes()
     position.change_classes()
-    for module in (*sys.modules.values(), *modules):
-        names = _names_in(module)
-        if str(names.get("__name__")).startswith(f"{__package__}."):
-            continue  # these need timm's originals
-        for name, value in list(names.items()):
-            if id(value) in _REPLACEMENTS:
-                names[name] = _REPLACEMENTS[id(value)]
-
-
-def _names_in(module: object) -> dict[str, Any]:
-    # Bypasses the module's __getattribute__ and __getattr__, which may raise or import lazily.
-    try:
-        names = object.__getattribute__(module, "__dict__")
-    except AttributeError:
-        return {}
-    return names if type(names) is dict else {}
+    replace_everywhere(_REPLACEMENTS, *modules)
