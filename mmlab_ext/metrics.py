@@ -10,9 +10,10 @@ from mmengine.evaluator import BaseMetric
 from mmengine.registry import METRICS
 
 from dr_plugins.metrics import ImageScores
-from dr_plugins.metrics.image_scores import METRICS as SCORES
 from mmlab_ext.errors import ConfigError
 from mmlab_ext.samples import one_class
+
+_TOP_K = ("top1", "top5")  # which `TopKAccuracy` reports
 
 
 def _scores(sample: Mapping[str, Any]) -> tuple[torch.Tensor, int]:
@@ -117,9 +118,9 @@ class CalibrationMetrics(BaseMetric):
             self.results.append(ImageScores.of(logits, torch.tensor([label])))
 
     def compute_metrics(self, results: list[ImageScores]) -> dict[str, float]:
-        """Return ``ece``, ``adaptive_ece``, ``nll`` and ``brier``."""
+        """Return all metrics of `ImageScores` but those of `TopKAccuracy`."""
         found = ImageScores.concatenated(results).metrics(self.bins)
-        return {name: value for name, value in found.items() if SCORES[name].is_calibration}
+        return {name: value for name, value in found.items() if name not in _TOP_K}
 
 
 @METRICS.register_module()

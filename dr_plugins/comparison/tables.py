@@ -6,13 +6,7 @@ import math
 from collections.abc import Sequence
 
 from dr_plugins.comparison.results import Candidate, TeacherComparison
-
-_METRICS = {  # title, factor and digits
-    "top1": ("top-1, %", 100, 1),
-    "top5": ("top-5, %", 100, 1),
-    "ece": ("ECE, %", 100, 1),
-    "nll": ("NLL, nats", 1, 3),
-}
+from dr_plugins.metrics.image_scores import METRICS
 
 
 def markdown(comparison: TeacherComparison) -> str:
@@ -20,11 +14,11 @@ def markdown(comparison: TeacherComparison) -> str:
 
     Example:
         >>> print(markdown(comparison))                                     # doctest: +SKIP
-        | teachers | top-1, % | top-5, % | ECE, % | NLL, nats | entropy, nats | ...
+        | teachers | top-1, % | top-5, % | ECE, % | adaptive ECE, % | NLL | ...
     """
     head = (
         "teachers",
-        *(title for title, _, _ in _METRICS.values()),
+        *(metric.title for metric in METRICS.values()),
         "entropy, nats",
         "spread, nats",
         "ms per view",
@@ -50,11 +44,12 @@ def markdown(comparison: TeacherComparison) -> str:
 
 def _row(candidate: Candidate) -> list[str]:
     cells = [_escaped(candidate.name)]
-    for name, (_, factor, digits) in _METRICS.items():
+    for name, metric in METRICS.items():
         value = candidate.metrics.get(name, math.nan)
-        cells.append("" if math.isnan(value) else f"{factor * value:.{digits}f}")
-    if cells[1] and not math.isnan(candidate.top1_error):
-        cells[1] += f" ± {100 * candidate.top1_error:.1f}"
+        cell = "" if math.isnan(value) else f"{metric.factor * value:.{metric.digits}f}"
+        if cell and name == "top1" and not math.isnan(candidate.top1_error):
+            cell += f" ± {metric.factor * candidate.top1_error:.{metric.digits}f}"
+        cells.append(cell)
     numbers = f"{candidate.entropy:.3f}", f"{candidate.spread:.3f}", f"{candidate.ms_per_view:.3g}"
     return [*cells, *numbers]
 

@@ -6,7 +6,7 @@ import contextlib
 import json
 import logging
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +86,7 @@ def write_result(path: Path, result: SetResult) -> None:
 
 
 def read_result(path: Path, identity: dict[str, Any], images: ImageSet) -> SetResult | None:
-    """Read a result; None if there is none, or one of another model or other images.
+    """Read a result; None if there is none, or one of another model, other images or scores.
 
     Raises:
         EvaluationError: The file is damaged.
@@ -102,9 +102,12 @@ def read_result(path: Path, identity: dict[str, Any], images: ImageSet) -> SetRe
             _logger.info("%s is of another model or other images: evaluated again", path)
             return None
         first, second = json.loads(metadata["temperatures"])
-        plain = {name: each for name, each in tensors.items() if not name.startswith(_SCALED)}
-        scaled = {name: tensors[_SCALED + name] for name in plain}
-        scores = ImageScores(**plain)
+        names = {each.name for each in fields(ImageScores)}
+        if set(tensors) != names | {_SCALED + name for name in names}:
+            _logger.info("%s has other scores than this version: evaluated again", path)
+            return None
+        scores = ImageScores(**{name: tensors[name] for name in names})
+        scaled = ImageScores(**{name: tensors[_SCALED + name] for name in names})
         if len(scores) != len(images):
             raise ValueError(f"{len(scores)} images, but the set has {len(images)}")
     except (safetensors.SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
@@ -115,7 +118,7 @@ def read_result(path: Path, identity: dict[str, Any], images: ImageSet) -> SetRe
         identity["model"],
         images.name,
         scores,
-        ImageScores(**scaled),
+        scaled,
         (first, second),
         images.expected,
         identity,

@@ -38,7 +38,11 @@ METRICS = {
     "nll": Metric("NLL", 1, 4),
     "brier": Metric("Brier score", 1, 4),
 }
-"""What `ImageScores.metrics` returns. Commands and hosts report all of them."""
+"""What `ImageScores.metrics` returns.
+
+All commands, `mmlab_ext` and `d2_ext` report all of them; timm's ``train.py`` and ``validate.py``
+have metrics of their own.
+"""
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from dr_plugins.errors import DatasetMismatchError, ImageReadError, TeacherError
 from dr_plugins.generation.teachers import Ensemble
 from dr_plugins.images.sources import ImageSource, open_source
 from dr_plugins.metrics import ImageScores
+from dr_plugins.metrics.image_scores import METRICS
 from tests.tiny import TinyTeacher, make_photographs, make_set, policy
 
 
@@ -125,6 +126,7 @@ def test_images_without_labels() -> None:
     assert found.labelled == 0
     assert found.candidates[0].metrics == {}
     assert "t0 + t1" in markdown(found)
+    assert all(metric.title in markdown(found) for metric in METRICS.values())
     text = json.dumps(found.to_json(), allow_nan=False)
     assert json.loads(text)["candidates"][0]["top1_error"] is None
 

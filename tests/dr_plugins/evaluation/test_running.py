@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import nn
 
 from dr_plugins.errors import EvaluationError, ImageReadError
@@ -139,6 +141,19 @@ def test_a_damaged_result_is_noticed(images: ImageSet, tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-10])
     with pytest.raises(EvaluationError, match=path.name):
         evaluate(model(), images, tmp_path / "out")
+
+
+def test_a_result_without_a_metric_of_today_is_made_again(images: ImageSet, tmp_path: Path) -> None:
+    whole = evaluate(model(), images, tmp_path / "out")
+    (path,) = (tmp_path / "out").rglob("*.safetensors")
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata()
+        old = {name: file.get_tensor(name) for name in file.keys() if "brier" not in name}  # noqa: SIM118
+    save_file(old, path, metadata)
+    again = evaluate(model(), images, tmp_path / "out")
+    assert again.scores.metrics() == whole.scores.metrics()
+    with safe_open(path, "pt") as file:
+        assert {"brier", "scaled.brier"} <= set(file.keys())
 
 
 def test_a_model_of_other_classes(images: ImageSet, tmp_path: Path) -> None:
