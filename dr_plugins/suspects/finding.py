@@ -70,7 +70,7 @@ def find_suspects(
         SettingsMismatchError: The sets differ in their classes, or share a suspect.
         DatasetMismatchError: No image has a label and an unmixed view.
         FormatError: A shard is missing or damaged.
-        ValueError: `sort` is not one of the choices.
+        ValueError: There is no set, or `sort` is not one of the choices.
 
     Example:
         >>> find_suspects([ShardSet("imagenet-plus")])[0].key               # doctest: +SKIP
@@ -78,6 +78,8 @@ def find_suspects(
     """
     if sort not in ("margin", "label_prob"):
         raise ValueError(f"sort is {sort!r}; expected 'margin' or 'label_prob'")
+    if not sets:
+        raise ValueError("no shard set is given; expected one or more")
     _check_classes(sets)
     columns = [open_statistics(each, workers, progress=progress) for each in sets]
     usable = [_usable(each) for each in columns]
