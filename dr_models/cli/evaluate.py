@@ -14,8 +14,6 @@ from dr_plugins.cli import options
 from dr_plugins.cli.command import Command
 from dr_plugins.cli.options import COUNT
 
-_SUITES = "imagenet,real,v2,r,a,sketch,objectnet,c"
-
 
 @click.command(
     cls=Command,
@@ -57,10 +55,8 @@ To resume an interrupted run, run the same command again.
 @click.option(
     "--suite",
     "suites",
-    default=_SUITES,
-    show_default=True,
-    help="Sets, separated by commas.  Also folder (the directory itself), and NAME+c, which "
-    "corrupts a set on the fly.",
+    help="Sets, separated by commas, such as imagenet,v2,c.  Also folder (the directory itself), "
+    "and NAME+c, which corrupts a set on the fly.  [default: all that are published]",
 )
 @click.option(
     "--out", required=True, type=click.Path(path_type=Path), help="Directory of the results."
@@ -86,7 +82,7 @@ def evaluate(
     models: tuple[str, ...],
     checkpoint: Path | None,
     roots: tuple[Path, ...],
-    suites: str,
+    suites: str | None,
     out: Path,
     class_map: Path | None,
     img_size: int | None,
@@ -102,7 +98,7 @@ def evaluate(
     """
     import torch
 
-    from dr_plugins.evaluation import SetResult, find_sets, markdown, summarize
+    from dr_plugins.evaluation import SUITES, SetResult, find_sets, markdown, summarize
     from dr_plugins.evaluation import evaluate as run
     from dr_plugins.evaluation.figures import check_matplotlib, draw_all
 
@@ -120,11 +116,12 @@ def evaluate(
         models = (f"{models[0]}@{checkpoint}",)
     for name in imports:
         importlib.import_module(name)
-    sets, missing = find_sets(suites.split(","), roots, imagenet_classes(), class_map)
+    chosen = [name for name in SUITES if name != "folder"] if suites is None else suites.split(",")
+    sets, missing = find_sets(chosen, roots, imagenet_classes(), class_map)
     for name, reason in missing.items():
         click.echo(f"not found: {name}: {reason}", err=True)
     if not sets:
-        raise click.ClickException(f"none of the sets is there: {suites}")
+        raise click.ClickException(f"none of the sets is there: {', '.join(chosen)}")
     running["device"] = running["device"] or ("cuda" if torch.cuda.is_available() else "cpu")
     if running["workers"] is None:
         running["workers"] = os.cpu_count() or 1
