@@ -88,9 +88,10 @@ def _unpack(value: Any) -> Any:
         return value
     if len(value) == 1:
         return torch.as_tensor(value[0])
-    ids, probs, labels = map(torch.as_tensor, value[:3])
-    extras = {name: torch.as_tensor(array) for name, array in value[6].items()}
-    return SparseTargets.unchecked(ids, probs, labels, *value[3:6], extras=extras)
+    *arrays, num_classes, densify, temperature, extras = value
+    ids, probs, labels = map(torch.as_tensor, arrays)
+    extras = {name: torch.as_tensor(array) for name, array in extras.items()}
+    return SparseTargets.unchecked(ids, probs, labels, num_classes, densify, temperature, extras)
 
 
 def _rebuild(meta: dict[str, Any], fields: dict[str, Any]) -> ClassificationSample:

@@ -55,23 +55,16 @@ def statistics(shards: str, workers: int, pairs: int, as_json: bool, quiet: bool
 
 
 def _lines(summary: dict[str, Any]) -> list[str]:
+    from dr_plugins.statistics.numbers import NUMBERS
+
     mixed = f", of {summary['mixed']:,} only mixed views" if summary["mixed"] else ""
     lines = [f"images          {summary['images']:,}, {summary['labelled']:,} with a label{mixed}"]
-    for name, meaning in _MEANINGS.items():
+    for name, number in NUMBERS.items():
         if summary[name] is not None:
-            lines.append(f"{name.replace('_', ' '):<16}{summary[name]:.4f}  {meaning}")
+            lines.append(f"{name.replace('_', ' '):<16}{summary[name]:.4f}  {number.meaning}")
     if summary["confused"]:
         lines += ["", "views whose top class is not the label, by pairs of classes:"]
     for entry in summary["confused"]:
         label, answer = (quoted(str(entry[name])) for name in ("label", "answer"))
         lines.append(f"{entry['views']:>10,}  {entry['share']:6.1%} of {label} are {answer}")
     return lines
-
-
-_MEANINGS = {
-    "confidence": "mean probability of a view's top class",
-    "entropy": "of the answer averaged over an image's views, in nats",
-    "spread": "mean KL divergence of a view's answer from the average, in nats",
-    "agreement": "share of views whose top class is the label",
-    "label_prob": "mean probability of the label",
-}

@@ -10,12 +10,13 @@ import numpy as np
 import torch
 
 from dr_plugins.explorer.confusion import confused_images, worst_matrix, worst_pairs
-from dr_plugins.explorer.selection import NUMBERS, Query, Selector
+from dr_plugins.explorer.selection import Query, Selector
 from dr_plugins.explorer.summary import about
 from dr_plugins.explorer.views import describe_views
 from dr_plugins.replay.stored_policy import stored_policy
 from dr_plugins.shards.reader import ShardSet
 from dr_plugins.statistics import ImageStatistics, average_answers
+from dr_plugins.statistics.numbers import NUMBERS
 from dr_plugins.targets import SparseTargets
 
 HISTOGRAMS = ("confidence", "entropy")
@@ -52,16 +53,15 @@ class Catalog:
 
     @cached_property
     def ranges(self) -> dict[str, tuple[float, float]]:
-        """The (least, most) that each number can be; of the spread, the most that occurs."""
-        most = float(np.max(self.statistics.spread, initial=0.0))
-        entropy = math.log(max(self.shards.manifest.num_classes, 2))
+        """The (least, most) that each number can be, or the most that occurs."""
+        classes = self.shards.manifest.num_classes
         return {
-            "confidence": (0.0, 1.0),
-            "entropy": (0.0, entropy),
-            "spread": (0.0, most or 1.0),
-            "agreement": (0.0, 1.0),
-            "label_prob": (0.0, 1.0),
+            name: (0.0, number.most(classes) if number.most else self._largest(name))
+            for name, number in NUMBERS.items()
         }
+
+    def _largest(self, name: str) -> float:
+        return float(np.fmax.reduce(getattr(self.statistics, name), initial=0.0)) or 1.0
 
     @cached_property
     def overview(self) -> dict[str, Any]:
@@ -74,6 +74,10 @@ class Catalog:
             "samples": manifest.samples,
             "topk": manifest.topk,
             "view_size": self.policy.view_size,
+            "numbers": {
+                name: {"name": n.title, "short": n.short, "hint": n.meaning, "digits": n.digits}
+                for name, n in NUMBERS.items()
+            },
             "ranges": self.ranges,
             "histograms": self._histograms(slice(None)),
             "classes": self._classes(),

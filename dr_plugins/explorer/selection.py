@@ -11,9 +11,7 @@ import numpy as np
 
 from dr_plugins.shards.key_index import KeyIndex
 from dr_plugins.statistics import ImageStatistics
-
-NUMBERS = ("confidence", "entropy", "spread", "agreement", "label_prob")
-"""Fields of `ImageStatistics` that images are filtered and sorted by."""
+from dr_plugins.statistics.numbers import NUMBERS
 
 _MOST_IMAGES = 500  # of one page
 _KEPT = 16  # selections; a user who turns pages needs one

@@ -8,10 +8,7 @@ from typing import Any
 import numpy as np
 
 from dr_plugins.policies.policy import Policy
-from dr_plugins.transforms import RandAugment, RandomErasing, RandomHorizontalFlip
 from dr_plugins.transforms.base import Size
-from dr_plugins.transforms.operations import OPERATIONS
-from dr_plugins.transforms.rand_augment import NEGATIVE
 
 
 def describe_views(policy: Policy, records: np.ndarray, size: Size) -> list[dict[str, Any]]:
@@ -40,18 +37,6 @@ def _outline(policy: Policy, params: Sequence[Any], size: Size) -> list[list[flo
 
 def _done(policy: Policy, params: Sequence[Any]) -> list[str]:
     """What was done to a view after its crop."""
-    done = []
     parametric = (t for t in policy.transforms if t.field is not None)
-    for transform, value in zip(parametric, params, strict=True):
-        if isinstance(transform, RandomHorizontalFlip) and value:
-            done.append("mirrored")
-        elif isinstance(transform, RandomErasing) and any(value):
-            done.append("erased")
-        elif isinstance(transform, RandAugment):
-            done += [_operation(code) for code in value if code]
-    return done
-
-
-def _operation(code: int) -> str:
-    sign = "−" if code & NEGATIVE else ""
-    return sign + OPERATIONS[code & ~NEGATIVE].name
+    pairs = zip(parametric, params, strict=True)
+    return [words for transform, value in pairs for words in transform.describe(value)]

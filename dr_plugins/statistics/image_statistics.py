@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from dr_plugins.statistics.numbers import NUMBERS
+
 TOP = 5
 
 
@@ -120,12 +122,11 @@ class ImageStatistics:
             ``confused``, the pairs of classes with most views: ``label`` and ``answer`` (class
             numbers), ``views``, and ``share`` of the label's views.
         """
-        means = ("confidence", "entropy", "spread", "agreement", "label_prob")
         return {
             "images": len(self),
             "labelled": int((self.label >= 0).sum()),
             "mixed": int(self.mixed.sum()),
-            **{name: _mean(getattr(self, name)) for name in means},
+            **{name: _mean(getattr(self, name)) for name in NUMBERS},
             "confused": list(self._confused(pairs)),
         }
 

@@ -48,6 +48,10 @@ class Transform(ABC):
     def apply(self, image: AnyImage, params: Params) -> AnyImage:
         """Return the transformed image; never modifies `image`."""
 
+    def describe(self, params: Params) -> Sequence[str]:
+        """Return what `apply` does, in a few words each; nothing if `matrices` say it all."""
+        return ()
+
     def apply_as(self, image: torch.Tensor, backend: str) -> torch.Tensor:
         """Return what `apply` gives in a backend, computed on the tensor's device.
 
@@ -101,6 +105,10 @@ class CropTransform(Transform):
 
 class ViewTransform(Transform):
     """A transform of equally sized views, which also works on batches."""
+
+    @abstractmethod
+    def describe(self, params: Params) -> Sequence[str]:
+        """Return what `apply` does, in a few words each; nothing if it changes nothing."""
 
     @abstractmethod
     def apply_batch(self, images: torch.Tensor, params: np.ndarray) -> torch.Tensor:

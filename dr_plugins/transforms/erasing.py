@@ -76,6 +76,10 @@ class RandomErasing(ViewTransform):
         """Return nothing: no pixel moves."""
         return ()
 
+    def describe(self, params: Params) -> Sequence[str]:
+        """Return whether a box is erased."""
+        return ("erased",) if params[2] else ()
+
     def apply_batch(self, images: torch.Tensor, params: np.ndarray) -> torch.Tensor:
         """Return the images with the boxes ``params``, ``[B, 4]``, black."""
         corner, sides = params[:, :2], params[:, 2:]

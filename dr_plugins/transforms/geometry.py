@@ -296,6 +296,10 @@ class RandomHorizontalFlip(ViewTransform):
         """Return the reflection, if there is one."""
         return [affine_matrix((-1, size[1]), (1, 0))] if params else ()
 
+    def describe(self, params: Params) -> Sequence[str]:
+        """Return whether the view is mirrored."""
+        return ("mirrored",) if params else ()
+
     def apply_batch(self, images: torch.Tensor, params: np.ndarray) -> torch.Tensor:
         """Return the images, mirrored where ``params``, ``[B]``, is 1."""
         mirrored = upload(params.astype(bool), images.device)

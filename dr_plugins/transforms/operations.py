@@ -1,4 +1,4 @@
-"""The 14 operations of RandAugment, one object each, with the magnitudes of torchvision."""
+"""The operations of RandAugment, one object each, with the magnitudes of torchvision."""
 
 from __future__ import annotations
 

@@ -133,6 +133,10 @@ class RandAugment(ViewTransform):
         decoded = [self._decode(code, size) for code in params]
         return [op.forward(magnitude, size) for op, magnitude in decoded if op.matrix is not None]
 
+    def describe(self, params: Params) -> Sequence[str]:
+        """Return the names of the operations, with a minus where the magnitude is negative."""
+        return [_signed_name(code) for code in params if code]
+
     def _apply_one(self, image: AnyImage, code: int) -> AnyImage:
         operation, magnitude = self._decode(code, kernels_for(image).size(image))
         return operation.apply(image, magnitude)
@@ -142,3 +146,8 @@ class RandAugment(ViewTransform):
         operation = OPERATIONS[code & ~NEGATIVE]
         magnitude = operation.magnitude(self.magnitude, self.num_magnitude_bins, size)
         return operation, -magnitude if code & NEGATIVE else magnitude
+
+
+def _signed_name(code: int) -> str:
+    sign = "−" if code & NEGATIVE else ""
+    return sign + OPERATIONS[code & ~NEGATIVE].name

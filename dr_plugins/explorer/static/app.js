@@ -8,6 +8,7 @@ class Explorer {
   async start() {
     this.data = typeof exported === "undefined" ? new Served() : new Exported(exported);
     this.set = await this.data.set();
+    defineNumbers(this.set.numbers);
     this.hasPictures = this.set.has_pictures;
     document.title = `${this.set.title} · dr-plugins explore`;
     document.getElementById("title").textContent = this.set.title;

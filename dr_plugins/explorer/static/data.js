@@ -1,14 +1,14 @@
 "use strict";
 // The data of the set: from the server, or from the files of an export (`exported`, in set.js).
 
-/** Numbers of an image, with their names and how they are shown. */
-const NUMBERS = {
-  confidence: { name: "Confidence", show: percent, hint: "mean over views of the most probable class's probability" },
-  entropy: { name: "Entropy", show: number, hint: "of the answer averaged over views, in nats" },
-  spread: { name: "Spread", show: (value) => number(value, 3), hint: "how much the answers to single views differ from their average: mean KL divergence, in nats" },
-  agreement: { name: "Agreement", show: percent, hint: "share of views whose most probable class is the label" },
-  label_prob: { name: "Label probability", short: "Label", show: percent, hint: "of the label, in the answer averaged over views" },
-};
+/** Numbers of an image, with their names and how they are shown; the set states them. */
+const NUMBERS = {};
+
+function defineNumbers(stated) {
+  for (const [name, { digits, ...one }] of Object.entries(stated)) {
+    NUMBERS[name] = { ...one, show: digits === null ? percent : (value) => number(value, digits) };
+  }
+}
 
 class Served {
   async set() { return get("api/set"); }

@@ -14,12 +14,15 @@ from PIL import Image
 
 from dr_plugins.explorer import Catalog
 from dr_plugins.explorer.encoding import encoded_image
+from dr_plugins.explorer.selection import Query
 from dr_plugins.images.sources import ImageSource, open_source
 from dr_plugins.pictures import StoredPictures
 from dr_plugins.replay.replayer import Replayer
 from dr_plugins.shards.reader import ShardSet
 from dr_plugins.statistics import open_statistics
+from dr_plugins.statistics.numbers import NUMBERS, Number
 from dr_plugins.targets import SparseTargets
+from dr_plugins.transforms.operations import operation_names
 from tests.dr_plugins.explorer.conftest import CLASSES, HOSTILE, SAMPLES, TOKEN, serving
 
 pytest.importorskip("starlette")
@@ -142,6 +145,11 @@ def test_an_image(address: str, shards: ShardSet) -> None:
             assert corners == pytest.approx((left, top, left + width, top + height), abs=0.1)
         assert ("mirrored" in view["done"]) == bool(record["flip"])
         assert ("erased" in view["done"]) == bool(record["erase"].any())
+        names = [operation_names()[code & 0x7F] for code in record["ops"].tolist() if code]
+        named = [done.removeprefix("−") for done in view["done"]]
+        assert [name for name in named if name not in ("mirrored", "erased")] == names
+        minus = [code >= 0x80 for code in record["ops"].tolist() if code]
+        assert sum(done.startswith("−") for done in view["done"]) == sum(minus)
 
 
 def test_a_view_has_the_pixels_that_the_teacher_saw(
@@ -192,6 +200,17 @@ def test_many_requests_at_once(shards: ShardSet, images: Path, tmp_path: Path) -
             found = list(pool.map(lambda path: answer(address, path).content, 3 * paths))
     pictures = StoredPictures(source, shards)
     assert found == 3 * [encoded_image(pictures, row, 1024) for row in range(len(shards))]
+
+
+def test_a_number_is_stated_once(
+    catalog: Catalog, shards: ShardSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(NUMBERS, "mixed", Number("Mixed", "whether all views are", most=None))
+    again = Catalog(shards, catalog.statistics)
+    assert again.overview["numbers"]["mixed"]["name"] == "Mixed"
+    assert again.overview["ranges"]["mixed"] == (0.0, 1.0)
+    assert catalog.statistics.summary()["mixed"] == 0
+    assert again.page(Query.parse({"mixed": "0,0.5", "sort": "mixed"}))["total"] == len(shards)
 
 
 def test_without_images_there_are_numbers(catalog: Catalog) -> None:
