@@ -21,3 +21,15 @@ def code_blocks(document: str, language: str, after: str = "", before: str = "")
     start = text.index(after)
     end = text.index(before, start) if before else len(text)
     return re.findall(rf"^```{language}\n(.*?)^```$", text[start:end], re.M | re.S)
+
+
+def api_page() -> dict[str, list[str]]:
+    """The names that docs/api.md lists, by package."""
+    _, *sections = re.split(
+        r"^## ", (ROOT / "docs" / "api.md").read_text(encoding="utf-8"), flags=re.M
+    )
+    found = {}
+    for section in sections:
+        package, _, text = section.partition("\n")
+        found[package.strip("`")] = re.findall(r"^\| `(\w+)` \| \S.* \|$", text, re.M)
+    return found

@@ -3,29 +3,20 @@
 from __future__ import annotations
 
 import doctest
-import importlib
-import importlib.util
-import pkgutil
 
 import pytest
 
-PACKAGES = ["dr_plugins", *(["dr_models", "timm_ext"] if importlib.util.find_spec("timm") else [])]
-MODULES = [
-    module.name
-    for package in PACKAGES
-    for module in pkgutil.walk_packages(importlib.import_module(package).__path__, f"{package}.")
-    if not module.name.endswith("__main__")
-]
+from tests.packages import PACKAGES, imported, is_installed, modules_of
+
+INSTALLED = [package for package in PACKAGES if is_installed(package)]
 
 
-@pytest.mark.parametrize("name", MODULES)
+@pytest.mark.parametrize("name", [name for package in INSTALLED for name in modules_of(package)])
 def test_examples(name: str) -> None:
-    result = doctest.testmod(importlib.import_module(name))
-    assert result.failed == 0
+    assert doctest.testmod(imported(name)).failed == 0
 
 
-def test_there_are_examples() -> None:
-    modules = [importlib.import_module(name) for name in MODULES]
-    finder = doctest.DocTestFinder()
-    count = sum(bool(test.examples) for module in modules for test in finder.find(module))
-    assert count > 20
+@pytest.mark.parametrize("package", INSTALLED)
+def test_there_are_examples(package: str) -> None:
+    finder, modules = doctest.DocTestFinder(), map(imported, modules_of(package))
+    assert any(test.examples for module in modules for test in finder.find(module))

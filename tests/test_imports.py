@@ -8,14 +8,13 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
-import pkgutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 
-from tests.packages import EXTENSIONS, FRAMEWORKS, NEEDS, ROOT
+from tests.packages import EXTENSIONS, FRAMEWORKS, NEEDS, ROOT, modules_of
 
 CORE = "dr_plugins"
 MODELS = "dr_models"
@@ -71,21 +70,6 @@ def loaded_by() -> Iterator[LoadedBy]:
 
     with server:
         yield ask
-
-
-def modules_of(package: str) -> list[str]:
-    """The package and all its modules, found without importing any, save `__main__`."""
-    folder = ROOT / package
-    found, pending = [package], [(folder, package)]
-    while pending:
-        path, prefix = pending.pop()
-        for module in pkgutil.iter_modules([str(path)], f"{prefix}."):
-            if module.name.endswith(".__main__"):
-                continue
-            found.append(module.name)
-            if module.ispkg:
-                pending.append((path / module.name.rpartition(".")[2], module.name))
-    return found
 
 
 def test_the_probe_sees_what_an_import_loads(loaded_by: LoadedBy) -> None:

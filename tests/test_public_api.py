@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import ast
-import importlib
-import importlib.util
 import inspect
 import re
 from collections.abc import Iterator
@@ -13,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from tests.documents import ROOT, code_blocks
-from tests.packages import NEEDS
+from tests.documents import ROOT, api_page, code_blocks
 from tests.packages import PACKAGES as SHIPPED
+from tests.packages import imported, is_installed
 
 DOCUMENTS = ["README.md"]
 DOCUMENTS += [
@@ -26,34 +24,17 @@ DOCUMENTS += [
 EXAMPLES = sorted((ROOT / "examples").rglob("*.py"))
 
 
-def read_page() -> dict[str, list[str]]:
-    """The names of the page, by package."""
-    _, *sections = re.split(
-        r"^## ", (ROOT / "docs" / "api.md").read_text(encoding="utf-8"), flags=re.M
-    )
-    found = {}
-    for section in sections:
-        package, _, text = section.partition("\n")
-        found[package.strip("`")] = re.findall(r"^\| `(\w+)` \| \S.* \|$", text, re.M)
-    return found
-
-
-PAGE = read_page()
+PAGE = api_page()
 PACKAGES = list(PAGE)
 PUBLIC = {f"{package}.{name}" for package, names in PAGE.items() for name in names}
 PUBLIC |= {*PACKAGES, "dr_models.networks"}  # whose import registers networks with timm
 
 
-def imported(package: str) -> Any:
+def opened(package: str) -> Any:
     """A package, where what it needs is installed."""
-    needed = NEEDS.get(package)
-    if needed is not None and importlib.util.find_spec(needed) is None:
-        pytest.skip(f"{needed} is not installed")
-    if needed == "detectron2":
-        from tests.d2_ext import stand_ins
-
-        stand_ins.install()
-    return importlib.import_module(package)
+    if not is_installed(package):
+        pytest.skip(f"what {package} needs is not installed")
+    return imported(package)
 
 
 def test_the_page_has_all_packages() -> None:
@@ -62,16 +43,16 @@ def test_the_page_has_all_packages() -> None:
 
 @pytest.mark.parametrize("package", PACKAGES)
 def test_the_page_lists_exactly_what_a_package_exports(package: str) -> None:
-    names = imported(package).__all__
+    names = opened(package).__all__
     assert sorted(PAGE[package]) == sorted(names)
-    assert set(names) <= set(dir(imported(package)))
+    assert set(names) <= set(dir(opened(package)))
 
 
 @pytest.mark.parametrize(
     ("package", "name"), [(package, name) for package, names in PAGE.items() for name in names]
 )
 def test_every_public_name_has_an_example(package: str, name: str) -> None:
-    value = getattr(imported(package), name)
+    value = getattr(opened(package), name)
     if isinstance(value, type) and issubclass(value, Exception):
         assert value.__doc__
     elif callable(value):
