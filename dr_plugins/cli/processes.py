@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
+    from dr_plugins.generation.engines import Actors
     from dr_plugins.generation.launch import Rank
-    from dr_plugins.generation.ray_engine import Actors
     from dr_plugins.generation.sharing import Part
 
 _WORKERS_ELSEWHERE = 4
@@ -78,7 +78,7 @@ def parse_actors(
     Raises:
         BadParameter: One of them cannot be parsed.
     """
-    from dr_plugins.generation.ray_engine import Actors
+    from dr_plugins.generation.engines import Actors
 
     if gpus is None:
         gpus = len({name for name in (device, *teacher_devices) if name.startswith("cuda")})

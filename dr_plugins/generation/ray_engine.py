@@ -11,49 +11,20 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tqdm.auto import tqdm
-
-from dr_plugins.errors import FormatError, ReinforcementError, WorkerError
+from dr_plugins.errors import ReinforcementError, WorkerError
+from dr_plugins.generation.engines import Actors, follow
 from dr_plugins.generation.job import GenerationJob
 from dr_plugins.generation.sharing import Process
-from dr_plugins.generation.unfinished import measure_progress
 from dr_plugins.shards.manifest import Manifest
-from dr_plugins.utils.files import MANIFEST_NAME, PROGRESS_NAME
+from dr_plugins.utils.files import MANIFEST_NAME
 
 _RESTARTS = 100  # of each actor: many for spot machines, few enough to notice one that never works
 _LOOK = 2.0  # seconds between looks at actors and shards
 _logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Actors:
-    """How many actors there are, and what each occupies.
-
-    Attributes:
-        least: Number at the start.
-        most: Number up to which more are started, one after the other as the cluster has room.
-        gpus: GPUs of each.
-        cpus: CPU cores of each.
-        resources: Custom resources of each, such as ``{"a100": 1}``, which place it.
-
-    Raises:
-        ValueError: Not ``1 <= least <= most``.
-    """
-
-    least: int = 1
-    most: int = 1
-    gpus: float = 0
-    cpus: float = 1
-    resources: Mapping[str, float] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.least <= self.most:
-            raise ValueError(f"{self.least} to {self.most} actors; expected 1 <= MIN <= MAX")
 
 
 def reinforce_on_ray(
@@ -87,11 +58,7 @@ def reinforce_on_ray(
         _connect(ray)
     crew = _Crew(ray, job, actors, device, teacher_devices)
     try:
-        with _Bar(job, progress) as bar:
-            while not _is_complete(job) and crew.look():
-                bar.refresh()
-            if _is_complete(job):
-                bar.complete()
+        follow(job.out, crew.look, progress)
     finally:
         crew.end()
     if not (job.out / MANIFEST_NAME).exists():
@@ -174,35 +141,6 @@ class _Generator:
     def work(self, device: str, teacher_devices: tuple[str, ...]) -> None:
         """Make shards until none is left."""
         self._job.run(device, self._process, teacher_devices=teacher_devices)
-
-
-class _Bar:
-    """The images that all actors have completed."""
-
-    def __init__(self, job: GenerationJob, shown: bool) -> None:
-        self._out, self._bar = job.out, tqdm(unit=" images", disable=not shown)
-
-    def __enter__(self) -> _Bar:
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        self._bar.close()
-
-    def refresh(self) -> None:
-        try:
-            progress = measure_progress(self._out)
-        except (FormatError, OSError):  # not begun, or just finished
-            return
-        self._bar.total = progress.images
-        self._bar.update(progress.done - self._bar.n)
-
-    def complete(self) -> None:
-        if self._bar.total:
-            self._bar.update(self._bar.total - self._bar.n)
-
-
-def _is_complete(job: GenerationJob) -> bool:
-    return (job.out / MANIFEST_NAME).exists() and not (job.out / PROGRESS_NAME).exists()
 
 
 def _connect(ray: Any) -> None:

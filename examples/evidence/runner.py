@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 import dr_plugins
 from examples.evidence.cost import measure_cost
-from examples.evidence.grid import Cost, Entry, Training
+from examples.evidence.grid import Cost, Entry, Training, Transfer
 from examples.evidence.tasks import prepare
 from examples.evidence.training import train
 from examples.evidence.transfer import pretrained_backbone, transfer
@@ -95,6 +95,8 @@ def _measured(run: Entry, cache: Path) -> dict[str, Any]:
         return train(prepare(run, cache))[1]
     if isinstance(run, Cost):
         return _cost(run, cache)
+    if not isinstance(run, Transfer):
+        raise TypeError(f"runs of kind {run.kind} cannot be made; expected a kind of `Entry`")
     weights = pretrained_backbone(run.pretrained, run.seed, cache)
     return transfer(run.host, weights, run.seed, cache)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +65,22 @@ def test_runs_are_made_once(tmp_path: Path) -> None:
     before = (folder / f"{PLAIN.name}.json").stat().st_mtime_ns
     make(PLAIN, folder, tmp_path / "cache")
     assert (folder / f"{PLAIN.name}.json").stat().st_mtime_ns == before
+
+
+@dataclass(frozen=True)
+class Another:
+    """A kind of run that the runner does not know, with the fields of a transfer."""
+
+    kind = name = "another"
+    host: str = "torchvision"
+    pretrained: str = "none"
+    seed: int = 0
+
+
+def test_a_run_of_an_unknown_kind_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match="another"):
+        make(Another(), tmp_path, tmp_path / "cache")
+    assert not (tmp_path / "another.json").exists()
 
 
 def test_methods_differ_in_their_targets_only(tmp_path: Path) -> None:

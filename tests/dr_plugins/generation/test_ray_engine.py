@@ -16,9 +16,10 @@ from torch import nn
 
 from dr_plugins.cli.processes import parse_actors
 from dr_plugins.errors import TeacherError, WorkerError
+from dr_plugins.generation.engines import Actors
 from dr_plugins.generation.job import GenerationJob
 from dr_plugins.generation.planning import GenerationSettings
-from dr_plugins.generation.ray_engine import Actors, reinforce_on_ray
+from dr_plugins.generation.ray_engine import reinforce_on_ray
 from tests.tiny import TinyTeacher, policy
 
 HERE = "python:tests.dr_plugins.generation.test_ray_engine"
