@@ -1,12 +1,19 @@
 """How commands name images that are no directory: ``SCHEME:REST``.
 
-What a scheme needs is imported when it is used: ``--help`` shows the table without PyTorch.
+What a scheme needs is imported when it is used: ``--help`` shows the table without PyTorch. Any
+package can add a scheme: a function as `Scheme.open`, as an entry point of ``dr_plugins.images``::
+
+    [project.entry-points."dr_plugins.images"]
+    lmdb = "my_package.images:open_lmdb"
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any, NamedTuple
+
+_GROUP = "dr_plugins.images"
 
 
 class Scheme(NamedTuple):
@@ -55,6 +62,22 @@ SCHEMES = {
 }
 
 
+def find_opener(name: str) -> Callable[[str, Sequence[str] | None, bool], Any] | None:
+    """Return how a scheme's images are opened, see `Scheme`; None if there is no such scheme.
+
+    Raises:
+        ImportError: The scheme's package lacks a module.
+        AttributeError: Its entry point names something that is not there.
+    """
+    if name in SCHEMES:
+        return SCHEMES[name].open
+    return _installed()[name].load() if name in _installed() else None
+
+
+def _installed() -> dict[str, EntryPoint]:
+    return {entry.name: entry for entry in entry_points(group=_GROUP)}
+
+
 def usage() -> str:
     """Return the forms of all schemes, for help and messages.
 
@@ -62,5 +85,6 @@ def usage() -> str:
         >>> usage()
         'torchvision:NAME:ROOT, hf:NAME, tar:PATTERN or list:FILE'
     """
-    *forms, last = (f"{name}:{scheme.rest}" for name, scheme in SCHEMES.items())
+    ours = [f"{name}:{scheme.rest}" for name, scheme in SCHEMES.items()]
+    *forms, last = ours + [f"{name}:..." for name in sorted(_installed()) if name not in SCHEMES]
     return f"{', '.join(forms)} or {last}"

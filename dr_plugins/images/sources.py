@@ -31,7 +31,7 @@ from dr_plugins.images.decoding import Picture, check_image, open_picture, stric
 from dr_plugins.images.folders import ClassFolders
 from dr_plugins.images.keys import ruled_keys
 from dr_plugins.images.kinds import DatasetKind
-from dr_plugins.images.schemes import SCHEMES, usage
+from dr_plugins.images.schemes import find_opener, usage
 from dr_plugins.images.stored import HubImages
 
 _GROUP = "dr_plugins.datasets"
@@ -247,10 +247,9 @@ def open_source(
 
 
 def _open(spec: str, class_names: Sequence[str] | None, train: bool) -> Any:
-    name, _, rest = spec.partition(":")
-    if name in SCHEMES:
-        return SCHEMES[name].open(rest, class_names, train)
-    return ClassFolders(spec, class_names)
+    name, colon, rest = spec.partition(":")
+    opener = find_opener(name) if colon else None
+    return ClassFolders(spec, class_names) if opener is None else opener(rest, class_names, train)
 
 
 def _cannot_read(key: str, error: Exception) -> ImageReadError:

@@ -395,6 +395,34 @@ def test_a_scheme_is_one_entry(photographs: Path, monkeypatch: pytest.MonkeyPatc
         open_source("nowhere")
 
 
+def test_a_scheme_of_another_package(
+    photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "foreign_images.py").write_text(
+        "from torchvision.datasets import ImageFolder\n"
+        "def open_images(rest, class_names, train):\n"
+        "    return ImageFolder(rest)\n"
+    )
+    package = tmp_path / "foreign_images-1.dist-info"
+    package.mkdir()
+    (package / "METADATA").write_text("Metadata-Version: 2.1\nName: foreign-images\nVersion: 1\n")
+    (package / "entry_points.txt").write_text(
+        "[dr_plugins.images]\nforeign = foreign_images:open_images\nbroken = foreign_images:gone\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    assert len(open_source(f"foreign:{photographs}")) == 12
+    with pytest.raises(DatasetMismatchError, match=r"gone.*foreign:"):
+        open_source("broken:x")
+
+
+def test_a_folder_may_have_a_schemes_name(
+    photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "tar").symlink_to(photographs)
+    monkeypatch.chdir(tmp_path)
+    assert len(open_source("tar")) == 12
+
+
 def test_a_folder_without_images(tmp_path: Path) -> None:
     (tmp_path / "n01").mkdir()
     with pytest.raises(DatasetMismatchError, match="cannot open images"):
