@@ -3,7 +3,7 @@
 - `dr_models.checkpoints` loads, converts and checks checkpoints; it needs no framework.
 - `dr_models.networks` registers the networks of ml-dr's published checkpoints with timm as
   ``cvnets_*``. They differ from timm's networks of the same name, mostly in ways that a state dict
-  does not show. All 27 are registered, even if timm has an equivalent network: the names follow
+  does not show. All are registered, even if timm has an equivalent network: the names follow
   one rule, and each ``pretrained_cfg`` states the input of the weights: RGB from 0 to 1, without
   mean and standard deviation.
 - `FeatureBackbone` makes any timm network the backbone of a detector.

@@ -25,7 +25,7 @@ FAMILIES: dict[str, Family] = {
 CVNETS_MODELS: dict[str, CVNetsModel] = {
     model.name: model for family in FAMILIES.values() for model in family.models
 }
-"""All 27 models by name."""
+"""The models of all families by name."""
 
 
 def canonical_name(name: str) -> str:
@@ -40,7 +40,8 @@ def canonical_name(name: str) -> str:
         if plain == model.timm:
             return model.name
     plain = re.sub(r"_E\d+$", "", plain)
-    return re.sub(r"^(vit|swin)-384_(\w+)$", r"\1_\2_384", plain)
+    with_size_last = re.sub(r"^(\w+)-(\d+)_(\w+)$", r"\1_\3_\2", plain)
+    return with_size_last if with_size_last in CVNETS_MODELS else plain
 
 
 def candidates(state: Mapping[str, torch.Tensor]) -> list[str]:

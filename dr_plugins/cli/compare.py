@@ -28,13 +28,7 @@ from dr_plugins.cli.processes import count_workers, import_named, usable_device
 """,
 )
 @options.images()
-@click.option(
-    "--teacher",
-    "teachers",
-    required=True,
-    multiple=True,
-    help="timm:NAME, timm:NAME@CHECKPOINT or python:MODULE:FUNCTION; give it for each teacher.",
-)
+@options.teachers("give it for each teacher.")
 @click.option(
     "--fraction",
     type=click.FloatRange(0, 1, min_open=True),

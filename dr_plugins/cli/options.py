@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.metadata import entry_points
 from typing import Any
 
 import click
@@ -10,6 +11,8 @@ import click
 from dr_plugins.images.schemes import usage
 from dr_plugins.policies.config import preset_names
 
+# What follows a scheme in the packages' own; of others the help shows the name alone.
+_TEACHERS = {"python": "python:MODULE:FUNCTION", "timm": "timm:NAME[@CHECKPOINT]"}
 COUNT = click.IntRange(min=1)
 _Option = Callable[[Any], Any]
 
@@ -20,6 +23,19 @@ def images(more: str = "", *, required: bool = True) -> _Option:
         "--images",
         required=required,
         help=f"Directory with one folder per class, {usage()}. {more}".strip(),
+    )
+
+
+def teachers(more: str) -> _Option:
+    """``--teacher``: what `load_teacher` builds, several times."""
+    names = sorted(entry.name for entry in entry_points(group="dr_plugins.teachers"))
+    forms = [_TEACHERS.get(name, f"{name}:...") for name in names]
+    return click.option(
+        "--teacher",
+        "teachers",
+        required=True,
+        multiple=True,
+        help=f"{', '.join(forms)}; {more}",
     )
 
 

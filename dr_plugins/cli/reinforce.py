@@ -45,13 +45,7 @@ To resume an interrupted run, run the same command again.
 """,
 )
 @options.images()
-@click.option(
-    "--teacher",
-    "teachers",
-    required=True,
-    multiple=True,
-    help="timm:NAME, timm:NAME@CHECKPOINT or python:MODULE:FUNCTION; several form an ensemble.",
-)
+@options.teachers("several form an ensemble.")
 @click.option(
     "--keys",
     type=click.Choice(sorted(KEY_RULES)),

@@ -46,6 +46,7 @@ def test_names_of_tables_folders_and_timm() -> None:
         assert canonical_name(f"{name}_E1000") == name
         assert canonical_name(model.timm) == name
     assert canonical_name("swin-384_base_E300") == "swin_base_384"
+    assert canonical_name("other-384_base") == "other-384_base"
 
 
 def test_wrappers_and_augmentation_change_nothing(tiny: dict[str, torch.Tensor]) -> None:

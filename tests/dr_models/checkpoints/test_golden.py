@@ -33,9 +33,8 @@ def test_the_rule_draws_the_same_weights_as_when_the_numbers_were_made(name: str
     )
 
 
-def test_logits_are_known_for_21_of_27_models() -> None:
-    assert len(golden.WITH_LOGITS) == 21
-    assert len(CVNETS_MODELS) == 27
+def test_logits_are_known_for_most_models() -> None:
+    assert len(golden.WITH_LOGITS) > 0.75 * len(CVNETS_MODELS)
 
 
 @pytest.mark.parametrize("name", golden.slow_if_large(golden.NAMES))
