@@ -130,8 +130,7 @@ def _loss_of_answers(
     loss: DistillationLoss | None,
     contract: Contract | None,
 ) -> Tensor:
-    contract = contract or Contract.of_targets(target)
-    contract.check_run(RunFacts(num_classes=[Setting("the model", logits.shape[-1])]))
+    _check_model(logits, target, contract)
     loss = loss or chosen_loss() or KDLoss(target.temperature or 1.0)
     value: Tensor = loss(logits, target)
     return value
@@ -143,7 +142,22 @@ def _cross_entropy(input: Tensor, target: SparseTargets, *args: Any, **kwargs: A
             f"the dataset's name chooses the loss {name}, but --smoothing 0 (or the "
             f"script) computes a cross-entropy. Leave out --smoothing 0, or the option 'loss'"
         )
+    if not torch.compiler.is_compiling():
+        _check_model(input, target, _contract_of(target))
     return cross_entropy(input, target, *args, **kwargs)
+
+
+def _contract_of(target: SparseTargets) -> Contract | None:
+    """What the training set demands, if the targets can be of it: a script may have two sets."""
+    dataset = training_dataset()
+    if dataset is None or dataset.num_classes != target.num_classes:
+        return None
+    return dataset.contract()
+
+
+def _check_model(logits: Tensor, target: SparseTargets, contract: Contract | None) -> None:
+    contract = contract or Contract.of_targets(target)
+    contract.check_run(RunFacts(num_classes=[Setting("the model", logits.shape[-1])]))
 
 
 @torch.compiler.assume_constant_result

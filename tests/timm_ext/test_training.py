@@ -113,15 +113,16 @@ def test_options_that_are_refused(train: Train, options: str, said: str) -> None
     assert "cannot be used with a reinforced dataset" in str(error.value)
 
 
-def test_a_new_demand_is_checked(train: Train, new_demand: str) -> None:
+@pytest.mark.parametrize("options", ["", "--smoothing 0"])
+def test_a_new_demand_is_checked(train: Train, new_demand: str, options: str) -> None:
     with pytest.raises(DatasetMismatchError, match=new_demand):
-        train()
+        train(*options.split())
 
 
 def test_wrong_number_of_classes_before_the_first_step(train: Train) -> None:
     with pytest.raises(DatasetMismatchError, match=r"targets 3.*--num-classes"):
         train("--num-classes", "10")
-    with pytest.raises(ValueError, match="num-classes"):
+    with pytest.raises(DatasetMismatchError, match=r"targets 3.*--num-classes"):
         train("--num-classes", "10", "--smoothing", "0")
 
 
