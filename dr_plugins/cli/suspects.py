@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from dr_plugins.cli import options
 from dr_plugins.cli.command import Command
 from dr_plugins.cli.interrupts import ending_at_once
+
+if TYPE_CHECKING:
+    from dr_plugins.pictures import StoredPictures
+    from dr_plugins.shards.reader import ShardSet
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
 _SHOWN = 20  # lines, where nothing is written
@@ -77,8 +82,6 @@ def suspects(
     with ending_at_once():
         from tqdm.auto import tqdm
 
-        from dr_plugins.images.sources import open_source
-        from dr_plugins.replay.replayer import named_as
         from dr_plugins.shards.reader import ShardSet
         from dr_plugins.suspects import find_suspects, write_csv, write_json, write_keys, write_page
         from dr_plugins.suspects.tables import class_name
@@ -100,10 +103,10 @@ def suspects(
         write_keys(chosen, keys_file)
     if page is not None:
         shown = chosen if top is not None else chosen[:_PICTURES]
-        source = None if images is None else named_as(open_source(images, class_map), opened[0])
+        pictures = [] if images is None else _pictures(images, class_map, opened)
         with tqdm(shown, "page", unit=" images", disable=quiet) as bar:
             title = f"Suspects of {', '.join(sets)}"
-            write_page(shown, names, page, title=title, source=source, advance=bar.update)
+            write_page(shown, names, page, title=title, pictures=pictures, advance=bar.update)
     total = sum(map(len, opened))
     click.echo(f"{len(found):,} suspects among {total:,} images")
     if csv_file is json_file is keys_file is page is None:
@@ -113,6 +116,21 @@ def suspects(
                 f"{suspect.margin:.3f}  {suspect.key}  {label} {suspect.label_prob:.1%}, "
                 f"rather {other} {suspect.suggested_prob:.1%}"
             )
+
+
+def _pictures(images: str, class_map: str | None, sets: Sequence[ShardSet]) -> list[StoredPictures]:
+    """The images of each set; there may be more, such as those of other folds."""
+    from dr_plugins.images.sources import open_source
+    from dr_plugins.pictures import StoredPictures
+    from dr_plugins.replay.replayer import named_as
+
+    source = open_source(images, class_map)
+    for shards in sets:
+        source = named_as(source, shards)
+    return [
+        StoredPictures(source.without(key for key in source.keys if key not in shards.keys), shards)
+        for shards in sets
+    ]
 
 
 def _class_number(name: str, names: Sequence[str] | None, count: int) -> int:

@@ -15,6 +15,8 @@ from dr_plugins.shards.reader import ShardSet
 class StoredPictures:
     """Shows images and views of a shard set, by row.
 
+    Each image is compared with its fingerprint when it is first shown.
+
     Args:
         source: The images; some of the set's may be missing unless the set mixes images.
         shards: The shard set.
@@ -37,6 +39,7 @@ class StoredPictures:
         self._replayer = Replayer(source, shards)
         self._positions = np.full(len(shards), -1, np.int64)
         self._positions[self._replayer.rows] = np.arange(len(self._replayer.rows))
+        self._compared: set[int] = set()
 
     @property
     def view_size(self) -> tuple[int, int]:
@@ -59,13 +62,16 @@ class StoredPictures:
             ImageReadError: It cannot be read.
             ImageChangedError: It is not the one that was reinforced.
         """
-        image, _ = self._replayer.load(self._position(row))
+        image, _ = self._replayer.load(self._compare(row))
         assert isinstance(image, Image.Image)
         return image
 
     def view(self, row: int, sample: int) -> Image.Image:
         """Return a view, the pixels that the teacher saw; raises the errors of `image`."""
-        view, _ = self._replayer.view(self._position(row), self.params(row, sample))
+        params = self.params(row, sample)
+        view, _ = self._replayer.view(self._compare(row), params)
+        if params.partner is not None:
+            self._compare(params.partner)
         return Image.fromarray(view.permute(1, 2, 0).numpy())
 
     def params(self, row: int, sample: int) -> AugmentParams:
@@ -78,10 +84,14 @@ class StoredPictures:
         params = self.params(row, sample)
         return self._replayer.policy.geometry(params.view, (image.height, image.width)).outline()
 
-    def _position(self, row: int) -> int:
+    def _compare(self, row: int) -> int:
+        """Check that an image is the one that was reinforced; return its position."""
         position = int(self._positions[row])
         if position < 0:
             raise UnknownImageError(
                 f"image {self.shards.keys[row]!r} is in the shard set, but not among the images"
             )
+        if row not in self._compared:
+            self._replayer.compare(position)
+            self._compared.add(row)
         return position

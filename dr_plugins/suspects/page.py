@@ -10,7 +10,7 @@ from pathlib import Path
 from string import Template
 
 from dr_plugins.errors import UnknownImageError
-from dr_plugins.images.sources import ImageSource
+from dr_plugins.pictures import StoredPictures
 from dr_plugins.shards.address import located
 from dr_plugins.suspects.finding import Suspect
 from dr_plugins.suspects.tables import class_name
@@ -56,7 +56,7 @@ def write_page(
     path: Path,
     *,
     title: str,
-    source: ImageSource | None = None,
+    pictures: Sequence[StoredPictures] = (),
     advance: Callable[[], object] = lambda: None,
 ) -> None:
     """Write a page of suspects, in the order given.
@@ -66,24 +66,23 @@ def write_page(
         class_names: In label order; None shows numbers.
         path: The HTML file.
         title: Of the page.
-        source: The images, with the set's keys; None shows no pictures.
+        pictures: The images, one for each set; none shows no pictures.
         advance: Called after each suspect.
 
     Raises:
         UnknownImageError: A suspect is not among the images.
         ImageReadError: An image cannot be read.
+        ImageChangedError: An image is not the one that was reinforced.
         OutputError: The file cannot be written.
 
     Example:
         >>> write_page(suspects[:200], names, Path("suspects.html"),        # doctest: +SKIP
-        ...            title="ImageNet", source=open_source("imagenet/train"))
+        ...            title="ImageNet", pictures=[StoredPictures(source, shards)])
     """
-    pictures = None if source is None else _positions(source, suspects)
+    places = _places(pictures, suspects) if pictures else {}
     figures = []
     for suspect in suspects:
-        picture = ""
-        if source is not None and pictures is not None:
-            picture = _thumbnail(source, pictures[suspect.key])
+        picture = _thumbnail(*places[suspect.key]) if pictures else ""
         figures.append(_figure(suspect, class_names, picture))
         advance()
     about = (
@@ -97,10 +96,16 @@ def write_page(
     located(path).write([page.encode()])
 
 
-def _positions(source: ImageSource, suspects: Sequence[Suspect]) -> dict[str, int]:
-    wanted = {suspect.key for suspect in suspects}
-    found = {key: i for i, key in enumerate(source.keys) if key in wanted}
-    if missing := sorted(wanted - found.keys()):
+def _places(
+    pictures: Sequence[StoredPictures], suspects: Sequence[Suspect]
+) -> dict[str, tuple[StoredPictures, int]]:
+    """The set and the row of each suspect."""
+    found: dict[str, tuple[StoredPictures, int]] = {}
+    for each in pictures:
+        keys = [suspect.key for suspect in suspects if suspect.key in each.shards.keys]
+        rows = each.shards.keys.rows(keys).tolist()
+        found |= {key: (each, row) for key, row in zip(keys, rows, strict=True) if row in each}
+    if missing := sorted({suspect.key for suspect in suspects} - found.keys()):
         examples = ", ".join(map(quoted, missing[:3])) + (", ..." if len(missing) > 3 else "")
         raise UnknownImageError(
             f"{len(missing)} suspects are not among the images: {examples}. "
@@ -109,8 +114,8 @@ def _positions(source: ImageSource, suspects: Sequence[Suspect]) -> dict[str, in
     return found
 
 
-def _thumbnail(source: ImageSource, position: int) -> str:
-    image, _ = source.load(position)
+def _thumbnail(pictures: StoredPictures, row: int) -> str:
+    image = pictures.image(row)
     image.thumbnail((_SIDE, _SIDE))
     file = io.BytesIO()
     image.save(file, "PNG" if max(image.size) < _SMALLEST else "JPEG", quality=85)

@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 from PIL import Image, ImageFont
 
 from dr_plugins.cli.main import main
-from dr_plugins.errors import SettingsMismatchError, UnknownImageError
+from dr_plugins.errors import ImageChangedError, SettingsMismatchError, UnknownImageError
 from dr_plugins.images.sources import ImageSource, open_source
 from dr_plugins.pictures import StoredPictures, choose_rows, draw_sheet, show
 from dr_plugins.pictures.lettering import lettered
@@ -19,7 +19,7 @@ from dr_plugins.pictures.sheet import outlined
 from dr_plugins.replay.replayer import Replayer
 from dr_plugins.shards.reader import ShardSet
 from dr_plugins.statistics import ImageStatistics, compute_statistics
-from tests.tiny import TinyTeacher, make_set, photograph, policy
+from tests.tiny import TinyTeacher, make_photographs, make_set, photograph, policy
 
 Choosing = tuple[ShardSet, ImageStatistics, Callable[..., list[int]]]
 NAMES = ("<img onerror=alert(1)>", "кошка", "日本猫", "great white shark, " * 8)
@@ -73,6 +73,32 @@ def test_every_name_and_shape_can_be_drawn(pictures: StoredPictures) -> None:
     page = draw_sheet(pictures, range(len(pictures.shards)), views=7, topk=9)
     assert page.mode == "RGB"
     assert page.height > 12 * 200
+
+
+@pytest.mark.parametrize("preset", ["rrc", "randaug_mixing"])
+def test_an_image_of_the_same_size_is_not_taken_for_the_one_that_was_reinforced(
+    preset: str, tmp_path: Path
+) -> None:
+    root = make_photographs(tmp_path / "photographs")
+    directory = make_set(tmp_path / "set", root, policy_=policy(preset))
+    shards = ShardSet(directory)
+    path = root / shards.keys[3]
+    Image.new("RGB", Image.open(path).size).save(path)
+    pictures = StoredPictures(open_source(str(root)), shards)
+    with pytest.raises(ImageChangedError):
+        pictures.image(3)
+    with pytest.raises(ImageChangedError):
+        pictures.view(3, 0)
+    mixing = [
+        (row, sample)
+        for row in set(range(len(shards))) - {3}
+        for sample in range(shards.manifest.samples)
+        if pictures.params(row, sample).partner == 3
+    ]
+    assert bool(mixing) == (preset == "randaug_mixing")
+    for row, sample in mixing:
+        with pytest.raises(ImageChangedError):
+            pictures.view(row, sample)
 
 
 def test_views_are_those_of_the_replayer(

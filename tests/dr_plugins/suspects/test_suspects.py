@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from torch import nn
 from dr_plugins.cli.main import main
 from dr_plugins.errors import DatasetMismatchError, SettingsMismatchError, UnknownImageError
 from dr_plugins.images.sources import ImageSource, open_source
+from dr_plugins.pictures import StoredPictures
 from dr_plugins.shards.reader import ShardSet
 from dr_plugins.statistics import average_answers
 from dr_plugins.suspects import class_thresholds, confident_classes, find_suspects, write_page
@@ -280,8 +282,34 @@ def test_command_selects(folder: tuple[Path, Path], tmp_path: Path) -> None:
     assert CliRunner().invoke(main, ["suspects", str(directory), "--class", "z"]).exit_code == 2
 
 
-def test_a_page_of_other_images_is_refused(folder: tuple[Path, Path], tmp_path: Path) -> None:
+def test_a_page_needs_the_image_of_each_suspect(folder: tuple[Path, Path], tmp_path: Path) -> None:
     found = find_suspects([ShardSet(folder[1])])
-    other = open_source(str(make_photographs(tmp_path / "other", classes=("x", "y", "z"))))
+    source = open_source(str(folder[0]))
+    shards = ShardSet(folder[1])
+    pictures = StoredPictures(source.without([found[0].key]), shards)
     with pytest.raises(UnknownImageError):
-        write_page(found, None, tmp_path / "page.html", title="", source=other)
+        write_page(found, None, tmp_path / "page.html", title="", pictures=[pictures])
+
+
+def test_a_page_shows_no_image_that_has_changed(folder: tuple[Path, Path], tmp_path: Path) -> None:
+    root, directory = folder
+    changed = tmp_path / "changed"
+    shutil.copytree(root, changed)
+    for path in changed.rglob("*.JPEG"):
+        Image.new("RGB", Image.open(path).size).save(path)
+    page = tmp_path / "page.html"
+    arguments = ["suspects", str(directory), "--page", str(page), "--quiet", "--images"]
+    result = CliRunner().invoke(main, [*arguments, str(changed)])
+    assert (result.exit_code, page.exists()) == (1, False)
+
+
+def test_a_page_of_folds_shows_each_one_s_images(tmp_path: Path) -> None:
+    root = make_photographs(tmp_path / "photographs")
+    source = open_source(str(root))
+    folds = [source.without(source.keys[i::2]) for i in range(2)]
+    sets = [make_set(tmp_path / f"fold{i}", fold, topk=3) for i, fold in enumerate(folds)]
+    suspects = find_suspects([ShardSet(each) for each in sets])
+    page = tmp_path / "page.html"
+    run(*sets, "--page", page, "--images", root)
+    assert suspects
+    assert page.read_text().count("<img") == len(suspects)
