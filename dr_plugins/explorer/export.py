@@ -26,6 +26,7 @@ from dr_plugins.shards.address import located
 from dr_plugins.utils.workers import alive, noticing_dead_workers
 
 _STATIC = Path(__file__).with_name("static")
+_PICTURES = ("thumbnails", "originals", "sheets")
 _VIEW_SIDE = 112  # pixels of a view in a sheet
 _MARK = "data/set_id.txt"  # says which set a directory holds
 _Draw = Callable[[StoredPictures, int, int], bytes]
@@ -45,7 +46,9 @@ def export(
     workers: int = 0,
     progress: bool = True,
 ) -> None:
-    """Write the page with its data and pictures; pictures of an earlier export of the set are kept.
+    """Write the page with its data and pictures.
+
+    Pictures of an earlier export of the set are kept if they belong to this one, and else deleted.
 
     Args:
         catalog: The shard set's data.
@@ -69,6 +72,7 @@ def export(
     rows = np.linspace(0, count - 1, min(limit or count, count)).round().astype(int).tolist()
     try:
         _claim(out, catalog.shards.manifest.set_id)
+        _delete_others(out, rows, pictures is not None)
         _write_page(out)
     except OSError as error:
         raise OutputError(f"cannot export to {out}: {error}") from error
@@ -114,9 +118,18 @@ def _claim(out: Path, set_id: str) -> None:
         raise SettingsMismatchError(
             f"{out} holds other files, or the page of another set. Choose an empty directory."
         )
-    for name in ("data", "thumbnails", "originals", "sheets"):
+    for name in ("data", *_PICTURES):
         (out / name).mkdir(parents=True, exist_ok=True)
     _write(mark, set_id.encode())
+
+
+def _delete_others(out: Path, rows: list[int], has_pictures: bool) -> None:
+    """Delete what an earlier export showed and this one does not: all of it may be published."""
+    for name in ("data", *_PICTURES):
+        kept = set(map(str, rows)) if has_pictures or name == "data" else set()
+        for file in (out / name).iterdir():
+            if file.stem.isdecimal() and file.stem not in kept:
+                file.unlink()
 
 
 def _write_page(out: Path) -> None:

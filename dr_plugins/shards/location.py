@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 from abc import ABC, abstractmethod
@@ -168,6 +169,8 @@ class LocalPath(Location):
         temporary = self.path.with_name(self.name + TEMPORARY_SUFFIX)
         digest = hashlib.sha256()
         try:
+            if self.path.exists() and not self.path.is_file():
+                raise OSError(errno.EINVAL, "it is not a regular file")
             with open(temporary, "wb") as file:
                 for chunk in chunks:
                     file.write(chunk)

@@ -73,6 +73,21 @@ def test_an_interrupted_export_keeps_its_pictures(
     assert sheet.stat().st_mtime_ns == before
 
 
+def test_what_the_page_no_longer_shows_is_deleted(
+    tmp_path: Path, catalog: Catalog, pictures: StoredPictures
+) -> None:
+    def numbers(folder: str) -> set[str]:
+        return {path.stem for path in (tmp_path / folder).iterdir()} - {"set", "set_id"}
+
+    export(catalog, pictures, tmp_path, limit=3, progress=False)
+    export(catalog, pictures, tmp_path, limit=1, progress=False)
+    for folder in ("data", "thumbnails", "originals", "sheets"):
+        assert numbers(folder) == {"0"}
+    export(catalog, None, tmp_path, limit=1, progress=False)
+    assert numbers("data") == {"0"}
+    assert numbers("thumbnails") == numbers("originals") == numbers("sheets") == set()
+
+
 def test_workers_draw_the_same(
     tmp_path: Path, exported: Path, catalog: Catalog, pictures: StoredPictures
 ) -> None:

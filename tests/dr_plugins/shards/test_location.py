@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 import pickle
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dr_plugins.errors import FormatError
+from dr_plugins.errors import FormatError, OutputError
 from dr_plugins.shards.address import located
 from dr_plugins.shards.location import LocalPath, Location
 from dr_plugins.shards.locks import FileLocks
@@ -86,6 +87,15 @@ def memory() -> InMemory:
     place = InMemory({})
     make("golden-all", place)  # type: ignore[arg-type]
     return place
+
+
+def test_a_pipe_or_device_is_not_replaced_by_a_file(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(OutputError, match="regular"):
+        LocalPath(pipe).write([b"bytes"])
+    assert pipe.is_fifo()
+    assert list(tmp_path.iterdir()) == [pipe]
 
 
 def test_a_path_is_local_and_a_location_stays() -> None:

@@ -269,6 +269,14 @@ def test_command_writes_all_forms(folder: tuple[Path, Path], tmp_path: Path) -> 
     assert all(key in page.text for key in keys)
 
 
+def test_a_table_is_written_where_a_link_points(folder: tuple[Path, Path], tmp_path: Path) -> None:
+    link, table = tmp_path / "link", tmp_path / "table.csv"
+    link.symlink_to(table)  # as /dev/stdout is, which must stay
+    run(folder[1], "--csv", link)
+    assert link.is_symlink()
+    assert table.read_text().startswith("key,")
+
+
 def test_command_selects(folder: tuple[Path, Path], tmp_path: Path) -> None:
     _, directory = folder
     label = find_suspects([ShardSet(directory)])[0].label
