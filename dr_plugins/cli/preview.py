@@ -106,7 +106,14 @@ def _named(given: tuple[str, ...], shards: ShardSet) -> list[str]:
     found: list[str] = []
     for entry in given:
         if entry not in shards.keys and Path(entry).is_file():
-            text = Path(entry).read_text(encoding="utf-8-sig", errors="surrogateescape")
+            try:
+                text = Path(entry).read_text(encoding="utf-8-sig")
+            except UnicodeDecodeError as error:
+                raise click.BadParameter(
+                    f"{entry!r} is neither an image of the set, such as {shards.keys[0]!r}, nor a "
+                    f"UTF-8 text file that lists some",
+                    param_hint="--keys",
+                ) from error
             found += [line for line in text.split("\n") if line]
         else:
             found.append(entry)

@@ -52,8 +52,9 @@ class ClassFolders(datasets.ImageFolder):
             self._look_into(os.path.join(directory, name), name)
         empty = [name for name, files in self._files.items() if not files]
         if empty or not self._files:
-            what = f"folders {empty[:3]} hold no images" if empty else "there are no folders"
-            raise FileNotFoundError(f"{what} ({', '.join(IMG_EXTENSIONS)}) in {directory}")
+            endings = ", ".join(IMG_EXTENSIONS)
+            what = f"folders {empty[:3]} hold no images ({endings})" if empty else "no folders are"
+            raise FileNotFoundError(f"{what} in {directory}")
         if self._names is None:
             self._refuse_splits(directory)
             return list(self._files), {name: i for i, name in enumerate(self._files)}

@@ -209,7 +209,7 @@ def image_keys(dataset: Any) -> list[str]:
 
 
 def open_source(
-    spec: str,
+    spec: str | os.PathLike[str],
     class_map: str | os.PathLike[str] | None = None,
     train: bool = True,
     keys: str | None = None,
@@ -235,14 +235,16 @@ def open_source(
         >>> source.class_names[0], source.keys[0]                           # doctest: +SKIP
         ('n01440764', 'n01440764/n01440764_10026.JPEG')
     """
+    spec = os.fspath(spec)
     try:
         names = None if class_map is None else _lines(class_map)
         return ImageSource(_open(spec, names, train), keys)
     except _OPEN_ERRORS as error:
+        files = "Download its files first: torchvision.datasets.NAME(ROOT, download=True)."
         raise DatasetMismatchError(
             f"cannot open images {spec!r}: {error}. Expected a directory with one folder per "
-            f"class, {usage()}, such as torchvision:CIFAR100:data. Download torchvision's files "
-            f"first: torchvision.datasets.NAME(ROOT, download=True)."
+            f"class, {usage()}, such as torchvision:CIFAR100:data."
+            + (f" {files}" if spec.startswith("torchvision:") else "")
         ) from error
 
 

@@ -77,7 +77,7 @@ def _parse(spec: str) -> tuple[str, dict[str, Any]]:
 
 def _load(name: str) -> type[DistillationLoss]:
     known = _known()
-    if name not in known and ":" not in name:
+    if name not in known and (":" not in name or not EntryPoint.pattern.match(name)):
         raise LossError(
             f"unknown loss {name!r}; expected {', '.join(sorted(known))}, or MODULE:CLASS"
         )

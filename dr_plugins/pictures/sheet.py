@@ -58,13 +58,15 @@ def draw_sheet(
         ImageReadError: An image cannot be read.
         ImageChangedError: An image is not the one that was reinforced.
         FormatError: A record is damaged.
-        ValueError: `rows` is empty.
+        ValueError: `rows` is empty, or `views` below 1.
 
     Example:
         >>> draw_sheet(pictures, [0, 17, 99]).save("sheet.png")             # doctest: +SKIP
     """
     if not len(rows):
         raise ValueError("there are no images to draw; expected at least one row")
+    if views < 1:
+        raise ValueError(f"views is {views}, expected at least 1")
     return _Sheet(pictures, views, topk).draw([int(row) for row in rows])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from os import PathLike
 
 from PIL import Image
 
@@ -13,7 +14,11 @@ from dr_plugins.shards.reader import ShardSet
 
 
 def show(
-    shards: ShardSet, keys: str | Sequence[str], images: str | ImageSource, *, views: int = 6
+    shards: ShardSet,
+    keys: str | Sequence[str],
+    images: str | PathLike[str] | ImageSource,
+    *,
+    views: int = 6,
 ) -> Image.Image:
     """Draw images with their crops, views and answers; notebooks show what this returns.
 
@@ -29,7 +34,7 @@ def show(
     Example:
         >>> show(shards, "n01440764/n01440764_10026.JPEG", "imagenet/train")  # doctest: +SKIP
     """
-    source = open_source(images) if isinstance(images, str) else images
+    source = images if isinstance(images, ImageSource) else open_source(images)
     chosen = [keys] if isinstance(keys, str) else list(keys)
     rows = shards.keys.rows(chosen).tolist()
     return draw_sheet(StoredPictures(source, shards), rows, views=views)

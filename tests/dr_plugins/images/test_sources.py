@@ -423,6 +423,10 @@ def test_a_folder_may_have_a_schemes_name(
     assert len(open_source("tar")) == 12
 
 
+def test_a_folder_is_a_path_too(photographs: Path) -> None:
+    assert open_source(photographs).keys == open_source(str(photographs)).keys
+
+
 def test_a_folder_without_images(tmp_path: Path) -> None:
     (tmp_path / "n01").mkdir()
     with pytest.raises(DatasetMismatchError, match="cannot open images"):

@@ -61,6 +61,7 @@ def test_losses_of_other_packages(monkeypatch: pytest.MonkeyPatch) -> None:
         ("", {}, "MODULE:CLASS"),
         ("tests.no_such_module:Loss", {}, "no_such_module.*PYTHONPATH"),
         ("tests.own_loss:Nothing", {}, "Nothing"),
+        ("KDLoss:label_weight=1", {}, "unknown loss.*MODULE:CLASS"),
         ("torch.nn:CrossEntropyLoss", {}, "DistillationLoss"),
         ("torch:zeros", {}, "DistillationLoss"),
         ("tests.own_loss:ReverseKL", {"label_weight": 0.1}, "label_weight"),

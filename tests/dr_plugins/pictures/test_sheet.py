@@ -126,10 +126,12 @@ def test_images_that_are_not_there_are_named(root: Path, tmp_path: Path) -> None
 def test_show_draws_the_named_images(root: Path, directory: Path) -> None:
     shards = ShardSet(directory)
     source = ImageSource(open_source(str(root)).dataset)
-    one, same = show(shards, source.keys[5], source), show(shards, [source.keys[5]], str(root))
+    one, same = show(shards, source.keys[5], source), show(shards, [source.keys[5]], root)
     assert one.tobytes() == same.tobytes()
     with pytest.raises(UnknownImageError):
         show(shards, "missing.jpg", source)
+    with pytest.raises(ValueError, match="views"):
+        show(shards, source.keys[5], source, views=0)
 
 
 def test_an_outline_is_where_the_geometry_says() -> None:
@@ -224,6 +226,13 @@ def test_the_command_writes_a_sheet(root: Path, directory: Path, tmp_path: Path)
     result = run("preview", directory, "--images", root, "--out", out, "--worst", 2, "--quiet")
     assert result.exit_code == 0, result.output
     assert Image.open(out).height > 400
+
+
+def test_an_image_in_place_of_a_list_of_keys(root: Path, directory: Path, tmp_path: Path) -> None:
+    out, image = tmp_path / "sheet.png", next(root.rglob("*.png"))
+    result = run("preview", directory, "--images", root, "--out", out, "--keys", image)
+    assert result.exit_code == 2
+    assert repr(str(image)) in result.output
 
 
 @pytest.mark.parametrize(
