@@ -116,9 +116,9 @@ def compare_teachers(
         workers=count_workers(workers, 1, None),
         progress=not quiet,
     )
+    click.echo(markdown(comparison))  # first: whatever is wrong with the directory, it is not lost
     if out is not None:
         draw(comparison, out / "comparison.png")  # makes the directory
         text = json.dumps(comparison.to_json(), indent=1)
         (out / "comparison.json").write_text(text, encoding="utf-8")
         (out / "comparison.md").write_text(markdown(comparison), encoding="utf-8")
-    click.echo(markdown(comparison))

@@ -44,7 +44,13 @@ if TYPE_CHECKING:
 @click.option("--worst", type=COUNT, help="Show images whose label the teacher believes least.")
 @click.option("--best", type=COUNT, help="Show images whose label the teacher believes most.")
 @click.option("--random", type=COUNT, help="Show any images.  [default: 8]")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the random choice.")
+@click.option(
+    "--seed",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Of the random choice.",
+)
 @click.option("--views", type=COUNT, default=6, show_default=True, help="Views of each image.")
 @click.option(
     "--topk", type=COUNT, default=3, show_default=True, help="Classes shown for each view."

@@ -182,5 +182,9 @@ def test_command(root: Path, tmp_path: Path) -> None:
     assert (tmp_path / "out" / "comparison.md").read_text() in result.output
     with Image.open(tmp_path / "out" / "comparison.png") as picture:
         assert picture.width > picture.height > 300
+    options[-2] = str(tmp_path / "out" / "comparison.md" / "no-directory")
+    unwritten = CliRunner().invoke(main, [*command, *chosen, *options])
+    assert unwritten.exit_code == 1
+    assert "python:tests.tiny:TinyTeacher |" in unwritten.output
     again = CliRunner().invoke(main, [*command, *chosen[:2], *chosen[:2]])
     assert again.exit_code == 2

@@ -237,7 +237,12 @@ def test_an_image_in_place_of_a_list_of_keys(root: Path, directory: Path, tmp_pa
 
 @pytest.mark.parametrize(
     ("options", "code"),
-    [(["--worst", 2, "--best", 2], 2), (["--class", "dog"], 1), (["--keys", "missing"], 1)],
+    [
+        (["--worst", 2, "--best", 2], 2),
+        (["--seed", -1], 2),
+        (["--class", "dog"], 1),
+        (["--keys", "missing"], 1),
+    ],
 )
 def test_wrong_options_are_errors(
     root: Path, directory: Path, tmp_path: Path, options: list[object], code: int
