@@ -17,8 +17,8 @@ def save(image: Image.Image, path: Path) -> None:
     """
     try:
         image.save(path, quality=92)  # of JPEG files
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, OverflowError) as error:  # the last by formats of small pictures
         raise OutputError(
-            f"cannot write {path}: {error}. Choose a writable directory, and an ending such as "
-            f".png or .jpg"
+            f"cannot write {path}, a picture of {image.width} x {image.height} pixels: {error}. "
+            f"Choose a writable directory, and an ending such as .png, which has no limit of size"
         ) from error

@@ -197,7 +197,15 @@ def _remote(address: str) -> RemotePath:
 
 
 def _refuse_another(place: LocalPath | RemotePath, manifest: Manifest) -> None:
-    if (place / MANIFEST_NAME).exists():
+    file = place / MANIFEST_NAME
+    try:
+        is_there = file.exists()
+    except OSError as error:
+        raise OutputError(
+            f"cannot look for {file}: {error.strerror}. Check the address, the network and your "
+            f"credentials, then run the same command again."
+        ) from error
+    if is_there:
         there = Manifest.load(place).set_id
         if there != manifest.set_id:
             raise SettingsMismatchError(

@@ -11,10 +11,16 @@ from click.testing import CliRunner, Result
 from PIL import Image, ImageFont
 
 from dr_plugins.cli.main import main
-from dr_plugins.errors import ImageChangedError, SettingsMismatchError, UnknownImageError
+from dr_plugins.errors import (
+    ImageChangedError,
+    OutputError,
+    SettingsMismatchError,
+    UnknownImageError,
+)
 from dr_plugins.images.sources import ImageSource, open_source
 from dr_plugins.pictures import StoredPictures, choose_rows, draw_sheet, show
 from dr_plugins.pictures.lettering import lettered
+from dr_plugins.pictures.saving import save
 from dr_plugins.pictures.sheet import outlined
 from dr_plugins.replay.replayer import Replayer
 from dr_plugins.shards.reader import ShardSet
@@ -193,6 +199,12 @@ def test_any_text_fits(name: str) -> None:
     text, font = lettered(name, 13, 100)
     assert 0 < font.getlength(text) <= 100
     font.getmask(text)
+
+
+@pytest.mark.parametrize("ending", ["jpg", "gif", "webp"])
+def test_a_picture_that_is_too_large_for_its_format(tmp_path: Path, ending: str) -> None:
+    with pytest.raises(OutputError, match="70000"):
+        save(Image.new("L", (1, 70_000)), tmp_path / f"sheet.{ending}")
 
 
 def test_the_middle_of_a_file_name_is_left_out() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import json
@@ -113,6 +114,15 @@ def test_an_object_store(folder: Path, tmp_path: Path, monkeypatch: pytest.Monke
             push(folder / "other", "s3://bucket/plus", licence="cc0-1.0")
         with pytest.raises(OutputError, match="nowhere"):
             push(folder / "set", "s3://nowhere/plus", licence="cc0-1.0")
+
+
+def test_a_store_that_cannot_be_reached(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreachable(*_: object) -> bool:
+        raise OSError(errno.EIO, "no connection")
+
+    monkeypatch.setattr(remote.RemotePath, "exists", unreachable)
+    with pytest.raises(OutputError, match=r"memory://.*no connection"):
+        push(folder / "set", "memory://bucket/set", licence="cc0-1.0")
 
 
 def test_the_hub(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
