@@ -123,7 +123,7 @@ DEFAULTS: dict[str, str] = {
     "subset": "samples=None, topk=None, classes=None, keys=None, progress=False",
     "torchvision_model": "num_classes=1000",
     "verify": "source=None, replay=0, workers=0, records=False, resume=None, progress=False",
-    "write_page": "source=None, advance=<lambda>",
+    "write_page": "pictures=(), advance=<lambda>",
 }
 
 
