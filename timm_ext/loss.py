@@ -142,7 +142,9 @@ def _cross_entropy(input: Tensor, target: SparseTargets, *args: Any, **kwargs: A
             f"the dataset's name chooses the loss {name}, but --smoothing 0 (or the "
             f"script) computes a cross-entropy. Leave out --smoothing 0, or the option 'loss'"
         )
-    if not torch.compiler.is_compiling():
+    # Other types are for the function itself to refuse.
+    is_checked = isinstance(input, Tensor) and isinstance(target, SparseTargets)
+    if is_checked and not torch.compiler.is_compiling():
         _check_model(input, target, _contract_of(target))
     return cross_entropy(input, target, *args, **kwargs)
 

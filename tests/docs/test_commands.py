@@ -62,7 +62,7 @@ def test_dr_plugins_knows_the_options(page: str, words: list[str]) -> None:
 
     if words[0].startswith("--"):
         return
-    context = click.Context(main)
+    context = click.Context(main, **main.context_settings)
     command = main.get_command(context, words[0])
     assert command is not None, words[0]
     given = [
@@ -70,7 +70,7 @@ def test_dr_plugins_knows_the_options(page: str, words: list[str]) -> None:
         for previous, word in itertools.pairwise(words)
         if word not in ELLIPSES or previous.startswith("--")
     ]
-    context = click.Context(command, info_name=words[0])
+    context = click.Context(command, parent=context, info_name=words[0])
     values, rest, _ = command.make_parser(context).parse_args(list(given))
     assert not rest
     for parameter in command.params:

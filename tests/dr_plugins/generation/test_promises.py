@@ -130,7 +130,7 @@ def test_batches_for_a_gpu_are_pinned(device: str, pinned: bool) -> None:
     class Batches(list):  # type: ignore[type-arg]
         batch_bytes = 0
 
-    loader = making._loader(Batches([1]), [0], 0, torch.device(device))  # type: ignore[arg-type]
+    loader = making.view_loader(Batches([1]), [0], 0, torch.device(device))  # type: ignore[arg-type]
     assert (loader.pin_memory, loader.batch_size) == (pinned, None)
 
 
