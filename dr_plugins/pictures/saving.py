@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 
 from PIL import Image
@@ -17,7 +18,8 @@ def save(image: Image.Image, path: Path) -> None:
     """
     try:
         image.save(path, quality=92)  # of JPEG files
-    except (OSError, ValueError, OverflowError) as error:  # the last by formats of small pictures
+    # The last two by formats of small pictures, in newer and older versions of Pillow.
+    except (OSError, ValueError, OverflowError, struct.error) as error:
         raise OutputError(
             f"cannot write {path}, a picture of {image.width} x {image.height} pixels: {error}. "
             f"Choose a writable directory, and an ending such as .png, which has no limit of size"
