@@ -115,7 +115,7 @@ def suspects(
             label, other = (class_name(c, names) for c in (suspect.label, suspect.suggested))
             click.echo(
                 f"{suspect.margin:.3f}  {suspect.key}  {label} {suspect.label_prob:.1%}, "
-                f"rather {other} {suspect.suggested_prob:.1%}"
+                f"suggested {other} {suspect.suggested_prob:.1%}"
             )
 
 
