@@ -1,4 +1,4 @@
-"""timm's data sets of images, for the core."""
+"""timm's datasets of images, for the core."""
 
 from __future__ import annotations
 

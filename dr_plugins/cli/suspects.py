@@ -78,7 +78,7 @@ def suspects(
     """List images whose label the teacher does not believe: likely label errors.
 
     By confident learning (Northcutt et al., 2021) on answers averaged over views. Several SETs are
-    folds of one data set, each with a teacher that was trained on the others. See docs/suspects.md.
+    folds of one dataset, each with a teacher that was trained on the others. See docs/suspects.md.
     """
     with ending_at_once():
         from tqdm.auto import tqdm

@@ -66,7 +66,7 @@ def build_app(catalog: Catalog, pictures: StoredPictures | None, token: str) -> 
             return PlainTextResponse(str(error), 400)
         return JSONResponse(catalog.page(query))
 
-    # Requests are answered by many threads, and data sets are made for one.
+    # Requests are answered by many threads, and datasets are made for one.
     reading = threading.Lock()
 
     def image(request: Request) -> Response:

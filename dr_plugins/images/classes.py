@@ -11,7 +11,7 @@ from dr_plugins.utils.quoting import quoted
 def compare_class_names(
     names: Sequence[str] | None, expected: Sequence[str] | None, what: str, reference: str
 ) -> str:
-    """Compare the classes of two data sets, and their order, if both are known.
+    """Compare the classes of two datasets, and their order, if both are known.
 
     Args:
         names: Class names in label order.

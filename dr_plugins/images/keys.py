@@ -1,4 +1,4 @@
-"""Rules that give an image the same key in every copy of a data set."""
+"""Rules that give an image the same key in every copy of a dataset."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def ruled_keys(names: Sequence[str], rule: str) -> list[str]:
     except ValueError as error:
         raise DatasetMismatchError(
             f"the key rule {rule!r} does not apply to an image called {error.args[0]!r}; leave the "
-            f"rule out, or use the images of that data set"
+            f"rule out, or use the images of that dataset"
         ) from error
     if len(set(keys)) < len(keys):
         seen: dict[str, str] = {}

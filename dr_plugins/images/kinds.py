@@ -1,4 +1,4 @@
-"""Kinds of data sets: what the images of a library's data sets are called, and their files."""
+"""Kinds of datasets: what the images of a library's datasets are called, and their files."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from torchvision.datasets.folder import default_loader
 
 @dataclass(frozen=True)
 class DatasetKind:
-    """What the core asks about the data sets of one library.
+    """What the core asks about the datasets of one library.
 
     Attributes:
-        knows: Whether a data set is of this kind.
-        keys: A key for each item, which does not depend on the order; None if the data set has no
+        knows: Whether a dataset is of this kind.
+        keys: A key for each item, which does not depend on the order; None if the dataset has no
             names.
         file: The file of an item (a path, or an open binary file) and its label, -1 if unknown;
-            None if only the data set itself can load it.
+            None if only the dataset itself can load it.
         class_names: Names of the classes in label order; None if unknown.
     """
 
@@ -36,7 +36,7 @@ def loads_itself(dataset: Any, module: str) -> bool:
 
 
 def label_of(dataset: Any, label: Any) -> int:
-    """Return an item's label as the data set would, -1 if it is unknown."""
+    """Return an item's label as the dataset would, -1 if it is unknown."""
     if label is None:
         return -1
     transform = getattr(dataset, "target_transform", None)

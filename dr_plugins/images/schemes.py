@@ -22,7 +22,7 @@ class Scheme(NamedTuple):
     Attributes:
         rest: What follows the colon, for help and messages.
         open: From that, the names of the classes (or None), and whether to use the training split,
-            to a data set that `ImageSource` takes.
+            to a dataset that `ImageSource` takes.
     """
 
     rest: str

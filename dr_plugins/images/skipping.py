@@ -41,7 +41,7 @@ def skipped_keys(
 ) -> list[str]:
     """Return the keys of the images that a list leaves out.
 
-    A list may come from another copy of the data set, which names the images differently: if one of
+    A list may come from another copy of the dataset, which names the images differently: if one of
     `KEY_RULES` makes all names in it those of images, it is applied.
 
     Args:

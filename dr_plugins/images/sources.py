@@ -3,7 +3,7 @@
 torchvision's ImageFolder sorts files lexicographically and timm's reader sorts them naturally, so
 an image's position does not identify it. Its path relative to the root does.
 
-A data set of another library is recognized by the package that its class, or a base of it, is from:
+A dataset of another library is recognized by the package that its class, or a base of it, is from:
 an entry point of that name in the group ``dr_plugins.datasets`` is its `DatasetKind`::
 
     [project.entry-points."dr_plugins.datasets"]
@@ -278,7 +278,7 @@ def _refuse_transform(dataset: Any) -> None:
 
 
 def kind_of(dataset: Any) -> DatasetKind | None:
-    """Return the kind of a data set; None if no package provides it."""
+    """Return the kind of a dataset; None if no package provides it."""
     for base in type(dataset).__mro__:
         kind = _kind(base.__module__.partition(".")[0])
         if kind is not None and kind.knows(dataset):

@@ -1,4 +1,4 @@
-"""Images that are not files of their own: in tar archives, lists, and Hugging Face data sets."""
+"""Images that are not files of their own: in tar archives, lists, and Hugging Face datasets."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ KIND = DatasetKind(
     file=lambda dataset, index: dataset.open(index),
     class_names=lambda dataset: dataset.classes,
 )
-"""The data sets of this package."""
+"""The datasets of this package."""
 
 
 class ListedImages(StoredImages):
@@ -90,7 +90,7 @@ class ListedImages(StoredImages):
 
 
 class HubImages(StoredImages):
-    """A data set of the Hugging Face ``datasets`` library, read by position.
+    """A dataset of the Hugging Face ``datasets`` library, read by position.
 
     Args:
         dataset: Map-style, with an ``Image`` column and, if labels are known, a ``ClassLabel``.
@@ -283,7 +283,7 @@ class _Part(io.RawIOBase):
 
 
 def open_hub(name: str, split: str) -> HubImages:
-    """Open a data set of the Hugging Face ``datasets`` library.
+    """Open a dataset of the Hugging Face ``datasets`` library.
 
     Args:
         name: A directory written by ``save_to_disk``, or what ``load_dataset`` takes: a name on the

@@ -134,7 +134,7 @@ def _class_names(dataset: Any) -> Sequence[str] | None:
 
 
 KIND = DatasetKind(lambda dataset: True, _keys, _file, _class_names)
-"""torchvision's data sets."""
+"""torchvision's datasets."""
 
 
 def _first(pairs: Iterable[tuple[Any, Any]]) -> Iterator[Any]:

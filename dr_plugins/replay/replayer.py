@@ -40,7 +40,7 @@ def fingerprint(view: torch.Tensor) -> bytes:
 def known_images(source: ImageSource, shards: ShardSet, skip: SkipList = ()) -> ImageSource:
     """Return the source under the set's keys, without the images that were left out of the set.
 
-    Copies of a data set name its files differently. If the first name is unknown, and a rule of
+    Copies of a dataset name its files differently. If the first name is unknown, and a rule of
     `KEY_RULES` makes it a key of the set, the rule is applied to all.
 
     Args:

@@ -165,7 +165,7 @@ class KeyIndex(Sequence[str]):
         return rows
 
     def _consecutive(self, wanted: list[bytes]) -> np.ndarray | None:
-        """The rows of keys that follow each other in the index, as most data sets list them."""
+        """The rows of keys that follow each other in the index, as most datasets list them."""
         first = self._bisect(wanted[0], 0, len(self))
         start = self._end_at[first - 1] if first else 0
         rows = np.arange(first, first + len(wanted))

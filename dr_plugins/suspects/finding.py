@@ -109,7 +109,7 @@ def _check_classes(sets: Sequence[ShardSet]) -> None:
         if any(settings[name] != first.settings[name] for name in ("num_classes", "class_names")):
             raise SettingsMismatchError(
                 f"{sets[0].location} and {other.location} have different classes; pass sets of the "
-                f"same data set"
+                f"same dataset"
             )
 
 

@@ -33,7 +33,7 @@ class Effect(Enum):
     SKIPS = "some images would never be used"
     HAS_NO_EPOCHS = "reinforcements are chosen by epoch, and there would be none"
     RUNS_AHEAD = "the next epoch's first batches would have this epoch's reinforcements"
-    LOADS = "views and answers come from the data set's own loading and collating"
+    LOADS = "views and answers come from the dataset's own loading and collating"
     LEAVES_UNFINISHED = "nothing would finish the views"
     DROPS_ANSWERS = "the loss would get labels, not the stored answers"
     SEPARATES_CLASSES = "each stored answer is one distribution over all classes, a softmax"

@@ -41,7 +41,7 @@ def main(
     smoke: bool,
     train_script: Path | None,
 ) -> None:
-    """Run the STAGES of the paper's recipe for a data set; by default all, one after the other.
+    """Run the STAGES of the paper's recipe for a dataset; by default all, one after the other.
 
     teacher: fine-tune it. reinforce: make the shard set. scratch, scratch-plus: train the student
     on plain and on reinforced images. finetune, finetune-plus: the same from --weights.

@@ -1,4 +1,4 @@
-"""The stages of a small data set: each finished one is skipped, an interrupted one resumes."""
+"""The stages of a small dataset: each finished one is skipped, an interrupted one resumes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _FREE = ("resume", "workers", "device", "data_dir", "dataset_download", "output"
 
 @dataclass
 class Recipe:
-    """One data set's settings.
+    """One dataset's settings.
 
     Attributes:
         dataset: Its name for timm, such as ``cifar100-plus``.
