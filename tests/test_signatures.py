@@ -42,7 +42,7 @@ DEFAULTS: dict[str, str] = {
     ),
     "FeatureBackbone.train": "mode=True",
     "GenerationSettings": (
-        "samples=400, topk=10, seed=0, probs_dtype='float16', batch_size=256, "
+        "samples=400, topk=None, seed=0, probs_dtype='float16', batch_size=256, "
         "shard_images=1024, first_sample=0, answer=<factory>"
     ),
     "ImageOrder": "size=None",

@@ -76,7 +76,7 @@ def make_set(
     *,
     policy_: Policy | None = None,
     samples: int = 6,
-    topk: int = 2,
+    topk: int | None = 2,
     teacher: nn.Module | None = None,
     left_out: Sequence[str] = (),
     **settings: Any,

@@ -69,7 +69,11 @@ To resume an interrupted run, run the same command again.
     show_default=True,
     help="Number of the first reinforcement: `merge` joins sets of consecutive samples.",
 )
-@click.option("--topk", type=COUNT, default=10, show_default=True, help="Classes stored per view.")
+@click.option(
+    "--topk",
+    type=COUNT,
+    help="Classes stored per view.  [default: 10, or all if there are fewer]",
+)
 @options.size
 @click.option(
     "--backend", type=click.Choice(["pil", "tensor"]), help="[default: the policy's, pil]"

@@ -74,7 +74,7 @@ class ShardMaker:
         )
         self._feed = ViewMaker(settings.policy, plan.layout, device)
         self._ask = Predictor(
-            teacher, plan.num_classes, settings.topk, settings.batch_size, settings.answer
+            teacher, plan.num_classes, plan.topk, settings.batch_size, settings.answer
         )
 
     def make_shards(

@@ -17,6 +17,8 @@ from dr_plugins.records import BASIC_ANSWER, RecordLayout, answer_names, target_
 from dr_plugins.shards.key_index import KeyIndex
 from dr_plugins.shards.manifest import MAX_SAMPLES
 
+_TOPK = 10  # classes, where the user does not say
+
 
 @dataclass(frozen=True)
 class GenerationSettings:
@@ -25,7 +27,7 @@ class GenerationSettings:
     Attributes:
         policy: Augmentation of the views.
         samples: Reinforcements per image, S. The paper uses 400; 50 is as good for short training.
-        topk: Classes stored for each reinforcement, k.
+        topk: Classes stored for each reinforcement, k; None stores 10, or all if there are fewer.
         seed: Seed of all parameters, ``0 <= seed < 2**64``.
         probs_dtype: ``"float16"``, or the lossless ``"float32"``.
         batch_size: Views per forward pass of the teacher.
@@ -38,13 +40,13 @@ class GenerationSettings:
         ValueError: A value is out of range.
 
     Example:
-        >>> GenerationSettings(Policy.load("rrc", size=224), samples=50).topk
-        10
+        >>> GenerationSettings(Policy.load("rrc", size=224), samples=50).seed
+        0
     """
 
     policy: Policy
     samples: int = 400
-    topk: int = 10
+    topk: int | None = None
     seed: int = 0
     probs_dtype: str = "float16"
     batch_size: int = 256
@@ -54,8 +56,9 @@ class GenerationSettings:
 
     def __post_init__(self) -> None:
         for name in ("samples", "topk", "batch_size", "shard_images"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; expected at least 1")
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} is {value}; expected at least 1")
         if self.samples > MAX_SAMPLES:
             raise ValueError(f"samples is {self.samples}; expected at most {MAX_SAMPLES}")
         if not 0 <= self.first_sample <= MAX_SAMPLES - self.samples:
@@ -91,6 +94,11 @@ class GenerationPlan:
         """Number of classes the teacher knows."""
         return int(self.identity["num_classes"])
 
+    @property
+    def topk(self) -> int:
+        """Number of classes stored for each reinforcement."""
+        return int(self.identity["topk"])
+
 
 def plan_generation(
     source: ImageSource,
@@ -108,13 +116,15 @@ def plan_generation(
     """
     source = source.without(left_out)
     num_classes = _count_classes(teacher, settings.policy, source, device)
-    targets = target_fields(settings.topk, num_classes, settings.probs_dtype, settings.answer)
+    topk = min(_TOPK, num_classes) if settings.topk is None else settings.topk
+    targets = target_fields(topk, num_classes, settings.probs_dtype, settings.answer)
     layout = RecordLayout((*settings.policy.fields, *targets))
     if not len(source):
         raise DatasetMismatchError("the dataset has no images to reinforce")
     keys = KeyIndex.build(source.keys)
     identity = {
         **_settings_entries(settings),
+        "topk": topk,
         "num_classes": num_classes,
         "class_names": source.class_names,
         "teachers": list(teacher_specs),

@@ -1,4 +1,4 @@
-"""Every command in the documents exists, with its options; those of the tutorial are run."""
+"""The commands and the Python code of the documents are run, with small stand-ins."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
 
-from tests.documents import ROOT, code_blocks
+from tests.docs.stand_ins import Workshop, filled, given
+from tests.documents import ROOT
 
 PAGES = ["README.md", "CONTRIBUTING.md", "RELEASE.md"]
 PAGES += [
@@ -20,67 +22,107 @@ PAGES += [
     for name in ("docs", "examples")
     for path in (ROOT / name).rglob("*.md")
 ]
-ELLIPSES = {"...", "…", "[...]"}
-CHECKED_TYPES = (click.Choice, click.IntRange, click.FloatRange)
+TUTORIAL = "docs/tutorial.md"  # is run whole, below
+
+# What is not run here: a part of the command, or of the code, and why.
+NOT_RUN = {
+    "torchrun": "several processes, which tests/dr_plugins/generation/test_launch.py starts",
+    "--engine ray": "a cluster, which tests/dr_plugins/generation/test_ray_engine.py starts",
+    "torchvision:CIFAR100": "a download of 50,000 images",
+    "enable timm": "changes this environment; tests/dr_plugins/test_startup.py runs it elsewhere",
+    "TrainerCallback": "transformers, which examples/loops/huggingface_trainer.py is tried with",
+    "ReinforcedTrainer": "transformers, see TrainerCallback",
+    "custom_imports": "MMEngine, whose configs tests/mmlab_ext runs",
+    "model = dict(": "MMEngine, see custom_imports",
+    "backbone = dict(": "MMEngine, see custom_imports",
+    "d2_ext": "Detectron2, whose configuration tests/d2_ext/test_imagenet_plus.py runs",
+}
 
 
-def commands(page: str) -> Iterator[list[str]]:
-    """The commands of a page's shell blocks, as words, without variables and comments."""
-    for block in code_blocks(page, "shell"):
-        for line in block.replace("\\\n", " ").splitlines():
-            lexer = shlex.shlex(line, posix=True, punctuation_chars=";&|")
-            lexer.whitespace_split = True
-            words: list[str] = []
-            for word in [*lexer, ";"]:
-                if not set(word) <= set(";&|"):
-                    words.append(word)
-                elif words:
-                    yield [w for i, w in enumerate(words) if i or "=" not in w]
-                    words = []
+def commands(block: str) -> Iterator[list[str]]:
+    """The commands of a shell block, as words, without variables and comments."""
+    for line in block.replace("\\\n", " ").splitlines():
+        lexer = shlex.shlex(line, posix=True, punctuation_chars=";&|")
+        lexer.whitespace_split = True
+        words: list[str] = []
+        for word in [*lexer, ";"]:
+            if not set(word) <= set(";&|"):
+                words.append(word)
+            elif words:
+                yield [w for i, w in enumerate(words) if i or "=" not in w]
+                words = []
 
 
-COMMANDS = [(page, words) for page in PAGES for words in commands(page)]
+def steps(page: str) -> Iterator[list[str] | str]:
+    """The commands and the Python code of a page, in order."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    for language, block in re.findall(r"^```(shell|python)\n(.*?)^```$", text, re.M | re.S):
+        yield from commands(block) if language == "shell" else [block]
 
 
-def ours(words: list[str]) -> list[str] | None:
-    """The arguments of dr-plugins, however it is started."""
-    if words[0] == "dr-plugins":
-        return words[1:]
-    text = "\0".join(words)
-    _, found, rest = text.partition("-m\0dr_plugins\0")
-    return rest.split("\0") if found else None
+def is_ours(step: list[str] | str) -> bool:
+    """Whether a step is code, or a command of dr-plugins."""
+    return isinstance(step, str) or "dr-plugins" in step[:1] or "dr_plugins" in step
 
 
-DR_PLUGINS = [(page, args) for page, words in COMMANDS if (args := ours(words))]
-OTHERS = [(page, words) for page, words in COMMANDS if ours(words) is None]
+def reason(step: list[str] | str) -> str | None:
+    """Why a step is not run here."""
+    text = step if isinstance(step, str) else " ".join(step)
+    return next((why for part, why in NOT_RUN.items() if part in text), None)
 
 
-@pytest.mark.parametrize(("page", "words"), DR_PLUGINS, ids=lambda v: str(v)[:60])
-def test_dr_plugins_knows_the_options(page: str, words: list[str]) -> None:
-    pytest.importorskip("timm")
+STEPS = {page: list(steps(page)) for page in PAGES if page != TUTORIAL}
+OURS = {page: [s for s in found if is_ours(s) and not reason(s)] for page, found in STEPS.items()}
+OTHERS = [
+    (page, step)
+    for page, found in STEPS.items()
+    for step in found
+    if isinstance(step, list) and (reason(step) or not is_ours(step))
+]
+
+
+@pytest.mark.parametrize("page", [page for page, found in OURS.items() if found])
+def test_a_page_works_as_it_stands(
+    page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for needed in ("timm", "matplotlib", "uvicorn", "huggingface_hub", "accelerate", "lightning"):
+        pytest.importorskip(needed)
+    workshop = Workshop(tmp_path, monkeypatch)
+    names: dict[str, Any] = given()
+    for step in OURS[page]:
+        if isinstance(step, str):
+            workshop.execute(step, names)
+        else:
+            result = workshop.run(filled(" ".join(step[1:])).split())
+            assert result.exit_code == 0, f"{step}\n{result.output}"
+    assert set(workshop.looked) <= {200}
+
+
+def arguments(step: list[str]) -> list[str]:
+    """What follows the name of the command, without ellipses and redirection."""
+    start = step.index("dr-plugins" if step[0] == "dr-plugins" else "dr_plugins")
+    shown = itertools.takewhile(lambda word: word != ">", step[start + 1 :])
+    return [word for word in shown if word != "..."]
+
+
+def test_examples_of_the_help_and_commands_that_are_not_run_have_options_that_exist() -> None:
     from dr_plugins.cli.main import main
 
-    if words[0].startswith("--"):
-        return
     context = click.Context(main, **main.context_settings)
-    command = main.get_command(context, words[0])
-    assert command is not None, words[0]
-    given = [
-        "X" if word in ELLIPSES else word
-        for previous, word in itertools.pairwise(words)
-        if word not in ELLIPSES or previous.startswith("--")
-    ]
-    context = click.Context(command, parent=context, info_name=words[0])
-    values, rest, _ = command.make_parser(context).parse_args(list(given))
-    assert not rest
-    for parameter in command.params:
-        value = values.get(parameter.name or "")
-        if value is None or isinstance(value, bool):
-            assert not (parameter.required and given == words[1:]), parameter.name
-        elif isinstance(parameter.type, CHECKED_TYPES):
-            for item in value if isinstance(value, (list, tuple)) else [value]:
-                if not item.isupper():  # S, K, X: what a reader fills in
-                    parameter.type.convert(item, parameter, context)
+    ours = {name: main.get_command(context, name) for name in main.list_commands(context)}
+    examples = [step for each in ours.values() for step in commands(each.epilog or "")]
+    kept = [step for step in examples if step[0] == "dr-plugins"]
+    assert len(kept) > len(ours)
+    for step in kept + [step for _, step in OTHERS if is_ours(step)]:
+        name, *rest = arguments(step)
+        own = click.Context(ours[name], parent=context)
+        _, left, _ = ours[name].make_parser(own).parse_args(rest)
+        assert not left, step
+
+
+def test_what_is_not_run_is_in_the_pages() -> None:
+    everything = "\n".join((ROOT / page).read_text(encoding="utf-8") for page in PAGES)
+    assert [part for part in NOT_RUN if part not in everything] == []
 
 
 def targets() -> set[str]:

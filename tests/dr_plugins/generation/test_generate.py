@@ -212,6 +212,10 @@ def test_more_classes_stored_than_there_are(tmp_path: Path, photographs: Path) -
     assert not (tmp_path / "set").exists()
 
 
+def test_as_many_classes_stored_as_there_are(tmp_path: Path, photographs: Path) -> None:
+    assert ShardSet(make_set(tmp_path / "set", photographs, topk=None)).manifest.topk == 3
+
+
 def test_all_classes_stored(tmp_path: Path, photographs: Path) -> None:
     out = make_set(tmp_path / "set", photographs, topk=3, samples=1, probs_dtype="float32")
     probs = ShardSet(out).records(0)["probs"]
