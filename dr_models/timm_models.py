@@ -32,32 +32,28 @@ def load_model(
 
     Args:
         spec: ``NAME`` for timm's pretrained weights, ``NAME@FILE`` for those of a checkpoint.
-        img_size: Side of its images; None for what the checkpoint records, else what timm says.
+        img_size: Side of its images; None for that of the validation in train.py if the checkpoint
+            is of train.py, else for what it records, else for timm's test size.
         crop_pct: Part that the centre crop keeps; None likewise.
 
     Returns:
-        The model, named ``NAME`` or ``NAME@STEM``.
+        The model, named ``NAME`` or ``NAME@FOLDER_STEM``.
 
     Raises:
         BackboneError: timm has no such model.
         CheckpointError: The checkpoint is not whole, or of another model.
         EvaluationError: Pretrained weights cannot be loaded.
     """
-    name, at, file = (spec, "", "") if spec.startswith(_HUB) else spec.partition("@")
-    recorded: dict[str, Any] = {}
-    if at:
-        network, recorded = _from_checkpoint(name, Path(file).expanduser())
-        shown = f"{name}@{_stem(file)}"
-    else:
-        network, shown = _pretrained(name), name
+    name, file = _parts(spec)
+    network, recorded = _from_checkpoint(name, file) if file else (_pretrained(name), None)
     given = {"img_size": img_size, "crop_pct": crop_pct}
-    given = {key: value for key, value in given.items() if value is not None}
-    if "img_size" in given:
-        recorded.pop("input_size", None)
-    # The size of published results, as timm's validate.py takes it.
-    config = timm.data.resolve_data_config({**recorded, **given}, model=network, use_test_size=True)
+    options = {**(recorded or {}), **{k: v for k, v in given.items() if v is not None}}
+    if img_size is not None:
+        options.pop("input_size", None)
+    # A training validates at the size it trains at; published results are at the test size.
+    config = timm.data.resolve_data_config(options, model=network, use_test_size=recorded is None)
     return ModelUnderTest(
-        shown,
+        model_name(spec),
         network,
         timm.data.create_transform(**config, is_training=False),
         timm.data.create_transform(
@@ -65,6 +61,26 @@ def load_model(
         ),
         {"weights": digest(network.state_dict(), {}), "input": config},
     )
+
+
+def model_name(spec: str) -> str:
+    """The name of a model in reports; see `load_model`.
+
+    Example:
+        >>> model_name("resnet50@runs/plain/last.pth.tar")
+        'resnet50@plain_last'
+    """
+    name, file = _parts(spec)
+    if file is None:
+        return name
+    # With its folder: train.py calls every run's file the same.
+    return f"{name}@{file.absolute().parent.name}_{file.name.partition('.')[0]}"
+
+
+def _parts(spec: str) -> tuple[str, Path | None]:
+    """A model's name, and the file of its weights."""
+    name, _, file = (spec, "", "") if spec.startswith(_HUB) else spec.partition("@")
+    return name, Path(file).expanduser() if file else None
 
 
 def imagenet_classes() -> ImageNetClasses:
@@ -98,8 +114,8 @@ def _pretrained(name: str) -> nn.Module:
     return network
 
 
-def _from_checkpoint(name: str, path: Path) -> tuple[nn.Module, dict[str, Any]]:
-    """The network, and what the file says of its images, as arguments of `resolve_data_config`."""
+def _from_checkpoint(name: str, path: Path) -> tuple[nn.Module, dict[str, Any] | None]:
+    """The network, and the arguments of `resolve_data_config` that its training had, if known."""
     check_name(name)
     weights = load_backbone(str(path), to="timm", arch=name, options={})
     if not weights.report.num_classes:
@@ -116,6 +132,8 @@ def _from_checkpoint(name: str, path: Path) -> tuple[nn.Module, dict[str, Any]]:
         return network, _arguments(weights.convention)
     arguments = content.get("args")
     values = arguments if isinstance(arguments, dict) else getattr(arguments, "__dict__", {})
+    if "img_size" not in values:  # not of timm's train.py
+        return network, None
     return network, {key: values[key] for key in _RECORDED if values.get(key) is not None}
 
 
@@ -127,9 +145,3 @@ def _arguments(convention: InputConvention) -> dict[str, Any]:
         "interpolation": convention.interpolation,
         "crop_pct": convention.crop_pct,
     }
-
-
-def _stem(file: str) -> str:
-    """A file's name without endings, with its folder: train.py calls every run's file the same."""
-    path = Path(file)
-    return f"{path.absolute().parent.name}_{path.name.partition('.')[0]}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 from pathlib import Path
@@ -13,6 +12,7 @@ import click
 from dr_plugins.cli import options
 from dr_plugins.cli.command import Command
 from dr_plugins.cli.options import COUNT
+from dr_plugins.cli.processes import import_named, usable_device
 
 
 @click.command(
@@ -103,7 +103,7 @@ def evaluate(
     from dr_plugins.evaluation.figures import check_matplotlib, draw_all
 
     try:
-        from dr_models.timm_models import imagenet_classes, load_model
+        from dr_models.timm_models import imagenet_classes, load_model, model_name
     except ImportError as error:
         raise click.ClickException(
             f"evaluate needs timm: {error}. Install it with `pip install dr-plugins[timm]`"
@@ -114,23 +114,25 @@ def evaluate(
         if len(models) > 1 or "@" in models[0]:
             raise click.UsageError("--checkpoint is for one --model; write --model NAME@FILE")
         models = (f"{models[0]}@{checkpoint}",)
+    if len({model_name(spec) for spec in models}) < len(models):
+        raise click.UsageError("two models have the same name; rename a file or its folder")
     for name in imports:
-        importlib.import_module(name)
-    chosen = [name for name in SUITES if name != "folder"] if suites is None else suites.split(",")
+        import_named(name)
+    published = ",".join(name for name in SUITES if name != "folder")
+    chosen = [name.strip() for name in (suites or published).split(",")]
     sets, missing = find_sets(chosen, roots, imagenet_classes(), class_map)
     for name, reason in missing.items():
         click.echo(f"not found: {name}: {reason}", err=True)
     if not sets:
         raise click.ClickException(f"none of the sets is there: {', '.join(chosen)}")
     running["device"] = running["device"] or ("cuda" if torch.cuda.is_available() else "cpu")
+    usable_device(running["device"])
     if running["workers"] is None:
         running["workers"] = os.cpu_count() or 1
     results: list[SetResult] = []
     try:
         for spec in models:
             model = load_model(spec, img_size=img_size, crop_pct=crop_pct)
-            if any(model.name == result.model for result in results):
-                raise click.UsageError(f"two models are called {model.name}; rename a file")
             results += [run(model, each, out, progress=not quiet, **running) for each in sets]
     except KeyboardInterrupt:
         click.echo("\nRun the same command to resume after the last finished set.", err=True)

@@ -99,7 +99,7 @@ def read_result(path: Path, identity: dict[str, Any], images: ImageSet) -> SetRe
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         # Through JSON, which turns tuples into lists.
         if json.loads(metadata["identity"]) != json.loads(json.dumps(identity)):
-            _logger.info("%s is of another model or other images: evaluated again", path)
+            _logger.info("%s is of another model, precision or other images: evaluated again", path)
             return None
         first, second = json.loads(metadata["temperatures"])
         names = {each.name for each in fields(ImageScores)}

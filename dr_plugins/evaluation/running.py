@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,11 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from dr_plugins.errors import EvaluationError
+from dr_plugins.errors import EvaluationError, ImageReadError
 from dr_plugins.evaluation.image_set import ImageSet
 from dr_plugins.evaluation.results import SetResult, read_result, result_path, write_result
 from dr_plugins.metrics import ImageScores, fit_temperature
+from dr_plugins.utils.workers import alive, noticing_dead_workers
 
 _VERSION = 1  # of what results mean; another one makes all of them again
 _logger = logging.getLogger(__name__)
@@ -78,6 +79,7 @@ def evaluate(
         EvaluationError: The model has other classes than the set, or gives values that are not
             finite.
         ImageReadError: An image cannot be read.
+        WorkerError: A process that reads images died.
 
     Example:
         >>> result = evaluate(model, images, Path("results"), device="cuda")  # doctest: +SKIP
@@ -144,15 +146,20 @@ def _scaled_scores(
     return ImageScores.of(logits / temperature, labels), (first, second)
 
 
-class _Tensors(Dataset[torch.Tensor]):
+class _Batches(Dataset[Any]):
+    """Batches of tensors, or the error of an image; raised in a worker, it would be a traceback."""
+
     def __init__(self, images: ImageSet, transform: Callable[[Image.Image], torch.Tensor]) -> None:
         self.images, self.transform = images, transform
 
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, index: int) -> torch.Tensor:
-        return self.transform(self.images.load(index))
+    def __getitems__(self, indices: Sequence[int]) -> torch.Tensor | ImageReadError:
+        try:
+            return torch.stack([self.transform(self.images.load(index)) for index in indices])
+        except ImageReadError as error:
+            return error
 
 
 def _predict(
@@ -168,7 +175,11 @@ def _predict(
     transform = model.whole_transform if images.whole else model.transform
     on_cuda = torch.device(device).type == "cuda"
     loader = DataLoader(
-        _Tensors(images, transform), batch_size, num_workers=workers, pin_memory=on_cuda
+        _Batches(images, transform),
+        batch_size,
+        num_workers=workers,
+        pin_memory=on_cuda,
+        collate_fn=_as_it_is,
     )
     network = model.network.to(device).eval()
     autocast = torch.autocast(torch.device(device).type, torch.bfloat16, enabled=bf16)
@@ -180,14 +191,21 @@ def _predict(
         tqdm(
             total=len(images), desc=f"{model.name}: {images.name}", unit="img", disable=not progress
         ) as bar,
+        noticing_dead_workers(),
     ):
-        for batch in loader:
+        for batch in alive(loader):
+            if isinstance(batch, ImageReadError):
+                raise batch
             answer = network(batch.to(device, non_blocking=True)).float().cpu()
             _check_answer(answer, model, images, done)
             logits[done : done + len(answer)] = answer
             done += len(answer)
             bar.update(len(answer))
     return logits
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
 
 
 def _check_answer(

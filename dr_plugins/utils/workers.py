@@ -119,7 +119,7 @@ def noticing_dead_workers() -> Iterator[None]:
 def _worker_error(error: Exception) -> WorkerError:
     return WorkerError(
         f"a worker process died ({error}). It may have run out of memory: try fewer workers. "
-        f"Finished shards are kept; run the same command again to resume."
+        f"What is finished is kept; run the same command again to resume."
     )
 
 

@@ -68,6 +68,27 @@ def test_a_checkpoint_of_another_model(checkpoint: Path) -> None:
         load_model(f"resnet50@{checkpoint}")
 
 
+@pytest.mark.parametrize("recorded", [{}, {"img_size": 96, "crop_pct": 0.8}])
+def test_images_are_those_of_the_validation_in_train_py(
+    tmp_path: Path, recorded: dict[str, float]
+) -> None:
+    """resnet18 is tested at 288 pixels, but trained and validated at 224."""
+    state = timm.create_model("resnet18", num_classes=3).state_dict()
+    arguments = argparse.Namespace(img_size=None, input_size=None, mean=None, crop_pct=None)
+    vars(arguments).update(recorded)
+    torch.save({"state_dict": state, "args": arguments}, tmp_path / "trained.pt")
+    network = timm.create_model("resnet18")
+    config = timm.data.resolve_data_config(vars(arguments), model=network)
+    assert load_model(f"resnet18@{tmp_path / 'trained.pt'}").identity["input"] == config
+
+    others = argparse.Namespace(input_size=224)  # as DeiT and MAE call the side
+    for number, content in enumerate((state, {"model": state, "args": others})):
+        torch.save(content, tmp_path / f"{number}.pt")
+        config = timm.data.resolve_data_config({}, model=network, use_test_size=True)
+        found = load_model(f"resnet18@{tmp_path / f'{number}.pt'}").identity["input"]
+        assert found == config
+
+
 def test_arguments_replace_what_a_checkpoint_records(checkpoint: Path) -> None:
     assert load_model(f"resnet18@{checkpoint}").identity["input"]["input_size"] == (3, 32, 32)
     given = load_model(f"resnet18@{checkpoint}", img_size=64, crop_pct=0.5).identity["input"]
@@ -82,6 +103,22 @@ def test_the_classes_of_imagenet() -> None:
     assert set(classes.r) | set(classes.a) <= set(classes.wnids)
     assert len(classes.real) == 50_000
     assert sum(map(bool, classes.real)) == 46_837
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ["--model", "resnet18@a/b.pt", "--model", "resnet18@a/b.safetensors"],
+        ["--model", "resnet18@a/b.pt", "--device", "nothing"],
+        ["--model", "resnet18@a/b.pt", "--import", "no_such_module"],
+    ],
+)
+def test_options_are_checked_before_anything_is_loaded(wrong: list[str], tmp_path: Path) -> None:
+    (tmp_path / "imagenet-sketch" / "n01440764").mkdir(parents=True)
+    Image.new("RGB", (8, 8)).save(tmp_path / "imagenet-sketch" / "n01440764" / "a.png")
+    arguments = ["--data", str(tmp_path), "--suite", "sketch, v2", "--out", str(tmp_path / "out")]
+    result = CliRunner().invoke(evaluate, [*wrong, *arguments])
+    assert result.exit_code == 2, result.output
 
 
 def test_no_set_is_there(tmp_path: Path, checkpoint: Path) -> None:

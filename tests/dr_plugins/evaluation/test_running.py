@@ -169,10 +169,13 @@ def test_values_that_are_not_finite(images: ImageSet, tmp_path: Path) -> None:
         evaluate(tested, images, tmp_path / "out")
 
 
-def test_an_unreadable_image(images: ImageSet, tmp_path: Path) -> None:
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_unreadable_image(images: ImageSet, tmp_path: Path, workers: int) -> None:
     (images.root / images.files[9]).write_bytes(b"no image")
-    with pytest.raises(ImageReadError, match=images.files[9]):
-        evaluate(model(), images, tmp_path / "out")
+    with pytest.raises(ImageReadError, match=images.files[9]) as caught:
+        evaluate(model(), images, tmp_path / "out", workers=workers)
+    assert "Traceback" not in str(caught.value)
+    assert not list((tmp_path / "out").rglob("*.safetensors"))
 
 
 def test_a_place_that_cannot_be_written_to(images: ImageSet, tmp_path: Path) -> None:
