@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -108,7 +109,7 @@ def _train_loader_from_config(cfg: Any, **kwargs: Any) -> dict[str, Any]:
 @configurable(from_config=_train_loader_from_config)
 def build_reinforced_train_loader(
     images: Any,
-    shards: str | ShardSet,
+    shards: str | os.PathLike[str] | ShardSet,
     *,
     total_batch_size: int,
     class_map: str | None = None,
@@ -150,7 +151,7 @@ def build_reinforced_train_loader(
     shards = shards if isinstance(shards, ShardSet) else ShardSet(shards)
     try:
         dataset = ReinforcedDataset(
-            open_source(images, class_map) if isinstance(images, str) else images,
+            open_source(images, class_map) if isinstance(images, str | os.PathLike) else images,
             shards,
             p=p,
             densify=densify,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -38,7 +39,7 @@ def _test_loader_from_config(cfg: Any, images: Any, **kwargs: Any) -> dict[str, 
 def build_classification_test_loader(
     images: Any,
     *,
-    shards: str | ShardSet | None = None,
+    shards: str | os.PathLike[str] | ShardSet | None = None,
     class_map: str | None = None,
     batch_size: int = 64,
     size: int = 224,
@@ -103,6 +104,6 @@ class _TestImages(Dataset[Mapping[str, Any]]):
 def _open_test_source(images: Any, class_map: str | None) -> ImageSource:
     if isinstance(images, ImageSource):
         return images
-    if not isinstance(images, str):
-        return ImageSource(images)
-    return open_source(images, class_map, train=False)
+    if isinstance(images, str | os.PathLike):
+        return open_source(images, class_map, train=False)
+    return ImageSource(images)

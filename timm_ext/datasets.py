@@ -17,6 +17,7 @@ from torchvision import datasets
 
 from dr_plugins import ReinforcedDataset, ShardSet
 from dr_plugins.errors import LossError
+from dr_plugins.images.skipping import skipped_keys
 from dr_plugins.losses import DistillationLoss, build_loss
 from dr_plugins.training.contract import RunFacts, Setting
 from dr_plugins.utils.quoting import quoted
@@ -192,7 +193,11 @@ def _build_loss(spec: str, dataset: ReinforcedDataset) -> DistillationLoss:
 
 def _warn_of_others(dataset: ReinforcedDataset, parsed: DatasetName) -> None:
     """Log that reinforced images are not trained on: timm lists fewer formats than torchvision."""
-    others = sorted(set(dataset.shards.keys).difference(dataset.source.keys))
+    keys, left_out = dataset.shards.keys, dataset.shards.manifest.left_out
+    skipped = skipped_keys(parsed.skip, keys, [left_out]) if parsed.skip else ()
+    others = sorted(set(keys).difference(dataset.source.keys, skipped))
+    if not others:
+        return
     known = get_img_extensions()
     unknown = [key for key in others if not key.lower().endswith(known)]
     reason = ""

@@ -135,6 +135,7 @@ def download(
 ) -> None:
     """Download an archive published by apple/ml-dr; resumes a broken download."""
     with ending_at_once():
+        from dr_plugins.mldr.errors import DownloadError
         from dr_plugins.mldr.published import BASE_URL, PUBLISHED, find_published
 
     if show_list:
@@ -142,7 +143,10 @@ def download(
         return
     if name is None or out is None:
         raise click.UsageError("pass the NAME of an archive and --out, or --list")
-    published = find_published(name)
+    try:
+        published = find_published(name)
+    except DownloadError as error:
+        raise click.BadParameter(str(error), param_hint="NAME") from error
     try:
         from dr_plugins.mldr.download import Expected
         from dr_plugins.mldr.download import download as fetch

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from importlib.metadata import entry_points
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from dr_plugins.images.schemes import usage
 from dr_plugins.policies.config import preset_names
+
+if TYPE_CHECKING:
+    from dr_plugins.shards.reader import ShardSet
 
 # What follows a scheme in the packages' own; of others the help shows the name alone.
 _TEACHERS = {"python": "python:MODULE:FUNCTION", "timm": "timm:NAME[@CHECKPOINT]"}
@@ -124,3 +127,18 @@ imports = click.option(
     help="Module to import first, such as one that registers models with timm.",
 )
 quiet = click.option("--quiet", is_flag=True, help="No progress bar.")
+
+
+def class_numbers(shards: ShardSet, names: Iterable[str]) -> list[int]:
+    """The numbers of classes that a user names, in a set.
+
+    Raises:
+        BadParameter: The set has no such class.
+    """
+    from dr_plugins.errors import SettingsMismatchError
+    from dr_plugins.pictures.choosing import class_number
+
+    try:
+        return [class_number(shards, name) for name in names]
+    except SettingsMismatchError as error:
+        raise click.BadParameter(str(error)) from error

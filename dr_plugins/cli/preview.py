@@ -88,6 +88,7 @@ def preview(
         raise click.UsageError("choose one of --keys, --worst, --best and --random")
     order, count = next(iter(chosen.items()), ("random", 8))
     opened = ShardSet(shards)
+    options.class_numbers(opened, [] if class_name is None else [class_name])
     pictures = StoredPictures(open_source(images, class_map), opened)
     if keys:
         rows = opened.keys.rows(_named(keys, opened)).tolist()

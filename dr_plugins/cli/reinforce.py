@@ -245,15 +245,19 @@ def reinforce(
             usable_device(name)
         for name in imports:
             import_named(name)
+    try:
+        settings = GenerationSettings(
+            Policy.load(policy, size=size, backend=backend),
+            probs_dtype="float32" if lossless else "float16",
+            **numbers,
+        )
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
     job = GenerationJob(
         images,
         teachers,
         out,
-        GenerationSettings(
-            Policy.load(policy, size=size, backend=backend),
-            probs_dtype="float32" if lossless else "float16",
-            **numbers,
-        ),
+        settings,
         class_map,
         temperature,
         bf16,

@@ -58,12 +58,14 @@ def subset(
 
     if samples is topk is classes is keys is None:
         raise click.UsageError("choose at least one of --samples, --topk, --classes and --keys")
+    chosen = None if classes is None else _names(classes)
+    options.class_numbers(ShardSet(directory), chosen or [])
     make(
         directory,
         out,
         samples=samples,
         topk=topk,
-        classes=None if classes is None else _names(classes),
+        classes=chosen,
         keys=None if keys is None else _lines(keys),
         progress=not quiet,
     )
@@ -89,6 +91,8 @@ def merge(directories: tuple[Path, ...], out: Path, quiet: bool) -> None:
         from dr_plugins.shards.reader import ShardSet
         from dr_plugins.tools.merge import merge as make
 
+    if len(directories) < 2:
+        raise click.UsageError("one set is given; merging takes two or more")
     make(directories, out, progress=not quiet)
     click.echo(repr(ShardSet(out)))
 

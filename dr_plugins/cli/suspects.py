@@ -91,7 +91,7 @@ def suspects(
         raise click.UsageError("--images is for the pictures of --page; add --page FILE")
     opened = [ShardSet(each) for each in sets]
     names = opened[0].manifest.settings["class_names"]
-    labels = [_class_number(name, names, opened[0].manifest.num_classes) for name in classes]
+    labels = options.class_numbers(opened[0], classes)
     found = find_suspects(
         opened, sort=_SORTS[sort], labels=labels or None, workers=workers, progress=not quiet
     )
@@ -132,12 +132,3 @@ def _pictures(images: str, class_map: str | None, sets: Sequence[ShardSet]) -> l
         StoredPictures(source.without(key for key in source.keys if key not in shards.keys), shards)
         for shards in sets
     ]
-
-
-def _class_number(name: str, names: Sequence[str] | None, count: int) -> int:
-    if names is not None and name in names:
-        return names.index(name)
-    if name.isdecimal() and int(name) < count:
-        return int(name)
-    few = f"a name such as {', '.join(names[:3])}, or " if names else ""
-    raise click.BadParameter(f"no class {name!r}; expected {few}a number below {count}")

@@ -5,7 +5,7 @@ Every image becomes 8-bit RGB before it is augmented:
 * grey is replicated; palettes are looked up; CMYK and YCbCr are converted by Pillow;
 * transparency is dropped, not blended;
 * 16-bit grey keeps its high byte (Pillow alone would clip it to white); 32-bit integer and float
-  grey is clipped to 0..255;
+  grey is clipped to 0..255, and an error if it was meant for another range;
 * EXIF orientation is ignored, as torchvision's and timm's datasets do;
 * of an animation, the first frame is used;
 * a truncated or damaged file is an error, regardless of Pillow's settings in the process.
@@ -80,6 +80,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
     Raises:
         OSError: The image data is damaged (Pillow decodes lazily).
+        ValueError: Its 32-bit grey values are within [0, 1], or mostly not within [0, 255].
     """
     if image.mode == "RGB":
         image.load()
@@ -88,9 +89,22 @@ def to_rgb(image: Image.Image) -> Image.Image:
         high = np.asarray(image).astype(np.uint16) >> 8
         return Image.fromarray(high.astype(np.uint8)).convert("RGB")
     if image.mode in ("I", "F"):
-        clipped = np.nan_to_num(np.asarray(image, dtype=np.float64)).clip(0, 255)
-        return Image.fromarray(clipped.astype(np.uint8)).convert("RGB")
+        return Image.fromarray(_grey(np.asarray(image, dtype=np.float64))).convert("RGB")
     return image.convert("RGB")
+
+
+def _grey(values: np.ndarray) -> np.ndarray:
+    """Clip 32-bit values, unless nothing would be left of the image: black or white."""
+    values = np.nan_to_num(values)
+    least, most = values.min(), values.max()
+    clipped = values.clip(0, 255)
+    is_fraction = least >= 0 and most <= 1 and bool((values % 1).any())
+    if is_fraction or np.count_nonzero(clipped != values) > values.size / 2:
+        raise ValueError(
+            f"its 32-bit values are from {least:g} to {most:g}; expected 0 to 255. Save it with 8 "
+            f"or 16 bits"
+        )
+    return clipped.astype(np.uint8)
 
 
 def open_picture(file: File, key: str, *, as_pixels: bool = True) -> Picture:

@@ -61,14 +61,14 @@ KIND = DatasetKind(
 
 
 class ListedImages(StoredImages):
-    """The images of a text file with lines ``PATH LABEL``.
+    """The images of a text file with lines ``PATH LABEL``, or ``PATH`` alone in all of them.
 
     Args:
         file: The list, UTF-8; empty lines are ignored.
         root: Directory that the paths are relative to; that of the list by default.
 
     Raises:
-        ValueError: A line is not a path and a number.
+        ValueError: A line is not a path and a number, or only some lines have labels.
     """
 
     def __init__(self, file: str, root: str | None = None) -> None:
@@ -77,12 +77,17 @@ class ListedImages(StoredImages):
         self.keys, self._labels = [], []
         for line in lines:
             path, _, label = line.strip().rpartition(" ")
-            if not path or not label.isdecimal():
+            if not label.isdecimal() and line.strip().lower().endswith(IMG_EXTENSIONS):
+                path, label = line.strip(), "-1"
+            elif not path or not label.isdecimal():
                 raise ValueError(f"{file}: expected lines of PATH LABEL, found {line!r}")
             self.keys.append(PurePosixPath(path.strip()).as_posix())
             self._labels.append(int(label))
         if not lines:
             raise ValueError(f"{file} lists no images")
+        if min(self._labels) < 0 <= max(self._labels):
+            without = self.keys[self._labels.index(-1)]
+            raise ValueError(f"{file}: some images have labels, but {without!r} has none")
 
     def open(self, index: int) -> tuple[IO[bytes] | str, int]:
         """See `StoredImages.open`."""

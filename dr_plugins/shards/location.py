@@ -184,7 +184,7 @@ class LocalPath(Location):
                 temporary.unlink(missing_ok=True)
             raise OutputError(
                 f"cannot write {self}: {error.strerror or error}. Make it writable or free "
-                f"some space, then run the same command again: finished shards are kept."
+                f"some space, then run the same command again."
             ) from error
         return digest.hexdigest()
 

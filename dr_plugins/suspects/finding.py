@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from os import PathLike
 from typing import NamedTuple
 
 import numpy as np
 
 from dr_plugins.errors import DatasetMismatchError, SettingsMismatchError
+from dr_plugins.shards.address import Place
+from dr_plugins.shards.location import Location
 from dr_plugins.shards.reader import ShardSet
 from dr_plugins.statistics import ImageStatistics, average_answers, open_statistics
 from dr_plugins.suspects.confident_learning import class_thresholds, confident_classes
@@ -45,7 +48,7 @@ class Suspect(NamedTuple):
 
 
 def find_suspects(
-    sets: Sequence[ShardSet],
+    sets: ShardSet | Place | Sequence[ShardSet | Place],
     *,
     sort: str = "margin",
     labels: Sequence[int] | None = None,
@@ -58,8 +61,8 @@ def find_suspects(
     over all unmixed views. Images without a label, or with mixed views only, are left out.
 
     Args:
-        sets: Sets of different images with the same classes: one, or one for each fold, whose
-            teacher was trained on the other folds.
+        sets: A set or its address; or several, of different images with the same classes, one for
+            each fold, whose teacher was trained on the other folds.
         sort: ``"margin"``, or ``"label_prob"`` (self-confidence); equal ones are in the order of
             the sets and their keys.
         labels: Only images with these labels; None means all. Thresholds are those of all images.
@@ -73,28 +76,30 @@ def find_suspects(
         ValueError: There is no set, or `sort` is not one of the choices.
 
     Example:
-        >>> find_suspects([ShardSet("imagenet-plus")])[0].key               # doctest: +SKIP
+        >>> find_suspects("imagenet-plus")[0].key                           # doctest: +SKIP
         'n03642806/n03642806_5867.JPEG'
     """
     if sort not in ("margin", "label_prob"):
         raise ValueError(f"sort is {sort!r}; expected 'margin' or 'label_prob'")
-    if not sets:
+    given = [sets] if isinstance(sets, ShardSet | str | PathLike | Location) else sets
+    if not given:
         raise ValueError("no shard set is given; expected one or more")
-    _check_classes(sets)
-    columns = [open_statistics(each, workers, progress=progress) for each in sets]
+    opened = [each if isinstance(each, ShardSet) else ShardSet(each) for each in given]
+    _check_classes(opened)
+    columns = [open_statistics(each, workers, progress=progress) for each in opened]
     usable = [_usable(each) for each in columns]
     thresholds = class_thresholds(
         np.concatenate([each.label[rows] for each, rows in zip(columns, usable, strict=True)]),
         np.concatenate([each.label_prob[rows] for each, rows in zip(columns, usable, strict=True)]),
-        sets[0].manifest.num_classes,
+        opened[0].manifest.num_classes,
     )
     if not np.isfinite(thresholds).any():
         raise DatasetMismatchError(
-            f"no image of {sets[0].location} has a label and a view that is not mixed with another "
-            f"image; reinforce labelled images with a policy that does not mix each view"
+            f"no image of {opened[0].location} has a label and a view that is not mixed with "
+            f"another image; reinforce labelled images with a policy that does not mix each view"
         )
     found = []
-    for shards, statistics, rows in zip(sets, columns, usable, strict=True):
+    for shards, statistics, rows in zip(opened, columns, usable, strict=True):
         if labels is not None:
             rows = rows[np.isin(statistics.label[rows], labels)]
         found += _suspects(shards, statistics, rows, thresholds)

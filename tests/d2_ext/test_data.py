@@ -147,7 +147,7 @@ def test_a_set_on_the_hub(
     photographs: Path, shard_sets: Shards, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     here = shutil.copytree(shard_sets(), tmp_path / "set")
-    near = build_reinforced_train_loader(str(photographs), str(here), total_batch_size=4)
+    near = build_reinforced_train_loader(photographs, here, total_batch_size=4)
     with on_the_hub(monkeypatch, here) as address:
         far = build_reinforced_train_loader(str(photographs), address, total_batch_size=4)
         assert_same(take(far, 3), take(near, 3))

@@ -207,6 +207,10 @@ def test_the_same_command_resumes(tmp_path: Path, photographs: Path) -> None:
     assert "seed: 0 there, 1 now" in error_of(other)
 
 
+def test_too_many_samples_are_a_mistake(tmp_path: Path, photographs: Path) -> None:
+    assert "99999999" in error_of(reinforce(photographs, tmp_path, "--samples", "99999999"), code=2)
+
+
 def test_unreadable_images_are_skipped_by_a_list(tmp_path: Path, photographs: Path) -> None:
     images = shutil.copytree(photographs, tmp_path / "train")
     cut, damaged = sorted(images.glob("n03/*"))[:2]

@@ -196,7 +196,6 @@ def test_a_failing_disk_keeps_finished_shards(
 
     _, message = in_child(lambda: generate(out, photographs, teacher=Counting(4, fill_the_disk)))
     assert message.startswith(f"OutputError: cannot write {out}/shard-00001.safetensors: File too")
-    assert "finished shards are kept" in message
     assert [file.name for file in out.glob("shard-*")] == ["shard-00000.safetensors"]
     before = identity(out / "shard-00000.safetensors")
     generate(out, photographs)

@@ -122,6 +122,14 @@ def test_wide_integers_and_floats_are_clipped() -> None:
     )
 
 
+@pytest.mark.parametrize("most", [1.0, 65535.0, -9.0])
+def test_other_ranges_of_floats_are_errors(most: float) -> None:
+    values = (np.linspace(0.001, 1, 48, dtype=np.float32) * most).reshape(6, 8)
+    with pytest.raises(ImageReadError, match=r"image\.tif.*expected 0 to 255"):
+        open_image(io.BytesIO(encoded(Image.fromarray(values), "TIFF")), "image.tif")
+    assert not opened(encoded(Image.fromarray(np.round(values / most)), "TIFF")).max() > 1  # a mask
+
+
 @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
 def test_exif_orientation_is_ignored(mode: str) -> None:
     image = photograph(1, 40, 30).convert(mode)

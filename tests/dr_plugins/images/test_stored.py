@@ -181,7 +181,14 @@ def test_class_names_of_part_of_the_classes(root: Path, tmp_path: Path) -> None:
         open_source(f"tar:{path}", tmp_path / "classes.txt")
 
 
-@pytest.mark.parametrize("content", ["", "picture.jpg\n", "picture.jpg cat\n"])
+def test_a_list_without_labels(root: Path, tmp_path: Path) -> None:
+    paths = sorted(str(path) for path in root.rglob("*.JPEG"))
+    (tmp_path / "list.txt").write_text("\n".join(paths))
+    source = open_source(f"list:{tmp_path / 'list.txt'}")
+    assert (list(source.keys), source.load(0)[1]) == (paths, -1)
+
+
+@pytest.mark.parametrize("content", ["", "a.jpg cat\n", "a.jpg 1\nb.jpg\n"])
 def test_lists_that_are_none(tmp_path: Path, content: str) -> None:
     (tmp_path / "list.txt").write_text(content + "\n")
     with pytest.raises(DatasetMismatchError, match=r"list\.txt"):

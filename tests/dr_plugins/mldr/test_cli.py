@@ -84,5 +84,5 @@ def test_wrong_usage(arguments: list[str]) -> None:
 
 def test_an_unknown_name(tmp_path: Path) -> None:
     result = CliRunner().invoke(download, ["nothing", "--out", str(tmp_path)])
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert "'nothing'; choose one of rrc, " in result.output

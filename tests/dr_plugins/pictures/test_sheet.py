@@ -252,7 +252,7 @@ def test_an_image_in_place_of_a_list_of_keys(root: Path, directory: Path, tmp_pa
     [
         (["--worst", 2, "--best", 2], 2),
         (["--seed", -1], 2),
-        (["--class", "dog"], 1),
+        (["--class", "dog"], 2),
         (["--keys", "missing"], 1),
     ],
 )

@@ -98,7 +98,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_new_one(tmp_path: Path) -> No
         yield b"new"
         raise OSError(28, "No space left on device")
 
-    with pytest.raises(OutputError, match=r"No space left on device.*finished shards are kept"):
+    with pytest.raises(OutputError, match="No space left on device"):
         located(path).write(failing())  # type: ignore[arg-type]
     assert path.read_bytes() == b"old"
     assert [p.name for p in tmp_path.iterdir()] == ["a"]

@@ -279,7 +279,7 @@ def test_command(tmp_path: Path, shard_sets: Sets) -> None:
     assert list(made.keys) == [key for key in keys if not key.startswith("n01")]
     assert (made.manifest.samples, made.manifest.topk) == (3, 1)
     result = runner.invoke(main, [*command, *options, "--classes", "n07,n01"])
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert "n07" in result.output
 
 
