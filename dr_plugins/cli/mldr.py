@@ -44,7 +44,7 @@ To resume an interrupted import, run the same command again.
     help="Text file with one path (relative to the images) per line, in torchvision's order; "
     "replaces scanning --images.",
 )
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Output directory.")
+@click.option("--out", required=True, type=options.LOCAL_DIRECTORY, help="Output directory.")
 @click.option("--num-classes", type=click.IntRange(min=1), help="[default: the dataset's]")
 @click.option(
     "--min-agreement",
@@ -126,7 +126,7 @@ def _agreement(agreement: Agreement, names: list[str]) -> str:
 """,
 )
 @click.argument("name", required=False)
-@click.option("--out", type=click.Path(path_type=Path), help="Directory for the archive.")
+@click.option("--out", type=options.LOCAL_DIRECTORY, help="Directory for the archive.")
 @click.option("--list", "show_list", is_flag=True, help="List the published archives.")
 @click.option("--base-url", help="Location of the archives.  [default: as published]")
 @options.quiet

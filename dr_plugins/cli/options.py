@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -17,6 +18,24 @@ if TYPE_CHECKING:
 # What follows a scheme in the packages' own; of others the help shows the name alone.
 _TEACHERS = {"python": "python:MODULE:FUNCTION", "timm": "timm:NAME[@CHECKPOINT]"}
 COUNT = click.IntRange(min=1)
+
+
+class _LocalDirectory(click.Path):
+    """A directory of this machine; an address would become a directory of that name."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        """Return the path, also of a ``file://`` address."""
+        text = str(value).removeprefix("file://")
+        if "://" in text:
+            self.fail(
+                f"{text} is an address; name a local directory. `dr-plugins push` copies a set.",
+                param,
+                ctx,
+            )
+        return Path(str(super().convert(text, param, ctx)))
+
+
+LOCAL_DIRECTORY = _LocalDirectory()
 _Option = Callable[[Any], Any]
 
 

@@ -12,7 +12,7 @@ import click
 from dr_plugins.cli import options
 from dr_plugins.cli.command import Command
 from dr_plugins.cli.interrupts import ending_at_once
-from dr_plugins.cli.options import COUNT
+from dr_plugins.cli.options import COUNT, LOCAL_DIRECTORY
 from dr_plugins.cli.processes import (
     count_workers,
     ending,
@@ -54,7 +54,7 @@ To resume an interrupted run, run the same command again.
     help="What identifies an image: its path, or ImageNet's name for it, the same in every copy.",
 )
 @options.policy
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Output directory.")
+@click.option("--out", required=True, type=LOCAL_DIRECTORY, help="Output directory.")
 @click.option(
     "--samples",
     type=COUNT,

@@ -11,10 +11,9 @@ import click
 from dr_plugins.cli import options
 from dr_plugins.cli.command import Command
 from dr_plugins.cli.interrupts import ending_at_once
-from dr_plugins.cli.options import COUNT
+from dr_plugins.cli.options import COUNT, LOCAL_DIRECTORY
 from dr_plugins.cli.processes import import_named, usable_device
 
-_DIRECTORY = click.Path(path_type=Path)
 _FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 
 
@@ -29,8 +28,8 @@ _FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 To resume an interrupted run, run the same command again.
 """,
 )
-@click.argument("directory", type=_DIRECTORY)
-@click.option("--out", required=True, type=_DIRECTORY, help="Output directory.")
+@click.argument("directory", metavar="SET")
+@click.option("--out", required=True, type=LOCAL_DIRECTORY, help="Output directory.")
 @click.option("--samples", type=COUNT, help="Reinforcements per image, the first ones.")
 @click.option("--topk", type=COUNT, help="Classes per reinforcement, the most probable ones.")
 @click.option(
@@ -43,7 +42,7 @@ To resume an interrupted run, run the same command again.
 )
 @options.quiet
 def subset(
-    directory: Path,
+    directory: str,
     out: Path,
     samples: int | None,
     topk: int | None,
@@ -82,10 +81,10 @@ def subset(
 To resume an interrupted run, run the same command again.
 """,
 )
-@click.argument("directories", nargs=-1, required=True, type=_DIRECTORY)
-@click.option("--out", required=True, type=_DIRECTORY, help="Output directory.")
+@click.argument("directories", metavar="SET...", nargs=-1, required=True)
+@click.option("--out", required=True, type=LOCAL_DIRECTORY, help="Output directory.")
 @options.quiet
-def merge(directories: tuple[Path, ...], out: Path, quiet: bool) -> None:
+def merge(directories: tuple[str, ...], out: Path, quiet: bool) -> None:
     """Make one shard set of several: more reinforcements of the same images, or other images."""
     with ending_at_once():
         from dr_plugins.shards.reader import ShardSet
@@ -107,8 +106,8 @@ def merge(directories: tuple[Path, ...], out: Path, quiet: bool) -> None:
 To resume an interrupted run, run the same command again.
 """,
 )
-@click.argument("directory", type=_DIRECTORY)
-@click.option("--out", required=True, type=_DIRECTORY, help="Directory of the parts.")
+@click.argument("directory", metavar="SET")
+@click.option("--out", required=True, type=LOCAL_DIRECTORY, help="Directory of the parts.")
 @click.option("--parts", type=COUNT, help="Number of parts, of consecutive keys.")
 @click.option(
     "--keys",
@@ -117,7 +116,7 @@ To resume an interrupted run, run the same command again.
     "second.",
 )
 @options.quiet
-def split(directory: Path, out: Path, parts: int | None, keys: Path | None, quiet: bool) -> None:
+def split(directory: str, out: Path, parts: int | None, keys: Path | None, quiet: bool) -> None:
     """Split a shard set by images; `merge` joins the parts again."""
     with ending_at_once():
         from dr_plugins.shards.reader import ShardSet
@@ -141,9 +140,9 @@ def split(directory: Path, out: Path, parts: int | None, keys: Path | None, quie
 To resume an interrupted run, run the same command again.
 """,
 )
-@click.argument("directory", type=_DIRECTORY)
+@click.argument("directory", metavar="SET")
 @options.images("Those that are not in the set are added.")
-@click.option("--out", required=True, type=_DIRECTORY, help="Output directory.")
+@click.option("--out", required=True, type=LOCAL_DIRECTORY, help="Output directory.")
 @click.option(
     "--samples",
     type=COUNT,
@@ -162,7 +161,7 @@ To resume an interrupted run, run the same command again.
 @options.imports
 @options.quiet
 def extend(
-    directory: Path,
+    directory: str,
     images: str,
     out: Path,
     samples: int | None,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 import click
 
@@ -41,8 +40,8 @@ def disable(host: str) -> None:
 @click.command(
     cls=Command, epilog="Examples:\n\n  dr-plugins status imagenet-plus\n  dr-plugins status\n"
 )
-@click.argument("directory", required=False, type=click.Path(path_type=Path))
-def status(directory: Path | None) -> None:
+@click.argument("directory", required=False)
+def status(directory: str | None) -> None:
     """Show how far the set in DIRECTORY is, over all processes and parts: shards, rate, time left.
 
     Without DIRECTORY, show which hooks are enabled in this Python environment, and whether they

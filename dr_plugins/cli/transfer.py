@@ -21,7 +21,7 @@ To resume an interrupted copy, run the same command again.
 """,
 )
 @click.argument("address")
-@click.argument("directory", type=click.Path(path_type=Path))
+@click.argument("directory", type=options.LOCAL_DIRECTORY)
 @options.quiet
 def pull(address: str, directory: Path, quiet: bool) -> None:
     """Copy a shard set from a server; each file is checked on arrival.

@@ -7,10 +7,11 @@ from pathlib import Path
 import click
 
 from dr_plugins.cli.command import Command
+from dr_plugins.cli.options import LOCAL_DIRECTORY
 
 
 @click.command(cls=Command, epilog="Example:\n\n  dr-plugins finish imagenet-plus\n")
-@click.argument("directory", type=click.Path(path_type=Path))
+@click.argument("directory", type=LOCAL_DIRECTORY)
 def finish(directory: Path) -> None:
     """Check the shards that all parts have made, and complete the set.
 
@@ -23,12 +24,13 @@ def finish(directory: Path) -> None:
     click.echo(described(directory))
 
 
-def described(directory: Path) -> str:
+def described(directory: str | Path) -> str:
     """Describe a set in one line if it is complete, else how far it is."""
     from dr_plugins.generation.unfinished import measure_progress
+    from dr_plugins.shards.address import located
     from dr_plugins.shards.reader import ShardSet
     from dr_plugins.utils.files import MANIFEST_NAME
 
-    if (directory / MANIFEST_NAME).exists():
+    if (located(directory) / MANIFEST_NAME).exists():
         return repr(ShardSet(directory))
     return str(measure_progress(directory))

@@ -271,7 +271,8 @@ def united(indices: Sequence[KeyIndex], names: Sequence[object]) -> tuple[KeyInd
             raise SettingsMismatchError(
                 f"{names[before]} and {names[number]} share some of their images, such as "
                 f"{quoted(key.decode(errors='replace'))}, but not all: they have "
-                f"{len(indices[before])} and {len(indices[number])}"
+                f"{len(indices[before])} and {len(indices[number])}. Merge the parts of one first, "
+                f"or take the same images of both (dr-plugins subset --keys)."
             )
         text += key
         ends.append(len(text))

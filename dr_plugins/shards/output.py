@@ -17,6 +17,7 @@ from dr_plugins.shards.key_index import KeyIndex
 from dr_plugins.shards.location import TEMPORARY_SUFFIX, Location
 from dr_plugins.shards.manifest import FileEntry, Manifest, library_versions, settings_digest
 from dr_plugins.shards.mapped import map_shard
+from dr_plugins.shards.remote import RemotePath
 from dr_plugins.shards.shard import Shard, shard_name
 from dr_plugins.shards.unfinished import (
     compare_settings,
@@ -29,6 +30,7 @@ from dr_plugins.utils.files import LOCK_NAME, MANIFEST_NAME, PROGRESS_NAME
 
 _INDEX_NAME = "index.safetensors"
 _FAILED = re.compile(r"failed-[0-9]+\.json")
+_MADE = re.compile(r"(?:shard-[0-9]+|index)\.safetensors")
 _LEFT_OVER = re.compile(
     r"(?:(?:shard-[0-9]+|index)\.safetensors|(?:manifest|unfinished|failed-[0-9]+)\.json)\.tmp"
 )
@@ -193,6 +195,12 @@ class OutputDirectory:
         (self.directory / PROGRESS_NAME).remove()
         return manifest
 
+    def abandon(self) -> None:
+        """Delete what was made of a set that cannot be completed."""
+        for name in self.directory.names():
+            if name in (LOCK_NAME, PROGRESS_NAME) or _MADE.fullmatch(name):
+                (self.directory / name).remove()
+
     def _claim(self, alone: bool) -> bool:
         """Compare the settings with the existing ones, or store them.
 
@@ -256,8 +264,11 @@ def finished_set(
     Raises:
         SettingsMismatchError: The set was made with other settings.
         FormatError: Its manifest is damaged.
+        OutputError: The directory is remote.
     """
     directory = located(directory)
+    if isinstance(directory, RemotePath):
+        directory.refuse()
     if not (directory / MANIFEST_NAME).exists():
         return None
     manifest = Manifest.load(directory)

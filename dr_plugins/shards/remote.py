@@ -82,22 +82,27 @@ class RemotePath(Location):
         self._call("get_file", str(target))
 
     def write(self, chunks: Iterable[Any]) -> str:
-        self._refuse()
+        self.refuse()
 
     def remove(self) -> None:
-        self._refuse()
+        self.refuse()
 
     def modified(self) -> float:
         return float(self._call("modified").timestamp())
 
     def locks(self) -> contextlib.AbstractContextManager[FileLocks]:
-        self._refuse()
+        self.refuse()
 
     def _forget(self) -> None:
         """Forget the listings that fsspec keeps: files may have come since."""
         filesystem(self.address)[0].invalidate_cache()
 
-    def _refuse(self) -> NoReturn:
+    def refuse(self) -> NoReturn:
+        """Say that nothing can be written here.
+
+        Raises:
+            OutputError: Always.
+        """
         raise OutputError(
             f"cannot write {self}: shard sets are made in a local directory; then copy them with "
             f"`dr-plugins push DIRECTORY {self}`"

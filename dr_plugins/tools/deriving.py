@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tqdm.auto import tqdm
 
-from dr_plugins.errors import FormatError
+from dr_plugins.errors import (
+    DatasetMismatchError,
+    FormatError,
+    ImageChangedError,
+    SettingsMismatchError,
+)
 from dr_plugins.records import RecordLayout, set_checksum
-from dr_plugins.shards.address import Place
 from dr_plugins.shards.claims import locked
 from dr_plugins.shards.key_index import KeyIndex
 from dr_plugins.shards.manifest import Manifest
@@ -20,6 +27,8 @@ from dr_plugins.shards.output import OutputDirectory, finished_set
 from dr_plugins.shards.reader import ShardSet
 from dr_plugins.shards.shard import Shard
 
+# Sets that do not fit each other never will; what a damaged file stopped can be completed later.
+_FINAL = (DatasetMismatchError, ImageChangedError, SettingsMismatchError)
 _logger = logging.getLogger(__name__)
 
 
@@ -54,7 +63,11 @@ def shard_size(manifest: Manifest) -> int:
 
 
 def write_set(
-    out: Place, derived: DerivedSet, make: Callable[[range], Shard], *, progress: bool
+    out: str | os.PathLike[str],
+    derived: DerivedSet,
+    make: Callable[[range], Shard],
+    *,
+    progress: bool,
 ) -> Manifest:
     """Write a set shard by shard, or what an interrupted run left to do.
 
@@ -68,21 +81,42 @@ def write_set(
         SettingsMismatchError: `out` holds another set.
         LockedError: Another process writes to `out`.
         OutputError: A file cannot be written; finished shards are kept.
+        ReinforcementError: What `make` raises. If it says that the set cannot be made from these
+            sets, nothing is left in `out`.
     """
     if complete := finished_set(out, derived.settings, derived.versions):
         _logger.info("%s is already complete", out)
         return complete
     samples = int(derived.settings["samples"])
-    with locked(out):
+    with leaving_no_directory(out), locked(out):
         output = OutputDirectory(
             out, derived.settings, derived.layout, derived.keys, derived.versions
         )
         with tqdm(total=len(derived.keys), unit=" images", disable=not progress) as bar:
             for number, rows in enumerate(derived.rows()):
                 if not output.keep(number, (len(rows), samples), rows.start):
-                    output.add(number, make(rows))
+                    try:
+                        shard = make(rows)
+                    except _FINAL:
+                        output.abandon()
+                        raise
+                    output.add(number, shard)
                 bar.update(len(rows))
         return output.finish()
+
+
+@contextlib.contextmanager
+def leaving_no_directory(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Delete a directory, and those above it, if it is new and sets turn out not to fit."""
+    directory = Path(os.path.abspath(path))
+    new = [one for one in (directory, *directory.parents) if not one.exists()]
+    try:
+        yield
+    except _FINAL:
+        for one in new:
+            with contextlib.suppress(OSError):  # something else is in it
+                one.rmdir()
+        raise
 
 
 class ImageReader:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import os
 import shutil
 from os import PathLike
 from pathlib import Path
@@ -103,7 +104,7 @@ def extend(
         reinforce(
             part.source,
             teacher,
-            Path(out) / _PARTS / name,
+            os.path.join(out, _PARTS, name),
             part.settings,
             teacher_specs=specs,
             device=device,
@@ -113,7 +114,7 @@ def extend(
             check_images=check_images,
             progress=progress,
         )
-    made = [Path(out) / _PARTS / name for name in parts]
+    made = [os.path.join(out, _PARTS, name) for name in parts]
     manifest = merge([directory, *made], out, progress=progress)
     shutil.rmtree(Path(out) / _PARTS)
     return manifest

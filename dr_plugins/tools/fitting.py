@@ -27,6 +27,7 @@ _MAY_DIFFER = frozenset(
         "archive_digests",
     }
 )
+_COMPARED = 16  # images whose draws are compared, of those that are merged together
 
 
 def check_same(one: dict[str, Any], other: dict[str, Any], name: Any, other_name: Any) -> None:
@@ -75,10 +76,11 @@ def _differing_classes(mine: list[str], theirs: list[str], name: Any, other_name
 
 
 def same_views(one: np.ndarray, other: np.ndarray, layout: RecordLayout) -> tuple[int, int] | None:
-    """Find out whether two sets' records are the same draws.
+    """Find out whether two sets hold some draws twice.
 
-    They are if, at some distance between their samples, all images have the same parameters. A few
-    equal parameters are no reason: a policy may have few.
+    Draws are the same if a sample of one set and a sample of the other have the same parameters
+    for more than twice as many images as any two samples of one set: a policy with few outcomes
+    draws equal parameters by chance.
 
     Args:
         one: Records of one set, ``[images, S]``.
@@ -86,20 +88,25 @@ def same_views(one: np.ndarray, other: np.ndarray, layout: RecordLayout) -> tupl
         layout: Byte layout of a record.
 
     Returns:
-        The sample of each set from which on they are the same; None if they are other draws.
+        A sample of each set that are the same; None if there are none.
     """
-    mine, theirs = _parameters(one, layout), _parameters(other, layout)
-    starts = [(int(i), 0) for i in np.flatnonzero((mine[0] == theirs[0, 0]).all(-1))]
-    starts += [(0, int(i)) for i in np.flatnonzero((theirs[0] == mine[0, 0]).all(-1))]
-    for first, second in starts:
-        count = min(mine.shape[1] - first, theirs.shape[1] - second)
-        if (mine[:, first : first + count] == theirs[:, second : second + count]).all():
-            return first, second
-    return None
+    chosen = np.unique(np.linspace(0, len(one) - 1, min(_COMPARED, len(one))).astype(int))
+    views = np.concatenate([_parameters(r[chosen], layout) for r in (one, other)], axis=1)
+    draws = np.unique(views, return_inverse=True)[1].reshape(views.shape)
+    border = one.shape[1]
+    by_chance, most, where = 0, 0, (0, 0)
+    for sample in range(len(draws[0])):
+        equal = (draws[:, sample, None] == draws[:, sample + 1 :]).sum(axis=0)
+        same_set = border - sample - 1 if sample < border else len(equal)
+        by_chance = max(by_chance, equal[:same_set].max(initial=0))
+        between = equal[same_set:]
+        if between.max(initial=0) > most:
+            most, where = between.max(), (sample, int(between.argmax()))
+    return where if most > 2 * by_chance else None
 
 
 def _parameters(records: np.ndarray, layout: RecordLayout) -> np.ndarray:
-    """The bytes of the parameters of each record, uint8 ``[images, S, bytes]``."""
+    """The bytes of the parameters of each record, one opaque value each: ``[images, S]``."""
     size = sum(layout.dtype[field.name].itemsize for field in layout.parameters)
-    raw = records.view(np.uint8).reshape(*records.shape, layout.itemsize)
-    return raw[..., :size]
+    raw = np.ascontiguousarray(records).view(np.uint8).reshape(*records.shape, layout.itemsize)
+    return np.ascontiguousarray(raw[..., :size]).view(np.dtype((np.void, size)))[..., 0]

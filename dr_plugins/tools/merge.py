@@ -76,7 +76,7 @@ def merge(
         )
     groups = _grouped(sets)
     keys, owners = _united(groups)
-    settings = _settings(sets, groups[0].samples, keys)
+    settings = _settings(sets, groups, keys)
     derived = DerivedSet(
         settings,
         sets[0].manifest.layout,
@@ -135,7 +135,7 @@ def _united(groups: list[_Group]) -> tuple[KeyIndex, np.ndarray]:
     return united([group.keys for group in groups], groups)
 
 
-def _settings(sets: list[ShardSet], samples: int, keys: KeyIndex) -> dict[str, Any]:
+def _settings(sets: list[ShardSet], groups: list[_Group], keys: KeyIndex) -> dict[str, Any]:
     """Settings that differ are null, except those that describe the whole."""
     every = [one.manifest.settings for one in sets]
     names = list(dict.fromkeys(name for settings in every for name in settings))
@@ -144,18 +144,32 @@ def _settings(sets: list[ShardSet], samples: int, keys: KeyIndex) -> dict[str, A
         for name in names
         if name not in ("left_out", "first_sample", "history")
     }
-    first = every[0].get("first_sample")
+    seed, first = _draws(groups)
     left_out = {key for settings in every for key in settings.get("left_out", ())}
     left_out = {key for key in left_out if key not in keys}
     return {
         **common,
-        "samples": samples,
+        "seed": seed,
+        "samples": groups[0].samples,
         "images": len(keys),
         "keys": keys.digest(),
         **({"first_sample": first} if first else {}),
         **({"left_out": sorted(left_out)} if left_out else {}),
         "history": history_of("merge", [one.manifest for one in sets]),
     }
+
+
+def _draws(groups: list[_Group]) -> tuple[int | None, int]:
+    """The seed and first sample with which one generation draws all views; None if none does."""
+    first = groups[0].sets[0].manifest.settings
+    seed, start = first.get("seed"), first.get("first_sample", 0)
+    for group in groups:
+        following = start
+        for settings in (one.manifest.settings for one in group.sets):
+            if (settings.get("seed"), settings.get("first_sample", 0)) != (seed, following):
+                return None, 0
+            following += settings["samples"]
+    return seed, start
 
 
 def _versions(sets: list[ShardSet]) -> dict[str, str]:
@@ -208,9 +222,9 @@ class _Merged:
                     raise SettingsMismatchError(
                         f"{group.sets[earlier].location} and {group.sets[position].location} hold "
                         f"the same views: sample {both[0]} of the first is sample {both[1]} of "
-                        f"the second, and so are all that follow, for "
-                        f"{quoted(group.keys[int(rows[0])])} and {len(rows) - 1} other images. "
-                        f"Generate one of the sets with another seed."
+                        f"the second, for images from {quoted(group.keys[int(rows[0])])} to "
+                        f"{quoted(group.keys[int(rows[-1])])}. Generate one of the sets with "
+                        f"another seed."
                     )
             joined.records[:, first : first + part.records.shape[1]] = part.records
             self._add_facts(joined, part, first, group, position, rows)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from os import PathLike
-from pathlib import Path
 
 import numpy as np
 
@@ -66,7 +66,7 @@ def split(
     written = []
     for number, rows in enumerate(divided):
         history = history_of("split", [manifest], part=f"{number + 1}/{len(divided)}")
-        part = Path(out) / f"part-{number:05d}"
+        part = os.path.join(out, f"part-{number:05d}")
         written.append(
             write_subset(
                 shards, rows, manifest.samples, manifest.topk, part, history, progress=progress
