@@ -20,10 +20,12 @@ from dr_plugins.errors import (
     DatasetMismatchError,
     FormatError,
     ImageChangedError,
+    OutputError,
     SettingsMismatchError,
     UnknownImageError,
 )
 from dr_plugins.images.sources import ImageSource
+from dr_plugins.policies.policy import Policy
 from dr_plugins.replay.replayer import Replayer
 from dr_plugins.shards.reader import ShardSet
 from dr_plugins.tools.verify import verify
@@ -240,10 +242,60 @@ def test_the_same_views(tmp_path: Path, photographs: Path, shard_sets: Sets, nam
         with pytest.raises(SettingsMismatchError, match="same views") as caught:
             merge(sets, tmp_path / "out")
         assert all(str(one) in str(caught.value) for one in sets)
-        assert not (tmp_path / "out" / "manifest.json").exists()
-        assert not list((tmp_path / "out").glob("shard*"))
+        assert not (tmp_path / "out").exists()
     with pytest.raises(SettingsMismatchError, match="sample 6 of the first is sample 0 of"):
         merge([tmp_path / "both", whole], tmp_path / "out2")
+    third = make_set(tmp_path / "third", photographs, policy_=policy(name), seed=2, samples=1)
+    merge([third, whole], tmp_path / "third and whole")
+    with pytest.raises(SettingsMismatchError, match="sample 6 of the first is sample 1 of"):
+        merge([tmp_path / "both", tmp_path / "third and whole"], tmp_path / "out2")
+
+
+def test_the_same_views_of_some_images(tmp_path: Path, photographs: Path, shard_sets: Sets) -> None:
+    halves = [
+        make_set(tmp_path / str(first), part(photographs, first), seed=seed)
+        for first, seed in ((True, 0), (False, 1))
+    ]
+    merge(halves, tmp_path / "mixed")
+    with pytest.raises(SettingsMismatchError, match="same views"):
+        merge([shard_sets(), tmp_path / "mixed"], tmp_path / "new" / "out")
+    assert not (tmp_path / "new").exists()
+
+
+def test_equal_draws_by_chance(tmp_path: Path, photographs: Path) -> None:
+    """Of 162 crops and flips, 40 samples of an image share some; the last shard has one image."""
+    few = Policy.from_config(
+        {
+            "resize": {"size": 24},
+            "random_crop": {"size": 24, "padding": 4},
+            "random_horizontal_flip": {},
+        }
+    )
+    sets = [
+        make_set(
+            tmp_path / str(seed), photographs, policy_=few, samples=40, seed=seed, shard_images=11
+        )
+        for seed in (0, 1)
+    ]
+    assert merge(sets, tmp_path / "merged").samples == 80
+
+
+def test_the_seed_of_consecutive_samples_alone(tmp_path: Path, photographs: Path) -> None:
+    sets = [make_set(tmp_path / str(n), photographs, samples=1, first_sample=n) for n in range(3)]
+    facts = {(0, 1): (0, None), (1, 2): (0, 1), (0, 2): (None, None), (1, 0): (None, None)}
+    for order, expected in facts.items():
+        settings = merge([sets[n] for n in order], tmp_path / f"merged {order}").settings
+        assert (settings["seed"], settings.get("first_sample")) == expected
+
+
+def test_remote_outputs(tmp_path: Path, shard_sets: Sets) -> None:
+    for make in (split, subset):
+        with pytest.raises(OutputError, match="dr-plugins push"):
+            make(shard_sets(), "memory://sets", **({"parts": 2} if make is split else {"topk": 1}))
+    command = ["subset", str(shard_sets()), "--topk", "1", "--out", "s3://bucket/set"]
+    result = CliRunner().invoke(main, command)
+    assert result.exit_code == 2
+    assert "dr-plugins push" in result.output
 
 
 def test_sets_that_share_some_images(tmp_path: Path, photographs: Path, shard_sets: Sets) -> None:
