@@ -159,6 +159,35 @@ def test_a_card_with_images_shows_views(
         assert Image.open(io.BytesIO(server.files["views.jpg"])).width > 1000
 
 
+def test_the_command_publishes_what_readers_load(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    datasets = pytest.importorskip("datasets")
+    address, here = "s3://bucket/plus", str(tmp_path / "here")
+    licence = ["--license", "cc0-1.0", "--images", str(folder / "images"), "--quiet"]
+    with object_store(monkeypatch) as store:
+        store.mkdir("bucket")
+        for command in (
+            ["push", str(folder / "set"), address, *licence],
+            ["verify", address, "--images", str(folder / "images"), "--replay", "12"],
+            ["pull", address, here],
+        ):
+            result = CliRunner().invoke(main, command)
+            assert result.exit_code == 0, result.output
+        store.get("bucket/plus/", str(tmp_path / "repository"), recursive=True)
+    shown = {row["image"] for row in _viewer(datasets, tmp_path / "repository")}
+    assert shown == set(ShardSet(here).keys)
+    assert Image.open(tmp_path / "repository" / "views.jpg").width > 1000
+
+
+def _viewer(datasets: Any, repository: Path) -> Any:
+    """What the Hub's viewer shows of a repository: the table that its card names."""
+    _, head, _ = (repository / "README.md").read_text().split("---\n", 2)
+    (config,) = yaml.safe_load(head)["configs"]
+    return datasets.load_dataset(str(repository), config["config_name"], split="train")
+
+
 def _check_card(text: str, directory: Path, address: str) -> None:
     _, head, body = text.split("---\n", 2)
     assert yaml.safe_load(head)["license"] == "cc-by-4.0"
