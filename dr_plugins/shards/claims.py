@@ -108,6 +108,5 @@ class Claims:
 def _take_directory(locks: FileLocks, place: Location, *, shared: bool) -> None:
     if not locks.acquire(_DIRECTORY, shared=shared):
         raise LockedError(
-            f"another generator is writing to {place}, or its worker processes are still running; "
-            f"wait for them, or choose another directory"
+            f"another process is writing to {place}; wait for it, or choose another directory"
         )

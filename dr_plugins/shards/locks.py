@@ -6,12 +6,14 @@ import errno
 import fcntl
 import os
 import struct
+import weakref
 from pathlib import Path
 
 from dr_plugins.errors import OutputError
 
 _FLOCK = "hhqqi"  # struct flock of 64-bit Linux: type, whence, start, length, process
 _TAKEN = (errno.EAGAIN, errno.EACCES)
+_opened: weakref.WeakSet[FileLocks] = weakref.WeakSet()
 
 
 class FileLocks:
@@ -20,7 +22,7 @@ class FileLocks:
     They are open file description locks of one byte each (``F_OFD_SETLK`` in fcntl(2)). They
     exclude other processes and other objects of this process; where the file is on NFS 4, or on
     another file system that shares its locks, also the processes of other machines. A lock ends
-    with its process, however that ends; forked children that still run keep it.
+    with its process, however that ends; forked children do not have it.
 
     Args:
         path: The file, created if needed; its content is not used.
@@ -32,6 +34,7 @@ class FileLocks:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        _opened.add(self)
 
     def acquire(self, number: int, *, shared: bool = False, wait: bool = False) -> bool:
         """Lock a number; a number that this object holds already changes its kind.
@@ -61,9 +64,10 @@ class FileLocks:
         return struct.unpack_from(_FLOCK, found)[0] != fcntl.F_UNLCK
 
     def close(self) -> None:
-        """Release everything, also what forked children inherited."""
-        self._control(fcntl.F_OFD_SETLK, fcntl.F_UNLCK, 0, 0)
-        os.close(self._descriptor)
+        """Release everything."""
+        if self in _opened:  # not in a child, where it is closed already
+            _opened.discard(self)
+            os.close(self._descriptor)
 
     def _control(self, command: int, kind: int, start: int, length: int) -> bool:
         request = struct.pack(_FLOCK, kind, os.SEEK_SET, start, length, 0)
@@ -77,3 +81,12 @@ class FileLocks:
                 f"Lustre mounted with -o flock)."
             ) from error
         return True
+
+
+def _close_in_child() -> None:
+    """Leave locks to the parent: a worker that hangs would keep them after its parent's death."""
+    for locks in list(_opened):
+        locks.close()
+
+
+os.register_at_fork(after_in_child=_close_in_child)

@@ -263,6 +263,28 @@ def test_a_lock_ends_with_its_process(tmp_path: Path) -> None:
     process.join()
 
 
+def test_a_hanging_worker_keeps_no_lock(tmp_path: Path) -> None:
+    read, write = os.pipe()
+
+    def hold() -> None:
+        with LocalPath(tmp_path).locks() as locks:
+            locks.acquire(3)
+            child = os.fork()
+            if not child:
+                signal.pause()
+            os.write(write, child.to_bytes(4, "little"))
+            signal.pause()
+
+    process = started(hold)
+    worker = int.from_bytes(os.read(read, 4), "little")
+    process.kill()
+    process.join()
+    with LocalPath(tmp_path).locks() as locks:
+        taken = locks.acquire(3)
+    os.kill(worker, signal.SIGKILL)
+    assert taken
+
+
 def test_nobody_is_waited_for_where_nobody_works(tmp_path: Path) -> None:
     waited_for_others(tmp_path)
     with joined(tmp_path) as claims, claims.preparing() as is_alone:
