@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from dr_plugins import startup
 from tests.timm_ext.test_training import DRIVER, in_a_process, reports
@@ -33,21 +32,6 @@ def test_the_name_alone(data_dir: Path, train: Callable[..., dict[str, Any]]) ->
     options = ["--data-dir", str(data_dir), "--num-classes", "3", "--img-size", "32"]
     output = in_a_process(DRIVER, "--dataset", "imagenet-plus?p=1", *options)
     assert reports(output) == [train()]
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("enabled")
-def test_two_processes(data_dir: Path) -> None:
-    if not torch.distributed.is_gloo_available():
-        pytest.skip("this torch has no gloo")
-    run = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", DRIVER]
-    options = ["--data-dir", str(data_dir), "--num-classes", "3", "--img-size", "32"]
-    options += ["--batch-size", "2", "--workers", "1", "--dataset", "imagenet-plus?p=1"]
-    one, other = reports(in_a_process(*run, *options))
-    assert (one["rank"], other["rank"]) == (0, 1)
-    for report in (one, other):
-        for epoch in report["epochs"]:
-            assert all(target.startswith("SparseTargets") for target in epoch["targets"])
 
 
 def test_every_name_is_refused_where_timm_ext_is_broken() -> None:
