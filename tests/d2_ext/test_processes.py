@@ -76,7 +76,7 @@ def test_two_processes_do_what_one_does(
     start = timm.create_model("resnet18", num_classes=len(CLASSES))
     torch.save(start.state_dict(), tmp_path / "start.pth")
     arguments = (str(photographs), str(shard_sets()), str(tmp_path))
-    mp.spawn(work, (1, *arguments), nprocs=1)
+    work(0, 1, *arguments)
     mp.spawn(work, (2, *arguments), nprocs=2)
     seen, weights, results = torch.load(tmp_path / "1-0.pth")
     first, second = (torch.load(tmp_path / f"2-{rank}.pth") for rank in range(2))

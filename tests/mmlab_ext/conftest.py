@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+from tests.mmlab_ext.configs import unformatted
 from tests.mmlab_ext.stand_ins import install
 
 if all(importlib.util.find_spec(name) for name in ("mmengine", "timm")):
@@ -24,6 +25,7 @@ else:  # a conftest cannot skip
 def _surroundings(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     # Upstream MMEngine 0.10 reads its own checkpoints with the default of PyTorch before 2.6.
     monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
+    monkeypatch.setattr("mmengine.config.config.FormatCode", unformatted)
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

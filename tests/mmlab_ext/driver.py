@@ -14,11 +14,15 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from tests.mmlab_ext.configs import unformatted
 from tests.mmlab_ext.stand_ins import install
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
     install()
+    import mmengine.config.config
+
+    mmengine.config.config.FormatCode = unformatted
     # Where torchrun started this; MMEngine would choose a GPU before.
     if "RANK" in os.environ:
         torch.distributed.init_process_group("gloo")

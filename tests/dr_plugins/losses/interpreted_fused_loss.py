@@ -244,9 +244,15 @@ def on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
-@pytest.mark.parametrize("criterion", [KDLoss(2.0, 0.3), torch.nn.CrossEntropyLoss()])
-def test_compiles_to_the_kernels(on_the_cpu: None, backend: str, criterion: Any) -> None:
+@pytest.mark.parametrize(
+    ("criterion", "backend"),
+    [
+        (KDLoss(2.0, 0.3), "aot_eager"),
+        (KDLoss(2.0, 0.3), "inductor"),
+        (torch.nn.CrossEntropyLoss(), "aot_eager"),
+    ],
+)
+def test_compiles_to_the_kernels(on_the_cpu: None, criterion: Any, backend: str) -> None:
     graphs = []
 
     def recorded(graph: torch.fx.GraphModule, inputs: Any) -> Any:
@@ -277,7 +283,7 @@ def test_functional_gradient(on_the_cpu: None) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_operation_keeps_pytorchs_rules(dtype: torch.dtype) -> None:
     targets = random_targets(0, 3, 9, 3)
     logits = random_logits(0, 3, 18).to(dtype)[:, ::2].requires_grad_()

@@ -79,12 +79,7 @@ def disagreements(rng: np.random.Generator, count: int, most: int) -> list[objec
 
 def test_the_tables_are_torchs() -> None:
     assert disagreements(np.random.default_rng(0), 1500, 600) == []
-
-
-@pytest.mark.slow
-def test_the_tables_are_torchs_for_many_sizes() -> None:
-    assert disagreements(np.random.default_rng(1), 5000, 1200) == []
-    assert disagreements(np.random.default_rng(2), 100, 12_000) == []
+    assert disagreements(np.random.default_rng(2), 50, 12_000) == []
 
 
 _DISAGREE = """
@@ -180,7 +175,7 @@ def test_many_crops_are_those_that_pillow_makes(case) -> None:  # type: ignore[n
     assert torch.equal(crop_resize(*case, "pil"), one_by_one_in_pillow(*case))
 
 
-@settings(max_examples=15)
+@settings(max_examples=5)
 @given(case=crops())
 def test_triton_gives_the_same(triton: ModuleType, case) -> None:  # type: ignore[no-untyped-def]
     assert torch.equal(triton.resample_triton(straight(*case)), one_by_one(*case))
