@@ -23,6 +23,8 @@ class FaultyServer(ThreadingHTTPServer):
             the whole file instead of a range, ``shift`` a range beside the one asked for.
         only: Faults concern these methods of access: ``whole`` files or a ``range``.
         requests: Number of requests, by file and whether a range was asked for.
+        tagged: Whether answers have an ETag.
+        bodies: How many files were sent whole, by name.
     """
 
     daemon_threads = True
@@ -34,6 +36,8 @@ class FaultyServer(ThreadingHTTPServer):
         self.only = {"whole", "range"}
         self.requests: Counter[tuple[str, str]] = Counter()
         self.lock = threading.Lock()
+        self.tagged = False
+        self.bodies: Counter[str] = Counter()
 
     @property
     def address(self) -> str:
@@ -79,9 +83,12 @@ class _Handler(BaseHTTPRequestHandler):
             middle = len(data) // 2
             data = data[:middle] + bytes([data[middle] ^ 16]) + data[middle + 1 :]
         self.send_response(status)
+        if self.server.tagged:
+            self.send_header("ETag", f'"{path.stat().st_mtime_ns}"')
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
         if self.command != "HEAD":
+            self.server.bodies[path.name] += status == 200
             self.wfile.write(data[: len(data) // 2])
             if fault == "stall":
                 time.sleep(1)

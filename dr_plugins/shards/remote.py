@@ -26,6 +26,8 @@ _ATTEMPTS, _FIRST_WAIT, _LONGEST_WAIT = 6, 0.5, 8.0  # the waits in seconds; abo
 _SILENCE = 30.0  # seconds after which a silent web server counts as lost
 # Trying again does not help against these.
 _PERMANENT = (FileNotFoundError, PermissionError, IsADirectoryError, ValueError, TypeError)
+# What fsspec's file systems call a file's version.
+_VERSIONS = ("etag", "content_md5", "lastmodified", "last_modified", "generation", "blob_id")
 _EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs"}
 
 
@@ -89,6 +91,11 @@ class RemotePath(Location):
 
     def modified(self) -> float:
         return float(self._call("modified").timestamp())
+
+    def version(self) -> dict[str, str]:
+        """Return what the server says that changes with this file's content; may be empty."""
+        facts = self._call("info").items()
+        return {k: str(v) for k, v in facts if k.lower().replace("-", "_") in _VERSIONS}
 
     def locks(self) -> contextlib.AbstractContextManager[FileLocks]:
         self.refuse()

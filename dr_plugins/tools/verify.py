@@ -51,7 +51,8 @@ def verify(
         records: Also check each record against its own checksum, which covers its image's key. The
             files' checksums already exclude damage; this finds what a faulty writer did.
         resume: File that remembers which files are intact, so that a stopped run continues. A file
-            is checked again if its size or modification time has changed.
+            is checked again if its size or modification time has changed, or what its server says
+            about its version.
         progress: Show a progress bar.
 
     Returns:
@@ -60,6 +61,7 @@ def verify(
     Raises:
         FormatError: The manifest is missing or damaged, or `resume` is another kind of file.
         OutputError: `resume` cannot be written.
+        WorkerError: A worker died.
         ValueError: `replay` is used without images.
 
     Example:

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import json
+import logging
 import multiprocessing
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from os import PathLike
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from dr_plugins.errors import FormatError, OutputError, ReinforcementError
+from dr_plugins.errors import FormatError, OutputError, ReinforcementError, WorkerError
 from dr_plugins.records import set_checksum
-from dr_plugins.shards.container import file_digest
+from dr_plugins.shards import cache
+from dr_plugins.shards.container import file_digest, unreadable
+from dr_plugins.shards.location import Location
 from dr_plugins.shards.manifest import FileEntry
 from dr_plugins.shards.reader import ShardSet
+from dr_plugins.shards.remote import RemotePath
 
 _AHEAD = 4  # files that wait for each process
+_logger = logging.getLogger(__name__)
 
 
 class FileCheck(NamedTuple):
@@ -34,7 +40,8 @@ class FileCheck(NamedTuple):
 class VerifiedFiles:
     """Remembers in a file which files of a set are intact, so that a stopped run continues.
 
-    A file counts as unchanged while its size and modification time are the same.
+    A file counts as unchanged while its size and modification time are the same; a remote one,
+    while its server states the same version (an ETag, for example).
 
     Args:
         path: Text file with one JSON object per line; created if needed. None remembers nothing.
@@ -52,6 +59,12 @@ class VerifiedFiles:
         self._path = None if path is None else Path(path)
         self._shards, self._records = shards, records
         self._seen = set(self._lines())
+        if self._path is not None and self._line(shards.manifest.index) is None:
+            _logger.warning(
+                "%s does not say when its files change, so none is remembered in %s",
+                shards.location,
+                path,
+            )
 
     def __contains__(self, entry: FileEntry) -> bool:
         return self._path is not None and self._line(entry) in self._seen
@@ -69,11 +82,11 @@ class VerifiedFiles:
 
     def _line(self, entry: FileEntry) -> str | None:
         try:
-            status = Path(str(self._shards.location / entry.file)).stat()
+            version = _version(self._shards.location / entry.file)
         except OSError:
             return None
-        facts = [entry.sha256, status.st_size, status.st_mtime_ns, self._records]
-        return json.dumps([self._shards.manifest.set_id, entry.file, *facts])
+        facts = [entry.file, entry.sha256, *version, self._records]
+        return json.dumps([self._shards.manifest.set_id, *facts]) if version else None
 
     def _lines(self) -> list[str]:
         if self._path is None or not self._path.exists():
@@ -91,6 +104,15 @@ class VerifiedFiles:
         return lines
 
 
+def _version(file: Location) -> list[Any]:
+    """What changes with a file's content; empty if nothing is known to."""
+    if not isinstance(file, RemotePath):
+        status = Path(str(file)).stat()
+        return [status.st_size, status.st_mtime_ns]
+    version = file.version()
+    return [str(file), version] if version else []
+
+
 def check_files(
     shards: ShardSet, *, workers: int, records: bool, verified: VerifiedFiles
 ) -> Iterator[FileCheck]:
@@ -101,6 +123,9 @@ def check_files(
         workers: Processes; 0 uses this one.
         records: Also check every record against its checksum and its image's key.
         verified: Files to skip; intact ones are added.
+
+    Raises:
+        WorkerError: A process died.
     """
     manifest = shards.manifest
     entries = (manifest.index, *manifest.shards)
@@ -126,6 +151,11 @@ def _problems(
         try:
             chunk = max(1, min(_AHEAD, len(there) // workers))
             yield from zip(there, pool.map(_check, there, chunksize=chunk), strict=True)
+        except BrokenProcessPool as error:
+            raise WorkerError(
+                "a process that checks files died, maybe for lack of memory: use fewer --workers. "
+                "With --resume, the files found intact so far are not checked again."
+            ) from error
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
@@ -144,7 +174,7 @@ class _Checker:
         entry = shards.manifest.shards[number - 1] if number else shards.manifest.index
         path = shards.location / entry.file
         try:
-            if file_digest(path) != entry.sha256:
+            if _digest(path, entry) != entry.sha256:
                 return (
                     f"{path} is damaged: its checksum differs from the manifest's. Copy it again."
                 )
@@ -171,6 +201,16 @@ class _Checker:
                     f"{shards.keys[row]!r} fails its checksum, although the file is as it was "
                     f"written: it was made by a faulty writer, or with another index"
                 )
+
+
+def _digest(file: Location, entry: FileEntry) -> str:
+    if isinstance(file, RemotePath) and cache.find(entry.sha256) is None:
+        try:
+            file.local(entry.sha256)  # comes once, and is compared on arrival
+        except OSError as error:
+            raise unreadable(file, error) from error
+        return entry.sha256
+    return file_digest(file)
 
 
 def _check_policy(shards: ShardSet) -> None:

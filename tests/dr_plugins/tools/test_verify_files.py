@@ -11,12 +11,13 @@ import pytest
 from click.testing import CliRunner
 
 from dr_plugins.cli.main import main
-from dr_plugins.errors import FormatError
+from dr_plugins.errors import FormatError, WorkerError
 from dr_plugins.shards.container import file_digest
 from dr_plugins.shards.manifest import FileEntry, Manifest
 from dr_plugins.shards.reader import ShardSet
 from dr_plugins.tools import verify_files
 from dr_plugins.tools.verify import verify
+from tests.servers import serving
 
 NAMES = ["index.safetensors", *(f"shard-0000{n}.safetensors" for n in range(3))]
 
@@ -104,6 +105,38 @@ def test_another_set_or_file(own: Path, tmp_path: Path, digests: list[str],
         done.write_text(f"{text}\n")
         with pytest.raises(FormatError, match=r"done\.txt"):
             verify(own, resume=done)
+
+
+def test_a_remote_set(
+    own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    pytest.importorskip("aiohttp")
+    monkeypatch.setenv("DR_PLUGINS_CACHE", str(tmp_path / "cache"))
+    with serving(own) as server:
+        assert verify(server.address, resume=tmp_path / "nothing.txt").problems == []
+        assert "does not say when its files change" in caplog.text
+        server.tagged = True
+        shutil.rmtree(tmp_path / "cache")
+        server.bodies.clear()
+        done = tmp_path / "done.txt"
+        assert verify(server.address, resume=done).problems == []
+        bodies = sum(server.bodies[name] for name in NAMES)
+        assert bodies == 4  # each file came once
+        assert verify(server.address, resume=done).files == 4
+        assert sum(server.bodies[name] for name in NAMES) == bodies
+        flip(own / NAMES[2])
+        (problem,) = verify(server.address, resume=done).problems
+        assert NAMES[2] in problem
+
+
+def die(number: int) -> None:
+    os._exit(1)
+
+
+def test_a_process_that_dies(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verify_files, "_check", die)
+    with pytest.raises(WorkerError, match="--resume"):
+        verify(own, workers=1)
 
 
 def test_command(own: Path, tmp_path: Path) -> None:
