@@ -10,26 +10,35 @@ from mmengine.evaluator import BaseMetric
 from mmengine.registry import METRICS
 
 from dr_plugins.metrics import ImageScores
+from dr_plugins.metrics.image_scores import top_k_share
 from mmlab_ext.errors import ConfigError
 from mmlab_ext.samples import one_class
 
 _TOP_K = ("top1", "top5")  # which `TopKAccuracy` reports
 
 
-def _scores(sample: Mapping[str, Any]) -> tuple[torch.Tensor, int]:
-    """Probabilities ``[C]`` and the label of one sample."""
+def _scores(sample: Mapping[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Probabilities ``[1, C]`` and the label ``[1]`` of one sample."""
     if "pred_score" not in sample or "gt_label" not in sample:
         raise ConfigError(
             f"val_evaluator: the samples hold {sorted(sample)}; expected pred_score and gt_label. "
             f"This metric is for classifiers, such as TimmClassifier"
         )
     label = one_class(sample["gt_label"], "val_dataloader.dataset")
-    return torch.as_tensor(sample["pred_score"]), label
+    probs = torch.as_tensor(sample["pred_score"]).double().cpu()
+    if not 0 <= label < len(probs):
+        raise ConfigError(
+            f"val_dataloader.dataset has label {label}, but the model has {len(probs)} classes; "
+            f"validate on labelled images of the model's classes"
+        )
+    return probs[None], torch.tensor([label])
 
 
 @METRICS.register_module()
 class TopKAccuracy(BaseMetric):
     """How often the label is among the k most probable classes, in percent.
+
+    Equal probabilities count as in `dr_plugins.metrics.ImageScores`.
 
     Args:
         topk: Each k, at least 1; capped at the number of classes.
@@ -63,15 +72,15 @@ class TopKAccuracy(BaseMetric):
             )
 
     def process(self, data_batch: Any, data_samples: Sequence[Mapping[str, Any]]) -> None:
-        """Record the rank of each sample's label."""
+        """Record whether each sample's label is among the top k, for each k."""
         for sample in data_samples:
-            scores, label = _scores(sample)
-            self.results.append(_rank(scores, label))
+            probs, label = _scores(sample)
+            self.results.append([top_k_share(probs, label, k).item() for k in self.topk])
 
-    def compute_metrics(self, results: list[int]) -> dict[str, float]:
+    def compute_metrics(self, results: list[list[float]]) -> dict[str, float]:
         """Return ``top1`` etc., in percent."""
-        ranks = torch.tensor(results)
-        return {f"top{k}": 100.0 * (ranks < k).double().mean().item() for k in self.topk}
+        means = torch.tensor(results, dtype=torch.double).mean(dim=0)
+        return {f"top{k}": 100 * mean.item() for k, mean in zip(self.topk, means, strict=True)}
 
 
 @METRICS.register_module()
@@ -112,10 +121,8 @@ class CalibrationMetrics(BaseMetric):
     def process(self, data_batch: Any, data_samples: Sequence[Mapping[str, Any]]) -> None:
         """Record each sample's scores."""
         for sample in data_samples:
-            scores, label = _scores(sample)
-            _rank(scores, label)  # which checks the label
-            logits = scores.double().cpu().log()[None]
-            self.results.append(ImageScores.of(logits, torch.tensor([label])))
+            probs, label = _scores(sample)
+            self.results.append(ImageScores.of(probs.log(), label))
 
     def compute_metrics(self, results: list[ImageScores]) -> dict[str, float]:
         """Return all metrics of `ImageScores` but those of `TopKAccuracy`."""
@@ -148,16 +155,3 @@ class ExpectedCalibrationError(CalibrationMetrics):
     def compute_metrics(self, results: list[ImageScores]) -> dict[str, float]:
         """Return ``ece``."""
         return {"ece": super().compute_metrics(results)["ece"]}
-
-
-def _rank(scores: torch.Tensor, label: int) -> int:
-    """How many classes rank before the label's; of equal ones, half do."""
-    if not 0 <= label < len(scores):
-        raise ConfigError(
-            f"val_dataloader.dataset has label {label}, but the model has {len(scores)} classes; "
-            f"validate on labelled images of the model's classes"
-        )
-    if scores.isnan().any():  # never right
-        return len(scores)
-    equal = int((scores == scores[label]).sum()) - 1
-    return int((scores > scores[label]).sum()) + (equal + 1) // 2

@@ -157,35 +157,41 @@ def _check(logits: torch.Tensor, labels: torch.Tensor) -> None:
             )
 
 
+def top_k_share(logits: torch.Tensor, labels: torch.Tensor, k: int) -> torch.Tensor:
+    """Probability that a label is among the top k if equal classes are ordered at random.
+
+    Args:
+        logits: ``[N, C]``, or probabilities, which have the same order. With a NaN in it, an image
+            is wrong.
+        labels: Class ids ``[N]``.
+        k: At least 1.
+
+    Returns:
+        float64 ``[N]``.
+
+    Example:
+        >>> top_k_share(torch.tensor([[0.4, 0.4, 0.2]]), torch.tensor([1]), 1)
+        tensor([0.5000], dtype=torch.float64)
+    """
+    own = logits.gather(1, labels[:, None])
+    places = k - (logits > own).sum(dim=1).double()
+    share = (places / (logits == own).sum(dim=1)).clamp(0, 1)
+    return share.masked_fill(logits.isnan().any(dim=1), 0.0)
+
+
 def _scores(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    broken = logits.isnan().any(dim=1)
     log_probs = logits.log_softmax(dim=1)
     probs = log_probs.exp()
-    confidence = probs.amax(dim=1).masked_fill(broken, 1.0)
+    confidence = probs.amax(dim=1).masked_fill(logits.isnan().any(dim=1), 1.0)
     if labels.dtype == torch.bool:
         top1, top5 = (_share_of_any(logits, labels, k) for k in (1, 5))
         nll = brier = torch.full_like(confidence, float("nan"))
     else:
-        top1, top5 = (_share(logits, labels, k) for k in (1, 5))
+        top1, top5 = (top_k_share(logits, labels, k) for k in (1, 5))
         nll = -log_probs.gather(1, labels[:, None])[:, 0]
         own = probs.gather(1, labels[:, None])[:, 0]
         brier = probs.square().sum(dim=1) - 2 * own + 1
-    zeros = torch.zeros_like(confidence)
-    return (
-        torch.where(broken, zeros, top1),
-        torch.where(broken, zeros, top5),
-        confidence,
-        nll,
-        brier,
-    )
-
-
-def _share(logits: torch.Tensor, labels: torch.Tensor, k: int) -> torch.Tensor:
-    """Probability that a label is among the top k if equal logits are ordered at random."""
-    own = logits.gather(1, labels[:, None])
-    ahead = (logits > own).sum(dim=1)
-    equal = (logits == own).sum(dim=1).clamp(min=1)
-    return ((k - ahead) / equal).double().clamp(0, 1)
+    return top1, top5, confidence, nll, brier
 
 
 def _share_of_any(logits: torch.Tensor, right: torch.Tensor, k: int) -> torch.Tensor:
@@ -201,4 +207,4 @@ def _share_of_any(logits: torch.Tensor, right: torch.Tensor, k: int) -> torch.Te
     for taken in range(k):
         factor = (wrong - taken).clamp(min=0) / (equal - taken).clamp(min=1)
         missed = torch.where(taken < places, missed * factor, missed)
-    return 1 - missed
+    return (1 - missed).masked_fill(logits.isnan().any(dim=1), 0.0)
