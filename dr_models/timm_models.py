@@ -42,7 +42,8 @@ def load_model(
     Raises:
         BackboneError: timm has no such model.
         CheckpointError: The checkpoint is not whole, or of another model.
-        EvaluationError: Pretrained weights cannot be loaded.
+        EvaluationError: Pretrained weights cannot be loaded, or the network takes images of another
+            size only.
     """
     name, file = _parts(spec)
     network, recorded = _from_checkpoint(name, file) if file else (_pretrained(name), None)
@@ -52,6 +53,7 @@ def load_model(
         options.pop("input_size", None)
     # A training validates at the size it trains at; published results are at the test size.
     config = timm.data.resolve_data_config(options, model=network, use_test_size=recorded is None)
+    _check_size(name, network, config["input_size"])
     return ModelUnderTest(
         model_name(spec),
         network,
@@ -135,6 +137,15 @@ def _from_checkpoint(name: str, path: Path) -> tuple[nn.Module, dict[str, Any] |
     if "img_size" not in values:  # not of timm's train.py
         return network, None
     return network, {key: values[key] for key in _RECORDED if values.get(key) is not None}
+
+
+def _check_size(name: str, network: nn.Module, size: tuple[int, ...]) -> None:
+    default: Any = network.pretrained_cfg
+    if default.get("fixed_input_size") and tuple(default["input_size"]) != tuple(size):
+        raise EvaluationError(
+            f"{name} takes images of {default['input_size'][-1]} pixels only, but {size[-1]} are "
+            f"asked for, by --img-size or by what its checkpoint records; evaluate it at its size"
+        )
 
 
 def _arguments(convention: InputConvention) -> dict[str, Any]:

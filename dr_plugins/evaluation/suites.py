@@ -58,7 +58,7 @@ _PUBLISHED = {
     "a": _Published(
         ("imagenet-a",), 7_500, lambda name, root, classes: by_wnid(name, root, classes, classes.a)
     ),
-    "sketch": _Published(("imagenet-sketch", "sketch"), 50_889, by_wnid),
+    "sketch": _Published(("imagenet-sketch/sketch", "imagenet-sketch", "sketch"), 50_889, by_wnid),
     "objectnet": _Published(("objectnet-1.0", "objectnet"), 18_574, objectnet),
     "c": _Published(("imagenet-c", "ImageNet-C"), 50_000, corruptions),
 }
@@ -103,34 +103,35 @@ def find_sets(
                 f"unknown suite {suite!r}; expected some of {', '.join(SUITES)}, or one of them "
                 f"with {_SUFFIX} (except c) to corrupt it on the fly"
             )
-        try:
-            found = _find(plain, roots, classes, class_map)
-        except NotFoundError as error:
-            missing[suite] = str(error)
-            continue
-        sets += found if plain == suite else _corrupted(suite, found[0])
+        found, absent = _find(plain, roots, classes, class_map)
+        if plain == suite:
+            sets += found.values()
+            missing |= absent
+        elif plain in found:
+            sets += _corrupted(suite, found[plain])
+        else:
+            missing[suite] = absent[plain]
     return sets, missing
 
 
 def _find(
     suite: str, roots: Sequence[Path], classes: ImageNetClasses, class_map: Path | None
-) -> list[ImageSet]:
+) -> tuple[dict[str, ImageSet], dict[str, str]]:
+    """A suite's sets by name, and why others are missing."""
     if suite == _FOLDER:
-        return [_folder(roots[0], class_map)]
-    found: list[ImageSet] = []
-    errors = []
+        return {_FOLDER: _folder(roots[0], class_map)}, {}
+    found: dict[str, ImageSet] = {}
+    missing: dict[str, str] = {}
     for name, (places, expected, read) in _PUBLISHED.items():
         if name.partition("/")[0] != suite:
             continue
         try:
             sets = read(name, _place(places, roots), classes)
         except NotFoundError as error:
-            errors.append(error)
-            continue
-        found += (replace(images, expected=expected) for images in sets)
-    if not found:
-        raise errors[0]
-    return found
+            missing[name] = str(error)
+        else:
+            found |= {images.name: replace(images, expected=expected) for images in sets}
+    return found, missing
 
 
 def _place(names: Sequence[str], roots: Sequence[Path]) -> Path:

@@ -58,7 +58,8 @@ def test_imagenet(tmp_path: Path) -> None:
 def test_imagenet_v2_is_labelled_by_number_and_not_by_position(tmp_path: Path) -> None:
     root = tmp_path / "imagenetv2-matched-frequency-format-val"
     draw_classes(root, {str(label): label for label in range(COUNT)})
-    images = find_one("v2", tmp_path)
+    (images,), missing = find_sets(["v2"], [tmp_path], CLASSES)
+    assert list(missing) == ["v2/threshold0.7", "v2/top-images"]
     labels = [int(file.partition("/")[0]) for file in images.files]
     assert labels[5] == 1
     assert labels[10] == 10  # the third folder as text
@@ -87,8 +88,9 @@ def test_r_and_a_take_the_softmax_over_their_classes(
     assert mistake["nll"] > expected["nll"]
 
 
-def test_sketch(tmp_path: Path) -> None:
-    draw_classes(tmp_path / "sketch", {wnid: label for label, wnid in enumerate(WNIDS)}, 2)
+@pytest.mark.parametrize("place", ["sketch", "imagenet-sketch", "imagenet-sketch/sketch"])
+def test_sketch(tmp_path: Path, place: str) -> None:
+    draw_classes(tmp_path / place, {wnid: label for label, wnid in enumerate(WNIDS)}, 2)
     images = find_one("sketch", tmp_path)
     labels = list(np.repeat(np.arange(COUNT), 2))
     check(images, tmp_path / "out", by_hand(images, list(range(COUNT)), labels))
@@ -186,10 +188,18 @@ def test_a_set_may_be_in_any_of_several_directories(tmp_path: Path) -> None:
 
 
 def test_missing_sets_are_listed(tmp_path: Path) -> None:
-    sets, missing = find_sets([each for each in SUITES if each != "folder"], [tmp_path], CLASSES)
+    suites = [each for each in SUITES if each != "folder"]
+    sets, missing = find_sets(suites, [tmp_path], CLASSES)
     assert not sets
-    assert list(missing) == [each for each in SUITES if each != "folder"]
+    assert set(missing) == {*suites, "v2/threshold0.7", "v2/top-images"}
     assert str(tmp_path / "imagenet-r") in missing["r"]
+
+
+def test_a_missing_variant_is_not_replaced_by_another(tmp_path: Path) -> None:
+    draw_classes(tmp_path / "imagenetv2-top-images-format-val", {"3": 3})
+    sets, missing = find_sets(["v2", "v2+c"], [tmp_path], CLASSES)
+    assert [each.name for each in sets] == ["v2/top-images"]
+    assert list(missing) == ["v2", "v2/threshold0.7", "v2+c"]
 
 
 @pytest.mark.parametrize("suite", ["imagnet", "c+c", ""])
