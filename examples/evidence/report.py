@@ -25,12 +25,14 @@ from examples.evidence.results import METRICS, SEEDS, Results
 
 TEMPLATE = Path(__file__).with_name("report.md")
 _MODELS = {
+    "pretraining": "the backbone itself, on the test images of its pretraining",
     "timm": "fine-tuned on solar cells, timm",
     "mmseg": "DeepLabV3, MMSegmentation",
     "mmdet": "Mask R-CNN, MMDetection",
     "detectron2": "Mask R-CNN, Detectron2",
 }
 _TRANSFERRED = {
+    "pretraining": ["accuracy", "ECE"],
     "timm": ["accuracy", "ECE"],
     "mmseg": ["mIoU"],
     "mmdet": ["box mAP", "mask mAP"],
@@ -166,7 +168,8 @@ def _transfer(results: Results) -> str:
         cell = results.sample(row, lambda run: run["transfer"][metric]).text()
         return [_MODELS[row.host], metric, row.pretrained, cell]
 
-    rows = [row for row in EXPERIMENTS["transfer"] if isinstance(row, Transfer)]
+    planned = EXPERIMENTS["pretraining"] + EXPERIMENTS["transfer"]
+    rows = [row for row in planned if isinstance(row, Transfer)]
     lines = [line(row, metric) for row in rows for metric in _TRANSFERRED[row.host]]
     return markdown_table(("model", "metric, %", "pretraining", "result"), lines)
 

@@ -13,10 +13,11 @@ from filelock import FileLock
 
 from examples.evidence.finetuning import finetune
 from examples.evidence.grid import Training
-from examples.evidence.models import MEAN, STD
+from examples.evidence.models import MEAN, RECIPES, STD
 from examples.evidence.scenes import CLASSES, SIDE, make_scenes
 from examples.evidence.tasks import prepare
-from examples.evidence.training import train
+from examples.evidence.training import measure, train
+from examples.evidence.views import load_test
 
 _MODEL = "evidence_resnet10"
 _CHANNELS = [16, 32, 64, 128]
@@ -291,9 +292,19 @@ def _detectron2(cache: Path, weights: Path | None, seed: int, work: str) -> dict
     return {"box mAP": found["bbox"]["AP"], "mask mAP": found["segm"]["AP"]}
 
 
+def _pretraining(cache: Path, weights: Path | None, seed: int, work: str) -> dict[str, float]:
+    """The backbone with the classifier of its pretraining, on the 10,000 test images."""
+    model = RECIPES["backbone"].build()
+    if weights is not None:
+        model.get_submodule("1").load_state_dict(torch.load(weights))
+    found = measure(model, *load_test())
+    return {"accuracy": 100 * found["accuracy"], "ECE": 100 * found["ece"]}
+
+
 HOSTS: dict[str, Callable[[Path, Path | None, int, str], dict[str, float]]] = {
     "mmseg": _mmseg,
     "mmdet": _mmdet,
     "detectron2": _detectron2,
     "timm": finetune,
+    "pretraining": _pretraining,
 }
