@@ -167,7 +167,7 @@ def test_claims_are_decided_by_the_runs() -> None:
     assert "shown here" in verdict
     assert f"{statistics.mean(gains):+.2f} ± {statistics.stdev(gains):.2f}" in numbers
     assert "not shown" in decided["better calibrated"][0]
-    assert "shown here" in decided["more so the longer one trains"][0]
+    assert "shown here" in decided["more so the longer one trains, 240 epochs"][0]
     assert "shown here" in decided["at no additional training cost"][0]
     assert decided["for every architecture: vit, 120 epochs"][0] == "pending"
     dear = [_run(Cost("resnet", 500, seed), **_cost(1.06)) for seed in range(3)]
