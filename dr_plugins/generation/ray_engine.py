@@ -144,7 +144,7 @@ class _Generator:
 
 
 def _connect(ray: Any) -> None:
-    before = signal.getsignal(signal.SIGTERM)
+    before = signal.getsignal(signal.SIGTERM) or signal.SIG_DFL
     ray.init()
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, before)  # Ray's handler ends the process with an abort

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
+import logging
 import os
 import tarfile
 from abc import abstractmethod
@@ -24,6 +26,7 @@ from dr_plugins.images.decoding import open_image
 from dr_plugins.images.kinds import DatasetKind
 from dr_plugins.utils.files import cache_directory
 
+_logger = logging.getLogger(__name__)
 _LABELS = (".cls", ".json")  # members of webdataset's archives that hold an image's label
 
 
@@ -209,11 +212,16 @@ def _read_index(paths: Sequence[str]) -> dict[str, np.ndarray]:
         "classes": np.array([member.label for _, member in members], np.str_),
         "places": np.array([(a, m.offset, m.size) for a, m in members], np.int64).reshape(-1, 3),
     }
-    kept.parent.mkdir(parents=True, exist_ok=True)
     temporary = kept.with_suffix(f".{os.getpid()}.tmp")
-    with open(temporary, "wb") as file:
-        np.savez(file, names=index["names"], classes=index["classes"], places=index["places"])
-    os.replace(temporary, kept)
+    try:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "wb") as file:
+            np.savez(file, names=index["names"], classes=index["classes"], places=index["places"])
+        os.replace(temporary, kept)
+    except OSError as error:  # a cache that is full, or only readable
+        _logger.warning("the index of the archives is not kept in %s: %s", kept.parent, error)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
     return index
 
 

@@ -9,6 +9,7 @@ that is still mapped stays readable.
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 from collections.abc import Iterator
@@ -23,7 +24,9 @@ from dr_plugins.utils.files import cache_directory
 if TYPE_CHECKING:
     from dr_plugins.shards.remote import RemotePath
 
+_FOLDERS = ("partial", "files", "statistics", "archives")  # what may be deleted
 _DOWNLOADS = 2  # of a file whose checksum does not fit, before it counts as damaged
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 _logger = logging.getLogger(__name__)
 
 
@@ -85,7 +88,7 @@ def make_room(size: int, keep: frozenset[str] = frozenset()) -> bool:
     if most == float("inf"):
         return True
     files = []
-    for folder in ("partial", "files"):
+    for folder in _FOLDERS:
         for path in (cache_directory() / folder).glob("*"):
             with contextlib.suppress(OSError):  # another process deletes as well
                 state = path.stat()
@@ -105,17 +108,13 @@ def _fetch(file: RemotePath, sha256: str) -> LocalPath:
         cache_directory() / "files" / sha256,
         cache_directory() / "arriving" / sha256,
     )
-    try:
+    with writing():
         for path in (target, temporary):
             path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(
-            f"cannot write to {cache_directory()}: {error.strerror}. Let $DR_PLUGINS_CACHE name a "
-            f"writable directory with enough space."
-        ) from error
     for _ in range(_DOWNLOADS):
         try:
-            file.download(temporary)
+            with writing(only=_FULL):
+                file.download(temporary)
             found = LocalPath(temporary).digest()
             if found == sha256:
                 make_room(temporary.stat().st_size, frozenset({sha256}))
@@ -128,6 +127,30 @@ def _fetch(file: RemotePath, sha256: str) -> LocalPath:
         f"{file} is damaged, or not the file that the manifest names: its SHA-256 is {found}, "
         f"expected {sha256}. Copy it there again."
     )
+
+
+@contextlib.contextmanager
+def writing(only: tuple[int, ...] | None = None) -> Iterator[None]:
+    """Name the cache in errors of writing to it.
+
+    Args:
+        only: Numbers of the errors; None means all but missing files.
+
+    Raises:
+        OutputError: Instead of such an error.
+    """
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        if only is not None and error.errno not in only:
+            raise
+        raise OutputError(
+            f"cannot write to the cache {cache_directory()}: {error.strerror}. Let "
+            f"$DR_PLUGINS_CACHE name a writable directory with enough space, or limit it by "
+            f"$DR_PLUGINS_CACHE_GB."
+        ) from error
 
 
 @contextlib.contextmanager

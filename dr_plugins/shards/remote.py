@@ -186,11 +186,16 @@ def _options(scheme: str) -> dict[str, Any]:
     return {"client_kwargs": {"timeout": limits}}
 
 
+def _may_pass(error: BaseException) -> bool:
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+    return not full and not isinstance(error, _PERMANENT)
+
+
 def _attempt(address: str, call: Callable[[], _Result]) -> _Result:
     import tenacity
 
     attempts = tenacity.Retrying(
-        retry=tenacity.retry_if_not_exception_type(_PERMANENT),
+        retry=tenacity.retry_if_exception(_may_pass),
         stop=tenacity.stop_after_attempt(_ATTEMPTS),
         wait=tenacity.wait_random_exponential(_FIRST_WAIT, _LONGEST_WAIT),
         reraise=True,

@@ -112,7 +112,7 @@ class ShardStream:
         found = read_ranges(files, starts, [start + record for start in starts])
         for (entry, start), data in zip(places, found, strict=True):
             if data is not None:
-                with contextlib.suppress(FileNotFoundError):
+                with contextlib.suppress(FileNotFoundError), cache.writing():
                     _write(_partial_path(entry), data, start)
 
     def _least(self, entry: FileEntry) -> int:
@@ -137,13 +137,14 @@ class ShardStream:
         if not 0 <= facts <= len(beginning) - length or end - facts != records:
             return None
         path = _partial_path(entry)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent) as file:
-            file.write(beginning)
-            file.truncate(length + end)
-            file.flush()
-            with contextlib.suppress(FileExistsError):  # another process was faster
-                os.link(file.name, path)
+        with cache.writing():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile(dir=path.parent) as file:
+                file.write(beginning)
+                file.truncate(length + end)
+                file.flush()
+                with contextlib.suppress(FileExistsError):  # another process was faster
+                    os.link(file.name, path)
         return LocalPath(path)
 
     def _fetch_ahead(self) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from dr_plugins.errors import OutputError
+from dr_plugins.shards.cache import make_room
 from dr_plugins.shards.location import LocalPath, Location
 from dr_plugins.shards.manifest import Manifest
 from dr_plugins.shards.reader import ShardSet
@@ -103,6 +104,8 @@ def _keep(statistics: ImageStatistics, shards: ShardSet, identity: str) -> None:
     np.savez(buffer, **arrays)
     for file in _files(shards, identity):
         if isinstance(file, LocalPath):
+            if file.path.parent.parent == cache_directory():
+                make_room(len(buffer.getbuffer()))
             with contextlib.suppress(OSError):  # which writing reports
                 file.path.parent.mkdir(parents=True, exist_ok=True)
         try:

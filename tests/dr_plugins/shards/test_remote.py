@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import logging
 import multiprocessing
@@ -237,6 +238,32 @@ def test_the_files_used_longest_ago_make_room(
     assert cache.make_room(16384)
     assert sorted(path.name for path in (tmp_path / "files").iterdir()) == ["a", "c", "d"]
     assert not cache.make_room(40960, frozenset("acd"))
+
+
+def test_statistics_and_indices_make_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DR_PLUGINS_CACHE", str(tmp_path))
+    monkeypatch.setenv("DR_PLUGINS_CACHE_GB", str(8192 / 1e9))
+    for name in ("statistics", "archives"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "one.npz").write_bytes(b"x" * 8192)
+    assert cache.make_room(8192)
+    assert not list(tmp_path.glob("*/*"))
+
+
+def test_a_full_disk(
+    server: FaultyServer, folder: Path, monkeypatch: pytest.MonkeyPatch, alone: None
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    far = ShardSet(f"{server.address}/set")
+    _ = far.keys
+    monkeypatch.setattr(os, "pwrite", full)
+    with pytest.raises(OutputError, match="DR_PLUGINS_CACHE"):
+        everything(far)
+    monkeypatch.setattr(remote.RemotePath, "download", full)
+    with pytest.raises(OutputError, match="DR_PLUGINS_CACHE"):
+        far.shard(0)
 
 
 @pytest.mark.parametrize("size", ["much", "-1", "0", "nan"])
