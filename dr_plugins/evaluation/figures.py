@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -64,14 +65,15 @@ def draw_reliability(results: Sequence[SetResult], path: Path) -> None:
             1 / _BINS,
             bottom=accuracy,
             align="edge",
-            color="tab:red",
-            alpha=0.35,
+            facecolor="none",
+            edgecolor="tab:red",
+            hatch="////",
             label="gap to confidence",
         )
         top.plot([0, 1], [0, 1], color="black", linewidth=0.8, linestyle="--")
         metrics = scores.metrics()
         top.set_title(
-            f"{result.model}\n"
+            f"{textwrap.fill(result.model, 44)}\n"
             f"top-1 {100 * metrics['top1']:.1f} %, ECE {100 * metrics['ece']:.1f} %",
             fontsize=9,
         )
@@ -114,7 +116,7 @@ def draw_corruptions(suite: str, models: Mapping[str, Any], path: Path) -> None:
         axis.set_xticks(range(5), list("12345"))
         axis.set_yticks(range(len(rows)), [row.replace("_", " ") for row in rows])
         axis.set_xlabel("severity")
-        axis.set_title(model, fontsize=9)
+        axis.set_title(textwrap.fill(model, 28), fontsize=9)
     figure.colorbar(image, ax=axes, label="top-1 error, %")
     figure.suptitle(suite, fontsize=10)
     save_figure(figure, path)
