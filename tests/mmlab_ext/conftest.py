@@ -34,7 +34,7 @@ def _surroundings(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture
 def build_runner(tmp_path: Path) -> Callable[..., Any]:
-    """Build a Runner from a config, with a folder of its own."""
+    """Build a Runner from a config, in a new folder."""
     from mmengine.config import Config
     from mmengine.runner import Runner
 

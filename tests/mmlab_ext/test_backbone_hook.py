@@ -135,7 +135,7 @@ def test_the_first_step_meets_the_checkpoint(
     resnet18: tuple[dict[str, torch.Tensor], str], build_runner: Builder, tmp_path: Path
 ) -> None:
     state, path = resnet18
-    # An init_cfg of its own, which runs before, does not win.
+    # The backbone's init_cfg runs before, and does not win.
     config = config_of(path, init_cfg={"type": "Kaiming", "layer": "Conv2d"})
     runner = build_runner(config)
     seen = train(runner)

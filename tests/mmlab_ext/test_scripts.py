@@ -1,4 +1,4 @@
-"""Whole runs in processes of their own: the frameworks' scripts, resuming, two processes."""
+"""Whole runs in separate processes: the frameworks' scripts, resuming, two processes."""
 
 from __future__ import annotations
 

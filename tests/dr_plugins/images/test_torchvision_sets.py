@@ -19,21 +19,8 @@ from torchvision.datasets import ImageFolder, cifar, flowers102
 
 from dr_plugins.errors import DatasetMismatchError
 from dr_plugins.images.sources import ImageSource, image_keys, open_source
+from tests.dr_plugins.images.test_sources import by_key, pixels
 from tests.tiny import CLASSES, make_photographs, photograph
-
-
-def pixels(image: Image.Image) -> np.ndarray:
-    assert image.mode == "RGB"
-    return np.asarray(image)
-
-
-def by_key(source: ImageSource) -> dict[str, tuple[bytes, int]]:
-    loaded = (source.load(i) for i in range(len(source)))
-    return {
-        key: (pixels(image).tobytes(), label)
-        for key, (image, label) in zip(source.keys, loaded, strict=True)
-    }
-
 
 # --- all of them ----------------------------------------------------------------------------------
 

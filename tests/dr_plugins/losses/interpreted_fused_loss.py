@@ -17,13 +17,13 @@ from dr_plugins.losses import kd_loss as plain
 from dr_plugins.losses.fused import fused_loss
 from dr_plugins.losses.kd_loss import KDLoss
 from dr_plugins.targets import SparseTargets
-from tests.dr_plugins.losses.test_fused import DENSIFY, DTYPES, gradient_of
-from tests.dr_plugins.losses.test_kd_loss import (
+from tests.dr_plugins.losses.oracles import (
     oracle_dense,
     oracle_kl,
     random_logits,
     random_targets,
 )
+from tests.dr_plugins.losses.test_fused import DENSIFY, DTYPES, gradient_of
 
 INF, NAN = float("inf"), float("nan")
 

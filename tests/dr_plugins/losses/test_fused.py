@@ -14,7 +14,7 @@ from dr_plugins.losses import fused_check as fused_loss_check
 from dr_plugins.losses import kd_loss as plain
 from dr_plugins.losses.kd_loss import KDLoss
 from dr_plugins.targets import SparseTargets
-from tests.dr_plugins.losses.test_kd_loss import random_logits, random_targets
+from tests.dr_plugins.losses.oracles import random_logits, random_targets
 from tests.kernels import compile_kernel, run_interpreted
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)

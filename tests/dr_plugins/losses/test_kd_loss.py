@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import logging
 import math
 from functools import partial
 from pathlib import Path
@@ -14,69 +13,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import distributed
 
-from dr_plugins.losses import kd_loss as plain
 from dr_plugins.losses.kd_loss import KDLoss
 from dr_plugins.targets import SparseTargets
+from tests.dr_plugins.losses.oracles import (
+    oracle_dense,
+    oracle_kl,
+    random_logits,
+    random_targets,
+    value_and_gradient,
+)
 
 INF = float("inf")
-
-
-def random_targets(
-    seed: int, batch: int, num_classes: int, k: int, densify: str = "smooth", padding: bool = True
-) -> SparseTargets:
-    rng = np.random.default_rng(seed)
-    ids = np.full((batch, k), -1)
-    for row in ids:
-        count = rng.integers(0, min(k, num_classes) + 1) if padding else k
-        row[rng.permutation(k)[:count]] = rng.permutation(num_classes)[:count]
-    probs = rng.dirichlet(np.full(k, 0.3), batch) * rng.choice(
-        [0, 0.5, 0.98, 1, 1.0005], (batch, 1)
-    )
-    probs = probs * (rng.random((batch, k)) < 0.9)
-    labels = rng.integers(-1, num_classes, batch)
-    return SparseTargets(ids, probs.astype(np.float32), labels, num_classes, densify)
-
-
-def random_logits(seed: int, batch: int, num_classes: int, scale: float = 3.0) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(batch, num_classes, generator=generator, dtype=torch.float64) * scale
-
-
-def oracle_dense(targets: SparseTargets) -> np.ndarray:
-    """The documented rules, class by class in float64."""
-    dense = np.zeros(targets.shape)
-    for row, ids, probs in zip(dense, targets.ids.tolist(), targets.probs.tolist(), strict=True):
-        listed = {i: p for i, p in zip(ids, probs, strict=True) if i >= 0}
-        others = [c for c in range(targets.num_classes) if c not in listed]
-        total = sum(listed.values())
-        scale = total > 0 and (targets.densify == "zeros" or total > 1 or not others)
-        for i, p in listed.items():
-            row[i] = p / total if scale else p
-        for c in others if targets.densify == "smooth" else []:
-            row[c] = max(0.0, 1 - total) / len(others)
-    return dense
-
-
-def oracle_kl(
-    logits: torch.Tensor, dense: np.ndarray, temperature: float = 1.0
-) -> tuple[np.ndarray, np.ndarray]:
-    """KL divergence times T^2 of each row, and its gradient to the logits, in float64."""
-    z = logits.detach().double().numpy() / temperature
-    z = z - z.max(1, keepdims=True)
-    log_probs = z - np.log(np.exp(z).sum(1, keepdims=True))
-    log_dense = np.log(np.where(dense > 0, dense, 1))
-    rows = np.where(dense > 0, dense * (log_dense - np.where(dense > 0, log_probs, 0)), 0).sum(1)
-    gradient = np.exp(log_probs) * dense.sum(1, keepdims=True) - dense
-    return rows * temperature**2, gradient * temperature
-
-
-def value_and_gradient(
-    criterion: Any, logits: torch.Tensor, target: Any
-) -> tuple[torch.Tensor, torch.Tensor]:
-    logits = logits.detach().requires_grad_()
-    loss = criterion(logits, target)
-    (gradient,) = torch.autograd.grad(loss.sum(), logits)
-    return loss.detach(), gradient
 
 
 # Values and gradients
@@ -354,70 +301,6 @@ def test_device_without_autocast() -> None:
     assert (loss.device.type, loss.dtype, loss.shape) == ("meta", torch.float32, ())
 
 
-# F.cross_entropy
-
-
-@pytest.mark.parametrize("densify", ["smooth", "zeros"])
-@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
-def test_cross_entropy_of_torch(densify: str, reduction: str) -> None:
-    targets, logits = random_targets(0, 6, 9, 4, densify), random_logits(1, 6, 9)
-    criterion = torch.nn.CrossEntropyLoss(reduction=reduction)
-    got = value_and_gradient(criterion, logits, targets)
-    expected = value_and_gradient(criterion, logits, torch.from_numpy(oracle_dense(targets)))
-    torch.testing.assert_close(got, expected, rtol=1e-6, atol=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "name"),
-    [
-        ({"label_smoothing": 0.1}, "label_smoothing=0.1"),
-        ({"weight": torch.ones(6)}, "weight=tensor"),
-        ({"ignore_index": 0}, "ignore_index=0"),
-        ({"reduction": "batchmean"}, "reduction is 'batchmean'"),
-    ],
-)
-def test_cross_entropy_refuses_arguments(arguments: dict[str, Any], name: str) -> None:
-    targets = SparseTargets.one_hot([1], 6)
-    with pytest.raises(ValueError, match=name):
-        F.cross_entropy(torch.zeros(1, 6), targets, **arguments)
-
-
-def test_cross_entropy_refuses_targets_as_logits() -> None:
-    targets = SparseTargets.one_hot([1], 6)
-    with pytest.raises(TypeError, match="target is Tensor, expected SparseTargets"):
-        F.cross_entropy(targets, torch.zeros(1, 6))
-    with pytest.raises(TypeError, match="logits are SparseTargets"):
-        F.cross_entropy(targets, targets)
-
-
-def test_cross_entropy_says_once_what_it_is(caplog: pytest.LogCaptureFixture) -> None:
-    plain._said.clear()
-    targets = SparseTargets.one_hot([1], 6)
-    with caplog.at_level(logging.INFO, "dr_plugins"):
-        KDLoss()(torch.zeros(1, 6), targets)
-        assert caplog.messages == []
-        for _ in range(2):
-            F.cross_entropy(torch.zeros(1, 6), targets)
-    (message,) = caplog.messages
-    assert "cross-entropy" in message
-
-
-@pytest.mark.parametrize("compiled", [False, True])
-def test_a_loss_of_another_temperature_is_an_error(compiled: bool) -> None:
-    torch._dynamo.reset()
-    targets = SparseTargets([[2, 0]], [[0.7, 0.2]], num_classes=4, temperature=3.0)
-    one_hot = SparseTargets.one_hot([1], 4, k=2, temperature=3.0)
-    losses: list[Any] = [KDLoss(), KDLoss(2.0), torch.nn.CrossEntropyLoss()]
-    matching: Any = KDLoss(3.0)
-    if compiled:
-        *losses, matching = (torch.compile(x, backend="eager") for x in (*losses, matching))
-    for target in (targets, one_hot, targets[:1], SparseTargets.stack([targets[0]]).to("cpu")):
-        assert matching(torch.zeros(1, 4), target) > 0
-        for loss in losses:
-            with pytest.raises(ValueError, match=r"temperature 3\.0, the loss [12]\.0"):
-                loss(torch.zeros(1, 4), target)
-
-
 # Compilation
 
 
@@ -518,14 +401,6 @@ def test_repr() -> None:
     assert repr(KDLoss(2, 0.5)) == (
         "KDLoss(temperature=2, label_weight=0.5, reduction='batchmean')"
     )
-
-
-def test_gradient_descent_reaches_the_targets() -> None:
-    targets = random_targets(0, 8, 10, 3, padding=False)
-    logits, criterion = random_logits(0, 8, 10), KDLoss(reduction="sum")
-    for _ in range(300):
-        logits = logits - value_and_gradient(criterion, logits, targets)[1]
-    assert criterion(logits, targets) < 0.02 * criterion(random_logits(0, 8, 10), targets)
 
 
 def test_distributed_data_parallel_passes_targets_through(tmp_path: Path) -> None:
