@@ -34,7 +34,7 @@ def load_model(
         spec: ``NAME`` for timm's pretrained weights, ``NAME@FILE`` for those of a checkpoint.
         img_size: Side of its images; None for that of the validation in train.py if the checkpoint
             is of train.py, else for what it records, else for timm's test size.
-        crop_pct: Part that the centre crop keeps; None likewise.
+        crop_pct: Part that the centre crop keeps; None as for `img_size`.
 
     Returns:
         The model, named ``NAME`` or ``NAME@FOLDER_STEM``.

@@ -96,7 +96,7 @@ def load_checkpoint(path: str | Path, averaged: bool | None = None) -> Checkpoin
 
 
 def _take_record(state: dict[str, torch.Tensor], path: Path) -> NetworkRecord | None:
-    """Remove what the outermost module keeps for itself: a record, or something of a wrapper."""
+    """Remove the extra state of the outermost module: a record, or something of a wrapper."""
     kept = state.pop(RECORD_KEY, None)
     record = None if kept is None else decode_record(kept)
     if kept is not None and record is None and may_be_record(kept):

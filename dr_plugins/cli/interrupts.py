@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def ending_at_once() -> Iterator[None]:
-    """Let Ctrl-C end the process: some libraries catch it while they are imported, and go on."""
+    """Let Ctrl-C end the process: some libraries ignore it while they are imported."""
     before = signal.getsignal(signal.SIGINT)
     if before is not signal.default_int_handler:  # ignored, or somebody else's
         yield

@@ -1,4 +1,4 @@
-"""Images that are not files of their own: in tar archives, lists, and Hugging Face datasets."""
+"""Images that are not single files: in tar archives, lists, and Hugging Face datasets."""
 
 from __future__ import annotations
 
@@ -164,7 +164,7 @@ class TarImages(StoredImages):
         names, classes = index["names"].tolist(), index["classes"].tolist()
         if not names:
             raise ValueError(f"{pattern} holds no images ({', '.join(IMG_EXTENSIONS)})")
-        if len(set(names)) < len(names):  # webdataset may count in each archive anew
+        if len(set(names)) < len(names):  # webdataset may count from 0 in each archive
             stems = [PurePosixPath(path).stem for path in self._paths]
             names = [f"{stems[a]}/{n}" for (a, *_), n in zip(self._places, names, strict=True)]
         self.keys = names

@@ -1,6 +1,6 @@
 """How far a classifier's confidence is from its accuracy.
 
-torchmetrics bins confidences as well, but puts those of exactly 1 into a bin of their own: for a
+torchmetrics bins confidences as well, but puts those of exactly 1 into a separate bin: for a
 classifier that is often certain, its calibration error is not that of the paper.
 """
 

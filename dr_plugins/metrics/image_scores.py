@@ -41,7 +41,7 @@ METRICS = {
 """What `ImageScores.metrics` returns.
 
 All commands, `mmlab_ext` and `d2_ext` report all of them; timm's ``train.py`` and ``validate.py``
-have metrics of their own.
+report other metrics.
 """
 
 
@@ -55,7 +55,7 @@ class ImageScores:
         top1: 1 if the top class is right, else 0. Of m equal top classes each counts 1/m, so a
             constant answer is as good as chance, and bfloat16 logits, which are often equal, do
             not depend on the order of the classes.
-        top5: Likewise for the five top classes.
+        top5: The same for the five top classes.
         confidence: Probability of the top class.
         nll: Negative log-likelihood of the label in nats; NaN if several labels are right.
         brier: Squared distance of the probabilities from the label's, within [0, 2] (Brier, 1950,

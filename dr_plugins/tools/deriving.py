@@ -132,7 +132,7 @@ class ImageReader:
         self._checksum = set_checksum(shards.manifest.set_id)
 
     def read(self, rows: np.ndarray, samples: int) -> Shard:
-        """Return the images of some rows, as a shard of their own.
+        """Return the images of some rows as a new shard.
 
         Args:
             rows: int64 ``[n]``, ascending.

@@ -80,7 +80,7 @@ def push(
 
     A dataset card (``README.md``) that says what the set is and how to train with it, a small table
     for the Hub's viewer (``preview.parquet``) and, with `images`, a picture (``views.jpg``) are
-    written next to it. The manifest is copied last, so nobody reads a set that is incomplete.
+    written next to it. The manifest is copied last, so an incomplete set cannot be read.
 
     Args:
         directory: The shard set.
@@ -281,7 +281,7 @@ def _writing(place: RemotePath | str) -> Iterator[None]:
         yield
     except ReinforcementError:
         raise
-    except Exception as error:  # each server's library has errors of its own
+    except Exception as error:  # each server's library raises other types
         raise OutputError(
             f"cannot write to {place}: {type(error).__name__}: {error}. Run the same command again "
             f"to resume."

@@ -114,7 +114,7 @@ class Pair(nn.Module):
 
 
 def test_lazy_configurations_of_two_models(saved: Callable[..., tuple[Any, Path]]) -> None:
-    """The images are normalised where a detector is, which the outermost model need not be."""
+    """The images are normalised where a detector is, which may not be the outermost model."""
     _, path = saved("resnet18")
     cfg = lazy()
     cfg.model = LazyCall(Pair)(student=cfg.model, teacher=cfg.model)

@@ -30,7 +30,7 @@ from timm_ext import UnsupportedOptionError, create_dataset, create_loader
 from timm_ext.datasets import training_dataset
 from timm_ext.errors import DatasetNameError, ImagesNotFoundError, ShardsNotFoundError
 
-# How train.py calls for the training split, besides root and name.
+# The arguments of train.py for the training split, except root and name.
 TRAIN: dict[str, Any] = {"split": "train", "is_training": True, "class_map": "", "download": False}
 TRAIN |= {"batch_size": 4, "repeats": 0, "input_img_mode": "RGB", "input_key": None}
 TRAIN |= {"target_key": None, "num_samples": None}

@@ -23,7 +23,7 @@ Train = Callable[..., dict[str, Any]]
 
 
 def check(report: dict[str, Any], steps: int = 3) -> None:
-    """Two epochs of soft targets, each with reinforcements of its own."""
+    """Two epochs of soft targets, each with other reinforcements."""
     assert len(report["epochs"]) == 2
     for epoch in report["epochs"]:
         assert len(epoch["losses"]) == steps
