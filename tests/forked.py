@@ -1,4 +1,4 @@
-"""Programs in processes of their own, which find PyTorch and timm imported.
+"""Programs in separate processes, which find PyTorch and timm imported.
 
 Importing them takes four seconds, and one to end. A server imports them once, and forks a process
 for each program.
@@ -21,19 +21,21 @@ from pathlib import Path
 from typing import Any, TextIO
 
 ROOT = Path(__file__).resolve().parents[1]
-PRELOADED = ("torch", "torchvision", "timm")
+WITHOUT_TIMM = ("torch", "torchvision")
 
 
 def run_python(
-    arguments: Sequence[Any], env: Mapping[str, str] | None = None
+    arguments: Sequence[Any],
+    env: Mapping[str, str] | None = None,
+    imported: tuple[str, ...] = (*WITHOUT_TIMM, "timm"),
 ) -> subprocess.CompletedProcess[str]:
     """Run ``python ARGUMENTS`` (a script, or -m and a module) from the project's folder.
 
     It saves little where a program spawns processes itself, which import everything again.
     `env` is added to this process's environment. What an interpreter reads of it when it starts,
-    such as PYTHONPATH, has no effect.
+    such as PYTHONPATH, has no effect. `imported` names what the program finds imported.
     """
-    server = _server()
+    server = _server(imported)
     assert server.stdin is not None
     assert server.stdout is not None
     with tempfile.TemporaryDirectory() as folder:
@@ -49,10 +51,10 @@ def run_python(
 
 
 @functools.cache
-def _server() -> subprocess.Popen[str]:
+def _server(imported: tuple[str, ...]) -> subprocess.Popen[str]:
     """Ends when this process does, which closes its input."""
     return subprocess.Popen(
-        [sys.executable, "-W", "ignore", "-m", "tests.forked"],
+        [sys.executable, "-W", "ignore", "-m", "tests.forked", *imported],
         cwd=ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         stdin=subprocess.PIPE,
@@ -64,7 +66,7 @@ def _server() -> subprocess.Popen[str]:
 def _serve() -> None:
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
-    for name in PRELOADED:
+    for name in sys.argv[1:]:
         if importlib.util.find_spec(name):
             importlib.import_module(name)
     gc.freeze()  # a process that ends then leaves these objects, and the pages they are on, alone

@@ -1,75 +1,51 @@
 """What an import loads: the core no framework, an extension only its own.
 
-Every check runs in a process of its own, because this one may have loaded anything already.
+Every check runs in a separate process, because this one may have loaded anything already.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import json
-import os
-import subprocess
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import pytest
 
+from tests.forked import WITHOUT_TIMM, run_python
 from tests.packages import EXTENSIONS, FRAMEWORKS, NEEDS, ROOT, modules_of
 
 CORE = "dr_plugins"
 MODELS = "dr_models"
 
-# Answers each line of JSON, names to import and names that must not be importable at all, with the
-# top-level packages that are loaded afterwards, or null. With None in sys.modules an import raises
-# ModuleNotFoundError and find_spec gives None. torch, which everything here needs, is loaded once.
-SERVER = """
-import importlib, json, os, sys
-import torch, torchvision
-answers = os.fdopen(os.dup(1), "w", buffering=1)
-os.dup2(2, 1)
-for line in sys.stdin:
-    child = os.fork()
-    if child:
-        if os.waitpid(child, 0)[1]:
-            print("null", file=answers)
-        continue
-    names, hidden = json.loads(line)
-    sys.modules.update(dict.fromkeys(hidden))
-    for name in names:
-        importlib.import_module(name)
-    loaded = {name.partition(".")[0] for name, module in sys.modules.items() if module is not None}
-    print(json.dumps(sorted(loaded)), file=answers)
-    os._exit(0)
-os._exit(0)
+# With None in sys.modules an import raises ModuleNotFoundError and find_spec gives None.
+PROBE = """
+import importlib, json, sys
+names, hidden = map(json.loads, sys.argv[1:])
+sys.modules.update(dict.fromkeys(hidden))
+for name in names:
+    importlib.import_module(name)
+loaded = {name.partition(".")[0] for name, module in sys.modules.items() if module is not None}
+print("loaded:", *sorted(loaded))
 """
 LoadedBy = Callable[..., set[str]]
 
 
-@pytest.fixture(scope="module")
-def loaded_by() -> Iterator[LoadedBy]:
-    """Top-level packages that an interpreter holds after importing some in a process of its own."""
-    # What Detectron2's sdist lacks, in the module that it asks for itself; read by nothing else.
+@pytest.fixture
+def loaded_by(tmp_path: Path) -> LoadedBy:
+    """Top-level packages that an interpreter holds after importing some in a new process."""
+    # What Detectron2's sdist lacks, in the module that Detectron2 imports; nothing else reads it.
     stand_ins = {"DETECTRON2_ENV_MODULE": str(ROOT / "tests" / "d2_ext" / "stand_ins.py")}
-    server = subprocess.Popen(
-        [sys.executable, "-c", SERVER],
-        cwd=ROOT,
-        env={**os.environ, **stand_ins},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert server.stdin is not None
-    assert server.stdout is not None
-    requests, answers = server.stdin, server.stdout
+    (tmp_path / "probe.py").write_text(PROBE)
 
     def ask(names: Sequence[str], hidden: Sequence[str] = ()) -> set[str]:
-        print(json.dumps([names, hidden]), file=requests, flush=True)
-        answer = json.loads(answers.readline())
-        assert answer is not None, "an import failed; its traceback is on stderr"
-        return set(answer)
+        arguments = [tmp_path / "probe.py", json.dumps(names), json.dumps(hidden)]
+        done = run_python(arguments, stand_ins, WITHOUT_TIMM)
+        assert done.returncode == 0, done.stderr
+        (loaded,) = (line for line in done.stdout.splitlines() if line.startswith("loaded:"))
+        return set(loaded.split()[1:])
 
-    with server:
-        yield ask
+    return ask
 
 
 def test_the_probe_sees_what_an_import_loads(loaded_by: LoadedBy) -> None:

@@ -4,7 +4,6 @@ import functools
 import importlib.abc
 import importlib.machinery
 import importlib.util
-import os
 import re
 import subprocess
 import sys
@@ -20,6 +19,7 @@ import timm.data.naflex_loader
 import timm.loss
 
 import timm_ext
+from tests.forked import WITHOUT_TIMM, run_python
 from timm_ext import datasets, loader, refusals
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -75,10 +75,8 @@ class Unloadable(importlib.abc.Loader):
 
 
 def run(folder: Path, script: str) -> None:
-    path = os.pathsep.join((str(folder), str(ROOT)))
-    env = {**os.environ, "PYTHONPATH": path}
-    command = [sys.executable, "-c", script]
-    result = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    (folder / "script.py").write_text(script)
+    result = run_python([folder / "script.py"], imported=WITHOUT_TIMM)
     assert result.returncode == 0, result.stderr
 
 
