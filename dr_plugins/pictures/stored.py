@@ -6,10 +6,15 @@ import numpy as np
 from PIL import Image
 
 from dr_plugins.errors import UnknownImageError
+from dr_plugins.images.decoding import Picture
 from dr_plugins.images.sources import ImageSource
 from dr_plugins.policies.policy import AugmentParams
 from dr_plugins.replay.replayer import Replayer
 from dr_plugins.shards.reader import ShardSet
+
+# Decoded images: the one whose views are drawn, a partner, and the partner's own partner, with
+# which it is compared with its fingerprint.
+_KEPT = 3
 
 
 class StoredPictures:
@@ -36,7 +41,7 @@ class StoredPictures:
 
     def __init__(self, source: ImageSource, shards: ShardSet) -> None:
         self.shards = shards
-        self._replayer = Replayer(source, shards)
+        self._replayer = _Keeping(source, shards)
         self._positions = np.full(len(shards), -1, np.int64)
         self._positions[self._replayer.rows] = np.arange(len(self._replayer.rows))
         self._compared: set[int] = set()
@@ -64,7 +69,7 @@ class StoredPictures:
         """
         image, _ = self._replayer.load(self._compare(row))
         assert isinstance(image, Image.Image)
-        return image
+        return image.copy()
 
     def view(self, row: int, sample: int) -> Image.Image:
         """Return a view, the pixels that the teacher saw; raises the errors of `image`."""
@@ -95,3 +100,19 @@ class StoredPictures:
             self._replayer.compare(position)
             self._compared.add(row)
         return position
+
+
+class _Keeping(Replayer):
+    """Decodes an image once for all views that are drawn one after the other."""
+
+    def __init__(self, source: ImageSource, shards: ShardSet) -> None:
+        super().__init__(source, shards)
+        self._kept: dict[tuple[int, bool], tuple[Picture, int]] = {}
+
+    def load(self, index: int, *, as_pixels: bool = False) -> tuple[Picture, int]:
+        wanted = index, as_pixels
+        found = self._kept.pop(wanted, None) or super().load(index, as_pixels=as_pixels)
+        self._kept[wanted] = found  # the latest is the last
+        while len(self._kept) > _KEPT:
+            del self._kept[next(iter(self._kept))]
+        return found

@@ -243,10 +243,11 @@ class Replayer:
         """
         stored = self.shards.image(int(self.rows[index])).fingerprint
         if stored is not None and stored != fingerprint(view):
+            versions = ", ".join(map(" ".join, self.shards.manifest.versions.items()))
             raise ImageChangedError(
                 f"image {self.source.keys[index]!r} does not replay to the view that its teacher "
                 f"saw: it was re-encoded or changed, or a library decodes or resizes it "
-                f"differently (made with {self.shards.manifest.versions}). Restore the images or "
+                f"differently (made with {versions}). Restore the images or "
                 f"the versions; `dr-plugins verify --replay` shows how many images differ."
             )
 

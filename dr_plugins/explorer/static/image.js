@@ -55,11 +55,10 @@ class ImagePage {
   original() {
     const { explorer, image } = this;
     const [height, width] = image.size;
-    if (!explorer.hasPictures) return h("div", { class: "missing" }, "shown without images");
     const crops = this.views.filter((view) => view.outline);
     this.crops = svg("svg", { viewBox: `0 0 ${width || 1} ${height || 1}`, class: "crops", "aria-hidden": "true" },
       crops.map(({ outline, sample }) => svg("polygon", { class: sample < OUTLINES ? "shown" : "", points: outline.join(" "), "data-view": sample, "vector-effect": "non-scaling-stroke" })));
-    const picture = explorer.picture(explorer.data.original(image.row), image.key);
+    const picture = explorer.hasPictures ? explorer.picture(explorer.data.original(image.row), image.key) : h("span", { class: "missing" }, "shown without images");
     const shape = width ? { "--width": width, "--height": height } : {};
     return h("div", { class: "frame", style: shape }, picture, this.crops);
   }

@@ -117,6 +117,27 @@ def test_views_are_those_of_the_replayer(
     assert np.array_equal(found, view.permute(1, 2, 0).numpy())
 
 
+def test_an_image_is_decoded_once_for_all_its_views(
+    root: Path, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shards, read = ShardSet(directory), []
+    source = open_source(str(root))
+    whole = StoredPictures(source, shards)
+    expected = [np.asarray(whole.view(1, sample)) for sample in range(6)]
+    load = ImageSource.load_picture
+
+    def counting(self: ImageSource, index: int, **options: bool) -> object:
+        read.append(self.keys[index])
+        return load(self, index, **options)
+
+    monkeypatch.setattr(ImageSource, "load_picture", counting)
+    pictures = StoredPictures(source, shards)
+    pictures.image(1).thumbnail((2, 2))  # does not change what is kept
+    views = [np.asarray(pictures.view(1, sample)) for sample in range(6)]
+    assert all(np.array_equal(a, b) for a, b in zip(views, expected, strict=True))
+    assert read.count(shards.keys[1]) == 1
+
+
 def test_images_that_are_not_there_are_named(root: Path, tmp_path: Path) -> None:
     source = open_source(str(root))
     directory = make_set(tmp_path / "set", root, teacher=TinyTeacher(4))
