@@ -19,7 +19,7 @@ from dr_plugins.generation.teachers import Ensemble
 from dr_plugins.images.sources import ImageSource, open_source
 from dr_plugins.tools.verify import verify
 
-SAMPLES = 8
+SAMPLES = 4
 LITES = (0, 1, 2)
 
 
@@ -64,7 +64,7 @@ def shards(photographs: ImageSource, tmp_path_factory: pytest.TempPathFactory) -
     specs = [_checkpoint(lite, folder) for lite in LITES]
     settings = GenerationSettings(Policy.load("randaug"), samples=SAMPLES, topk=10, batch_size=32)
     ensemble = Ensemble([load_teacher(spec) for spec in specs])
-    reinforce(photographs, ensemble, folder / "set", settings, teacher_specs=specs, workers=2)
+    reinforce(photographs, ensemble, folder / "set", settings, teacher_specs=specs)
     return ShardSet(folder / "set")
 
 
