@@ -29,6 +29,7 @@ from dr_plugins.shards.reader import ShardSet
 from dr_plugins.shards.shard import FINGERPRINT_BYTES
 from dr_plugins.utils.quoting import quoted
 
+_NAMES = 64  # that are looked up to find a rule
 _logger = logging.getLogger(__name__)
 
 
@@ -40,8 +41,8 @@ def fingerprint(view: torch.Tensor) -> bytes:
 def known_images(source: ImageSource, shards: ShardSet, skip: SkipList = ()) -> ImageSource:
     """Return the source under the set's keys, without the images that were left out of the set.
 
-    Copies of a dataset name its files differently. If the first name is unknown, and a rule of
-    `KEY_RULES` makes it a key of the set, the rule is applied to all.
+    Copies of a dataset name its files differently. If none of some names is known, and a rule of
+    `KEY_RULES` makes one a key of the set, the rule is applied to all.
 
     Args:
         source: The images.
@@ -76,15 +77,16 @@ def named_as(source: ImageSource, shards: ShardSet) -> ImageSource:
     """Return the source under the set's keys; see `known_images`."""
     if not len(source):
         return source
-    name, left_out = source.keys[0], shards.manifest.left_out
+    left_out, step = shards.manifest.left_out, -(-len(source) // _NAMES)
     for rule, key_of in KEY_RULES.items():
-        with contextlib.suppress(ValueError):
-            key = key_of(name)
-            if key in shards.keys or key in left_out:
-                if key == name:
-                    return source
-                _logger.info("%r is %r in the shard set: key rule %r", name, key, rule)
-                return ImageSource(source.dataset, ruled_keys(source.keys, rule))
+        for name in source.keys[::step]:  # the set need not know all of them
+            with contextlib.suppress(ValueError):
+                key = key_of(name)
+                if key in shards.keys or key in left_out:
+                    if key == name:
+                        return source
+                    _logger.info("%r is %r in the shard set: key rule %r", name, key, rule)
+                    return ImageSource(source.dataset, ruled_keys(source.keys, rule))
     return source
 
 

@@ -156,6 +156,19 @@ def test_changed_images(tmp_path: Path) -> None:
         grown(few, images, tmp_path / "out", samples=3)
 
 
+def test_images_under_other_names(tmp_path: Path) -> None:
+    """A copy from the Hub, whose first image is new, of a set with ImageNet's own names."""
+    images = make_photographs(tmp_path / "train", 2, ["n00000001", "n00000002"])
+    own = make_set(tmp_path / "own", images, samples=2, teacher=TinyTeacher(2))
+    for file in list(images.rglob("*.JPEG")):
+        file.rename(file.with_name(f"{file.stem}_{file.parent.name}.JPEG"))
+    first = images / "n00000001" / "n00000001_1_n00000001.JPEG"
+    Image.new("RGB", (30, 40)).save(first)
+    out = grown(own, images, tmp_path / "out", teacher=TinyTeacher(2))
+    added = "n00000001/n00000001_1.JPEG"
+    assert list(ShardSet(out).keys) == sorted([*ShardSet(own).keys, added])
+
+
 def test_golden_sets_have_no_images(tmp_path: Path, photographs: Path) -> None:
     class Wide(nn.Module):
         def forward(self, views: torch.Tensor) -> torch.Tensor:
