@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from dr_plugins.errors import WorkerError
 from dr_plugins.generation.sharing import Process
 
 
@@ -29,6 +30,9 @@ class Rank:
     def from_environment(cls, environment: Mapping[str, str]) -> Rank | None:
         """Return the rank that torchrun states in the environment; None without torchrun.
 
+        Raises:
+            WorkerError: The environment states only a part of it.
+
         Example:
             >>> Rank.from_environment({}) is None
             True
@@ -36,6 +40,11 @@ class Rank:
         if "TORCHELASTIC_RUN_ID" not in environment:
             return None
         names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+        if unknown := [name for name in names if not environment.get(name, "").isdecimal()]:
+            raise WorkerError(
+                f"TORCHELASTIC_RUN_ID is set, as in ranks of torchrun, but {', '.join(unknown)} "
+                f"is no number. Set all of them, or unset TORCHELASTIC_RUN_ID."
+            )
         return cls(*(int(environment[name]) for name in names))
 
     @property

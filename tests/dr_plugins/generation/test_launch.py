@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from dr_plugins.errors import TeacherError
+from dr_plugins.errors import TeacherError, WorkerError
 from dr_plugins.generation.generate import GenerationSettings, reinforce_part
 from dr_plugins.generation.grace import Grace
 from dr_plugins.generation.launch import Rank, rank_device, rank_devices
@@ -35,6 +35,9 @@ def test_ranks_are_those_of_torchrun_alone() -> None:
     assert rank == Rank(5, 8, 1, 4)
     assert (rank.process.name, rank.process.index, rank.process.count) == ("rank 5", 5, 8)
     assert Rank.from_environment({"RANK": "5", "LOCAL_RANK": "1"}) is None
+    for name in ("RANK", "LOCAL_RANK"):
+        with pytest.raises(WorkerError, match=name):
+            Rank.from_environment({**TORCHRUN, name: ""})
 
 
 @pytest.mark.parametrize(
