@@ -1,4 +1,4 @@
-"""Pretrained backbones, fine-tuned on another real data set: solar cells, some with defects.
+"""Pretrained backbones, fine-tuned on another real dataset: solar cells, some with defects.
 
 ELPV (Buerhop-Lutz et al., 2018): 2,624 electroluminescence images of photovoltaic cells, each with
 the experts' probability of a defect; ``pip install elpv-dataset scikit-learn`` has them all.
