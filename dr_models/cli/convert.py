@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from dr_plugins.cli import options
 from dr_plugins.cli.command import Command
 
 # A copy of `TARGETS`, so that `--help` does not import PyTorch; a test compares them.
@@ -32,7 +33,7 @@ _THREE = (float, float, float)
 @click.option("--to", type=click.Choice(_TARGETS), default="timm", show_default=True)
 @click.option(
     "--out",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=options.Output(dir_okay=False),
     help="Output file: *.safetensors for timm and torchvision, *.pth for the others.  "
     "[default: a name such as cvnets_resnet50-for-timm.safetensors]",
 )

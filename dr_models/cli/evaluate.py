@@ -58,9 +58,7 @@ To resume an interrupted run, run the same command again.
     help="Sets, separated by commas, such as imagenet,v2,c.  Also folder (the directory itself), "
     "and NAME+c, which corrupts a set on the fly.  [default: all that are published]",
 )
-@click.option(
-    "--out", required=True, type=click.Path(path_type=Path), help="Directory of the results."
-)
+@click.option("--out", required=True, type=options.Output(), help="Directory of the results.")
 @click.option(
     "--class-map",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),

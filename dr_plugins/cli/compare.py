@@ -54,7 +54,7 @@ from dr_plugins.cli.processes import count_workers, import_named, usable_device
 @options.class_map
 @click.option(
     "--out",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=options.Output(file_okay=False),
     help="Directory for comparison.json, comparison.md and comparison.png; the picture needs the "
     "extra evaluate.",
 )

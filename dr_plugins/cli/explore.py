@@ -29,7 +29,7 @@ On another machine, forward the port: ssh -L 8000:localhost:8000 HOST, then expl
 @click.option(
     "--export",
     "out",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=options.Output(file_okay=False),
     metavar="DIR",
     help="Write the page as files that need no server, and end.",
 )

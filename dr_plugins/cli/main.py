@@ -66,7 +66,7 @@ def info(shards: str) -> None:
 @click.option("--records", is_flag=True, help="Also check the checksum of each record.")
 @click.option(
     "--resume",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=options.Output(dir_okay=False),
     metavar="FILE",
     help="Remember in FILE which files are intact, and skip those that FILE lists.",
 )

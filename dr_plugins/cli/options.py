@@ -20,22 +20,30 @@ _TEACHERS = {"python": "python:MODULE:FUNCTION", "timm": "timm:NAME[@CHECKPOINT]
 COUNT = click.IntRange(min=1)
 
 
-class _LocalDirectory(click.Path):
-    """A directory of this machine; an address would become a directory of that name."""
+class Output(click.Path):
+    """A path of this machine that a command writes; an address would become a folder of that name.
+
+    Args:
+        **kwargs: Of `click.Path`.
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(path_type=Path, **kwargs)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
         """Return the path, also of a ``file://`` address."""
         text = str(value).removeprefix("file://")
         if "://" in text:
             self.fail(
-                f"{text} is an address; name a local directory. `dr-plugins push` copies a set.",
+                f"{text} is an address; name a path of this machine. `dr-plugins push` copies sets "
+                "to addresses.",
                 param,
                 ctx,
             )
-        return Path(str(super().convert(text, param, ctx)))
+        return Path(super().convert(text, param, ctx))
 
 
-LOCAL_DIRECTORY = _LocalDirectory()
+LOCAL_DIRECTORY = Output()
 _Option = Callable[[Any], Any]
 
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 @click.option(
     "--out",
     required=True,
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=options.Output(dir_okay=False),
     help="Picture to write; the ending, such as .png or .jpg, selects the format.",
 )
 @click.option(

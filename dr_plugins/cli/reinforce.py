@@ -121,7 +121,7 @@ To resume an interrupted run, run the same command again.
 )
 @click.option(
     "--skip-unreadable",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=options.Output(dir_okay=False),
     metavar="FILE",
     help="Leave out the images listed in FILE, one path per line; if it does not exist, the "
     "unreadable images are written to it.  The list is part of the set.",

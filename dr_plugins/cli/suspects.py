@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from dr_plugins.shards.reader import ShardSet
 
 # Written files replace older ones, so links are followed: /dev/stdout is one.
-_FILE = click.Path(path_type=Path, dir_okay=False, resolve_path=True)
+_FILE = options.Output(dir_okay=False, resolve_path=True)
 _SHOWN = 20  # lines, where nothing is written
 _PICTURES = 200  # of a page, unless --top says more
 _SORTS = {"margin": "margin", "self-confidence": "label_prob"}
