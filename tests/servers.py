@@ -11,16 +11,17 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+_STATUS = {"busy": 503, "denied": 403}
+
 
 class FaultyServer(ThreadingHTTPServer):
     """Serves a folder.
 
     Attributes:
         faults: How many of the next requests fail, by kind: ``drop`` sends half of the answer,
-            ``stall`` half, and the rest
-            after a second, ``busy`` status 503, ``flip`` a flipped bit
-            in a shard or index, ``whole``
-            the whole file instead of a range, ``shift`` a range beside the one asked for.
+            ``stall`` half, and the rest after a second, ``busy`` status 503, ``denied`` 403,
+            ``flip`` a flipped bit in a shard or index, ``whole`` the whole file instead of a range,
+            ``shift`` a range beside the one asked for.
         only: Faults concern these methods of access: ``whole`` files or a ``range``.
         requests: Number of requests, by file and whether a range was asked for.
         tagged: Whether answers have an ETag.
@@ -69,8 +70,8 @@ class _Handler(BaseHTTPRequestHandler):
         with self.server.lock:
             self.server.requests[path.name, access] += 1
         fault = self.server.fault(access)
-        if not path.is_file() or fault == "busy":
-            self.send_response(503 if fault else 404)
+        if not path.is_file() or fault in _STATUS:
+            self.send_response(_STATUS.get(fault or "", 404))
             self.send_header("Content-Length", "0")
             self.end_headers()
             return

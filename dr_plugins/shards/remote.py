@@ -26,6 +26,7 @@ _ATTEMPTS, _FIRST_WAIT, _LONGEST_WAIT = 6, 0.5, 8.0  # the waits in seconds; abo
 _SILENCE = 30.0  # seconds after which a silent web server counts as lost
 # Trying again does not help against these.
 _PERMANENT = (FileNotFoundError, PermissionError, IsADirectoryError, ValueError, TypeError)
+_BUSY = (408, 425, 429)  # answers of a web server; others from 400 to 499 are its last word
 # What fsspec's file systems call a file's version.
 _VERSIONS = ("etag", "content_md5", "lastmodified", "last_modified", "generation", "blob_id")
 _EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs"}
@@ -188,7 +189,9 @@ def _options(scheme: str) -> dict[str, Any]:
 
 def _may_pass(error: BaseException) -> bool:
     full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-    return not full and not isinstance(error, _PERMANENT)
+    status = getattr(error, "status", None)
+    refused = isinstance(status, int) and 400 <= status < 500 and status not in _BUSY
+    return not full and not refused and not isinstance(error, _PERMANENT)
 
 
 def _attempt(address: str, call: Callable[[], _Result]) -> _Result:

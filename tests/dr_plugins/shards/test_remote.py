@@ -302,6 +302,12 @@ def test_what_is_not_there(server: FaultyServer) -> None:
         ShardSet(f"{server.address}/nothing")
 
 
+def test_who_may_not_read_is_not_tried_again(server: FaultyServer) -> None:
+    server.faults["denied"] = 1
+    with pytest.raises(FormatError, match="403"):
+        ShardSet(f"{server.address}/set")
+
+
 def test_an_unknown_scheme() -> None:
     with pytest.raises(FormatError, match="gopher://"):
         ShardSet("gopher://example/set")
