@@ -40,7 +40,7 @@ class Output(click.Path):
                 param,
                 ctx,
             )
-        return Path(super().convert(text, param, ctx))
+        return Path(str(super().convert(text, param, ctx)))
 
 
 LOCAL_DIRECTORY = Output()
