@@ -87,7 +87,7 @@ def _every_mode() -> Iterator[tuple[str, Image.Image, dict[str, Any]]]:
     yield "cmyk.jpg", a.convert("CMYK"), {}
     yield "one.png", grey.convert("1"), {}
     yield "i16.png", Image.fromarray(wide.astype(np.uint16)), {}
-    yield "i.tif", Image.fromarray(wide - 20_000), {}
+    yield "i.tif", Image.fromarray(wide // 200 - 20), {}
     yield "f.tif", Image.fromarray(wide.astype(np.float32) / 200), {}
     yield "ycbcr.jpg", a, {"quality": 80}
     yield "full.jpg", a, {"subsampling": 0}

@@ -40,7 +40,7 @@ def test_only_one_process_writes(tmp_path: Path, photographs: Path) -> None:
     holder = multiprocessing.get_context("fork").Process(target=hold, args=(out, there))
     holder.start()
     assert here.recv() == "held"
-    with pytest.raises(LockedError, match=r"another generator is writing to .*set"):
+    with pytest.raises(LockedError, match=r"another process is writing to .*set"):
         make_set(out, photographs)
     assert [p.name for p in out.iterdir()] == [".lock"]
     holder.kill()  # what a killed process held is free
