@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from dr_plugins.images.keys import KEY_RULES
 from dr_plugins.images.schemes import usage
 from dr_plugins.policies.config import preset_names
 
@@ -67,6 +68,15 @@ def teachers(more: str) -> _Option:
         multiple=True,
         help=f"{', '.join(forms)}; {more}",
     )
+
+
+keys = click.option(
+    "--keys",
+    type=click.Choice(sorted(KEY_RULES)),
+    default="path",
+    show_default=True,
+    help="What identifies an image: its path, or ImageNet's name for it, the same in every copy.",
+)
 
 
 def seed(of: str) -> _Option:

@@ -23,7 +23,6 @@ from dr_plugins.cli.processes import (
     usable_device,
 )
 from dr_plugins.cli.unfinished import described
-from dr_plugins.images.keys import KEY_RULES
 
 
 @click.command(
@@ -46,13 +45,7 @@ To resume an interrupted run, run the same command again.
 )
 @options.images()
 @options.teachers("several form an ensemble.")
-@click.option(
-    "--keys",
-    type=click.Choice(sorted(KEY_RULES)),
-    default="path",
-    show_default=True,
-    help="What identifies an image: its path, or ImageNet's name for it, the same in every copy.",
-)
+@options.keys
 @options.policy
 @click.option("--out", required=True, type=LOCAL_DIRECTORY, help="Output directory.")
 @click.option(

@@ -142,6 +142,7 @@ To resume an interrupted run, run the same command again.
 )
 @click.argument("directory", metavar="SET")
 @options.images("Those that are not in the set are added.")
+@options.keys
 @click.option("--out", required=True, type=LOCAL_DIRECTORY, help="Output directory.")
 @click.option(
     "--samples",
@@ -163,6 +164,7 @@ To resume an interrupted run, run the same command again.
 def extend(
     directory: str,
     images: str,
+    keys: str,
     out: Path,
     samples: int | None,
     teachers: tuple[str, ...],
@@ -196,7 +198,7 @@ def extend(
     )
     make(
         directory,
-        open_source(images, class_map),
+        open_source(images, class_map, keys=keys),
         ensemble,
         out,
         samples=samples,

@@ -169,6 +169,24 @@ def test_images_under_other_names(tmp_path: Path) -> None:
     assert list(ShardSet(out).keys) == sorted([*ShardSet(own).keys, added])
 
 
+def test_new_images_alone_follow_the_key_rule_that_is_given(tmp_path: Path) -> None:
+    runner, keys = CliRunner(), ["--keys", "imagenet", "--workers", "0", "--quiet"]
+    own = make_photographs(tmp_path / "own", 2, ["n00000001", "n00000002", "n00000003"])
+    made = ["--teacher", "python:tests.tiny:build_teacher", "--samples", "2", "--topk", "2"]
+    small = [*made, "--size", "24", "--min-agreement", "0", "--out", str(tmp_path / "set")]
+    result = runner.invoke(main, ["reinforce", "--images", str(own), *keys, *small])
+    assert result.exit_code == 0, result.output
+    more = make_photographs(tmp_path / "more", 1, ["n00000001", "n00000002", "n00000003"])
+    for file in list(more.rglob("*.JPEG")):
+        file.rename(file.with_name(f"{file.parent.name}_5_{file.parent.name}.JPEG"))
+    command = ["extend", str(tmp_path / "set"), "--images", str(more), *keys]
+    result = runner.invoke(main, [*command, "--out", str(tmp_path / "out")])
+    assert result.exit_code == 0, result.output
+    added = [f"n0000000{n}/n0000000{n}_5.JPEG" for n in (1, 2, 3)]
+    stored = ShardSet(tmp_path / "set").keys
+    assert list(ShardSet(tmp_path / "out").keys) == sorted([*stored, *added])
+
+
 def test_golden_sets_have_no_images(tmp_path: Path, photographs: Path) -> None:
     class Wide(nn.Module):
         def forward(self, views: torch.Tensor) -> torch.Tensor:
