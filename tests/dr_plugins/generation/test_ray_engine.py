@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
+import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -185,6 +187,35 @@ def test_when_all_actors_fail_the_first_error_is_raised(
 ) -> None:
     with pytest.raises(TeacherError, match=r"^out of order$"):
         reinforce_on_ray(job(tmp_path / "set", photographs, "broken"), Actors(), "cpu")
+
+
+@pytest.mark.slow
+def test_sigterm_ends_the_driver_with_its_actors(
+    tmp_path: Path, photographs: Path, cluster: Any
+) -> None:
+    (cluster.meeting / "flag").touch()
+    options = "--size 24 --samples 3 --topk 2 --batch-size 4 --shard-images 2 --min-agreement 0"
+    places = ["--images", photographs, "--out", tmp_path / "set", "--teacher", f"{HERE}:build"]
+    ray = ["--engine", "ray", "--device", "cpu", "--workers", "0", "--quiet"]
+    driver = subprocess.Popen(
+        [sys.executable, "-m", "dr_plugins", "reinforce", *places, *options.split(), *ray],
+        env={**os.environ, "RAY_ADDRESS": cluster.address},
+        stderr=subprocess.PIPE,
+    )
+    process, _ = (cluster.meeting / "pipe").read_text().split()  # it has begun a shard
+    actor = os.pidfd_open(int(process))
+    driver.terminate()
+    _, messages = driver.communicate()
+    assert driver.returncode == 128 + signal.SIGTERM, messages
+    assert b"Run the same command to resume" in messages
+    select.select([actor], [], [])  # until it has ended
+    os.close(actor)
+    made = tmp_path / "set"
+    assert {"unfinished.json", "index.safetensors"} <= files(made).keys()
+    assert not [name for name in files(made) if name.endswith(".tmp")]
+    for out in ("set", "alone"):
+        job(tmp_path / out, photographs, "build").run("cpu")
+    assert files(made) == files(tmp_path / "alone")
 
 
 @pytest.mark.slow
