@@ -45,9 +45,11 @@ def check_same(one: dict[str, Any], other: dict[str, Any], name: Any, other_name
     for entry in sorted((one.keys() | other.keys()) - _MAY_DIFFER):
         mine: Any = one.get(entry)
         theirs: Any = other.get(entry)
-        if entry == "policy" and mine != theirs:
-            parts = [part for part in {**mine, **theirs} if mine.get(part) != theirs.get(part)]
-            entry, mine, theirs = f"policy {parts[0]}", mine.get(parts[0]), theirs.get(parts[0])
+        while isinstance(mine, dict) and isinstance(theirs, dict) and mine != theirs:
+            part = next(p for p in {**mine, **theirs} if mine.get(p) != theirs.get(p))
+            entry, mine, theirs = f"{entry} {part}", mine.get(part), theirs.get(part)
+        if isinstance(mine, dict) != isinstance(theirs, dict):
+            mine, theirs = ("present" if isinstance(v, dict) else v for v in (mine, theirs))
         if entry == "class_names" and mine and theirs and mine != theirs:
             raise SettingsMismatchError(_differing_classes(mine, theirs, name, other_name))
         if mine != theirs:
