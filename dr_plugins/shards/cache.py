@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 _FOLDERS = ("partial", "files", "statistics", "archives")  # what may be deleted
 _DOWNLOADS = 2  # of a file whose checksum does not fit, before it counts as damaged
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # a disk that takes nothing more
 _logger = logging.getLogger(__name__)
 
 
@@ -113,7 +113,7 @@ def _fetch(file: RemotePath, sha256: str) -> LocalPath:
             path.parent.mkdir(parents=True, exist_ok=True)
     for _ in range(_DOWNLOADS):
         try:
-            with writing(only=_FULL):
+            with writing(only=FULL):
                 file.download(temporary)
             found = LocalPath(temporary).digest()
             if found == sha256:

@@ -16,7 +16,7 @@ from typing import Any, NoReturn, TypeVar
 import numpy as np
 
 from dr_plugins.errors import FormatError, OutputError
-from dr_plugins.shards.cache import cached
+from dr_plugins.shards.cache import FULL, cached
 from dr_plugins.shards.location import Location
 from dr_plugins.shards.locks import FileLocks
 
@@ -188,7 +188,7 @@ def _options(scheme: str) -> dict[str, Any]:
 
 
 def _may_pass(error: BaseException) -> bool:
-    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+    full = isinstance(error, OSError) and error.errno in FULL
     status = getattr(error, "status", None)
     refused = isinstance(status, int) and 400 <= status < 500 and status not in _BUSY
     return not full and not refused and not isinstance(error, _PERMANENT)

@@ -214,8 +214,10 @@ def make_images(root: Path) -> None:
 
 def make_archive(path: Path, seed: int = 0) -> None:
     """What ml-dr would store of `make_images`, with random flips and crops."""
-    enabled = {"random_resized_crop": {"enable": True, "size": 24}}
-    enabled["random_horizontal_flip"] = {"enable": True, "p": 0.5}  # type: ignore[dict-item]
+    enabled: dict[str, dict[str, Any]] = {
+        "random_resized_crop": {"enable": True, "size": 24},
+        "random_horizontal_flip": {"enable": True, "p": 0.5},
+    }
     plain = {"uint8": {"enable": True}, "to_tensor": {"enable": True}}
     normalize = {"normalize": {"mean": [0.5] * 3, "std": [0.25] * 3}}
     members = []

@@ -11,7 +11,6 @@ import sysconfig
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import click
 import numpy as np
 import pytest
 import torch
@@ -376,22 +375,6 @@ def test_help_shows_examples_as_they_are_written(command: str, flag: str) -> Non
         words = " ".join(result.stdout.split())
         assert "--samples INTEGER RANGE Reinforcements per image, S. [default: 400; x>=1]" in words
         assert f"Preset ({', '.join(preset_names())}) or YAML file" in words
-
-
-def test_no_command_writes_to_an_address_as_if_it_were_a_path() -> None:
-    context = click.Context(main, **main.context_settings)
-    commands = [main.get_command(context, name) for name in main.list_commands(context)]
-    written = [
-        (command.name, param)
-        for command in commands
-        if command is not None
-        for param in command.params
-        if isinstance(param.type, click.Path) and not param.type.exists
-    ]
-    assert {"reinforce", "merge", "preview", "explore"} <= {name for name, _ in written}
-    for _, param in written:
-        with pytest.raises(click.BadParameter):
-            param.type.convert("s3://bucket/name.png", param, context)
 
 
 def test_help_of_all() -> None:
