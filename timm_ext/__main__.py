@@ -20,16 +20,17 @@ Run timm's unmodified train.py with reinforced datasets registered:
   python -m timm_ext train.py --dataset imagenet-plus --data-dir imagenet --model resnet50
   torchrun --nproc_per_node=8 -m timm_ext train.py --dataset imagenet-plus ...
 
-From timm 0.9.16 on, `python train.py --device-modules timm_ext ...` does the same.
+`python train.py --device-modules timm_ext ...` does the same.
 """
 _DATASETS = """\
 datasets: imagenet-plus, cifar100-plus, flowers102-plus, food101-plus, and `reinforced` for any
 other. Options are part of the name, --dataset "imagenet-plus?shards=DIR&p=0.99":
-  shards   directory of the shard set (default: $DR_PLUGINS_SHARDS, then
+  shards   directory or address of the shard set (default: $DR_PLUGINS_SHARDS, then
            DATA_DIR/reinforcements/NAME)
   p        probability of a reinforcement (default: 0.99)
   densify  smooth or zeros (default: smooth)
   check    error, warn or off: if a view is not what the teacher saw (default: error)
+  skip     file with the keys of images to leave out, one a line
   seed     of the choice of reinforcements (default: --seed)
   loss     KDLoss, another name, or MODULE:CLASS; with options in brackets (default: KDLoss)
   base     only for `reinforced`: timm's name for the dataset of images, such as

@@ -1,4 +1,4 @@
-"""The same with MMSegmentation's own ResNet-50: for checkpoints of timm's or torchvision's."""
+"""DeepLabV3 with MMSegmentation's own ResNet-50: for checkpoints of timm's or torchvision's."""
 
 _base_ = "deeplabv3_cvnets-r50-d8_50e_ade20k-512x512.py"
 

@@ -32,6 +32,20 @@ SMALL = [
     )
 ]
 FIXED_SIZE = {"vit", "swin"}
+# `image_augmentation.resize.size` in apple/ml-cvnets: config/classification/imagenet, and
+# examples/range_augment for EfficientNet and Swin.
+RESIZED = {
+    "mobilenetv1_1.0": 256,
+    "mobilenetv2_1.0": 256,
+    "mobilenetv3_large": 256,
+    "mobilevit_small": 288,
+    "resnet_50": 256,
+    "efficientnet_b2": 288,
+    "efficientnet_b3": 320,
+    "vit_base": 232,
+    "swin_tiny": 256,
+    "swin_small": 232,
+}
 
 
 def by_name(model: CVNetsModel) -> str:
@@ -63,6 +77,10 @@ def test_the_configuration_tells_the_truth_about_the_input(model: CVNetsModel) -
     assert math.floor(model.size / config["crop_pct"]) == model.resize
     transform = timm.data.create_transform(**config)
     assert transform.transforms[0].size == model.resize
+
+
+def test_images_are_resized_as_in_the_public_configurations() -> None:
+    assert {name: CVNETS_MODELS[name].resize for name in RESIZED} == RESIZED
 
 
 @pytest.mark.parametrize("model", SMALL, ids=by_name)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -183,13 +185,16 @@ def test_a_plain_training_is_untouched(data_dir: Path) -> None:
 
 def test_launcher_explains_itself(capsys: pytest.CaptureFixture[str]) -> None:
     from timm_ext.__main__ import main
+    from timm_ext.names import NAMES, DatasetName
 
     with pytest.raises(SystemExit) as stop:
         main(["--help"])
     assert stop.value.code == 0
     said = capsys.readouterr().out
-    for word in ("train.py", "torchrun", "imagenet-plus", "shards", "DR_PLUGINS_SHARDS", "base"):
+    options = {field.name for field in fields(DatasetName)} - {"name"}
+    for word in ("train.py", "torchrun", "DR_PLUGINS_SHARDS", *NAMES):
         assert word in said
+    assert options == set(re.findall(r"^  ([a-z]+)  ", said, re.M))
 
 
 @pytest.mark.parametrize("script", ["no/such/train.py", "tests"])

@@ -88,7 +88,8 @@ def _build_torchvision(model: CVNetsModel, num_classes: int) -> nn.Module:
     return built
 
 
-# There is no configuration of CVNets for Swin at 384 pixels; we assume that it does not crop.
+# CVNets has configurations for tiny and small only. We assume that base is resized as tiny is, and
+# not cropped at 384 pixels.
 FAMILY = Family(
     "swin",
     tuple(
@@ -99,13 +100,13 @@ FAMILY = Family(
             partial(_entries, 2, 2, blocks, 2),
             (CLASSIFIER, 1, width),
             size=size,
-            resize=256 if size == 224 else size,
+            resize=resize,
         )
-        for mode, width, blocks, size in (
-            ("tiny", 768, 6, 224),
-            ("small", 768, 18, 224),
-            ("base", 1024, 18, 224),
-            ("base", 1024, 18, 384),
+        for mode, width, blocks, size, resize in (
+            ("tiny", 768, 6, 224, 256),
+            ("small", 768, 18, 224, 232),
+            ("base", 1024, 18, 224, 256),
+            ("base", 1024, 18, 384, 384),
         )
     ),
     torchvision=Torchvision(
