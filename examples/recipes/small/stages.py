@@ -126,7 +126,10 @@ class Run:
         images = self.recipe.images
         if images.startswith("torchvision:"):
             images = f"{images}:{self.data_dir}"
-        wanted = range(settings["jobs"]) if self.jobs is None else self.jobs
+        jobs = range(settings["jobs"])
+        wanted = jobs if self.jobs is None else self.jobs
+        if others := sorted(set(wanted).difference(jobs)):
+            raise click.UsageError(f"--job {others[0]}: the jobs are 0 to {jobs[-1]}")
         for job in wanted:
             command = ["reinforce", "--images", images, "--teacher", f"timm:{model}@{checkpoint}"]
             for name in ("policy", "samples", "topk"):

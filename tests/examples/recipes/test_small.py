@@ -92,6 +92,13 @@ def test_an_interrupted_stage_resumes(tmp_path: Path, monkeypatch: pytest.Monkey
     assert "lr was 0.1, is 0.2" in run("food101", "scratch", out=tmp_path, code=1).output
 
 
+def test_a_job_that_is_not_merged_is_refused(tmp_path: Path) -> None:
+    arguments = ["cifar100", "reinforce", "--job", "8", "--out", str(tmp_path)]
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 2
+    assert "0 to 7" in result.output
+
+
 def test_fine_tuning_needs_a_network(tmp_path: Path) -> None:
     arguments = ["cifar100", "finetune", "--out", str(tmp_path)]
     result = CliRunner().invoke(main, arguments)
