@@ -43,7 +43,7 @@ def _open_hub(rest: str, class_names: Sequence[str] | None, train: bool) -> Any:
 
 
 def _open_tar(rest: str, class_names: Sequence[str] | None, train: bool) -> Any:
-    from dr_plugins.images.stored import TarImages
+    from dr_plugins.images.archives import TarImages
 
     return TarImages(rest, class_names)
 

@@ -23,7 +23,8 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from torch.utils.data import Subset
+from torch.utils.data import ConcatDataset, Subset
+from torchvision.datasets.vision import StandardTransform
 
 from dr_plugins.errors import DatasetMismatchError, ImageReadError
 from dr_plugins.images import stored, torchvision_sets
@@ -74,7 +75,7 @@ class ImageSource:
 
     def __init__(self, dataset: Any, keys: Sequence[str] | str | None = None) -> None:
         if type(dataset).__module__.startswith("datasets."):
-            dataset = HubImages(dataset)
+            dataset = HubImages(dataset, None if isinstance(keys, str) else keys)
         _refuse_transform(dataset)
         self.dataset = dataset
         names = image_keys(dataset) if keys is None or isinstance(keys, str) else keys
@@ -267,7 +268,10 @@ def _lines(path: str | os.PathLike[str]) -> list[str]:
 
 
 def _refuse_transform(dataset: Any) -> None:
-    if getattr(dataset, "transform", None) is not None:
+    # torchvision's `transforms`, for images and targets together, may hold a target's alone.
+    both = getattr(dataset, "transforms", None)
+    joint = getattr(both, "transform", None) if isinstance(both, StandardTransform) else both
+    if getattr(dataset, "transform", None) is not None or joint is not None:
         raise DatasetMismatchError(
             f"the {type(dataset).__name__} has a transform, which would augment a second "
             f"time: create it without one, and pass the transform of plain images as "
@@ -275,6 +279,9 @@ def _refuse_transform(dataset: Any) -> None:
         )
     if isinstance(dataset, Subset):
         _refuse_transform(dataset.dataset)
+    elif isinstance(dataset, ConcatDataset):
+        for part in dataset.datasets:
+            _refuse_transform(part)
 
 
 def kind_of(dataset: Any) -> DatasetKind | None:

@@ -227,7 +227,7 @@ def test_one_key_for_each_image(photographs: Path) -> None:
         ImageSource(ImageFolder(str(photographs)), keys=["a", "b"])
 
 
-@pytest.mark.parametrize("kind", ["torchvision", "timm", "subset"])
+@pytest.mark.parametrize("kind", ["torchvision", "timm", "subset", "concatenation", "joint"])
 def test_a_transform_is_refused_with_its_remedy(photographs: Path, kind: str) -> None:
     if kind == "timm":
         dataset = timm_dataset(photographs, transform=transforms.ToTensor())
@@ -235,6 +235,10 @@ def test_a_transform_is_refused_with_its_remedy(photographs: Path, kind: str) ->
         dataset = ImageFolder(str(photographs), transform=transforms.ToTensor())
     if kind == "subset":
         dataset = Subset(Subset(dataset, [1, 2]), [0])
+    if kind == "concatenation":
+        dataset = ConcatDataset([ImageFolder(str(photographs)), Subset(dataset, [0])])
+    if kind == "joint":  # as `transforms` of torchvision's OxfordIIITPet
+        dataset = datasets.VisionDataset(str(photographs), transforms=lambda *pair: pair)
     with pytest.raises(DatasetMismatchError, match=r"has a transform.*ReinforcedDataset"):
         ImageSource(dataset)
 

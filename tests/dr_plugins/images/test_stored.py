@@ -17,9 +17,9 @@ from torchvision.datasets import ImageFolder
 
 from dr_plugins import ReinforcedDataset
 from dr_plugins.errors import DatasetMismatchError, ImageReadError
+from dr_plugins.images.archives import TarImages
 from dr_plugins.images.keys import imagenet_key
 from dr_plugins.images.sources import ImageSource, open_source
-from dr_plugins.images.stored import TarImages
 from dr_plugins.tools.verify import verify
 from tests import tiny
 
@@ -103,6 +103,10 @@ def hub_rows(root: Path) -> Any:
     return datasets.Dataset.from_dict({"image": images, "label": labels}, features)
 
 
+def raw() -> Any:
+    return pytest.importorskip("datasets").Image(decode=False)
+
+
 def hub(root: Path, out: Path) -> str:
     hub_rows(root).save_to_disk(str(out / "saved"))
     return f"hf:{out / 'saved'}"
@@ -142,6 +146,18 @@ def test_a_hub_data_set_trains(root: Path) -> None:
         assert np.array_equal(part.load(index)[0], folder.source.load(position[key])[0])
 
 
+def test_a_hub_data_set_with_a_transform_or_without_names(root: Path) -> None:
+    rows = hub_rows(root)
+    with pytest.raises(DatasetMismatchError, match=r"has a transform.*ReinforcedDataset"):
+        ImageSource(rows.with_transform(lambda batch: batch))
+    keys = ImageSource(rows).keys
+    unnamed = [{**image, "path": None} for image in rows.cast_column("image", raw())["image"]]
+    rows = rows.from_dict({**rows.to_dict(), "image": unnamed}, rows.features)
+    with pytest.raises(ValueError, match="no names; pass keys"):
+        ImageSource(rows)
+    assert ImageSource(rows, keys).load(1)[0].size == ImageSource(hub_rows(root)).load(1)[0].size
+
+
 def test_the_index_is_made_once(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -161,6 +177,25 @@ def test_names_that_each_archive_counts_anew(root: Path, tmp_path: Path) -> None
         write_tar(tmp_path / f"p{part}.tar", [("000.jpg", data), ("000.cls", b"1\n")])
     source = open_source(f"tar:{tmp_path}/p*.tar")
     assert (source.keys, source.load(1)[1]) == (["p0/000.jpg", "p1/000.jpg"], 1)
+
+
+def test_classes_called_by_numbers(root: Path, tmp_path: Path) -> None:
+    """Folders are classes by name, "10" before "2", and numbers of webdataset are labels."""
+    data = files(root)[0][2]
+    members = [(f"{name}/{name}.JPEG", data) for name in ("1", "2", "10")]
+    archive = write_tar(tmp_path / "numbers.tar", members)
+    with tarfile.open(archive) as file:
+        file.extractall(tmp_path / "numbers", filter="data")
+    (tmp_path / "classes.txt").write_text("2\n1\n10")
+    for class_map in (None, tmp_path / "classes.txt"):
+        folder = open_source(str(tmp_path / "numbers"), class_map)
+        tar = open_source(f"tar:{archive}", class_map)
+        assert tar.class_names == folder.class_names
+        labels = [{s.keys[i]: s.load(i)[1] for i in range(3)} for s in (folder, tar)]
+        assert labels[0] == labels[1]
+    write_tar(archive, [*members, ("1/1.cls", b"7")])
+    with pytest.raises(DatasetMismatchError, match=r"numbers\.tar.*'2/2\.JPEG' has none"):
+        open_source(f"tar:{archive}")
 
 
 def test_a_damaged_image_in_an_archive(root: Path, tmp_path: Path) -> None:
