@@ -55,7 +55,7 @@ def info(shards: str) -> None:
 """,
 )
 @click.argument("shards", metavar="SET")
-@options.images("Compares the keys.", required=False)
+@options.images("Their keys are compared with the set's.", required=False)
 @click.option(
     "--replay",
     type=click.IntRange(min=0),

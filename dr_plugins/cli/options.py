@@ -115,12 +115,12 @@ def device(of: str = "teachers") -> _Option:
     )
 
 
-def all_cores(that: str = "augment") -> _Option:
-    """``--workers``: None means one per core."""
+def all_cores(that: str = "augment", more: str = "") -> _Option:
+    """``--workers``: None means one per core, or what `more` says."""
     return click.option(
         "--workers",
         type=click.IntRange(min=0),
-        help=f"Processes that {that}.  [default: one per core]",
+        help=f"Processes that {that}.  [default: one per core{more}]",
     )
 
 

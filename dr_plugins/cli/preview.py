@@ -121,7 +121,7 @@ def _named(given: tuple[str, ...], shards: ShardSet) -> list[str]:
                     f"UTF-8 text file that lists some",
                     param_hint="--keys",
                 ) from error
-            found += [line for line in text.split("\n") if line]
+            found += [key for line in text.split("\n") if (key := line.removesuffix("\r"))]
         else:
             found.append(entry)
     return found

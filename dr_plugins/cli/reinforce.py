@@ -69,7 +69,9 @@ To resume an interrupted run, run the same command again.
 )
 @options.size
 @click.option(
-    "--backend", type=click.Choice(["pil", "tensor"]), help="[default: the policy's, pil]"
+    "--backend",
+    type=click.Choice(["pil", "tensor"]),
+    help="What resizes: Pillow, or torch, which is faster.  [default: the policy's, pil]",
 )
 @options.seed("all parameters")
 @options.temperature
@@ -89,7 +91,7 @@ To resume an interrupted run, run the same command again.
     show_default=True,
     help="Images per shard; an interruption loses at most one shard.",
 )
-@options.all_cores()
+@options.all_cores(more=", divided among torchrun's ranks; 4 for each of Ray's actors")
 @options.device()
 @click.option(
     "--views-on",

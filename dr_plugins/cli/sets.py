@@ -216,4 +216,4 @@ def _names(text: str) -> list[str]:
 
 def _lines(path: Path) -> list[str]:
     text = path.read_text(encoding="utf-8-sig", errors="surrogateescape")
-    return [line for line in text.split("\n") if line]
+    return [key for line in text.split("\n") if (key := line.removesuffix("\r"))]

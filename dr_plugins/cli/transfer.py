@@ -15,7 +15,7 @@ from dr_plugins.cli.interrupts import ending_at_once
     cls=Command,
     epilog="""Example:
 
-  dr-plugins pull hf://datasets/NAME imagenet-plus
+  dr-plugins pull hf://datasets/OWNER/NAME imagenet-plus
 
 To resume an interrupted copy, run the same command again.
 """,
@@ -40,8 +40,8 @@ def pull(address: str, directory: Path, quiet: bool) -> None:
     cls=Command,
     epilog="""Examples:
 
-  dr-plugins push imagenet-plus hf://datasets/NAME --licence cc-by-4.0
-  dr-plugins push flowers-plus hf://datasets/NAME --licence cc0-1.0 --images flowers
+  dr-plugins push imagenet-plus hf://datasets/OWNER/NAME --licence cc-by-4.0
+  dr-plugins push flowers-plus hf://datasets/OWNER/NAME --licence cc0-1.0 --images flowers
 
 To resume an interrupted copy, run the same command again.
 """,
@@ -52,7 +52,7 @@ To resume an interrupted copy, run the same command again.
     "--licence",
     "--license",
     prompt="Licence of the answers, such as cc-by-4.0",
-    help="Licence of the answers, as the Hub names it; stands in the dataset card.",
+    help="Licence of the answers for the dataset card, as the Hub names it.",
 )
 @options.images(
     "The card then shows four of them with their views, to all who may read the set.",

@@ -39,7 +39,7 @@ def _open_torchvision(rest: str, class_names: Sequence[str] | None, train: bool)
 def _open_hub(rest: str, class_names: Sequence[str] | None, train: bool) -> Any:
     from dr_plugins.images.stored import open_hub
 
-    return open_hub(rest, "train" if train else "validation")
+    return open_hub(rest, "train" if train else "validation", class_names)
 
 
 def _open_tar(rest: str, class_names: Sequence[str] | None, train: bool) -> Any:
@@ -51,7 +51,7 @@ def _open_tar(rest: str, class_names: Sequence[str] | None, train: bool) -> Any:
 def _open_list(rest: str, class_names: Sequence[str] | None, train: bool) -> Any:
     from dr_plugins.images.stored import ListedImages
 
-    return ListedImages(rest)
+    return ListedImages(rest, class_names=class_names)
 
 
 SCHEMES = {

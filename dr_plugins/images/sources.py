@@ -223,13 +223,15 @@ def open_source(
             directory); ``tar:PATTERN``, archives as `TarImages` describes them; or ``list:FILE``,
             lines of PATH LABEL.
         class_map: UTF-8 text file with one class folder name per line, in label order; needed when
-            the images are of only some of the classes.
+            the images are of only some of the classes. Where labels are numbers (``hf:``,
+            ``list:``, some archives), it names them.
         train: Use the training split where a dataset has splits; if false, its validation or test
             split.
         keys: Name of a rule for the keys; see `ImageSource`.
 
     Raises:
-        DatasetMismatchError: The dataset or directory does not exist, or holds no images.
+        DatasetMismatchError: The dataset or directory does not exist, or holds no images, or the
+            class map has no effect on it.
 
     Example:
         >>> source = open_source("imagenet/train")                          # doctest: +SKIP
@@ -239,7 +241,7 @@ def open_source(
     spec = os.fspath(spec)
     try:
         names = None if class_map is None else _lines(class_map)
-        return ImageSource(_open(spec, names, train), keys)
+        source = ImageSource(_open(spec, names, train), keys)
     except _OPEN_ERRORS as error:
         files = "Download its files first: torchvision.datasets.NAME(ROOT, download=True)."
         raise DatasetMismatchError(
@@ -247,6 +249,12 @@ def open_source(
             f"class, {usage()}, such as torchvision:CIFAR100:data."
             + (f" {files}" if spec.startswith("torchvision:") else "")
         ) from error
+    if names is not None and source.class_names != names:
+        raise DatasetMismatchError(
+            f"{spec} numbers its classes itself, so the class map {class_map} "
+            f"would have no effect; leave it out"
+        )
+    return source
 
 
 def _open(spec: str, class_names: Sequence[str] | None, train: bool) -> Any:

@@ -57,13 +57,18 @@ class ListedImages(StoredImages):
     Args:
         file: The list, UTF-8; empty lines are ignored.
         root: Directory that the paths are relative to; that of the list by default.
+        class_names: Names of the classes in label order.
 
     Raises:
-        ValueError: A line is not a path and a number, or only some lines have labels.
+        ValueError: A line is not a path and a number, only some lines have labels, or a label has
+            no name.
     """
 
-    def __init__(self, file: str, root: str | None = None) -> None:
+    def __init__(
+        self, file: str, root: str | None = None, class_names: Sequence[str] | None = None
+    ) -> None:
         self._root = os.path.dirname(file) if root is None else root
+        self.classes = None if class_names is None else list(class_names)
         lines = [line for line in Path(file).read_text("utf-8").splitlines() if line.strip()]
         self.keys, self._labels = [], []
         for line in lines:
@@ -79,6 +84,11 @@ class ListedImages(StoredImages):
         if min(self._labels) < 0 <= max(self._labels):
             without = self.keys[self._labels.index(-1)]
             raise ValueError(f"{file}: some images have labels, but {without!r} has none")
+        if self.classes is not None and max(self._labels) >= len(self.classes):
+            raise ValueError(
+                f"{file} has label {max(self._labels)}, but the class map lists "
+                f"{len(self.classes)} classes, from 0"
+            )
 
     def open(self, index: int) -> tuple[IO[bytes] | str, int]:
         """See `StoredImages.open`."""
@@ -91,13 +101,20 @@ class HubImages(StoredImages):
     Args:
         dataset: Map-style, with an ``Image`` column and, if labels are known, a ``ClassLabel``.
         keys: Names of the images; those in the dataset by default.
+        class_names: Other names of the classes, in label order.
 
     Raises:
         DatasetMismatchError: The dataset has a transform.
-        ValueError: There is no column of images, or the images have no names.
+        ValueError: There is no column of images, the images have no names, or `class_names` lists
+            other classes or the same ones in another order.
     """
 
-    def __init__(self, dataset: Any, keys: Sequence[str] | None = None) -> None:
+    def __init__(
+        self,
+        dataset: Any,
+        keys: Sequence[str] | None = None,
+        class_names: Sequence[str] | None = None,
+    ) -> None:
         from datasets import ClassLabel, Image
 
         if dataset.format["type"] == "custom":
@@ -113,7 +130,7 @@ class HubImages(StoredImages):
             raise ValueError(f"there is no column of images among {list(dataset.features)}")
         self._image, self._label = images[0], labels[0] if labels else None
         if self._label is not None:
-            self.classes = list(dataset.features[self._label].names)
+            self.classes = _renamed(dataset.features[self._label].names, class_names)
         keep = [self._image] if self._label is None else [self._image, self._label]
         self._rows = dataset.select_columns(keep).cast_column(self._image, Image(decode=False))
         self.keys = self._names() if keys is None else keys
@@ -140,13 +157,29 @@ class HubImages(StoredImages):
         return image["path"] if data is None else io.BytesIO(data), -1 if label is None else label
 
 
-def open_hub(name: str, split: str) -> HubImages:
+def _renamed(names: Sequence[str], class_names: Sequence[str] | None) -> list[str]:
+    """The names of numbered classes, or those of a class map, which cannot change the numbers."""
+    if class_names is None:
+        return list(names)
+    places = {name: place for place, name in enumerate(class_names)}
+    moved = [name for label, name in enumerate(names) if places.get(name, label) != label]
+    if len(class_names) != len(names) or moved:
+        raise ValueError(
+            f"the class map lists {len(class_names)} classes"
+            + (f", {moved[0]!r} at another place than the dataset" if moved else "")
+            + f"; expected a name for each of its {len(names)} labels, in their order"
+        )
+    return list(class_names)
+
+
+def open_hub(name: str, split: str, class_names: Sequence[str] | None = None) -> HubImages:
     """Open a dataset of the Hugging Face ``datasets`` library.
 
     Args:
         name: A directory written by ``save_to_disk``, or what ``load_dataset`` takes: a name on the
             Hub, or a directory.
         split: The split, such as ``"train"``.
+        class_names: See `HubImages`.
 
     Raises:
         DatasetMismatchError: The library is not installed.
@@ -159,7 +192,7 @@ def open_hub(name: str, split: str) -> HubImages:
             f"cannot open hf:{name}: {error}. pip install datasets"
         ) from error
     if os.path.exists(os.path.join(name, "dataset_dict.json")):
-        return HubImages(datasets.load_from_disk(name)[split])
+        return HubImages(datasets.load_from_disk(name)[split], class_names=class_names)
     if os.path.exists(os.path.join(name, "state.json")):
-        return HubImages(datasets.load_from_disk(name))
-    return HubImages(datasets.load_dataset(name, split=split))
+        return HubImages(datasets.load_from_disk(name), class_names=class_names)
+    return HubImages(datasets.load_dataset(name, split=split), class_names=class_names)

@@ -37,7 +37,7 @@ class RemotePath(Location):
     """A directory or file that fsspec reads; its credentials and options come from fsspec's config.
 
     Attributes:
-        address: Such as ``"s3://bucket/imagenet-plus"`` or ``"hf://datasets/name/set"``.
+        address: Such as ``"s3://bucket/imagenet-plus"`` or ``"hf://datasets/OWNER/NAME"``.
     """
 
     address: str

@@ -42,7 +42,8 @@ def pull(address: str, directory: str | os.PathLike[str], *, progress: bool = Fa
     SHA-256 before it appears.
 
     Args:
-        address: The set: ``s3://...``, ``gs://...``, ``hf://datasets/...``, ``https://...``.
+        address: The set: ``s3://...``, ``gs://...``, ``hf://datasets/OWNER/NAME``,
+            ``https://...``.
         directory: Where to copy it; created if needed.
         progress: Show a progress bar.
 
@@ -52,7 +53,7 @@ def pull(address: str, directory: str | os.PathLike[str], *, progress: bool = Fa
         OutputError: A file cannot be written.
 
     Example:
-        >>> pull("hf://datasets/NAME", "imagenet-plus")                     # doctest: +SKIP
+        >>> pull("hf://datasets/OWNER/NAME", "imagenet-plus")               # doctest: +SKIP
     """
     source, target = _remote(address), LocalPath(Path(directory))
     manifest = Manifest.load(source)
@@ -84,7 +85,7 @@ def push(
 
     Args:
         directory: The shard set.
-        address: Where to copy it: ``s3://...``, ``gs://...``, ``hf://datasets/...``.
+        address: Where to copy it: ``s3://...``, ``gs://...``, ``hf://datasets/OWNER/NAME``.
         licence: Identifier of the licence of the answers, such as ``cc-by-4.0``; for the card.
         images: The images; the card then shows four of them with their views. Everybody who may
             read the set sees these.
@@ -98,7 +99,8 @@ def push(
         OutputError: A file cannot be written there.
 
     Example:
-        >>> push("imagenet-plus", "hf://datasets/NAME", licence="cc-by-4.0")  # doctest: +SKIP
+        >>> push("imagenet-plus", "hf://datasets/OWNER/NAME",               # doctest: +SKIP
+        ...      licence="cc-by-4.0")
     """
     source, place = Path(directory), _remote(address)
     manifest = Manifest.load(located(source))
@@ -162,7 +164,12 @@ class _Hub:
     def __init__(self, address: str) -> None:
         from huggingface_hub import HfApi
 
-        owner, name, *folder = address.removeprefix(_HUB).strip("/").split("/")
+        owner, _, rest = address.removeprefix(_HUB).strip("/").partition("/")
+        if not rest:
+            raise OutputError(
+                f"{address} names no repository of the Hub; expected {_HUB}OWNER/NAME"
+            )
+        name, *folder = rest.split("/")
         self._api, self._repo = HfApi(), f"{owner}/{name}"
         self._folder, self._place = "".join(f"{part}/" for part in folder), address
         with _writing(self._place):

@@ -31,7 +31,7 @@ _STEP = 40  # grey levels between two classes
 FILLED = {
     "ROOT": "imagenet/train",
     "SPEC": "timm:resnet50",
-    "hf://datasets/NAME": "hf://datasets/some/plus",
+    "hf://datasets/OWNER/NAME": "hf://datasets/some/plus",
     "--policy NAME": "--policy randaug",
     "NAME@": "resnet50@",
     "--samples S": "--samples 2",

@@ -158,6 +158,31 @@ def test_a_hub_data_set_with_a_transform_or_without_names(root: Path) -> None:
     assert ImageSource(rows, keys).load(1)[0].size == ImageSource(hub_rows(root)).load(1)[0].size
 
 
+def test_a_class_map_names_the_classes_of_the_hub(root: Path, tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    described = datasets.ClassLabel(names=["tench", "goldfish", "Chihuahua"])
+    hub_rows(root).cast_column("label", described).save_to_disk(str(tmp_path / "saved"))
+    spec, names = f"hf:{tmp_path / 'saved'}", tmp_path / "classes.txt"
+    with pytest.raises(DatasetMismatchError, match="tench"):
+        ReinforcedDataset(open_source(spec), root / "set")
+    names.write_text("\n".join(WNIDS))
+    train = ReinforcedDataset(open_source(spec, names), root / "set", p=1)
+    assert (train.source.class_names, len([train[i] for i in range(9)])) == (list(WNIDS), 9)
+    for content in ("tench\nChihuahua\ngoldfish", "tench\ngoldfish"):
+        names.write_text(content)
+        with pytest.raises(DatasetMismatchError, match="class map lists"):
+            open_source(spec, names)
+
+
+def test_a_class_map_names_the_classes_of_a_list(root: Path, tmp_path: Path) -> None:
+    spec, names = list_file(root, tmp_path), tmp_path / "classes.txt"
+    names.write_text("\n".join(WNIDS))
+    assert open_source(spec, names).class_names == list(WNIDS)
+    names.write_text("\n".join(WNIDS[:2]))
+    with pytest.raises(DatasetMismatchError, match="label 2"):
+        open_source(spec, names)
+
+
 def test_the_index_is_made_once(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

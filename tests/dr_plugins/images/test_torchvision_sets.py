@@ -254,6 +254,9 @@ def test_cifar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: Any, label
     assert label == 1
     opened = open_source(f"torchvision:{kind.__name__}:{tmp_path}")
     assert by_key(opened) == by_key(source)
+    text(tmp_path / "classes.txt", *reversed(source.class_names))
+    with pytest.raises(DatasetMismatchError, match="no effect"):
+        open_source(f"torchvision:{kind.__name__}:{tmp_path}", tmp_path / "classes.txt")
 
 
 def test_fashion_mnist(tmp_path: Path) -> None:

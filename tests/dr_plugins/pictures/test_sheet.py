@@ -249,7 +249,7 @@ def run(*arguments: object) -> Result:
 def test_the_command_writes_a_sheet(root: Path, directory: Path, tmp_path: Path) -> None:
     out, lists = tmp_path / "sheet.png", tmp_path / "keys.txt"
     key = ShardSet(directory).keys[2]
-    lists.write_text(f"{key}\n", encoding="utf-8")
+    lists.write_bytes(f"{key}\r\n".encode())
     sheets = []
     for how in (["--keys", key], ["--keys", lists]):
         result = run("preview", directory, "--images", root, "--out", out, *how)

@@ -267,7 +267,7 @@ def test_a_killed_run_continues(tmp_path: Path, shard_sets: Sets) -> None:
 
 def test_command(tmp_path: Path, shard_sets: Sets) -> None:
     keys = list(ShardSet(shard_sets()).keys)[3:9]
-    (tmp_path / "keys.txt").write_text("\n".join(keys) + "\n")
+    (tmp_path / "keys.txt").write_bytes("\r\n".join(keys).encode() + b"\n")
     (tmp_path / "classes.txt").write_text("n02\nn03\n")
     runner, out = CliRunner(), str(tmp_path / "out")
     command = ["subset", str(shard_sets()), "--out", out, "--quiet"]

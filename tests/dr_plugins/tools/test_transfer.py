@@ -125,6 +125,13 @@ def test_a_store_that_cannot_be_reached(folder: Path, monkeypatch: pytest.Monkey
         push(folder / "set", "memory://bucket/set", licence="cc0-1.0")
 
 
+def test_an_address_of_the_hub_without_an_owner(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with hub(monkeypatch), pytest.raises(OutputError, match="OWNER/NAME"):
+        push(folder / "set", "hf://datasets/plus", licence="cc-by-4.0")
+
+
 def test_the_hub(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     address = "hf://datasets/some/plus"
     with hub(monkeypatch) as server:
