@@ -24,6 +24,8 @@ from dr_plugins.cli.processes import (
 )
 from dr_plugins.cli.unfinished import described
 
+_ACTORS = "1"
+
 
 @click.command(
     cls=Command,
@@ -161,7 +163,7 @@ To resume an interrupted run, run the same command again.
 )
 @click.option(
     "--actors",
-    default="1",
+    default=_ACTORS,
     show_default=True,
     metavar="MIN[:MAX]",
     help="Number of Ray's actors: MIN at the start, up to MAX as the cluster has room for them.",
@@ -227,6 +229,8 @@ def reinforce(
         from dr_plugins.generation.sharing import Process
         from dr_plugins.policies.policy import Policy
 
+    if engine is None and (actors != _ACTORS or actor_gpus is not None or actor_resources):
+        raise click.UsageError("options of actors are for a cluster; add --engine ray")
     sys.path.append(os.getcwd())  # for python:MODULE:FUNCTION
     rank = Rank.from_environment(os.environ)
     local_rank, local_world_size = (rank.local_rank, rank.local_world_size) if rank else (0, 1)

@@ -17,9 +17,9 @@ _HOST = click.argument("host", type=click.Choice(startup.HOSTS))
 def enable(host: str) -> None:
     """Make reinforced datasets available to a host's own scripts, by name.
 
-    After `enable timm`, timm's `python train.py --dataset imagenet-plus` trains on the reinforced
-    dataset, without further options. It applies to this Python environment until `disable timm`,
-    and costs nothing unless the host is imported.
+    After `enable timm`, timm's `python train.py --dataset "imagenet-plus?shards=SET"` trains on a
+    reinforced dataset. It applies to this Python environment until `disable timm`, and costs
+    nothing unless the host is imported.
     """
     folder = startup.enable(host)
     problem = startup.explain(host)

@@ -31,7 +31,7 @@ _SORTS = {"margin": "margin", "self-confidence": "label_prob"}
   dr-plugins suspects imagenet-plus --top 500 --page suspects.html --images imagenet/train
   dr-plugins suspects fold-0 fold-1 --class n03642806 --keys skip.txt
 
-Look at the suspects, delete the lines of good images from skip.txt, and leave the others out:
+Look at the suspects, delete images whose label is right from skip.txt, and leave the others out:
 
   dr-plugins reinforce --images imagenet/train --skip skip.txt ...
 """,

@@ -19,7 +19,7 @@ from dr_plugins.generation.readable import skip_list
 from dr_plugins.generation.sharing import Part, Process
 from dr_plugins.generation.teacher_schemes import load_teacher
 from dr_plugins.generation.teachers import Ensemble
-from dr_plugins.images.skipping import skipped_keys
+from dr_plugins.images.skipping import read_keys, skipped_keys
 from dr_plugins.images.sources import ImageSource, open_source
 from dr_plugins.shards.manifest import Manifest
 
@@ -125,6 +125,8 @@ class GenerationJob:
             ReinforcementError: See `reinforce`.
         """
         source, teacher = self._load(teacher_devices)
+        path = self.skip_unreadable
+        unreadable = read_keys(path) if path is not None and path.exists() else []
         return estimate(
             source,
             teacher,
@@ -132,7 +134,7 @@ class GenerationJob:
             device=device,
             workers=self.workers,
             views_on=self.views_on,
-            left_out=self._skipped(source),
+            left_out=sorted({*unreadable, *self._skipped(source)}),
         )
 
     def _load(self, teacher_devices: tuple[str, ...]) -> tuple[ImageSource, Ensemble]:

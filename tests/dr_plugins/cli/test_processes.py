@@ -51,6 +51,11 @@ def test_what_is_no_part_is_wrong_usage(tmp_path: Path, photographs: Path) -> No
     assert "I/N" in error_of(reinforce(photographs, tmp_path, "--part", "4/3"), code=2)
 
 
+def test_options_of_actors_need_an_engine(tmp_path: Path, photographs: Path) -> None:
+    for options in (("--actors", "4"), ("--actor-gpus", 1), ("--actor-resource", "a100=1")):
+        assert "--engine" in error_of(reinforce(photographs, tmp_path, *options), code=2)
+
+
 def test_teachers_have_devices(tmp_path: Path, photographs: Path) -> None:
     two = ("--teacher", "python:tests.tiny:build_teacher", "--min-agreement", 0)
     assert reinforce(photographs, tmp_path / "one", *two).exit_code == 0

@@ -55,3 +55,10 @@ def test_command_makes_nothing(tmp_path: Path) -> None:
     assert "cpu-hours" in result.output
     assert "3 files" in result.output
     assert not out.exists()
+    damaged = sorted(images.rglob("*.JPEG"))[0]
+    damaged.write_bytes(b"no image")
+    (tmp_path / "skip.txt").write_text(f"{damaged.relative_to(images)}\n")
+    skipping = ["--skip-unreadable", str(tmp_path / "skip.txt"), "--estimate"]
+    result = CliRunner().invoke(main, [*command, "--device", "cpu", *skipping])
+    assert result.exit_code == 0, result.output
+    assert "22 views" in result.output
