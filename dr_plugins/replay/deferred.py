@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dr_plugins.errors import DeviceMismatchError
+from dr_plugins.errors import DeviceMismatchError, SettingsMismatchError
 from dr_plugins.policies.policy import AugmentParams, Policy
 from dr_plugins.transforms.kernels.batch import upload
 
@@ -66,11 +66,16 @@ class DeferredViews:
 
     @classmethod
     def cat(cls, batches: Sequence[DeferredViews]) -> DeferredViews:
-        """Concatenate at least one batch, all with the same policy and view size."""
+        """Concatenate at least one batch, all of the same view size.
+
+        Raises:
+            SettingsMismatchError: Their policies differ.
+        """
         views = [batch.cropped[: len(batch)] for batch in batches]
         partners = [batch.cropped[len(batch) :] for batch in batches]
         params = [one for batch in batches for one in batch.params]
-        return cls(batches[0].policy, torch.cat([*views, *partners]), params)
+        policy = _only([batch.policy for batch in batches])
+        return cls(policy, torch.cat([*views, *partners]), params)
 
     @property
     def shape(self) -> torch.Size:
@@ -138,12 +143,27 @@ def join(views: Sequence[CroppedView], stack: Callable[..., Tensor] = torch.stac
     """Join views into a batch.
 
     Args:
-        views: At least one, all with the same policy.
+        views: At least one.
         stack: Stacks tensors.
+
+    Raises:
+        SettingsMismatchError: Their policies differ.
     """
+    policy = _only([view.policy for view in views])
     partners = [view.partner for view in views if view.partner is not None]
     cropped = stack([*(view.view for view in views), *partners])
-    return DeferredViews(views[0].policy, cropped, [view.params for view in views])
+    return DeferredViews(policy, cropped, [view.params for view in views])
+
+
+def _only(policies: Sequence[Policy]) -> Policy:
+    """The policy of all views in a batch: those of a ``ConcatDataset`` may have several."""
+    first = policies[0]
+    if any(policy is not first and policy != first for policy in policies):
+        raise SettingsMismatchError(
+            "the views of a batch are of shard sets with different policies, and a device finishes "
+            "them by one: leave out defer, or load each set in batches of its own"
+        )
+    return first
 
 
 @functools.cache

@@ -36,6 +36,7 @@ class Effect(Enum):
     LOADS = "views and answers come from the dataset's own loading and collating"
     LEAVES_UNFINISHED = "nothing would finish the views"
     DROPS_ANSWERS = "the loss would get labels, not the stored answers"
+    SMOOTHS = "stored answers would be smoothed like labels"
     SEPARATES_CLASSES = "each stored answer is one distribution over all classes, a softmax"
     EVALUATES_VIEWS = "validation would use augmented views, and accuracies would be too low"
 

@@ -310,6 +310,7 @@ class ReinforcedDataset(Dataset[Sample]):
 
         Raises:
             TypeError: `transform` and `postprocess` return images of different dtypes.
+            SettingsMismatchError: With `defer`, the samples are of sets with different policies.
             WorkerError: Shared memory has no room for a worker's batch.
         """
         return collate(samples)

@@ -177,8 +177,10 @@ class _Training:
             with self._autocast():
                 loss = task(images, targets)["loss"]
             mean.update(loss.item(), len(images))
-            last = number % args.grad_accum_steps == 0 or number == len(self.loader)
-            self._backward(loss / args.grad_accum_steps, last)
+            before = (number - 1) // args.grad_accum_steps * args.grad_accum_steps
+            count = min(args.grad_accum_steps, len(self.loader) - before)  # of this update
+            last = number == before + count
+            self._backward(loss / count, last)
             if last:
                 updates += 1
                 self.optimizer.zero_grad()

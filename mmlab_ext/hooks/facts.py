@@ -19,6 +19,7 @@ from mmlab_ext.preprocessor import TimmDataPreprocessor
 _VALIDATION = "val_dataloader.dataset"
 _PREPROCESSOR = "model.data_preprocessor"
 _FOLDER = "Use dict(type='ImageFolder', root=...)"
+_USE_KD_LOSS = "Use loss=dict(type='KDLoss')"
 # The last two are MMEngine's and MMSegmentation 1.2's.
 _SWAPS = ("to_rgb", "_channel_conversion", "channel_conversion")
 
@@ -90,10 +91,21 @@ def _model(runner: Any, model: Any, dataset: ReinforcedDataset) -> Iterator[Sett
             Effect.DROPS_ANSWERS,
             f"Set {KEY}.gt_score=True for MMPretrain's heads, or use TimmDataPreprocessor",
         )
+    yield from _losses(model)
     mixing = getattr(preprocessor, "batch_augments", None)
     if mixing is not None:
         key = f"model.train_cfg.augments or {_PREPROCESSOR}.batch_augments"
         yield Setting(f"{type(mixing).__name__} of {key}", Effect.MIXES)
+
+
+def _losses(model: Any) -> Iterator[Setting]:
+    """Losses of MMPretrain's that take an answer for a label, or for one label per class."""
+    for module in model.modules():
+        kind = f"{type(module).__name__} of model.head.loss"
+        if smoothing := getattr(module, "label_smooth_val", 0):
+            yield Setting(f"label_smooth_val={smoothing} in {kind}", Effect.SMOOTHS, _USE_KD_LOSS)
+        if getattr(module, "use_sigmoid", False) or type(module).__name__ == "FocalLoss":
+            yield Setting(f"{kind}, which uses sigmoids,", Effect.SEPARATES_CLASSES, _USE_KD_LOSS)
 
 
 def _classes(model: Any) -> Iterator[Setting]:

@@ -61,6 +61,27 @@ def test_its_mixing_is_refused(
         build_runner(config).train()
 
 
+@pytest.mark.parametrize(
+    ("loss", "message"),
+    [
+        ({"type": "LabelSmoothLoss", "label_smooth_val": 0.1}, r"label_smooth_val=0\.1.*smoothed"),
+        ({"type": "CrossEntropyLoss", "use_sigmoid": True}, "CrossEntropyLoss .*softmax"),
+        ({"type": "FocalLoss"}, "FocalLoss .*softmax"),
+    ],
+)
+def test_its_losses_for_labels_are_refused(
+    photographs: Path,
+    shard_sets: Callable[..., Path],
+    build_runner: Callable[..., Any],
+    loss: dict[str, Any],
+    message: str,
+) -> None:
+    config = config_of(photographs, shard_sets())
+    config["model"]["head"]["loss"] = loss
+    with pytest.raises(ConfigError, match=f"{message}.*KDLoss"):
+        build_runner(config).train()
+
+
 def test_other_classes_are_refused(
     photographs: Path, shard_sets: Callable[..., Path], build_runner: Callable[..., Any]
 ) -> None:

@@ -7,18 +7,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import ConcatDataset, DataLoader
 from torchvision.datasets import ImageFolder
 
 from dr_plugins import ReinforcedDataset, SparseTargets
-from dr_plugins.errors import DeviceMismatchError, ImageChangedError
+from dr_plugins.errors import DeviceMismatchError, ImageChangedError, SettingsMismatchError
 from dr_plugins.policies.policy import Policy
 from dr_plugins.replay import deferred
 from dr_plugins.replay.deferred import DeferredViews, check_device
 from dr_plugins.transforms import RandAugment
 from dr_plugins.transforms.operations import OPERATIONS
 from tests.dr_plugins.policies.test_policy import PRESETS
-from tests.tiny import photograph
+from tests.tiny import make_set, photograph
 from tests.tiny import policy as small
 
 Sets = Callable[..., Path]
@@ -60,6 +60,19 @@ def test_what_is_finished_later_is_what_workers_finish(make: Any, name: str, bac
         assert torch.equal(deferred_views.cropped, before)
         assert torch.equal(late_targets.ids, targets.ids)
         assert torch.equal(late_targets.probs, targets.probs)
+
+
+def test_a_batch_of_two_policies_is_refused(make: Any, photographs: Path, tmp_path: Path) -> None:
+    train = make("randaug", p=1, defer=True)
+    strong = {**train.policy.to_config()["rand_augment"], "magnitude": 25}
+    other = make_set(tmp_path / "set", photographs, policy_=small(rand_augment=strong))
+    both: Any = ConcatDataset(
+        [train, ReinforcedDataset(ImageFolder(str(photographs)), other, p=1, defer=True)]
+    )
+    with pytest.raises(SettingsMismatchError, match=r"different policies.*leave out defer"):
+        list(DataLoader(both, 13, collate_fn=train.collate))
+    alike: Any = ConcatDataset([train, make("randaug", p=1, defer=True)])
+    assert len(next(iter(DataLoader(alike, 24, collate_fn=train.collate)))[0]) == 24
 
 
 def test_through_workers(make: Any) -> None:

@@ -111,6 +111,21 @@ def test_options_that_the_loop_does_not_know_are_errors() -> None:
         train({"learning_rate": 0.1})
 
 
+def test_the_last_update_of_an_epoch_is_the_mean_of_its_batches(tmp_path: Path) -> None:
+    from examples.recipes.smoke import make_images
+    from examples.recipes.train import train
+
+    shared = {"data_dir": str(make_images(tmp_path / "images")), "output": str(tmp_path)}
+    shared |= {"model": "test_resnet", "num_classes": 3, "img_size": 32, "device": "cpu"}
+    shared |= {"batch_size": 2, "workers": 0, "epochs": 1, "warmup_epochs": 0, "lr": 0.1}
+    weights = []
+    for steps in (3, 4):  # of the three batches of an epoch
+        train({**shared, "grad_accum_steps": steps, "experiment": str(steps)})
+        path = tmp_path / str(steps) / "last.pth.tar"
+        weights.append(torch.load(path, weights_only=False)["state_dict"])
+    torch.testing.assert_close(weights[0], weights[1])
+
+
 @pytest.mark.usefixtures("_commands_here")
 @pytest.mark.parametrize("config", ["cropflip", "randaug_mixing"])
 def test_imagenet_plus_and_its_subsets(config: str, tmp_path: Path) -> None:
