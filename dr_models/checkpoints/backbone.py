@@ -97,7 +97,7 @@ def load_backbone(
                 checkpoint.state, specification, to, stored_indices=location.stored_indices
             )
         report.weights = checkpoint.weights
-        convention = input_convention(report, checkpoint.metadata, location.path)
+        convention = input_convention(report, checkpoint, location.path)
         weights = BackboneWeights(state, convention, report)
     _check_arch(weights.report, arch, location)
     if checkpoint.record is not None and (options is not None or to != "timm"):

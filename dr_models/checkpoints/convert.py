@@ -24,7 +24,7 @@ from dr_models.checkpoints.convention import (
 from dr_models.checkpoints.files import METADATA_KEY
 from dr_models.checkpoints.from_cvnets import from_cvnets
 from dr_models.checkpoints.from_host import from_host, host_convention
-from dr_models.checkpoints.load import load_checkpoint, strip_prefixes
+from dr_models.checkpoints.load import Checkpoint, load_checkpoint, strip_prefixes
 from dr_models.checkpoints.network_name import check_stated_name
 from dr_models.checkpoints.network_record import check_options
 from dr_models.checkpoints.values import DIGEST_KEY, digest
@@ -74,8 +74,8 @@ def convert(
         stored_indices: See `convert_state_dict`.
         allow_partial: See `convert_state_dict`.
         mean: Mean of the images that a timm or torchvision network was trained on, for RGB from 0
-            to 1. The default comes from the file if this package wrote it, and from the library
-            if not. CVNets models have a fixed one.
+            to 1. The default comes from the file if this package or timm's train.py stated it
+            there, and from the library if not. CVNets models have a fixed one.
         std: Standard deviation, with the same defaults.
 
     Returns:
@@ -103,7 +103,7 @@ def convert(
     if checkpoint.record is not None:
         # A converted file does not record the arguments of its network.
         check_options(checkpoint.record, {}, str(source))
-    inputs = input_convention(report, checkpoint.metadata, source, mean, std)
+    inputs = input_convention(report, checkpoint, source, mean, std)
     origin = {"source": source.name, "source_sha256": file_digest(source)}
     metadata = {
         **_metadata(report),
@@ -213,7 +213,7 @@ def _check_target(to: str) -> None:
 
 def input_convention(
     report: ConversionReport,
-    metadata: Mapping[str, str],
+    checkpoint: Checkpoint,
     path: str | Path,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
@@ -222,7 +222,7 @@ def input_convention(
 
     Args:
         report: Report of its conversion.
-        metadata: Metadata of the file.
+        checkpoint: The checkpoint.
         path: The file, for messages.
         mean: The user's mean; None for that of the file or the library.
         std: The user's standard deviation; None for that of the file or the library.
@@ -234,10 +234,15 @@ def input_convention(
                 f"mean and std"
             )
         return cvnets_convention(CVNETS_MODELS[report.arch])
-    if mean is None and std is None and is_converted(metadata):
+    if mean is None and std is None and is_converted(checkpoint.metadata):
         # Metadata of this package take precedence over the host's defaults.
-        return parse_convention(check_metadata(metadata, path), path)
-    return host_convention(report.layout, report.arch, mean, std)
+        return parse_convention(check_metadata(checkpoint.metadata, path), path)
+    return host_convention(
+        report.layout,
+        report.arch,
+        checkpoint.mean if mean is None else mean,
+        checkpoint.std if std is None else std,
+    )
 
 
 def _metadata(report: ConversionReport) -> dict[str, str]:

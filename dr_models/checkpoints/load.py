@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 
 from dr_models.checkpoints.files import read_file
-from dr_models.checkpoints.network_name import stated_name
+from dr_models.checkpoints.network_name import script_options, stated_name
 from dr_models.checkpoints.network_record import (
     RECORD_KEY,
     NetworkRecord,
@@ -40,6 +40,8 @@ class Checkpoint(NamedTuple):
         arch: Name of the network according to the file; empty if no library knows it.
         record: How a classifier of one of the extensions was built; None if not recorded.
         metadata: Metadata of the file, such as that of converted files.
+        mean: Of the images, RGB from 0 to 1, if it was an option of timm's train.py; else None.
+        std: Standard deviation of the images, likewise.
 
     Example:
         >>> Checkpoint({"fc.bias": torch.zeros(10)}, weights="state_dict_ema").arch
@@ -51,6 +53,8 @@ class Checkpoint(NamedTuple):
     arch: str = ""
     record: NetworkRecord | None = None
     metadata: Mapping[str, str] = {}
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
 
 
 def load_checkpoint(path: str | Path, averaged: bool | None = None) -> Checkpoint:
@@ -91,8 +95,20 @@ def load_checkpoint(path: str | Path, averaged: bool | None = None) -> Checkpoin
     record = _take_record(stripped, path)
     if record is None and weights:
         record = record_of_mmengine(content.get("meta"))
-    arch = record.arch if record else stated_name(content if weights else {}, metadata)
-    return Checkpoint(stripped, weights, arch, record, metadata)
+    outside = content if weights else {}
+    arch = record.arch if record else stated_name(outside, metadata)
+    mean, std = (_channels(script_options(outside), name) for name in ("mean", "std"))
+    return Checkpoint(stripped, weights, arch, record, metadata, mean, std)
+
+
+def _channels(options: Mapping[str, Any], name: str) -> tuple[float, ...] | None:
+    """Mean or std that timm's train.py was given, as timm reads it: one number is for all three."""
+    values = options.get(name)
+    if "img_size" not in options or not isinstance(values, list | tuple):
+        return None
+    if not values or not all(isinstance(value, int | float) for value in values):
+        return None
+    return tuple(values) * 3 if len(values) == 1 else tuple(values)
 
 
 def _take_record(state: dict[str, torch.Tensor], path: Path) -> NetworkRecord | None:

@@ -24,9 +24,7 @@ def stated_name(content: Mapping[str, Any], metadata: Mapping[str, str]) -> str:
         >>> stated_name({"arch": "resnet50", "state_dict": {}}, {})
         'resnet50'
     """
-    arguments = content.get("args")
-    if not isinstance(arguments, Mapping):
-        arguments = getattr(arguments, "__dict__", {})
+    arguments = script_options(content)
     names = (
         metadata.get("model"),
         metadata.get("arch"),
@@ -37,6 +35,14 @@ def stated_name(content: Mapping[str, Any], metadata: Mapping[str, str]) -> str:
     )
     known = (_known(name) for name in names if isinstance(name, str) and name)
     return next(filter(None, known), "")
+
+
+def script_options(content: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the options of a training script, which timm's train.py stores as ``args``."""
+    options = content.get("args")
+    if not isinstance(options, Mapping):
+        options = getattr(options, "__dict__", {})
+    return options
 
 
 def _known(name: str) -> str:

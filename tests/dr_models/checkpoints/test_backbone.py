@@ -20,6 +20,7 @@ from dr_models.checkpoints import (
     load_backbone,
 )
 from dr_models.checkpoints.backbone import BackboneWeights
+from dr_models.cvnets.inputs import IMAGENET_MEAN, IMAGENET_STD
 from dr_models.cvnets.report import ConversionReport
 from dr_plugins.errors import CheckpointError
 from tests.dr_models.checkpoints.networks import cvnets_state
@@ -82,6 +83,25 @@ def test_resnets_are_recognised_in_what_trainers_write(
     assert_same(found, expected)
     assert weights.report.arch == "resnet18"
     assert weights.convention.mean == (0.485, 0.456, 0.406)
+
+
+@pytest.mark.parametrize(
+    ("options", "mean", "std"),
+    [
+        ({"img_size": None, "mean": [0.5], "std": [0.25, 0.5, 1.0]}, (0.5,) * 3, (0.25, 0.5, 1.0)),
+        ({"img_size": 64, "mean": None, "std": None}, IMAGENET_MEAN, IMAGENET_STD),
+        ({"mean": [0.5], "std": [0.25]}, IMAGENET_MEAN, IMAGENET_STD),  # of another script
+    ],
+)
+def test_images_are_those_that_train_py_was_told(
+    write: Callable[[Any], str], tmp_path: Path, options: dict[str, Any], mean: Any, std: Any
+) -> None:
+    arguments = argparse.Namespace(model="resnet18", **options)
+    path = write({"state_dict": resnet(), "arch": "resnet18", "args": arguments})
+    convert(path, tmp_path / "converted.pth", arch="resnet18", to="mmengine")
+    for file in (path, str(tmp_path / "converted.pth")):
+        found = load_backbone(file, to="mmengine", arch="resnet18").convention
+        assert (found.mean, found.std) == (mean, std)
 
 
 @pytest.mark.parametrize("name", ["resnet34", "resnet50", "resnext50_32x4d", "wide_resnet50_2"])
