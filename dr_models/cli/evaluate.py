@@ -62,7 +62,7 @@ To resume an interrupted run, run the same command again.
 @click.option(
     "--class-map",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Of folder: text file with one class folder name per line, in label order.",
+    help="For folder: text file with one class folder name per line, in label order.",
 )
 @click.option("--img-size", type=COUNT, help="Side of the images.  [default: the model's]")
 @click.option(
@@ -118,6 +118,8 @@ def evaluate(
         import_named(name)
     published = ",".join(name for name in SUITES if name != "folder")
     chosen = [name.strip() for name in (suites or published).split(",")]
+    if class_map is not None and not {"folder", "folder+c"} & {*chosen}:
+        raise click.UsageError("--class-map is for --suite folder; the published sets need none")
     sets, missing = find_sets(chosen, roots, imagenet_classes(), class_map)
     for name, reason in missing.items():
         click.echo(f"not found: {name}: {reason}", err=True)

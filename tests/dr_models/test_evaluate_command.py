@@ -114,6 +114,7 @@ def test_the_classes_of_imagenet() -> None:
         ["--model", "resnet18@a/b.pt", "--model", "resnet18@a/b.safetensors"],
         ["--model", "resnet18@a/b.pt", "--device", "nothing"],
         ["--model", "resnet18@a/b.pt", "--import", "no_such_module"],
+        ["--model", "resnet18@a/b.pt", "--class-map", __file__],
     ],
 )
 def test_options_are_checked_before_anything_is_loaded(wrong: list[str], tmp_path: Path) -> None:
