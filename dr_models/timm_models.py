@@ -14,6 +14,8 @@ from torch import nn
 from dr_models.checkpoints.backbone import load_backbone
 from dr_models.checkpoints.convention import is_converted
 from dr_models.checkpoints.files import read_file
+from dr_models.checkpoints.network_name import script_options
+from dr_models.checkpoints.network_record import options_of_train_py
 from dr_models.checkpoints.values import digest
 from dr_models.classifiers import check_name, create_classifier
 from dr_models.cvnets.inputs import InputConvention
@@ -119,21 +121,21 @@ def _pretrained(name: str) -> nn.Module:
 def _from_checkpoint(name: str, path: Path) -> tuple[nn.Module, dict[str, Any] | None]:
     """The network, and the arguments of `resolve_data_config` that its training had, if known."""
     check_name(name)
-    weights = load_backbone(str(path), to="timm", arch=name, options={})
+    content, metadata = read_file(path)
+    values = script_options(content) if isinstance(content, dict) else {}
+    options = options_of_train_py(values) or {}
+    weights = load_backbone(str(path), to="timm", arch=name, options=options)
     if not weights.report.num_classes:
         raise CheckpointError(
             f"{path} has no classifier; evaluate a checkpoint of the whole network"
         )
-    network = create_classifier(name, weights.report.num_classes)
+    network = create_classifier(name, weights.report.num_classes, **options)
     missing, unexpected = network.load_state_dict(weights.state, strict=False)
     lost = [key for key in missing if not key.endswith("num_batches_tracked")] + unexpected
     if lost:
         raise CheckpointError(f"{path} does not fit {name}: {', '.join(lost[:5])}")
-    content, metadata = read_file(path)
     if is_converted(metadata) or weights.report.layout == "cvnets":
         return network, _arguments(weights.convention)
-    arguments = content.get("args")
-    values = arguments if isinstance(arguments, dict) else getattr(arguments, "__dict__", {})
     if "img_size" not in values:  # not of timm's train.py
         return network, None
     return network, {key: values[key] for key in _RECORDED if values.get(key) is not None}

@@ -18,6 +18,8 @@ from torch import nn
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as transforms
 
+from dr_models.checkpoints.network_name import script_options
+from dr_models.checkpoints.network_record import options_of_train_py
 from dr_plugins.errors import TeacherError
 
 # In names of models on the hub, `@` precedes a revision.
@@ -93,7 +95,7 @@ def load_timm_teacher(rest: str) -> TimmTeacher:
     Args:
         rest: ``NAME`` for pretrained weights, or ``NAME@CHECKPOINT`` for those of a file
             (``.safetensors``, or a checkpoint of timm's ``train.py``; averaged weights first, and
-            with the image size and the normalization that it was trained with).
+            with the image size, the normalization and ``--model-kwargs`` that it was trained with).
 
     Returns:
         The teacher, in evaluation mode.
@@ -107,10 +109,13 @@ def load_timm_teacher(rest: str) -> TimmTeacher:
     _check_name(name, rest)
     if not at:
         return TimmTeacher(_pretrained(name, rest))
-    return TimmTeacher(
-        _from_checkpoint(name, checkpoint, rest),
-        options=_trained_with(Path(checkpoint).expanduser()),
-    )
+    path = Path(checkpoint).expanduser()
+    if not path.is_file():
+        raise TeacherError(
+            f"teacher timm:{rest}: no such file: {path}; expected timm:NAME@CHECKPOINT with a "
+            f".safetensors file or a checkpoint of timm's train.py"
+        )
+    return _from_checkpoint(name, path, rest)
 
 
 def _check_name(name: str, rest: str) -> None:
@@ -144,20 +149,16 @@ def _pretrained(name: str, rest: str) -> nn.Module:
     return model
 
 
-def _from_checkpoint(name: str, checkpoint: str, rest: str) -> nn.Module:
-    path = Path(checkpoint).expanduser()
-    if not path.is_file():
-        raise TeacherError(
-            f"teacher timm:{rest}: no such file: {path}; expected timm:NAME@CHECKPOINT with a "
-            f".safetensors file or a checkpoint of timm's train.py"
-        )
+def _from_checkpoint(name: str, path: Path, rest: str) -> TimmTeacher:
     try:
         with _arguments_allowed():
             state = load_state_dict(str(path), weights_only=True)
-        model = timm.create_model(name)
+        saved = _saved_arguments(path)
+        options = options_of_train_py(saved) or {}
+        model = timm.create_model(name, **options)
         classes = _count_classes(model, state)
         if classes not in (None, model.num_classes):
-            model = timm.create_model(name, num_classes=classes)
+            model = timm.create_model(name, num_classes=classes, **options)
         model.load_state_dict(state, strict=True)
     # A damaged file, a foreign pickle, another architecture: libraries raise many types.
     except Exception as error:
@@ -165,17 +166,16 @@ def _from_checkpoint(name: str, checkpoint: str, rest: str) -> nn.Module:
             f"teacher timm:{rest}: {path} cannot be loaded into {name}: {error}. Give the weights "
             f"of this model, as a state dict of tensors only"
         ) from error
-    return model
+    return TimmTeacher(model, options={n: saved[n] for n in _IMAGE_OPTIONS if saved.get(n)})
 
 
-def _trained_with(path: Path) -> dict[str, Any]:
-    """The options for images that train.py saved with the weights; empty for other files."""
+def _saved_arguments(path: Path) -> Mapping[str, Any]:
+    """The options that train.py saved with the weights; empty for other files."""
     if path.suffix == ".safetensors":
         return {}
     with _arguments_allowed():
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    saved = checkpoint.get("args") if isinstance(checkpoint, dict) else None
-    return {name: getattr(saved, name) for name in _IMAGE_OPTIONS if getattr(saved, name, None)}
+    return script_options(checkpoint) if isinstance(checkpoint, dict) else {}
 
 
 def _arguments_allowed() -> AbstractContextManager[Any]:

@@ -15,6 +15,7 @@ from dr_models.checkpoints.network_record import (
     NetworkRecord,
     decode_record,
     may_be_record,
+    options_of_train_py,
     record_of_mmengine,
 )
 from dr_models.checkpoints.values import DIGEST_KEY, check_values, digest
@@ -38,7 +39,7 @@ class Checkpoint(NamedTuple):
         state: Tensors by name, without the prefixes of wrappers.
         weights: The training checkpoint's key for the tensors; empty for a bare state dict.
         arch: Name of the network according to the file; empty if no library knows it.
-        record: How a classifier of one of the extensions was built; None if not recorded.
+        record: How timm's train.py or one of the extensions built it; None if not recorded.
         metadata: Metadata of the file, such as that of converted files.
         mean: Of the images, RGB from 0 to 1, if it was an option of timm's train.py; else None.
         std: Standard deviation of the images, likewise.
@@ -93,11 +94,15 @@ def load_checkpoint(path: str | Path, averaged: bool | None = None) -> Checkpoin
             f"original again"
         )
     record = _take_record(stripped, path)
+    outside = content if weights else {}
+    options, arch = script_options(outside), stated_name(outside, metadata)
     if record is None and weights:
         record = record_of_mmengine(content.get("meta"))
-    outside = content if weights else {}
-    arch = record.arch if record else stated_name(outside, metadata)
-    mean, std = (_channels(script_options(outside), name) for name in ("mean", "std"))
+    if record is not None:
+        arch = record.arch
+    elif (building := options_of_train_py(options)) is not None:
+        record = NetworkRecord(arch, building)
+    mean, std = (_channels(options, name) for name in ("mean", "std"))
     return Checkpoint(stripped, weights, arch, record, metadata, mean, std)
 
 

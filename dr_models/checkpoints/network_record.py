@@ -38,6 +38,9 @@ _FREE = frozenset(
 )
 
 
+_OF_TRAIN_PY = {"gp": "global_pool", "bn_eps": "bn_eps"}  # names of its options, and timm's
+
+
 class NetworkRecord(NamedTuple):
     """Arguments for building a network with timm.
 
@@ -102,6 +105,26 @@ def record_of_mmengine(meta: Any) -> NetworkRecord | None:
     except (KeyError, SyntaxError, ValueError, TypeError, RecursionError, MemoryError):
         pass
     return None
+
+
+def options_of_train_py(arguments: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the options of timm's train.py that it passed to `timm.create_model`.
+
+    Args:
+        arguments: Those that its checkpoints hold as ``args``.
+
+    Returns:
+        Those that change what the network computes; None for other scripts' arguments.
+
+    Example:
+        >>> options_of_train_py({"model_kwargs": {"act_layer": "gelu"}, "gp": None})
+        {'act_layer': 'gelu'}
+    """
+    kwargs = arguments.get("model_kwargs")
+    if not isinstance(kwargs, Mapping):
+        return None
+    named = {name: arguments.get(option) for option, name in _OF_TRAIN_PY.items()}
+    return {**{name: value for name, value in named.items() if value is not None}, **kwargs}
 
 
 def _literal(node: ast.expr) -> Any:

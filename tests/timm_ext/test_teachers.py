@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from timm.models import register_model
 from torch import nn
 
+from dr_models.timm_models import load_model
 from dr_plugins.errors import TeacherError
 from dr_plugins.generation.teacher_schemes import load_teacher
 from dr_plugins.generation.teachers import Ensemble, weights_digest
@@ -114,6 +115,21 @@ def test_a_checkpoint_brings_the_images_that_it_was_trained_on(
     with torch.inference_mode():
         expected = model((VIEWS / 255 - mean) / std)
         torch.testing.assert_close(teacher(VIEWS), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_checkpoint_brings_the_options_of_its_network(tmp_path: Path) -> None:
+    """Which may have no tensors, as another activation or pooling."""
+    options = {"act_layer": "gelu", "global_pool": "max"}
+    network = timm.create_model("test_resnet", num_classes=3, **options).eval()
+    saved = argparse.Namespace(model_kwargs={"act_layer": "gelu"}, gp="max", bn_eps=None)
+    torch.save({"state_dict": network.state_dict(), "args": saved}, tmp_path / "last.pth.tar")
+    teacher = load_teacher(f"timm:test_resnet@{tmp_path / 'last.pth.tar'}")
+    evaluated = load_model(f"test_resnet@{tmp_path / 'last.pth.tar'}").network.eval()
+    with torch.inference_mode():
+        expected = logits_of(network, VIEWS)
+        torch.testing.assert_close(teacher(VIEWS), expected, rtol=1e-4, atol=1e-4)
+        images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+        assert torch.equal(evaluated(images), network(images))
 
 
 def test_pretrained_models(model: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import functools
 import json
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 import torchvision
 from torch import nn
@@ -34,6 +36,19 @@ def test_records_are_json_of_one_length() -> None:
     many = encode_record("resnet50", {"layers": list(range(999))})
     assert many.shape == (5120,)
     assert decode_record(many).options["layers"][-1] == 998
+
+
+@pytest.mark.parametrize("to", ["timm", "detectron2", "mmengine"])
+def test_options_that_train_py_built_the_network_with(tmp_path: Path, to: str) -> None:
+    """``--model-kwargs act_layer=gelu`` changes no tensor."""
+    network = timm.create_model("resnet18", act_layer="gelu")
+    saved = {"model": "resnet18", "gp": None, "model_kwargs": {"act_layer": "gelu"}}
+    content = {"state_dict": network.state_dict(), "args": argparse.Namespace(**saved)}
+    torch.save(content, tmp_path / "last.pth.tar")
+    with pytest.raises(CheckpointError, match="resnet18 trained with act_layer='gelu'"):
+        load_backbone(str(tmp_path / "last.pth.tar"), to=to, options={})
+    if to == "timm":
+        load_backbone(str(tmp_path / "last.pth.tar"), to=to, options={"act_layer": "gelu"})
 
 
 def test_options_of_any_kind_are_compared_as_json_has_them() -> None:
