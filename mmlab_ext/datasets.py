@@ -204,7 +204,7 @@ class ImageFolder(Dataset[Item]):
     """Images in one folder per class: resized and centre-cropped, not augmented.
 
     Args:
-        root: The folder, ``torchvision:NAME:ROOT`` for a dataset's training split, or the config of
+        root: The folder, ``torchvision:NAME:ROOT`` for a dataset's test split, or the config of
             an OpenMMLab dataset that lists the images.
         size: (height, width) of the crop in pixels.
         crop_pct: Crop size as a fraction of the resized shorter side, above 0, up to 1.

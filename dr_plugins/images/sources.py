@@ -2,12 +2,6 @@
 
 torchvision's ImageFolder sorts files lexicographically and timm's reader sorts them naturally, so
 an image's position does not identify it. Its path relative to the root does.
-
-A dataset of another library is recognized by the package that its class, or a base of it, is from:
-an entry point of that name in the group ``dr_plugins.datasets`` is its `DatasetKind`::
-
-    [project.entry-points."dr_plugins.datasets"]
-    timm = "timm_ext.images:KIND"
 """
 
 from __future__ import annotations
@@ -16,8 +10,6 @@ import os
 import tarfile
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from functools import lru_cache
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
@@ -27,16 +19,13 @@ from torch.utils.data import ConcatDataset, Subset
 from torchvision.datasets.vision import StandardTransform
 
 from dr_plugins.errors import DatasetMismatchError, ImageReadError
-from dr_plugins.images import stored, torchvision_sets
 from dr_plugins.images.decoding import Picture, check_image, open_picture, strict_decoding, to_rgb
 from dr_plugins.images.folders import ClassFolders
 from dr_plugins.images.keys import ruled_keys
-from dr_plugins.images.kinds import DatasetKind
+from dr_plugins.images.lookup import file_of, kind_of
 from dr_plugins.images.schemes import find_opener, usage
 from dr_plugins.images.stored import HubImages
 
-_GROUP = "dr_plugins.datasets"
-_KINDS = {"dr_plugins": stored.KIND, "torchvision": torchvision_sets.KIND}
 # Raised by datasets for damaged files and archives; other errors are bugs in their code.
 _READ_ERRORS = (OSError, ValueError, SyntaxError, AttributeError, EOFError, tarfile.TarError)
 # Raised by torchvision's datasets if files or libraries are missing, or a name is wrong.
@@ -141,7 +130,7 @@ class ImageSource:
         """
         key = self.keys[index]
         try:
-            file, label = _file(self.dataset, index)
+            file, label = file_of(self.dataset, index)
             if file is not None:
                 return open_picture(file, key, as_pixels=as_pixels), label
             with strict_decoding:
@@ -167,7 +156,7 @@ class ImageSource:
             ImageReadError: The image cannot be read.
         """
         try:
-            file, _ = (None, -1) if full else _file(self.dataset, index)
+            file, _ = (None, -1) if full else file_of(self.dataset, index)
         except _READ_ERRORS as error:
             raise _cannot_read(self.keys[index], error) from error
         if file is None:
@@ -290,29 +279,3 @@ def _refuse_transform(dataset: Any) -> None:
     elif isinstance(dataset, ConcatDataset):
         for part in dataset.datasets:
             _refuse_transform(part)
-
-
-def kind_of(dataset: Any) -> DatasetKind | None:
-    """Return the kind of a dataset; None if no package provides it."""
-    for base in type(dataset).__mro__:
-        kind = _kind(base.__module__.partition(".")[0])
-        if kind is not None and kind.knows(dataset):
-            return kind
-    return None
-
-
-@lru_cache(maxsize=64)
-def _kind(package: str) -> DatasetKind | None:
-    if package in _KINDS:
-        return _KINDS[package]
-    entry = next(iter(entry_points(group=_GROUP, name=package)), None)
-    return None if entry is None else entry.load()
-
-
-def _file(dataset: Any, index: int) -> tuple[Any, int]:
-    """The file behind an item and its label; (None, -1) if only the dataset can load it."""
-    while type(dataset) is Subset:  # a subclass may do more than select
-        dataset, index = dataset.dataset, dataset.indices[index]
-    kind = kind_of(dataset)
-    found = None if kind is None else kind.file(dataset, index)
-    return (None, -1) if found is None else found

@@ -153,13 +153,17 @@ def test_both_orders_give_the_same_samples(photographs: Path, shard_sets: Any) -
 
 
 @pytest.mark.parametrize("damage", ["truncated", "empty", "text", "missing"])
-@pytest.mark.parametrize("kind", ["torchvision", "timm"])
+@pytest.mark.parametrize("kind", ["torchvision", "timm", "concatenation"])
 def test_no_neighbour_takes_the_place_of_an_unreadable_image(
     tmp_path: Path, kind: str, damage: str
 ) -> None:
     root = make_photographs(tmp_path / "train", per_class=2)
     images = ImageFolder(str(root)) if kind == "torchvision" else timm_dataset(root)
     source = ImageSource(images)
+    if kind == "concatenation":
+        part = Subset(images, range(2, 6))
+        source = ImageSource(ConcatDataset([images, part]), source.keys + image_keys(part))
+        assert [source.load(i)[1] for i in (1, 5, 6, -1)] == [0, 2, 1, 2]
     index = source.keys.index("n02/n02_2.JPEG")
     path = root / source.keys[index]
     if damage == "missing":
