@@ -12,6 +12,8 @@ from urllib.parse import quote
 import click
 import yaml
 
+from dr_models.checkpoints import load_backbone
+from dr_plugins.errors import CheckpointError
 from examples.recipes import launching
 from examples.recipes.launching import launch
 
@@ -110,6 +112,7 @@ class Run:
         if name.startswith("finetune"):
             if self.weights is None:
                 raise click.UsageError(f"{name} needs --weights, a network trained on ImageNet+")
+            _check_weights(self.weights, self.recipe.stages[name]["model"])
             options["pretrained_path"] = str(self.weights)
         return options
 
@@ -143,6 +146,19 @@ class Run:
 
     def _job(self, number: int) -> Path:
         return self.out / "jobs" / str(number)
+
+
+def _check_weights(path: Path, model: str) -> None:
+    """Refuse weights that timm would only partly load: the rest would stay random."""
+    try:
+        layout = load_backbone(str(path), to="timm", arch=model, options={}).report.layout
+    except CheckpointError as error:
+        raise click.ClickException(f"--weights: {error}") from error
+    if layout == "cvnets":
+        raise click.ClickException(
+            f"--weights {path} has CVNets' names, which timm does not load; convert it with "
+            f"dr-plugins convert-checkpoint"
+        )
 
 
 def _same_as_before(folder: Path, options: Mapping[str, Any]) -> None:

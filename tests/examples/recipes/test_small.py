@@ -104,3 +104,17 @@ def test_fine_tuning_needs_a_network(tmp_path: Path) -> None:
     result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 2
     assert "--weights" in result.output
+
+
+def test_fine_tuning_needs_all_of_a_network(tmp_path: Path) -> None:
+    """timm would begin with random weights, and only log that names differ."""
+    import timm
+
+    state = timm.create_model("resnet18d").state_dict()
+    torch.save(state, tmp_path / "smaller.pth")
+    torch.save({f"stem.{key}": value for key, value in state.items()}, tmp_path / "renamed.pth")
+    for path in (tmp_path / "smaller.pth", tmp_path / "renamed.pth"):
+        arguments = ["cifar100", "finetune", "--weights", str(path), "--out", str(tmp_path)]
+        result = CliRunner().invoke(main, arguments)
+        assert result.exit_code == 1
+        assert str(path) in result.output
