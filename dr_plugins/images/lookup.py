@@ -1,4 +1,4 @@
-"""The kind of a dataset, and the file behind one of its items.
+"""The kind of a dataset, its classes, and the file behind one of its items.
 
 A dataset of another library is recognized by the package that its class, or a base of it, is from:
 an entry point of that name in the group ``dr_plugins.datasets`` is its `DatasetKind`::
@@ -10,13 +10,16 @@ an entry point of that name in the group ``dr_plugins.datasets`` is its `Dataset
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Sequence
 from functools import lru_cache
 from importlib.metadata import entry_points
 from typing import Any
 
 from torch.utils.data import ConcatDataset, Subset
 
+from dr_plugins.errors import DatasetMismatchError
 from dr_plugins.images import stored, torchvision_sets
+from dr_plugins.images.classes import compare_class_names
 from dr_plugins.images.kinds import DatasetKind
 
 _GROUP = "dr_plugins.datasets"
@@ -38,6 +41,38 @@ def _kind(package: str) -> DatasetKind | None:
         return _KINDS[package]
     entry = next(iter(entry_points(group=_GROUP, name=package)), None)
     return None if entry is None else entry.load()
+
+
+def base_of(dataset: Any) -> Any:
+    """Return the dataset itself, or the dataset behind a subset."""
+    while isinstance(dataset, Subset):
+        dataset = dataset.dataset
+    return dataset
+
+
+def class_names_of(dataset: Any) -> list[str] | None:
+    """Return the names of the classes in label order, None if unknown; not for subsets.
+
+    Raises:
+        DatasetMismatchError: The parts of a ``ConcatDataset`` have different classes.
+    """
+    if isinstance(dataset, ConcatDataset):
+        return _common_names([base_of(part) for part in dataset.datasets])
+    kind = kind_of(dataset)
+    names = getattr(dataset, "classes", None) if kind is None else kind.class_names(dataset)
+    return None if names is None else [str(name) for name in names]
+
+
+def _common_names(parts: Sequence[Any]) -> list[str] | None:
+    first, *others = map(class_names_of, parts)
+    is_renumbered = any(getattr(part, "target_transform", None) is not None for part in parts)
+    if is_renumbered or None in (first, *others):
+        return None
+    for number, names in enumerate(others, 2):
+        fault = compare_class_names(names, first, f"part {number} of the ConcatDataset", "part 1")
+        if fault:
+            raise DatasetMismatchError(fault)
+    return first
 
 
 def file_of(dataset: Any, index: int) -> tuple[Any, int]:

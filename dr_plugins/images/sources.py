@@ -22,7 +22,7 @@ from dr_plugins.errors import DatasetMismatchError, ImageReadError
 from dr_plugins.images.decoding import Picture, check_image, open_picture, strict_decoding, to_rgb
 from dr_plugins.images.folders import ClassFolders
 from dr_plugins.images.keys import ruled_keys
-from dr_plugins.images.lookup import file_of, kind_of
+from dr_plugins.images.lookup import base_of, class_names_of, file_of, kind_of
 from dr_plugins.images.schemes import find_opener, usage
 from dr_plugins.images.stored import HubImages
 
@@ -77,17 +77,16 @@ class ImageSource:
     @property
     def base(self) -> Any:
         """The dataset itself, or the dataset behind a subset."""
-        dataset = self.dataset
-        while isinstance(dataset, Subset):
-            dataset = dataset.dataset
-        return dataset
+        return base_of(self.dataset)
 
     @property
     def class_names(self) -> list[str] | None:
-        """Names of the classes in label order; None if unknown."""
-        kind = kind_of(self.base)
-        names = getattr(self.base, "classes", None) if kind is None else kind.class_names(self.base)
-        return None if names is None else [str(name) for name in names]
+        """Names of the classes in label order; None if unknown.
+
+        Raises:
+            DatasetMismatchError: The parts of a ``ConcatDataset`` have different classes.
+        """
+        return class_names_of(self.base)
 
     @property
     def left_out(self) -> Counter[str]:

@@ -195,6 +195,20 @@ def test_subsets(photographs: Path) -> None:
         assert (pixels(image).tobytes(), label) == full[key]
 
 
+def test_classes_of_a_concatenation(photographs: Path, tmp_path: Path) -> None:
+    whole = ImageFolder(str(photographs))
+    keys = [str(i) for i in range(20)]
+    alike: Any = ConcatDataset([whole, Subset(whole, [1, 2])])
+    assert ImageSource(alike, keys[:14]).class_names == list(CLASSES)
+    make_photographs(tmp_path / "part", classes=CLASSES[1:])
+    other: Any = ConcatDataset([whole, ImageFolder(str(tmp_path / "part"))])
+    with pytest.raises(DatasetMismatchError, match=r"part 2 .* 2 classes, part 1 3; .*n02.*n01"):
+        _ = ImageSource(other, keys).class_names
+    other.datasets[1].target_transform = lambda label: label + 1
+    source = ImageSource(other, keys)
+    assert (source.class_names, source.load(12)[1]) == (None, 1)
+
+
 def test_a_dataset_of_ones_own() -> None:
     pairs = [(photograph(i, 9, 8), i) for i in range(3)]
     source = ImageSource(pairs, keys=["x/1", "x/2", "x/3"])
