@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import click
 from dr_plugins.cli import options
 from dr_plugins.cli.command import Command
 from dr_plugins.cli.options import COUNT
-from dr_plugins.cli.processes import import_named, usable_device
+from dr_plugins.cli.processes import count_workers, import_modules, usable_device
 
 
 @click.command(
@@ -114,8 +113,7 @@ def evaluate(
         models = (f"{models[0]}@{checkpoint}",)
     if len({model_name(spec) for spec in models}) < len(models):
         raise click.UsageError("two models have the same name; rename a file or its folder")
-    for name in imports:
-        import_named(name)
+    import_modules(imports)
     published = ",".join(name for name in SUITES if name != "folder")
     chosen = [name.strip() for name in (suites or published).split(",")]
     if class_map is not None and not {"folder", "folder+c"} & {*chosen}:
@@ -127,8 +125,7 @@ def evaluate(
         raise click.ClickException(f"none of the sets is there: {', '.join(chosen)}")
     running["device"] = running["device"] or ("cuda" if torch.cuda.is_available() else "cpu")
     usable_device(running["device"])
-    if running["workers"] is None:
-        running["workers"] = os.cpu_count() or 1
+    running["workers"] = count_workers(running["workers"], 1, None)
     results: list[SetResult] = []
     try:
         for spec in models:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import sys
 from pathlib import Path
 
 import click
@@ -12,8 +10,8 @@ import click
 from dr_plugins.cli import options
 from dr_plugins.cli.command import Command
 from dr_plugins.cli.interrupts import ending_at_once
-from dr_plugins.cli.options import COUNT
-from dr_plugins.cli.processes import count_workers, import_named, usable_device
+from dr_plugins.cli.options import SAMPLES
+from dr_plugins.cli.processes import count_workers, import_modules, usable_device
 
 
 @click.command(
@@ -38,7 +36,7 @@ from dr_plugins.cli.processes import count_workers, import_named, usable_device
 )
 @click.option(
     "--samples",
-    type=COUNT,
+    type=SAMPLES,
     default=4,
     show_default=True,
     help="Views of each of these images.",
@@ -96,13 +94,11 @@ def compare_teachers(
 
     if len(set(teachers)) < len(teachers):
         raise click.UsageError("a --teacher is given twice")
-    sys.path.append(os.getcwd())  # for python:MODULE:FUNCTION
     if out is not None:
         check_matplotlib()
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     usable_device(device)
-    for name in imports:
-        import_named(name)
+    import_modules(imports)
     precision = torch.bfloat16 if bf16 else None
     comparison = compare(
         open_source(images, class_map),

@@ -59,16 +59,16 @@ def explore(
     """
     with ending_at_once():
         from dr_plugins.explorer import Catalog, export, serve
-        from dr_plugins.images.sources import open_source
         from dr_plugins.pictures import StoredPictures
         from dr_plugins.shards.reader import ShardSet
         from dr_plugins.statistics import open_statistics
 
     if limit is not None and out is None:
         raise click.UsageError("--limit belongs to --export: a served page makes what is looked at")
+    source = options.open_images(images, class_map)
     opened = ShardSet(shards)
     catalog = Catalog(opened, open_statistics(opened, workers, progress=not quiet))
-    pictures = None if images is None else StoredPictures(open_source(images, class_map), opened)
+    pictures = None if source is None else StoredPictures(source, opened)
     if out is None:
         try:
             serve(

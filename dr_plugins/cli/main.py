@@ -84,15 +84,13 @@ def verify(
 ) -> None:
     """Check files, keys and replayed views; exit status 1 if anything is wrong."""
     with ending_at_once():
-        from dr_plugins.images.sources import open_source
         from dr_plugins.tools.verify import verify as check
 
     if replay and images is None:
         raise click.UsageError("--replay needs the images: also pass --images")
-    source = None if images is None else open_source(images, class_map)
     report = check(
         shards,
-        source,
+        options.open_images(images, class_map),
         replay=replay,
         workers=workers,
         records=records,

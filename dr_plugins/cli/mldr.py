@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ import click
 from dr_plugins.cli import options
 from dr_plugins.cli.command import Command
 from dr_plugins.cli.interrupts import ending_at_once
+from dr_plugins.cli.processes import count_workers
 
 if TYPE_CHECKING:
     from dr_plugins.mldr import Agreement
@@ -83,7 +83,7 @@ def import_mldr(
         num_classes=num_classes,
         probs_dtype="float32" if lossless else "float16",
         min_agreement=min_agreement,
-        workers=(os.cpu_count() or 1) if workers is None else workers,
+        workers=count_workers(workers, 1, None),
         progress=not quiet,
     )
     try:

@@ -9,16 +9,20 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from dr_plugins.cli.interrupts import ending_at_once
 from dr_plugins.images.keys import KEY_RULES
 from dr_plugins.images.schemes import usage
 from dr_plugins.policies.config import preset_names
 
 if TYPE_CHECKING:
+    from dr_plugins.images.sources import ImageSource
     from dr_plugins.shards.reader import ShardSet
 
 # What follows a scheme in the packages' own; of others the help shows the name alone.
 _TEACHERS = {"python": "python:MODULE:FUNCTION", "timm": "timm:NAME[@CHECKPOINT]"}
 COUNT = click.IntRange(min=1)
+# At most `MAX_SAMPLES`, whose module imports NumPy; a test compares them.
+SAMPLES = click.IntRange(1, 1 << 20)
 
 
 class Output(click.Path):
@@ -164,6 +168,20 @@ imports = click.option(
     help="Module to import first, such as one that registers models with timm.",
 )
 quiet = click.option("--quiet", is_flag=True, help="No progress bar.")
+
+
+def open_images(images: str | None, class_map: str | None) -> ImageSource | None:
+    """Open what an optional ``--images`` names; None without it.
+
+    Raises:
+        UsageError: There is a class map, but no images.
+    """
+    with ending_at_once():
+        from dr_plugins.images.sources import open_source
+
+    if images is None and class_map is not None:
+        raise click.UsageError("--class-map is for the images; add --images")
+    return None if images is None else open_source(images, class_map)
 
 
 def class_numbers(shards: ShardSet, names: Iterable[str]) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -112,7 +113,7 @@ def _named(given: tuple[str, ...], shards: ShardSet) -> list[str]:
     """The keys that options name: each is a key of the set, or a file that lists keys."""
     found: list[str] = []
     for entry in given:
-        if entry not in shards.keys and Path(entry).is_file():
+        if entry not in shards.keys and os.path.isfile(entry):
             try:
                 text = Path(entry).read_text(encoding="utf-8-sig")
             except UnicodeDecodeError as error:

@@ -6,7 +6,8 @@ import contextlib
 import importlib
 import logging
 import os
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -108,10 +109,16 @@ def parse_part(text: str | None) -> Part | None:
         raise click.BadParameter(str(error), param_hint="--part") from error
 
 
-def import_named(name: str) -> None:
-    """Import a module that a user names."""
+def import_modules(names: Iterable[str]) -> None:
+    """Import modules that a user names; those of the current directory are found from now on.
+
+    Raises:
+        BadParameter: One of them cannot be imported.
+    """
+    sys.path.append(os.getcwd())
     try:
-        importlib.import_module(name)
+        for name in names:
+            importlib.import_module(name)
     except ImportError as error:
         raise click.BadParameter(str(error), param_hint="--import") from error
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +11,11 @@ import click
 from dr_plugins.cli import options
 from dr_plugins.cli.command import Command
 from dr_plugins.cli.interrupts import ending_at_once
-from dr_plugins.cli.options import COUNT, LOCAL_DIRECTORY
+from dr_plugins.cli.options import COUNT, LOCAL_DIRECTORY, SAMPLES
 from dr_plugins.cli.processes import (
     count_workers,
     ending,
-    import_named,
+    import_modules,
     name_messages,
     parse_actors,
     parse_part,
@@ -52,7 +51,7 @@ To resume an interrupted run, run the same command again.
 @click.option("--out", required=True, type=LOCAL_DIRECTORY, help="Output directory.")
 @click.option(
     "--samples",
-    type=COUNT,
+    type=SAMPLES,
     default=400,
     show_default=True,
     help="Reinforcements per image, S.",
@@ -231,7 +230,8 @@ def reinforce(
 
     if engine is None and (actors != _ACTORS or actor_gpus is not None or actor_resources):
         raise click.UsageError("options of actors are for a cluster; add --engine ray")
-    sys.path.append(os.getcwd())  # for python:MODULE:FUNCTION
+    if engine is not None and part is not None:
+        raise click.UsageError("--engine makes the whole set; leave out --part")
     rank = Rank.from_environment(os.environ)
     local_rank, local_world_size = (rank.local_rank, rank.local_world_size) if rank else (0, 1)
     process = rank.process if rank else Process(f"part {part}" if part else "")
@@ -242,8 +242,7 @@ def reinforce(
     if engine is None:
         for name in (*devices, device):
             usable_device(name)
-        for name in imports:
-            import_named(name)
+        import_modules(imports)
     try:
         settings = GenerationSettings(
             Policy.load(policy, size=size, backend=backend),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 
 import click
@@ -11,8 +10,8 @@ import click
 from dr_plugins.cli import options
 from dr_plugins.cli.command import Command
 from dr_plugins.cli.interrupts import ending_at_once
-from dr_plugins.cli.options import COUNT, LOCAL_DIRECTORY
-from dr_plugins.cli.processes import import_named, usable_device
+from dr_plugins.cli.options import COUNT, LOCAL_DIRECTORY, SAMPLES
+from dr_plugins.cli.processes import count_workers, import_modules, usable_device
 
 _FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 
@@ -146,7 +145,7 @@ To resume an interrupted run, run the same command again.
 @click.option("--out", required=True, type=LOCAL_DIRECTORY, help="Output directory.")
 @click.option(
     "--samples",
-    type=COUNT,
+    type=SAMPLES,
     help="Reinforcements per image in the end.  [default: as in the set]",
 )
 @click.option(
@@ -186,9 +185,7 @@ def extend(
         from dr_plugins.tools.extend import extend as make
 
     device = usable_device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    sys.path.append(os.getcwd())  # for python:MODULE:FUNCTION
-    for name in imports:
-        import_named(name)
+    import_modules(imports)
     stored = ShardSet(directory).manifest
     ensemble = Ensemble(
         [load_teacher(spec) for spec in teachers or stored.settings["teachers"]],
@@ -203,7 +200,7 @@ def extend(
         out,
         samples=samples,
         device=device,
-        workers=(os.cpu_count() or 1) if workers is None else workers,
+        workers=count_workers(workers, 1, None),
         views_on=views_on,
         progress=not quiet,
     )
@@ -211,7 +208,8 @@ def extend(
 
 
 def _names(text: str) -> list[str]:
-    return _lines(Path(text)) if Path(text).is_file() else text.split(",")
+    # Not Path.is_file, for which many names are a path that is too long.
+    return _lines(Path(text)) if os.path.isfile(text) else text.split(",")
 
 
 def _lines(path: Path) -> list[str]:

@@ -13,6 +13,7 @@ from dr_plugins.cli.command import Command
 from dr_plugins.cli.interrupts import ending_at_once
 
 if TYPE_CHECKING:
+    from dr_plugins.images.sources import ImageSource
     from dr_plugins.pictures import StoredPictures
     from dr_plugins.shards.reader import ShardSet
 
@@ -89,6 +90,7 @@ def suspects(
 
     if images is not None and page is None:
         raise click.UsageError("--images is for the pictures of --page; add --page FILE")
+    source = options.open_images(images, class_map)
     opened = [ShardSet(each) for each in sets]
     names = opened[0].manifest.settings["class_names"]
     labels = options.class_numbers(opened[0], classes)
@@ -104,7 +106,7 @@ def suspects(
         write_keys(chosen, keys_file)
     if page is not None:
         shown = chosen if top is not None else chosen[:_PICTURES]
-        pictures = [] if images is None else _pictures(images, class_map, opened)
+        pictures = [] if source is None else _pictures(source, opened)
         with tqdm(shown, "page", unit=" images", disable=quiet) as bar:
             title = f"Suspects of {', '.join(sets)}"
             write_page(shown, names, page, title=title, pictures=pictures, advance=bar.update)
@@ -119,13 +121,11 @@ def suspects(
             )
 
 
-def _pictures(images: str, class_map: str | None, sets: Sequence[ShardSet]) -> list[StoredPictures]:
+def _pictures(source: ImageSource, sets: Sequence[ShardSet]) -> list[StoredPictures]:
     """The images of each set; there may be more, such as those of other folds."""
-    from dr_plugins.images.sources import open_source
     from dr_plugins.pictures import StoredPictures
     from dr_plugins.replay.replayer import named_as
 
-    source = open_source(images, class_map)
     for shards in sets:
         source = named_as(source, shards)
     return [

@@ -70,9 +70,8 @@ def push(
 ) -> None:
     """Copy a shard set to a server, with a dataset card; the manifest goes last."""
     with ending_at_once():
-        from dr_plugins.images.sources import open_source
         from dr_plugins.tools.transfer import push as copy
 
-    source = None if images is None else open_source(images, class_map)
+    source = options.open_images(images, class_map)
     copy(directory, address, licence=licence, images=source, progress=not quiet)
     click.echo(f"{directory} is at {address}")

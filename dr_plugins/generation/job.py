@@ -158,8 +158,10 @@ class GenerationJob:
         skipped, path = self._skipped(source), self.skip_unreadable
         if path is None:
             return skipped, False
-        # One of several processes makes the list; the others wait for it.
-        one = filelock.FileLock(f"{path}.lock") if process.name else contextlib.nullcontext()
+        # One of several processes makes the list; the others wait for it. Where it is made already,
+        # the folder need not be writable.
+        is_shared = process.name and not path.exists()
+        one = filelock.FileLock(f"{path}.lock") if is_shared else contextlib.nullcontext()
         with one:
             checked = not path.exists()
             keys = skip_list(

@@ -7,6 +7,7 @@ resizes and normalizes its input itself.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -30,8 +31,8 @@ class Ensemble(nn.Module):
             logits are combined on the device of the views. Empty means that of the ensemble.
 
     Raises:
-        TeacherError: There are no teachers, the temperature is not positive, or the numbers of
-            teachers and devices differ.
+        TeacherError: There are no teachers, the temperature is not positive and finite, or the
+            numbers of teachers and devices differ.
 
     Example:
         >>> class Constant(nn.Module):
@@ -54,10 +55,10 @@ class Ensemble(nn.Module):
             raise TeacherError(
                 f"got {len(devices)} devices for {len(teachers)} teachers; expected one for each"
             )
-        if not teachers or not temperature > 0:
+        if not teachers or not 0 < temperature < math.inf:
             raise TeacherError(
                 f"got {len(teachers)} teachers and temperature {temperature}; expected at least "
-                f"one teacher and a temperature above 0"
+                f"one teacher and a finite temperature above 0"
             )
         self.teachers = nn.ModuleList(teachers)
         self.temperature = temperature
@@ -136,7 +137,9 @@ class Ensemble(nn.Module):
         for number, teacher in enumerate(teachers):
             device = self.devices[number] if self.devices else views.device
             with self._precision(device.type), _naming_memory(device, len(views)):
-                logits = teacher(views.to(device, non_blocking=True))
+                # A teacher may change its input, which the next one must not see.
+                copied = len(self.teachers) > 1
+                logits = teacher(views.to(device, non_blocking=True, copy=copied))
             yield logits
 
     def _precision(self, device_type: str) -> Any:
@@ -192,9 +195,18 @@ def _refuse_probabilities(logits: torch.Tensor) -> None:
 
 
 def weights_digest(teacher: nn.Module) -> str:
-    """Return 16 hexadecimal digits that identify a teacher's weights and buffers."""
+    """Return 16 hexadecimal digits that identify a teacher's weights and buffers.
+
+    Raises:
+        TeacherError: Some are not tensors, as in quantized networks.
+    """
     digest = hashlib.sha256()
     for name, tensor in sorted(teacher.state_dict().items()):
+        if not isinstance(tensor, torch.Tensor):
+            raise TeacherError(
+                f"{name} in the teacher's state_dict is a {type(tensor).__name__}, not a tensor, "
+                f"so its weights cannot be recognized; use a network that is not quantized"
+            )
         digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()[:16]

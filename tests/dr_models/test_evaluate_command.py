@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -123,6 +124,15 @@ def test_options_are_checked_before_anything_is_loaded(wrong: list[str], tmp_pat
     arguments = ["--data", str(tmp_path), "--suite", "sketch, v2", "--out", str(tmp_path / "out")]
     result = CliRunner().invoke(evaluate, [*wrong, *arguments])
     assert result.exit_code == 2, result.output
+
+
+def test_a_module_of_the_current_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "networks_of_a_user.py").touch()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path])
+    arguments = ["--import", "networks_of_a_user", "--model", "resnet18", "--data", str(tmp_path)]
+    result = CliRunner().invoke(evaluate, [*arguments, "--suite", "r", "--out", str(tmp_path)])
+    assert "none of the sets" in result.output
 
 
 def test_no_set_is_there(tmp_path: Path, checkpoint: Path) -> None:

@@ -261,7 +261,7 @@ def test_errors_of_data_exit_with_1(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--samples", "0"], "0 is not in the range x>=1"),
+        (["--samples", "0"], "0 is not in the range"),
         (["--topk", "-1"], "--topk"),
         (["--size", "0"], "--size"),
         (["--batch-size", "x"], "--batch-size"),

@@ -56,6 +56,20 @@ def test_options_of_actors_need_an_engine(tmp_path: Path, photographs: Path) -> 
         assert "--engine" in error_of(reinforce(photographs, tmp_path, *options), code=2)
 
 
+def test_an_engine_makes_no_part(tmp_path: Path, photographs: Path) -> None:
+    options = ("--engine", "ray", "--part", "1/2")
+    assert "--part" in error_of(reinforce(photographs, tmp_path, *options), code=2)
+
+
+def test_a_list_that_exists_is_read_without_a_lock(tmp_path: Path, photographs: Path) -> None:
+    """Its folder may be read-only."""
+    (tmp_path / "list.txt").touch()
+    (tmp_path / "list.txt.lock").mkdir()  # no lock can be made
+    options = ("--min-agreement", 0, "--skip-unreadable", tmp_path / "list.txt")
+    result = reinforce(photographs, tmp_path / "set", *options, "--part", "1/1")
+    assert result.exit_code == 0, result.output
+
+
 def test_teachers_have_devices(tmp_path: Path, photographs: Path) -> None:
     two = ("--teacher", "python:tests.tiny:build_teacher", "--min-agreement", 0)
     assert reinforce(photographs, tmp_path / "one", *two).exit_code == 0

@@ -112,10 +112,29 @@ def test_teachers_of_different_classes() -> None:
         Ensemble([TinyTeacher(3), TinyTeacher(4)])(VIEWS)
 
 
-@pytest.mark.parametrize("temperature", [0.0, -1.0, float("nan")])
-def test_temperatures_are_positive(temperature: float) -> None:
-    with pytest.raises(TeacherError, match="a temperature above 0"):
+@pytest.mark.parametrize("temperature", [0.0, -1.0, float("nan"), float("inf")])
+def test_temperatures_are_positive_and_finite(temperature: float) -> None:
+    with pytest.raises(TeacherError, match="temperature above 0"):
         Ensemble([TinyTeacher()], temperature)
+
+
+def test_a_teacher_that_changes_its_input_does_not_change_that_of_others() -> None:
+    class Inverting(TinyTeacher):
+        def forward(self, views: torch.Tensor) -> torch.Tensor:
+            return super().forward(views.bitwise_not_())
+
+    expected = (Ensemble([Inverting(seed=1)])(VIEWS.clone()) + Ensemble([TinyTeacher()])(VIEWS)) / 2
+    for teachers in ([Inverting(seed=1), TinyTeacher()], [TinyTeacher(), Inverting(seed=1)]):
+        torch.testing.assert_close(Ensemble(teachers)(VIEWS.clone()), expected)
+
+
+def test_quantized_teachers_cannot_be_recognized() -> None:
+    class Packed(TinyTeacher):
+        def get_extra_state(self) -> object:
+            return ("packed",)
+
+    with pytest.raises(TeacherError, match=r"_extra_state .* a tuple"):
+        weights_digest(Packed())
 
 
 def test_a_device_without_memory() -> None:

@@ -278,6 +278,8 @@ def test_command(tmp_path: Path, shard_sets: Sets) -> None:
     made = ShardSet(out)
     assert list(made.keys) == [key for key in keys if not key.startswith("n01")]
     assert (made.manifest.samples, made.manifest.topk) == (3, 1)
+    many = ",".join(f"n{number:08}" for number in range(99))  # longer than a file's name may be
+    assert runner.invoke(main, [*command, "--classes", many]).exit_code == 2
     result = runner.invoke(main, [*command, *options, "--classes", "n07,n01"])
     assert result.exit_code == 2
     assert "n07" in result.output
