@@ -100,10 +100,6 @@ class Claims:
         """Return whether another process has claimed a shard."""
         return self._locks.is_held(_SHARDS + number)
 
-    def others_work(self) -> bool:
-        """Return whether another process makes shards."""
-        return self._locks.is_held(_WORKING)
-
 
 def _take_directory(locks: FileLocks, place: Location, *, shared: bool) -> None:
     if not locks.acquire(_DIRECTORY, shared=shared):
