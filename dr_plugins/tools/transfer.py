@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Protocol
 
 from tqdm.auto import tqdm
 
-from dr_plugins.errors import FormatError, OutputError, ReinforcementError, SettingsMismatchError
+from dr_plugins.errors import FormatError, OutputError, SettingsMismatchError
 from dr_plugins.images.sources import ImageSource
 from dr_plugins.shards.address import located
 from dr_plugins.shards.claims import locked
 from dr_plugins.shards.container import map_tensors
 from dr_plugins.shards.location import LocalPath
 from dr_plugins.shards.manifest import FileEntry, Manifest
-from dr_plugins.shards.remote import RemotePath, filesystem
+from dr_plugins.shards.remote import RemotePath
 from dr_plugins.tools.card import (
     SHEET_NAME,
     TABLE_NAME,
@@ -28,10 +26,10 @@ from dr_plugins.tools.card import (
     write_preview,
     write_sheet,
 )
+from dr_plugins.tools.destinations import HUB, Destination, Hub, Store
 from dr_plugins.utils.files import MANIFEST_NAME
 
 _STREAMS = 4  # files that are copied at the same time
-_HUB = "hf://datasets/"
 _FILES_PER_COMMIT = 64  # the Hub limits commits per hour
 
 
@@ -105,7 +103,7 @@ def push(
     source, place = Path(directory), _remote(address)
     manifest = Manifest.load(located(source))
     _refuse_another(place, manifest)
-    destination: _Destination = _Hub(address) if address.startswith(_HUB) else _Store(place)
+    destination: Destination = Hub(address) if address.startswith(HUB) else Store(place)
     entries = destination.missing([manifest.index, *manifest.shards], source)
 
     def check(entry: FileEntry) -> Path:
@@ -124,76 +122,6 @@ def push(
             bar.update(len(batch))
         destination.put([card, *extras])
         destination.put([source / MANIFEST_NAME])
-
-
-class _Destination(Protocol):
-    def missing(self, entries: Sequence[FileEntry], source: Path) -> list[FileEntry]:
-        """Return the files that are not there yet."""
-
-    def put(self, files: Sequence[Path]) -> None:
-        """Copy files; each appears whole or not at all."""
-
-
-class _Store:
-    """An object store, or whatever else fsspec can write to."""
-
-    def __init__(self, place: RemotePath) -> None:
-        self._place = place
-        self._files, self._path = filesystem(place.address)
-
-    def missing(self, entries: Sequence[FileEntry], source: Path) -> list[FileEntry]:
-        try:
-            found = self._files.ls(self._path, detail=True)
-        except FileNotFoundError:
-            found = []
-        sizes = {entry["name"].rpartition("/")[2]: entry["size"] for entry in found}
-        # Stores show a file when it is whole. Who reads it compares its SHA-256.
-        return [e for e in entries if sizes.get(e.file) != (source / e.file).stat().st_size]
-
-    def put(self, files: Sequence[Path]) -> None:
-        with _writing(self._place), ThreadPoolExecutor(_STREAMS) as pool:
-            list(pool.map(self._put, files))
-
-    def _put(self, file: Path) -> None:
-        self._files.put_file(str(file), f"{self._path.rstrip('/')}/{file.name}")
-
-
-class _Hub:
-    """A dataset repository of the Hub; several files are one commit."""
-
-    def __init__(self, address: str) -> None:
-        from huggingface_hub import HfApi
-
-        owner, _, rest = address.removeprefix(_HUB).strip("/").partition("/")
-        if not rest:
-            raise OutputError(
-                f"{address} names no repository of the Hub; expected {_HUB}OWNER/NAME"
-            )
-        name, *folder = rest.split("/")
-        self._api, self._repo = HfApi(), f"{owner}/{name}"
-        self._folder, self._place = "".join(f"{part}/" for part in folder), address
-        with _writing(self._place):
-            self._api.create_repo(self._repo, repo_type="dataset", exist_ok=True)
-
-    def missing(self, entries: Sequence[FileEntry], source: Path) -> list[FileEntry]:
-        from huggingface_hub.hf_api import RepoFile
-
-        with _writing(self._place):
-            files = self._api.list_repo_tree(self._repo, repo_type="dataset", recursive=True)
-            known = {(f.path, f.lfs.sha256) for f in files if isinstance(f, RepoFile) and f.lfs}
-        return [
-            entry for entry in entries if (self._folder + entry.file, entry.sha256) not in known
-        ]
-
-    def put(self, files: Sequence[Path]) -> None:
-        from huggingface_hub import CommitOperationAdd
-
-        operations = [CommitOperationAdd(self._folder + file.name, str(file)) for file in files]
-        message = f"Add {files[0].name}" + (f" to {files[-1].name}" if len(files) > 1 else "")
-        with _writing(self._place):
-            self._api.create_commit(
-                self._repo, operations, commit_message=message, repo_type="dataset"
-            )
 
 
 def _remote(address: str) -> RemotePath:
@@ -280,16 +208,3 @@ def _batches(entries: Iterable[FileEntry], size: int) -> Iterator[list[FileEntry
     remaining = iter(entries)
     while batch := list(islice(remaining, size)):
         yield batch
-
-
-@contextlib.contextmanager
-def _writing(place: RemotePath | str) -> Iterator[None]:
-    try:
-        yield
-    except ReinforcementError:
-        raise
-    except Exception as error:  # each server's library raises other types
-        raise OutputError(
-            f"cannot write to {place}: {type(error).__name__}: {error}. Run the same command again "
-            f"to resume."
-        ) from error

@@ -30,6 +30,7 @@ from tests import tiny
 from tests.servers import FaultyServer, serving
 from tests.stores import Hub, hub, object_store
 
+fsspec = pytest.importorskip("fsspec")
 pytest.importorskip("aiohttp")
 pytest.importorskip("tenacity")
 
@@ -39,6 +40,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("transfer")
     tiny.make_photographs(root / "images", per_class=4)
     tiny.make_set(root / "set", root / "images", samples=20, shard_images=3)
+    tiny.make_set(root / "reseeded", root / "images", samples=20, shard_images=3, seed=1)
     tiny.make_set(root / "other", root / "images", samples=21, shard_images=3)
     return root
 
@@ -114,6 +116,30 @@ def test_an_object_store(folder: Path, tmp_path: Path, monkeypatch: pytest.Monke
             push(folder / "other", "s3://bucket/plus", licence="cc0-1.0")
         with pytest.raises(OutputError, match="nowhere"):
             push(folder / "set", "s3://nowhere/plus", licence="cc0-1.0")
+
+
+def test_what_another_set_left_is_not_kept(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its files have the same names and sizes."""
+    store = fsspec.filesystem("memory")
+    address = f"memory://bucket/{tmp_path.name}"
+    push(folder / "reseeded", address, licence="cc0-1.0")
+    store.rm(f"/bucket/{tmp_path.name}/manifest.json")  # as if it had been stopped
+    push(folder / "set", address, licence="cc0-1.0")
+    pull(address, tmp_path / "here")
+    assert files(tmp_path / "here") == files(folder / "set")
+
+    copied, put = [], type(store).put_file
+
+    def noting(self: Any, local: str, remote: str, **options: Any) -> Any:
+        copied.append(Path(local).suffix)
+        return put(self, local, remote, **options)
+
+    monkeypatch.setattr(type(store), "put_file", noting)
+    push(folder / "set", address, licence="cc0-1.0")
+    assert ".json" in copied
+    assert ".safetensors" not in copied
 
 
 def test_a_store_that_cannot_be_reached(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
