@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from dr_plugins.cli import options
 from dr_plugins.cli.command import Command
 from dr_plugins.cli.interrupts import ending_at_once
-
-if TYPE_CHECKING:
-    from dr_plugins.images.sources import ImageSource
-    from dr_plugins.pictures import StoredPictures
-    from dr_plugins.shards.reader import ShardSet
 
 # Written files replace older ones, so links are followed: /dev/stdout is one.
 _FILE = options.Output(dir_okay=False, resolve_path=True)
@@ -84,6 +77,7 @@ def suspects(
     with ending_at_once():
         from tqdm.auto import tqdm
 
+        from dr_plugins.pictures import StoredPictures
         from dr_plugins.shards.reader import ShardSet
         from dr_plugins.suspects import find_suspects, write_csv, write_json, write_keys, write_page
         from dr_plugins.suspects.tables import class_name
@@ -106,7 +100,7 @@ def suspects(
         write_keys(chosen, keys_file)
     if page is not None:
         shown = chosen if top is not None else chosen[:_PICTURES]
-        pictures = [] if source is None else _pictures(source, opened)
+        pictures = [] if source is None else [StoredPictures(source, each) for each in opened]
         with tqdm(shown, "page", unit=" images", disable=quiet) as bar:
             title = f"Suspects of {', '.join(sets)}"
             write_page(shown, names, page, title=title, pictures=pictures, advance=bar.update)
@@ -119,16 +113,3 @@ def suspects(
                 f"{suspect.margin:.3f}  {suspect.key}  {label} {suspect.label_prob:.1%}, "
                 f"suggested {other} {suspect.suggested_prob:.1%}"
             )
-
-
-def _pictures(source: ImageSource, sets: Sequence[ShardSet]) -> list[StoredPictures]:
-    """The images of each set; there may be more, such as those of other folds."""
-    from dr_plugins.pictures import StoredPictures
-    from dr_plugins.replay.replayer import named_as
-
-    for shards in sets:
-        source = named_as(source, shards)
-    return [
-        StoredPictures(source.without(key for key in source.keys if key not in shards.keys), shards)
-        for shards in sets
-    ]

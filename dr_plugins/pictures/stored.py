@@ -9,7 +9,7 @@ from dr_plugins.errors import UnknownImageError
 from dr_plugins.images.decoding import Picture
 from dr_plugins.images.sources import ImageSource
 from dr_plugins.policies.policy import AugmentParams
-from dr_plugins.replay.replayer import Replayer
+from dr_plugins.replay.replayer import Replayer, named_as
 from dr_plugins.shards.reader import ShardSet
 
 # Decoded images: the one whose views are drawn, a partner, and the partner's own partner, with
@@ -23,7 +23,8 @@ class StoredPictures:
     Each image is compared with its fingerprint when it is first shown.
 
     Args:
-        source: The images; some of the set's may be missing unless the set mixes images.
+        source: The images; some of the set's may be missing unless the set mixes images, and others
+            may be among them, as in the folder of which the set is a subset.
         shards: The shard set.
 
     Attributes:
@@ -31,7 +32,7 @@ class StoredPictures:
 
     Raises:
         DatasetMismatchError: The images have other classes than the set.
-        UnknownImageError: An image is not in the set, or the set mixes images and one is missing.
+        UnknownImageError: No image is in the set, or the set mixes images and one is missing.
 
     Example:
         >>> pictures = StoredPictures(open_source("imagenet/train"), shards)  # doctest: +SKIP
@@ -41,7 +42,7 @@ class StoredPictures:
 
     def __init__(self, source: ImageSource, shards: ShardSet) -> None:
         self.shards = shards
-        self._replayer = _Keeping(source, shards)
+        self._replayer = _Keeping(_of_set(source, shards), shards)
         self._positions = np.full(len(shards), -1, np.int64)
         self._positions[self._replayer.rows] = np.arange(len(self._replayer.rows))
         self._compared: set[int] = set()
@@ -100,6 +101,13 @@ class StoredPictures:
             self._replayer.compare(position)
             self._compared.add(row)
         return position
+
+
+def _of_set(source: ImageSource, shards: ShardSet) -> ImageSource:
+    """The images that the set has; all if it has none of them, for `Replayer` to name some."""
+    source = named_as(source, shards)
+    known = source.without(key for key in source.keys if key not in shards.keys)
+    return known if len(known) else source
 
 
 class _Keeping(Replayer):

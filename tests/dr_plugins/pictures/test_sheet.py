@@ -25,6 +25,7 @@ from dr_plugins.pictures.sheet import outlined
 from dr_plugins.replay.replayer import Replayer
 from dr_plugins.shards.reader import ShardSet
 from dr_plugins.statistics import ImageStatistics, compute_statistics
+from dr_plugins.tools.subset import subset
 from tests.tiny import TinyTeacher, make_photographs, make_set, photograph, policy
 
 Choosing = tuple[ShardSet, ImageStatistics, Callable[..., list[int]]]
@@ -148,6 +149,16 @@ def test_images_that_are_not_there_are_named(root: Path, tmp_path: Path) -> None
     assert len(some.rows) == len(shards) - 2
     with pytest.raises(UnknownImageError, match="0 <img"):
         draw_sheet(some, [missing])
+
+
+def test_a_subset_is_shown_with_the_folder_of_the_whole_set(
+    photographs: Path, shard_sets: Callable[..., Path], tmp_path: Path
+) -> None:
+    key = ShardSet(shard_sets()).keys[4]
+    subset(shard_sets(), tmp_path / "one", keys=[key])
+    pictures = StoredPictures(open_source(photographs), ShardSet(tmp_path / "one"))
+    assert pictures.rows.tolist() == [0]
+    assert pictures.image(0).size == Image.open(photographs / key).size
 
 
 def test_show_draws_the_named_images(root: Path, directory: Path) -> None:
