@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 
 from dr_plugins.errors import DatasetMismatchError
+from dr_plugins.generation.repeatable import check_repeatable, tolerance
 from dr_plugins.generation.teachers import Ensemble, weights_digest
 from dr_plugins.generation.views import ViewPlan
 from dr_plugins.images.sources import ImageSource
@@ -147,8 +149,12 @@ def plan_generation(
 def _count_classes(
     teacher: Ensemble, policy: Policy, source: ImageSource, device: str | torch.device
 ) -> int:
-    blank = torch.zeros(1, 3, *policy.view_size, dtype=torch.uint8, device=device)
-    count = teacher(blank).shape[1]
+    """Classes of the teacher, whose answers to two equal views must be equal: it is not random."""
+    noise = np.random.default_rng(0).integers(0, 256, (3, *policy.view_size), np.uint8)
+    views = torch.from_numpy(np.stack([noise, noise])).to(device)
+    probs = teacher(views)
+    check_repeatable(probs[0], probs[1], tolerance(views.device.type, _precision(teacher)))
+    count = probs.shape[1]
     names = source.class_names
     if names is not None and len(names) != count:
         raise DatasetMismatchError(
@@ -173,6 +179,10 @@ def _describe_teacher(teacher: Ensemble) -> dict[str, Any]:
     return {
         "weights": weights_digest(teacher),
         "temperature": teacher.temperature,
-        "precision": str(teacher.autocast or torch.float32).removeprefix("torch."),
+        "precision": _precision(teacher),
         "compiled": teacher.compiled,
     }
+
+
+def _precision(teacher: Ensemble) -> str:
+    return str(teacher.autocast or torch.float32).removeprefix("torch.")

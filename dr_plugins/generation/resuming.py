@@ -12,8 +12,9 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from dr_plugins.errors import ImageChangedError, SettingsMismatchError, TeacherError
+from dr_plugins.errors import ImageChangedError, SettingsMismatchError
 from dr_plugins.generation.predictor import Predictor
+from dr_plugins.generation.repeatable import check_repeatable, difference, tolerance
 from dr_plugins.generation.views import ViewBatch
 from dr_plugins.records import RecordLayout
 from dr_plugins.replay.replayer import fingerprint
@@ -22,12 +23,6 @@ from dr_plugins.shards.location import Location
 from dr_plugins.shards.shard import Shard
 
 _SHARDS = 4  # finished shards to check, the first batch of each
-# Mean difference of the stored log-probabilities, close to that of the logits. CPUs differ by up to
-# 5e-6 with other numbers of threads and batch sizes (ResNet, ViT, ConvNeXt, MobileNet, as stored);
-# logits that are scaled by 1.001 differ by 7e-4 to 5e-3. GPUs may compute with TF32.
-_TOLERANCES = {("cpu", "float32"): 2e-4, ("cuda", "float32"): 0.05}
-_REDUCED_TOLERANCE = 0.15
-_LEAST_PROB = 2.0**-14  # float16 rounds smaller ones coarsely, or to 0
 
 
 def asked_again(finished: Sequence[int]) -> list[int]:
@@ -92,32 +87,23 @@ def check_answers(
     stored = _stored(batch, shard)
     ids = torch.from_numpy(stored["ids"].astype(np.int64))
     expected = torch.from_numpy(stored["probs"].copy())
-    tolerance = _TOLERANCES.get((views.device.type, precision), _REDUCED_TOLERANCE)
+    limit = tolerance(views.device.type, precision)
 
     def answered() -> torch.Tensor:
         probs = ask.probs(views.clone())  # a teacher may modify its input
         return probs.cpu().gather(1, ids).to(expected.dtype)
 
     found = answered()
-    difference = _difference(found, expected)
-    if difference <= tolerance:
+    differing = difference(found, expected)
+    if differing <= limit:
         return
-    if not _difference(found, answered()) <= tolerance:
-        raise TeacherError(
-            "the teacher answers the same views differently each time; disable its randomness, "
-            "such as dropout"
-        )
+    check_repeatable(found, answered(), limit)
     raise SettingsMismatchError(
         f"the teacher's answers to views in {out / 'shard-*.safetensors'} differ from the stored "
-        f"ones by {math.expm1(difference):.2%} on average, expected at most "
-        f"{math.expm1(tolerance):.2%}: another network or another preprocessing made them. Resume "
+        f"ones by {math.expm1(differing):.2%} on average, expected at most "
+        f"{math.expm1(limit):.2%}: another network or another preprocessing made them. Resume "
         f"with that teacher, or choose another directory."
     )
-
-
-def _difference(probs: torch.Tensor, others: torch.Tensor) -> float:
-    logarithms = [p.float().clamp(min=_LEAST_PROB).log() for p in (probs, others)]
-    return float((logarithms[0] - logarithms[1]).abs().mean())
 
 
 def _stored(batch: ViewBatch, shard: Shard) -> np.ndarray:

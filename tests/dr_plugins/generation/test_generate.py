@@ -250,9 +250,9 @@ class Fixed(nn.Module):
     ("function", "message"),
     [
         (lambda v: torch.full((len(v), 3), torch.nan), "not finite numbers"),
-        (lambda v: torch.zeros(len(v)), r"with shape \[1\]"),
-        (lambda v: torch.zeros(len(v), 3, 7, 7), r"with shape \[1, 3, 7, 7\]"),
-        (lambda v: torch.zeros(len(v) + 1, 3), r"1 views with shape \[2, 3\]"),
+        (lambda v: torch.zeros(len(v)), r"with shape \[2\]"),
+        (lambda v: torch.zeros(len(v), 3, 7, 7), r"with shape \[2, 3, 7, 7\]"),
+        (lambda v: torch.zeros(len(v) + 1, 3), r"2 views with shape \[3, 3\]"),
         (lambda v: {"logits": torch.zeros(len(v), 3)}, "with a dict"),
     ],
 )

@@ -87,9 +87,21 @@ def test_another_teacher_is_refused(
     assert sorted(interrupted.glob("shard-*")) == before
 
 
-def test_a_teacher_that_draws_at_random_is_refused(interrupted: Path, photographs: Path) -> None:
+def test_a_teacher_that_draws_at_random_is_refused(tmp_path: Path, photographs: Path) -> None:
     with pytest.raises(TeacherError, match="random"):
-        generate(interrupted, photographs, Remote(noise=1))
+        generate(tmp_path / "set", photographs, Remote(noise=0.1))
+    assert not list(tmp_path.rglob("shard-*"))
+
+
+def test_a_teacher_that_differs_from_call_to_call_is_refused(
+    interrupted: Path, photographs: Path
+) -> None:
+    class Changing(Remote):
+        def forward(self, views: torch.Tensor) -> torch.Tensor:
+            return super().forward(views) * torch.rand(1)
+
+    with pytest.raises(TeacherError, match="random"):
+        generate(interrupted, photographs, Changing())
 
 
 def test_bfloat16_may_answer_less_exactly(tmp_path: Path, photographs: Path) -> None:
