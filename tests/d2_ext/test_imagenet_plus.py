@@ -19,7 +19,7 @@ from tests.documents import code_blocks
 from tests.dr_models.checkpoints.networks import cvnets_state
 
 PAGE = "docs/imagenet-plus.md"
-SECTION = {"after": "## 3. Mask R-CNN with Detectron2"}
+SECTION = {"after": "## Or with Detectron2"}
 
 
 def train_from(lines: str) -> Any:

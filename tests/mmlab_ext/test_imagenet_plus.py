@@ -24,7 +24,7 @@ import mmdet.models  # noqa: F401  registers its ResNet
 PAGE = "docs/imagenet-plus.md"
 SECTION = {
     "after": "## 3. Mask R-CNN with MMDetection",
-    "before": "## 3. Mask R-CNN with Detectron2",
+    "before": "## Or with Detectron2",
 }
 
 
