@@ -12,7 +12,7 @@ import tarfile
 from collections.abc import Iterator, Sequence
 from glob import glob
 from pathlib import PurePosixPath
-from typing import IO, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 from torchvision.datasets.folder import IMG_EXTENSIONS
@@ -101,7 +101,7 @@ def _read_index(paths: Sequence[str]) -> dict[str, np.ndarray]:
         for archive, path in enumerate(tqdm(paths, "archives", disable=len(paths) < 2))
         for member in _members(path)
     ]
-    index = {
+    index: dict[str, Any] = {
         "names": np.array([member.name for _, member in members], np.str_),
         "classes": np.array([member.label for _, member in members], np.str_),
         "stated": np.array([member.is_stated for _, member in members], bool),
@@ -111,7 +111,7 @@ def _read_index(paths: Sequence[str]) -> dict[str, np.ndarray]:
     try:
         kept.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "wb") as file:
-            np.savez(file, **index)  # type: ignore[arg-type]
+            np.savez(file, **index)
         os.replace(temporary, kept)
     except OSError as error:  # a cache that is full, or only readable
         _logger.warning("the index of the archives is not kept in %s: %s", kept.parent, error)
