@@ -232,6 +232,8 @@ def reinforce(
         raise click.UsageError("options of actors are for a cluster; add --engine ray")
     if engine is not None and part is not None:
         raise click.UsageError("--engine makes the whole set; leave out --part")
+    if device is not None and teacher_devices is not None:
+        raise click.UsageError("choose one of --device and --teacher-devices")
     rank = Rank.from_environment(os.environ)
     local_rank, local_world_size = (rank.local_rank, rank.local_world_size) if rank else (0, 1)
     process = rank.process if rank else Process(f"part {part}" if part else "")

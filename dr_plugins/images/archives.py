@@ -23,7 +23,7 @@ from dr_plugins.utils.files import cache_directory
 
 _logger = logging.getLogger(__name__)
 _LABELS = (".cls", ".json")  # members of webdataset's archives that hold an image's label
-_INDEX_VERSION = 2  # of the arrays that are kept
+_INDEX_VERSION = 3  # of the arrays that are kept
 
 
 class TarImages(StoredImages):
@@ -40,8 +40,8 @@ class TarImages(StoredImages):
 
     Raises:
         FileNotFoundError: No archive matches.
-        ValueError: An archive is compressed or holds no images, a class is unknown, or only some
-            images have labels.
+        ValueError: An archive is compressed, holds no images or links to images, a class is
+            unknown, or only some images have labels.
     """
 
     def __init__(self, pattern: str, class_names: Sequence[str] | None = None) -> None:
@@ -138,6 +138,13 @@ def _members_at(file: IO[bytes], start: int, size: int, folder: str) -> Iterator
             archive.members = []  # type: ignore[attr-defined]  # tarfile keeps all of them
             name = PurePosixPath(folder, info.name.removeprefix("./"))
             at, suffix = start + info.offset_data, name.suffix.lower()
+            if info.issym() or info.islnk():
+                if suffix in IMG_EXTENSIONS:
+                    raise ValueError(
+                        f"{name} is a link. Make the archive again with tar's --dereference and "
+                        f"--hard-dereference"
+                    )
+                continue
             if not info.isfile():
                 continue
             if suffix == ".tar" and not folder:  # a class of ImageNet's own archive

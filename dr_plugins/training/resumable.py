@@ -88,6 +88,9 @@ class ResumableLoader(DataLoader[Any]):
         world_size: Number of processes.
         **options: Of `DataLoader`, such as ``num_workers`` and ``drop_last``.
 
+    Raises:
+        ValueError: ``in_order=False``, with which the batches taken are not the first ones.
+
     Example:
         >>> loader = ResumableLoader(train, 256, num_workers=8)             # doctest: +SKIP
         >>> loader.load_state_dict(torch.load("last.pt")["loader"])         # doctest: +SKIP
@@ -108,6 +111,8 @@ class ResumableLoader(DataLoader[Any]):
         world_size: int = 1,
         **options: Any,
     ) -> None:
+        if not options.get("in_order", True):
+            raise ValueError("a loader that does not keep the order cannot be resumed")
         sampler = EpochSampler(len(dataset), seed=seed, rank=rank, world_size=world_size)
         options.setdefault("collate_fn", dataset.collate)
         super().__init__(dataset, batch_size, sampler=sampler, **options)

@@ -78,6 +78,8 @@ def test_teachers_have_devices(tmp_path: Path, photographs: Path) -> None:
     assert files(tmp_path / "one") == files(tmp_path / "two")
     few = reinforce(photographs, tmp_path / "three", *two, "--teacher-devices", "cpu")
     assert "1 devices for 2 teachers" in error_of(few)
+    both = ("--device", "cpu", "--teacher-devices", "cpu,cpu")
+    assert "--device" in error_of(reinforce(photographs, tmp_path / "four", *two, *both), code=2)
 
 
 def test_ranks_share_the_cores_of_their_machine() -> None:

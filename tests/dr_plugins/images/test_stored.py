@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import pickle
 import tarfile
 from collections.abc import Callable
@@ -269,6 +270,20 @@ def test_an_image_without_a_class(root: Path, tmp_path: Path) -> None:
     path = write_tar(tmp_path / "flat.tar", [("picture.jpg", files(root)[0][2])])
     with pytest.raises(DatasetMismatchError, match=r"picture\.jpg"):
         open_source(f"tar:{path}")
+
+
+@pytest.mark.parametrize("link", [os.link, os.symlink])
+def test_links_in_an_archive_are_not_left_out(
+    root: Path, tmp_path: Path, link: Callable[[str, Path], None]
+) -> None:
+    folder = tmp_path / "images" / "cat"
+    folder.mkdir(parents=True)
+    (folder / "1.JPEG").write_bytes(files(root)[0][2])
+    link(str(folder / "1.JPEG"), folder / "2.JPEG")
+    with tarfile.open(tmp_path / "links.tar", "w") as archive:
+        archive.add(folder, "cat")
+    with pytest.raises(DatasetMismatchError, match=r"cat/[12]\.JPEG is a link"):
+        open_source(f"tar:{tmp_path / 'links.tar'}")
 
 
 def test_a_reader_in_another_process(root: Path, tmp_path: Path) -> None:

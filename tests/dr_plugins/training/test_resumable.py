@@ -97,6 +97,11 @@ def test_other_processes_continue(
     assert batches + together(second, None) == expected
 
 
+def test_without_an_order_nothing_can_continue(loader: Callable[..., ResumableLoader]) -> None:
+    with pytest.raises(ValueError, match="order"):
+        loader(num_workers=2, in_order=False)
+
+
 def test_an_epoch_that_is_over(loader: Callable[..., ResumableLoader]) -> None:
     one = loader()
     assert one.state_dict() == {"epoch": 0, "images": 0, "seed": 3, "size": 12}
