@@ -135,7 +135,10 @@ def evaluate(
         click.echo("\nRun the same command to resume after the last finished set.", err=True)
         raise
     summary = summarize(results, missing)
-    (out / "summary.json").write_text(json.dumps(summary, indent=1), encoding="utf-8")
-    (out / "summary.md").write_text(markdown(summary), encoding="utf-8")
+    try:
+        (out / "summary.json").write_text(json.dumps(summary, indent=1), encoding="utf-8")
+        (out / "summary.md").write_text(markdown(summary), encoding="utf-8")
+    except OSError as error:
+        raise click.ClickException(f"{error}. Choose a writable directory") from error
     draw_all(results, summary, out)
     click.echo(markdown(summary))

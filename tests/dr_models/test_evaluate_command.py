@@ -62,6 +62,11 @@ def test_from_a_checkpoint_to_a_report(tmp_path: Path, checkpoint: Path) -> None
     accuracy = (logits.argmax(1) == labels).double().mean().item()
     assert metrics["top1"]["value"] == pytest.approx(accuracy)
     assert (tmp_path / "out" / "reliability_folder.png").is_file()
+    (tmp_path / "out" / "summary.md").unlink()
+    (tmp_path / "out" / "summary.md").mkdir()  # cannot be written
+    result = CliRunner().invoke(evaluate, [*arguments, "--out", str(tmp_path / "out")])
+    assert (result.exit_code, isinstance(result.exception, SystemExit)) == (1, True)
+    assert "summary.md" in result.output
 
 
 def test_a_checkpoint_of_another_model(checkpoint: Path) -> None:
