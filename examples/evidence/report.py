@@ -191,10 +191,10 @@ def _versions(results: Results) -> str:
     found = {tuple(run["versions"].items()) for run in results.runs.values()}
     lines = sorted(", ".join(f"{name} {version}" for name, version in each) for each in found)
     loads = [load for run in results.runs.values() for load in run["load"]]
-    cores = {run["cores"] for run in results.runs.values()}
+    cores = sorted({run["cores"] for run in results.runs.values()})
     if not loads:
         return "No run has been made."
     return (
-        f"{len(results.runs)} runs, with {'; '.join(lines)}; on {min(cores)} to {max(cores)} "
+        f"{len(results.runs)} runs, with {'; '.join(lines)}; on {' or '.join(map(str, cores))} "
         f"cores, one thread each, with a load of {min(loads):.1f} to {max(loads):.1f}."
     )
