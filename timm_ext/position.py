@@ -84,13 +84,17 @@ class EpochOrder(EpochSampler):
 
 
 _last: Callable[[], EpochOrder | None] = lambda: None  # noqa: E731
+_read_before: dict[str, int] | None = None  # by train.py before 1.0.27, which resumes at first
 
 
 def order_for(dataset: ReinforcedDataset, batches: BatchSampler) -> EpochOrder:
     """Return the order of a training loader's images, which checkpoints refer to from now on."""
-    global _last
-    _change_functions()
+    global _last, _read_before
+    change_functions()
     order = EpochOrder(dataset, batches)
+    if _read_before is not None:
+        order.resume(_read_before)
+        _read_before = None
     _last = weakref.ref(order)
     return order
 
@@ -138,11 +142,8 @@ class _WithPosition:
 
 
 @functools.cache
-def _change_functions() -> None:
-    """Let timm's functions that resume return the epoch to continue with.
-
-    Not at registration: it may run while timm is being imported, before these can be.
-    """
+def change_functions() -> None:
+    """Let timm's functions that resume return the epoch to continue with."""
     import timm.models
     import timm.task
 
@@ -159,14 +160,18 @@ def _resuming(resume: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(resume)
     def resume_within_epoch(*args: Any, **kwargs: Any) -> Any:
-        epoch, order = resume(*args, **kwargs), _current()
-        if order is None:
-            return epoch
+        global _read_before
+        epoch = resume(*args, **kwargs)
         bound = signature.bind(*args, **kwargs)
         bound.apply_defaults()
         is_strict = bound.arguments.get("weights_only", False)
         position = _read(bound.arguments["checkpoint_path"], is_strict)
-        return epoch if position is None else order.resume(position)
+        if position is None:
+            return epoch
+        if (order := _current()) is not None:
+            return order.resume(position)
+        _read_before = position
+        return position["epoch"]
 
     return resume_within_epoch
 

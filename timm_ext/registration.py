@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import Any
 
+import timm
+
 from timm_ext import datasets, loader, loss, position, refusals
 from timm_ext.replacing import replace_everywhere
 
@@ -40,4 +42,6 @@ def register(*modules: ModuleType) -> None:
     refusals.change_classes()
     loss.change_classes()
     position.change_classes()
+    if hasattr(timm, "create_model"):  # else timm is still being imported
+        position.change_functions()
     replace_everywhere(_REPLACEMENTS, *modules)

@@ -15,7 +15,7 @@ from dr_plugins.errors import DatasetMismatchError
 Train = Callable[..., dict[str, Any]]
 
 
-@pytest.mark.parametrize("options", ["", "--no-prefetcher", "--workers 2"])
+@pytest.mark.parametrize("options", ["", "--no-prefetcher", "--workers 2", "--resume-first"])
 def test_a_recovery_checkpoint_continues_its_epoch(
     train: Train, tmp_path: Path, options: str
 ) -> None:

@@ -39,6 +39,7 @@ from torch import nn
 
 FLAGS = ("no-prefetcher", "pin-mem", "amp", "channels-last", "model-ema", "bce-loss", "jsd-loss")
 FLAGS = (*FLAGS, "naflex-loader", "use-multi-epochs-loader", "torchcompile", "sampler-epoch")
+FLAGS = (*FLAGS, "resume-first")
 TEXTS = ("dataset", "data-dir", "train-split", "aa", "input-img-mode", "class-map")
 TEXTS = (*TEXTS, "output", "resume")
 NUMBERS = {"aug-repeats": 0, "reprob": 0, "mixup": 0, "cutmix": 0, "smoothing": 0.1, "hflip": 0.5}
@@ -80,10 +81,14 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     data_config = resolve_data_config(vars(args), model=model)
     if args.channels_last:
         model.to(memory_format=torch.channels_last)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    start_epoch = None
+    if args.resume and args.resume_first:  # as train.py before 1.0.27 does
+        start_epoch = resume_checkpoint(model, args.resume, optimizer)
     loader, loader_eval, mixup_fn = create_loaders(args, data_config, device)
     criterion = create_criterion(args)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
-    start_epoch = resume_checkpoint(model, args.resume, optimizer) if args.resume else None
+    if args.resume and not args.resume_first:
+        start_epoch = resume_checkpoint(model, args.resume, optimizer)
     saver = None
     if args.output and utils.is_primary(args):
         saver = utils.CheckpointSaver(
