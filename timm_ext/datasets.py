@@ -18,6 +18,7 @@ from torchvision import datasets
 from dr_plugins import ReinforcedDataset, ShardSet
 from dr_plugins.errors import LossError
 from dr_plugins.images.skipping import skipped_keys
+from dr_plugins.images.sources import open_source
 from dr_plugins.losses import DistillationLoss, build_loss
 from dr_plugins.training.contract import RunFacts, Setting
 from dr_plugins.utils.quoting import quoted
@@ -53,7 +54,8 @@ def create_dataset(name: str, *args: Any, **kwargs: Any) -> Any:
         ShardsNotFoundError: There is no shard set.
         UnsupportedOptionError: Images other than RGB, or a negative seed.
         DatasetMismatchError: Validation images have other classes than training images.
-        ReinforcementError: Images and shard set do not match; see `ReinforcedDataset`.
+        ReinforcementError: Images and shard set do not match, see `ReinforcedDataset`; or those
+            that the name gives cannot be opened.
 
     Example:
         >>> train = create_dataset("imagenet-plus", "imagenet", "train",    # doctest: +SKIP
@@ -86,6 +88,11 @@ def chosen_loss(dataset: ReinforcedDataset | None = None) -> DistillationLoss | 
     """Return the loss that a dataset's name chooses; by default that of `training_dataset`."""
     dataset = training_dataset() if dataset is None else dataset
     return None if dataset is None else _losses.get(dataset)
+
+
+def is_loss_chosen() -> bool:
+    """Return whether the name of any dataset that is in use chooses a loss."""
+    return bool(_losses)
 
 
 def copy_for_loader(dataset: ReinforcedDataset) -> ReinforcedDataset:
@@ -130,6 +137,7 @@ def _open_images(parsed: DatasetName, options: dict[str, Any]) -> Any:
         raise ImagesNotFoundError(
             f"the images of {parsed.name}, split {options.get('split', 'validation')}, cannot be "
             f"opened in --data-dir {options.get('root')}: {error or type(error).__name__}. "
+            + ("Name others with &validation=IMAGES. " if parsed.images else "")
             + (
                 "Let torchvision download them with --dataset-download, or give the folder they "
                 "are in"
@@ -144,6 +152,9 @@ def _base_of(parsed: DatasetName) -> str:
 
 
 def _open(parsed: DatasetName, options: dict[str, Any]) -> Any:
+    is_training = bool(options.get("is_training"))
+    if spec := parsed.images if is_training else parsed.validation:
+        return open_source(spec, options.get("class_map") or None, train=is_training).dataset
     if parsed.name not in _TORCHVISION:
         return timm_create_dataset(**{**options, "name": _base_of(parsed)})
     kind, split = _TORCHVISION[parsed.name], options.get("split", "validation")

@@ -16,7 +16,7 @@ from dr_plugins.losses import DistillationLoss
 from dr_plugins.losses.kd_loss import cross_entropy
 from dr_plugins.targets import implements
 from dr_plugins.training.contract import Contract, RunFacts, Setting
-from timm_ext.datasets import chosen_loss, training_dataset
+from timm_ext.datasets import chosen_loss, is_loss_chosen, training_dataset
 from timm_ext.errors import UnsupportedOptionError
 from timm_ext.primary_log import log_on_primary
 
@@ -57,6 +57,8 @@ class ReinforcedLoss(nn.Module):
             A scalar.
 
         Raises:
+            UnsupportedOptionError: A dataset's name chooses a loss, but it is not the training
+                dataset that was created last.
             DatasetMismatchError: The model is not what the shard set demands, such as one with
                 another number of classes.
             ValueError: The targets have another temperature.
@@ -131,9 +133,17 @@ def _loss_of_answers(
     contract: Contract | None,
 ) -> Tensor:
     _check_model(logits, target, contract)
-    loss = loss or chosen_loss() or KDLoss(target.temperature or 1.0)
-    value: Tensor = loss(logits, target)
+    value: Tensor = (loss or chosen_loss() or _default_loss(target))(logits, target)
     return value
+
+
+def _default_loss(target: SparseTargets) -> KDLoss:
+    if _is_loss_chosen():
+        raise UnsupportedOptionError(
+            "a dataset's name chooses a loss, but another training dataset was created after it. "
+            "Use timm_ext.create_loss(DATASET)"
+        )
+    return KDLoss(target.temperature or 1.0)
 
 
 def _cross_entropy(input: Tensor, target: SparseTargets, *args: Any, **kwargs: Any) -> Tensor:
@@ -160,6 +170,11 @@ def _contract_of(target: SparseTargets) -> Contract | None:
 def _check_model(logits: Tensor, target: SparseTargets, contract: Contract | None) -> None:
     contract = contract or Contract.of_targets(target)
     contract.check_run(RunFacts(num_classes=[Setting("the model", logits.shape[-1])]))
+
+
+@torch.compiler.assume_constant_result
+def _is_loss_chosen() -> bool:
+    return is_loss_chosen()
 
 
 @torch.compiler.assume_constant_result

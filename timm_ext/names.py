@@ -38,6 +38,9 @@ class DatasetName:
         seed: Seed of the choice of reinforcements; None for timm's ``--seed``.
         skip: File with the keys of images to leave out, one a line; empty for none.
         loss: Specification for `dr_plugins.losses.build_loss`; None for the KL divergence.
+        images: Training images for `dr_plugins.open_source`, in place of those that name and `base`
+            imply; empty for none.
+        validation: Validation images, likewise.
     """
 
     name: str
@@ -49,6 +52,8 @@ class DatasetName:
     seed: int | None = None
     skip: str = ""
     loss: str | None = None
+    images: str = ""
+    validation: str = ""
 
 
 def parse_name(text: str) -> DatasetName | None:
@@ -93,6 +98,11 @@ def parse_name(text: str) -> DatasetName | None:
         raise DatasetNameError(
             f"{parsed.name} has fixed images, so it takes no `base={parsed.base}`; write "
             f"reinforced?base={parsed.base}"
+        )
+    if parsed.base and parsed.images:
+        raise DatasetNameError(
+            f"base={parsed.base} and images={parsed.images} both name the images; remove one of "
+            f"them"
         )
     for key in ("skip", "loss"):
         value = getattr(parsed, key)
@@ -210,6 +220,8 @@ def _one_of(*choices: str) -> tuple[Callable[[str], str], str]:
 _OPTIONS: dict[str, tuple[Callable[[str], Any], str]] = {
     "shards": (str, "the directory of a shard set"),
     "base": (str, "timm's name of a dataset, such as torch/fashion_mnist"),
+    "images": (str, "images as `dr-plugins reinforce --images` takes them, such as tar:FILE"),
+    "validation": (str, "images as `dr-plugins reinforce --images` takes them, such as tar:FILE"),
     "p": (_probability, "a probability between 0 and 1"),
     "densify": _one_of("smooth", "zeros"),
     "check": _one_of("error", "warn", "off"),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import warnings
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -151,7 +150,8 @@ def _pretrained(name: str, rest: str) -> nn.Module:
 
 def _from_checkpoint(name: str, path: Path, rest: str) -> TimmTeacher:
     try:
-        with _arguments_allowed():
+        # train.py saves its arguments with the weights; timm before 1.0.28 cannot load them.
+        with torch.serialization.safe_globals([argparse.Namespace]):
             state = load_state_dict(str(path), weights_only=True)
         saved = _saved_arguments(path)
         options = options_of_train_py(saved) or {}
@@ -173,15 +173,9 @@ def _saved_arguments(path: Path) -> Mapping[str, Any]:
     """The options that train.py saved with the weights; empty for other files."""
     if path.suffix == ".safetensors":
         return {}
-    with _arguments_allowed():
+    with torch.serialization.safe_globals([argparse.Namespace]):
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     return script_options(checkpoint) if isinstance(checkpoint, dict) else {}
-
-
-def _arguments_allowed() -> AbstractContextManager[Any]:
-    """train.py saves its arguments with the weights; timm before 1.0.28 cannot load them."""
-    safe_globals = getattr(torch.serialization, "safe_globals", None)  # torch 2.5
-    return safe_globals([argparse.Namespace]) if safe_globals else nullcontext()
 
 
 def _count_classes(model: Any, state: dict[str, torch.Tensor]) -> int | None:

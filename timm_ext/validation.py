@@ -12,6 +12,7 @@ from torch.utils.data import IterableDataset
 
 from dr_plugins import ImageSource, ReinforcedDataset
 from dr_plugins.errors import DatasetMismatchError
+from dr_plugins.images.stored import StoredImages
 from dr_plugins.training.contract import RunFacts, Setting
 from dr_plugins.utils.files import regular_only
 from timm_ext.primary_log import is_primary, log_on_primary
@@ -64,8 +65,14 @@ def _shared(images: Any, training: Any) -> tuple[int, int, str]:
         return _shared_files(files, others)
     is_same = _root(images) is not None and _root(images) == _root(training)
     # Without files, as in CIFAR.
-    is_same |= type(images) is type(training) and getattr(images, "train", False)
+    is_same |= type(images) is type(training) and _is_same_data(images, training)
     return (len(images) if is_same else 0), len(images), f"the first of {type(images).__name__}"
+
+
+def _is_same_data(images: Any, training: Any) -> bool:
+    if isinstance(images, StoredImages):  # archives and lists have no splits
+        return list(images.keys) == list(training.keys)
+    return bool(getattr(images, "train", False))
 
 
 def _shared_files(files: list[str], training: list[str]) -> tuple[int, int, str]:

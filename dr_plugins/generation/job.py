@@ -6,7 +6,7 @@ import contextlib
 import importlib
 import logging
 import sys
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 
 import filelock
@@ -56,6 +56,7 @@ class GenerationJob:
     teachers: tuple[str, ...]
     out: Path
     settings: GenerationSettings
+    _: KW_ONLY
     class_map: str | None = None
     temperature: float = 1.0
     bf16: bool = False

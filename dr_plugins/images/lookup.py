@@ -53,11 +53,15 @@ def base_of(dataset: Any) -> Any:
 def class_names_of(dataset: Any) -> list[str] | None:
     """Return the names of the classes in label order, None if unknown; not for subsets.
 
+    They are unknown if a ``target_transform`` changes the labels.
+
     Raises:
         DatasetMismatchError: The parts of a ``ConcatDataset`` have different classes.
     """
     if isinstance(dataset, ConcatDataset):
         return _common_names([base_of(part) for part in dataset.datasets])
+    if getattr(dataset, "target_transform", None) is not None:
+        return None
     kind = kind_of(dataset)
     names = getattr(dataset, "classes", None) if kind is None else kind.class_names(dataset)
     return None if names is None else [str(name) for name in names]
@@ -65,8 +69,7 @@ def class_names_of(dataset: Any) -> list[str] | None:
 
 def _common_names(parts: Sequence[Any]) -> list[str] | None:
     first, *others = map(class_names_of, parts)
-    is_renumbered = any(getattr(part, "target_transform", None) is not None for part in parts)
-    if is_renumbered or None in (first, *others):
+    if None in (first, *others):
         return None
     for number, names in enumerate(others, 2):
         fault = compare_class_names(names, first, f"part {number} of the ConcatDataset", "part 1")

@@ -63,7 +63,7 @@ class ImageSource:
     """
 
     def __init__(self, dataset: Any, keys: Sequence[str] | str | None = None) -> None:
-        if type(dataset).__module__.startswith("datasets."):
+        if _is_hub_dataset(dataset):
             dataset = HubImages(dataset, None if isinstance(keys, str) else keys)
         _refuse_transform(dataset)
         self.dataset = dataset
@@ -261,6 +261,11 @@ def _lines(path: str | os.PathLike[str]) -> list[str]:
     except UnicodeDecodeError as error:
         raise ValueError(f"class map {path} is not UTF-8: {error}. Save it as UTF-8") from error
     return [name for line in text.splitlines() if (name := line.strip())]
+
+
+def _is_hub_dataset(dataset: Any) -> bool:
+    # A project's own package may be called `datasets`, too.
+    return type(dataset).__module__.startswith("datasets.") and hasattr(dataset, "select_columns")
 
 
 def _refuse_transform(dataset: Any) -> None:

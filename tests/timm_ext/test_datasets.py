@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import pickle
 import shutil
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -357,6 +358,35 @@ def test_an_image_folder_is_the_default_base(data_dir: Path) -> None:
         other = folder[folder.source.keys.index(key)]
         assert torch.equal(one[0], other[0])
         assert torch.equal(one[1].ids, other[1].ids)
+
+
+def test_images_named_as_for_commands(
+    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    monkeypatch.setenv("DR_PLUGINS_CACHE", str(tmp_path / "cache"))
+    for split in ("train", "val"):
+        with tarfile.open(tmp_path / f"{split}.tar", "w") as archive:
+            for path in sorted((data_dir / split).rglob("*.JPEG")):
+                archive.add(path, path.relative_to(data_dir / split))
+    shards, images = data_dir / "reinforcements" / "imagenet-plus", f"tar:{tmp_path}/train.tar"
+    name = f"imagenet-plus?shards={shards}&images={images}&p=1"
+    folder = create_dataset("imagenet-plus?p=1", root=str(data_dir), **TRAIN)
+    train = create_dataset(name, **TRAIN)
+    assert sorted(train.source.keys) == sorted(folder.source.keys)
+    for key in train.source.keys:
+        one, other = (each[each.source.keys.index(key)] for each in (train, folder))
+        assert torch.equal(one[0], other[0])
+    named = create_dataset(f"{name}&validation=tar:{tmp_path}/val.tar", split="validation")
+    loader = create_loader(named, 16, 6, is_training=False, use_prefetcher=False)
+    assert next(iter(loader))[1].tolist() == [0, 0, 1, 1, 2, 2]
+    assert "validation uses training images" not in caplog.text
+    assert len(create_dataset(name, root=str(data_dir), split="validation")) == 6
+    with pytest.raises(ImagesNotFoundError, match="validation=IMAGES"):
+        create_dataset(name, split="validation")
+    create_dataset(f"{name}&validation={images}", split="validation")
+    assert "validation uses training images: 12 of the 12" in caplog.text
+    with pytest.raises(DatasetMismatchError, match=r"none\.tar"):
+        create_dataset(f"imagenet-plus?shards={shards}&images=tar:none.tar", **TRAIN)
 
 
 def test_streams_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

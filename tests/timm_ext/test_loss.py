@@ -145,6 +145,12 @@ def test_a_loss_that_a_user_wrote(
         )
     assert isinstance(late.answers, ReverseKL)
     assert isinstance(create_loss(plain).answers, KDLoss)
+    later = create_dataset("", str(data_dir), "train", is_training=True)  # images for a probe, say
+    assert later is not None
+    with pytest.raises(UnsupportedOptionError, match=r"create_loss"):
+        LabelSmoothingCrossEntropy()(logits, targets)
+    assert create_loss(dataset)(logits, targets).item() == pytest.approx(expected)
+    dataset = create_dataset(f"{softened}&{OWN}", str(data_dir), "train", is_training=True)
     with pytest.raises(UnsupportedOptionError, match=r"ReverseKL.*--smoothing 0"):
         nn.CrossEntropyLoss()(logits, targets)
     assert train("--img-size", "16", dataset=f"{softened}&{OWN}&p=1")["epochs"]

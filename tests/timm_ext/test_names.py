@@ -91,6 +91,7 @@ def test_other_names_are_timms(name: str) -> None:
         ("imagenet-plus?skip=a.txt&p=0", "skip=a.txt"),
         ("imagenet-plus?loss=KDLoss&p=0", "loss=KDLoss"),
         ("imagenet-plus?base=torch/mnist", "write reinforced?base=torch/mnist"),
+        ("reinforced?base=torch/mnist&images=tar:a.tar", "images=tar:a.tar"),
     ],
 )
 def test_errors(name: str, said: str) -> None:

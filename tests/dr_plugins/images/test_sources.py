@@ -280,6 +280,12 @@ def test_target_transforms_are_kept(photographs: Path, kind: str) -> None:
     assert source.load(source.keys.index("n01/n01_2.JPEG"))[1] == 1
     assert source.load(source.keys.index("n03/n03_2.JPEG"))[1] == 0
     assert all(source.load(i)[1] == dataset[i][1] for i in range(len(source)))
+    assert source.class_names is None, "the folders' names are in another order"
+
+
+def test_a_project_that_calls_its_package_datasets(photographs: Path) -> None:
+    mine = type("Mine", (ImageFolder,), {"__module__": "datasets.mine"})(str(photographs))
+    assert ImageSource(mine).keys == ImageSource(ImageFolder(str(photographs))).keys
 
 
 def test_a_loader_of_ones_own_is_used(photographs: Path) -> None:
