@@ -57,7 +57,6 @@ class TimmBackbone(Backbone):
     Attributes:
         network: The `dr_models.FeatureBackbone`.
         input_format: Channel order in the configuration it was built from; None without one.
-        has_last_stage: Whether the network includes its last stage.
 
     Raises:
         ConfigError: Unknown `norm` or feature, or an option that another argument sets.
@@ -104,7 +103,6 @@ class TimmBackbone(Backbone):
             ) from error
         convert_norms(self.network, norm)
         self.freeze_at, self.norm = freeze_at, norm
-        self.has_last_stage = list(names)[-1] in chosen
         self._out_features = sorted(chosen, key=names.__getitem__)
         self._out_feature_channels = dict(
             zip(self._out_features, self.network.channels, strict=True)

@@ -178,7 +178,7 @@ def _timm_parts(
     parts: dict[str, Mapping[str, torch.Tensor]] = {
         f"{name}.network".lstrip("."): network.adapt(read.state)
     }
-    for stage in () if backbone.has_last_stage else stages:
+    for stage in stages:
         module = model.get_submodule(stage)
         if all(may_be_new(f"{stage}.{key}") for key in module.state_dict()):
             continue
@@ -228,18 +228,25 @@ def read_weights(backbone: nn.Module, location: CheckpointLocation) -> BackboneW
     if isinstance(backbone, ResNet):
         return load_backbone(location, to="detectron2")
     network: Any = backbone.network if isinstance(backbone, TimmBackbone) else backbone
-    arch = network.model if isinstance(backbone, TimmBackbone) else network.name
-    return load_backbone(location, to="timm", arch=arch, options=network.options)
+    is_whole = isinstance(backbone, ReinforcedClassifier)
+    return load_backbone(
+        location, to="timm", arch=_arch(backbone), options=network.options, whole=is_whole
+    )
+
+
+def _arch(backbone: Any) -> str:
+    name: str = backbone.network.model if isinstance(backbone, TimmBackbone) else backbone.name
+    return name
 
 
 def _check_loaded(checkpointer: DetectionCheckpointer, path: str) -> None:
     """Check after Detectron2's own loading, which does not report a backbone without weights."""
     backbones = {
-        name: module.network
+        name: module
         for name, module in checkpointer.model.named_modules()
-        if isinstance(module, TimmBackbone)
+        if isinstance(module, TimmBackbone | ReinforcedClassifier)
     }
-    empty = [name for name, network in backbones.items() if not network.is_loaded]
+    empty = [name for name, module in backbones.items() if not _is_loaded(module)]
     # Subclasses may load one of several models, such as a student with an averaged teacher.
     if len(empty) < len(backbones) and type(checkpointer) is not DetectionCheckpointer:
         for name in empty:
@@ -247,10 +254,16 @@ def _check_loaded(checkpointer: DetectionCheckpointer, path: str) -> None:
     elif empty:
         raise CheckpointError(
             f"{path} does not have all weights of {empty[0] or 'the model'} "
-            f"({backbones[empty[0]].model}), which would train from scratch. If the file is a "
+            f"({_arch(backbones[empty[0]])}), which would train from scratch. If the file is a "
             f"classifier's checkpoint, write {SCHEME}{path}; if you have copied weights into the "
             f"backbone, call d2_ext.mark_loaded(model) first"
         )
+
+
+def _is_loaded(backbone: TimmBackbone | ReinforcedClassifier) -> bool:
+    if isinstance(backbone, TimmBackbone):
+        return backbone.network.is_loaded
+    return backbone.is_loaded()
 
 
 @functools.cache

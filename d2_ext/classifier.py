@@ -162,6 +162,13 @@ class ReinforcedClassifier(nn.Module):
             )
         return state
 
+    def is_loaded(self) -> bool:
+        """Return whether all weights were loaded, but perhaps those of the last layer."""
+        from dr_models.classifiers import classifier_names
+
+        last = tuple(f"{name}." for name in classifier_names(self.model))
+        return all(key.startswith(last) for key in self.load_record.missing)
+
     def get_extra_state(self) -> torch.Tensor:
         """Name and options of the network, for checkpoints."""
         return encode_record(self.name, self.options)
@@ -180,7 +187,7 @@ class ReinforcedClassifier(nn.Module):
                 f"the checkpoint holds {record.arch}, but MODEL.DR_TIMM.NAME (lazy: model) is "
                 f"{self.name!r}; set it to {record.arch}, or use another checkpoint"
             )
-        check_options(record, self.options, "the checkpoint")
+        check_options(record, self.options, "the checkpoint", whole=True)
 
     def _refuse_frozen_noise(self) -> None:
         if self.norm == "FrozenBN" and not self.load_record.is_complete:

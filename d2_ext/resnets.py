@@ -48,10 +48,9 @@ def resnet_parts(
     assert isinstance(network, ResNet)
     parts: dict[str, State] = {name: _without_stages(weights.state, network)}
     blocks = {stage: getattr(network, stage) for stage in network.stage_names}
-    if LAST_STAGE not in network.stage_names:
-        for stage in stages:
-            parts[stage] = _of_last_stage(weights.state)
-            blocks[stage] = model.get_submodule(stage)
+    for stage in stages:
+        parts[stage] = _of_last_stage(weights.state)
+        blocks[stage] = model.get_submodule(stage)
     for stage, module in blocks.items():
         _check_strides(module, stage, weights, address)
     for part, state in parts.items():

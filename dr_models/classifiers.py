@@ -41,9 +41,11 @@ def create_classifier(model: str, num_classes: int, **options: Any) -> nn.Module
 def _check_input(model: str, network: Any) -> None:
     """Raise for a tag with other inputs, because checkpoints record only the architecture."""
     plain = timm.get_pretrained_cfg(model.partition(".")[0])
+    if plain is None:  # of the user's own
+        return
     for name in ("mean", "std"):
         own = tuple(network.pretrained_cfg[name])
-        if plain is not None and tuple(getattr(plain, name)) != own:
+        if tuple(getattr(plain, name)) != own:
             raise BackboneError(
                 f"{model} expects images with {name} {own}, but {plain.architecture} with "
                 f"{getattr(plain, name)}; use the name without the part after the dot"

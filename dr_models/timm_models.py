@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pkgutil
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -43,12 +44,12 @@ def load_model(
 
     Raises:
         BackboneError: timm has no such model.
-        CheckpointError: The checkpoint is not whole, or of another model.
-        EvaluationError: Pretrained weights cannot be loaded, or the network takes images of another
-            size only.
+        CheckpointError: The checkpoint is not whole, or of another model; pretrained weights cannot
+            be loaded.
+        EvaluationError: The network takes images of another size only.
     """
-    name, file = _parts(spec)
-    network, recorded = _from_checkpoint(name, file) if file else (_pretrained(name), None)
+    name, _ = _parts(spec)
+    network, recorded = trained_network(spec)
     given = {"img_size": img_size, "crop_pct": crop_pct}
     options = {**(recorded or {}), **{k: v for k, v in given.items() if v is not None}}
     if img_size is not None:
@@ -81,10 +82,28 @@ def model_name(spec: str) -> str:
     return f"{name}@{file.absolute().parent.name}_{file.name.partition('.')[0]}"
 
 
+def trained_network(spec: str) -> tuple[nn.Module, dict[str, Any] | None]:
+    """Create a network with trained weights.
+
+    Args:
+        spec: See `load_model`.
+
+    Returns:
+        The network; and what its checkpoint records of its images, as arguments of timm's
+        `resolve_data_config`, or None if it records nothing.
+
+    Raises:
+        BackboneError: timm has no such model.
+        CheckpointError: See `load_model`.
+    """
+    name, file = _parts(spec)
+    return (_pretrained(name), None) if file is None else _from_checkpoint(name, file)
+
+
 def _parts(spec: str) -> tuple[str, Path | None]:
     """A model's name, and the file of its weights."""
-    name, _, file = (spec, "", "") if spec.startswith(_HUB) else spec.partition("@")
-    return name, Path(file).expanduser() if file else None
+    name, at, file = (spec, "", "") if spec.startswith(_HUB) else spec.partition("@")
+    return name, Path(file).expanduser() if at else None
 
 
 def imagenet_classes() -> ImageNetClasses:
@@ -108,10 +127,18 @@ def _pretrained(name: str) -> nn.Module:
     if not name.startswith((*_HUB, "local-dir:")):
         check_name(name)
     try:
-        network: nn.Module = timm.create_model(name, pretrained=True)
+        with warnings.catch_warnings():
+            # timm 1.0.31 takes ig_resnext101_32x48d for a network of a tenth of its size.
+            warnings.filterwarnings("error", "Mapping deprecated model name", UserWarning)
+            network: nn.Module = timm.create_model(name, pretrained=True)
+    except UserWarning as warning:
+        raise CheckpointError(
+            f"{name} is out of date, and timm {timm.__version__} may take it for another network: "
+            f"{warning} If that is the one you mean, give its name"
+        ) from warning
     # Without network, timm, its hub client and torch.hub raise many types.
     except Exception as error:
-        raise EvaluationError(
+        raise CheckpointError(
             f"the pretrained weights of {name} cannot be loaded: {error}. Check the network, or "
             f"give a file: {name}@FILE"
         ) from error
@@ -119,17 +146,18 @@ def _pretrained(name: str) -> nn.Module:
 
 
 def _from_checkpoint(name: str, path: Path) -> tuple[nn.Module, dict[str, Any] | None]:
-    """The network, and the arguments of `resolve_data_config` that its training had, if known."""
     check_name(name)
     content, metadata = read_file(path)
     values = script_options(content) if isinstance(content, dict) else {}
     options = options_of_train_py(values) or {}
-    weights = load_backbone(str(path), to="timm", arch=name, options=options)
-    if not weights.report.num_classes:
-        raise CheckpointError(
-            f"{path} has no classifier; evaluate a checkpoint of the whole network"
-        )
-    network = create_classifier(name, weights.report.num_classes, **options)
+    weights = load_backbone(str(path), to="timm", arch=name, options=options, whole=True)
+    classes, stated = weights.report.num_classes, weights.report.model
+    if not classes:
+        raise CheckpointError(f"{path} has no classifier; give a checkpoint of the whole network")
+    if "." in stated:  # with a tag of timm's pretrained weights, which may have another mean
+        network: nn.Module = timm.create_model(stated, num_classes=classes, **options)
+    else:
+        network = create_classifier(name, classes, **options)
     missing, unexpected = network.load_state_dict(weights.state, strict=False)
     lost = [key for key in missing if not key.endswith("num_batches_tracked")] + unexpected
     if lost:

@@ -198,7 +198,9 @@ def _weights_of_stage(location: CheckpointLocation) -> BackboneWeights:
 def _load_classifier(module: TimmClassifier, location: CheckpointLocation, head: bool) -> Loaded:
     from dr_models.classifiers import classifier_names
 
-    weights = load_backbone(location, to="timm", arch=module.arch, options=module.options)
+    weights = load_backbone(
+        location, to="timm", arch=module.arch, options=module.options, whole=head
+    )
     last = _Names("", [f"{name}.*" for name in classifier_names(module.model)])
     if not head:
         kept = {key: value for key, value in weights.state.items() if not last.allow(key)}

@@ -105,7 +105,7 @@ DEFAULTS: dict[str, str] = {
     "find_sets": "class_map=None",
     "find_suspects": "sort='margin', labels=None, workers=0, progress=False",
     "import_archives": "settings=None",
-    "load_backbone": "arch=None, options=None",
+    "load_backbone": "arch=None, options=None, whole=False",
     "load_checkpoint": "averaged=None",
     "merge": "progress=False",
     "open_source": "class_map=None, train=True, keys=None",

@@ -56,6 +56,7 @@ def load_backbone(
     to: str,
     arch: str | None = None,
     options: Mapping[str, Any] | None = None,
+    whole: bool = False,
 ) -> BackboneWeights:
     """Load a checkpoint in any supported layout, and convert it exactly to a host's layout.
 
@@ -65,6 +66,7 @@ def load_backbone(
         arch: timm's name of the host's network (``resnet50``); None accepts any.
         options: Other arguments that the host passes to `timm.create_model`, which must match the
             checkpoint's. None skips this check for timm; the hosts' own networks take no options.
+        whole: The host also uses the classifier, so that its pooling must match too.
 
     Raises:
         CheckpointError: The file cannot be read; its architecture is unknown or not `arch`; keys
@@ -101,7 +103,7 @@ def load_backbone(
         weights = BackboneWeights(state, convention, report)
     _check_arch(weights.report, arch, location)
     if checkpoint.record is not None and (options is not None or to != "timm"):
-        check_options(checkpoint.record, options or {}, location.path)
+        check_options(checkpoint.record, options or {}, location.path, whole=whole)
     return weights
 
 

@@ -102,7 +102,7 @@ def convert(
     report.weights, report.out = checkpoint.weights, str(out)
     if checkpoint.record is not None:
         # A converted file does not record the arguments of its network.
-        check_options(checkpoint.record, {}, str(source))
+        check_options(checkpoint.record, {}, str(source), whole=to in ("timm", "torchvision"))
     inputs = input_convention(report, checkpoint, source, mean, std)
     origin = {"source": source.name, "source_sha256": file_digest(source)}
     metadata = {

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from dr_models.catalog import CVNETS_MODELS
 from dr_models.checkpoints import hosts
-from dr_models.checkpoints.convention import InputConvention
+from dr_models.checkpoints.convention import IMAGENET_MEAN, IMAGENET_STD, InputConvention
 from dr_models.checkpoints.detect import is_plain_resnet
 from dr_models.checkpoints.resnets import SHARED, backbone_renamer
 from dr_models.cvnets.keys import State, is_counter
@@ -101,14 +101,15 @@ def host_convention(
     Args:
         layout: ``timm`` or ``torchvision``.
         name: The architecture.
-        mean: Mean of RGB from 0 to 1; None for the library's default.
+        mean: Mean of RGB from 0 to 1; None for the library's default, or ImageNet's for a network
+            of the user's own.
         std: Standard deviation of RGB from 0 to 1; None for the library's default.
     """
     defaults = hosts.timm_defaults(name) if layout == "timm" else hosts.torchvision_defaults(name)
     _, height, width = defaults.get("input_size", (3, 224, 224))
     return InputConvention(
-        _triple(defaults["mean"] if mean is None else mean),
-        _triple(defaults["std"] if std is None else std),
+        _triple(defaults.get("mean", IMAGENET_MEAN) if mean is None else mean),
+        _triple(defaults.get("std", IMAGENET_STD) if std is None else std),
         (height, width),
         defaults.get("interpolation", "bilinear"),
         math.floor(defaults.get("crop_pct", 0.875) * 1000) / 1000,

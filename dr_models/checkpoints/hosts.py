@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache, partial
 from typing import Any
 
@@ -37,9 +37,9 @@ def timm_shapes(name: str, num_classes: int, **kwargs: Any) -> Shapes | None:
         return None
     if not timm.is_model(name):
         raise CheckpointError(f"timm {timm.__version__} has no model {name!r}")
+    build = partial(timm.create_model, name, num_classes=num_classes, **kwargs)
     try:
-        with torch.device("meta"):
-            return _shapes(timm.create_model(name, num_classes=num_classes, **kwargs))
+        return _shapes_of(build)
     except RuntimeError as error:
         raise CheckpointError(f"timm {timm.__version__} cannot build {name!r}: {error}") from error
 
@@ -99,11 +99,7 @@ def torchvision_shapes(name: str, num_classes: int) -> Shapes:
     build = partial(
         torchvision.models.get_model, name, weights=None, num_classes=num_classes or 1000
     )
-    try:
-        with torch.device("meta"):
-            return _shapes(build())
-    except NotImplementedError:  # RegNet computes its widths with tensors
-        return _shapes(build())
+    return _shapes_of(build)
 
 
 def cvnets_torchvision_shapes(arch: str, num_classes: int) -> Shapes:
@@ -127,6 +123,14 @@ def torchvision_defaults(name: str) -> dict[str, Any]:
         "interpolation": preset.interpolation.value,
         "crop_pct": size / resize,
     }
+
+
+def _shapes_of(build: Callable[[], nn.Module]) -> Shapes:
+    try:
+        with torch.device("meta"):
+            return _shapes(build())
+    except RuntimeError:  # some compute their widths with tensors, such as torchvision's RegNet
+        return _shapes(build())
 
 
 def _shapes(model: nn.Module) -> Shapes:

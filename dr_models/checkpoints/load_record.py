@@ -38,6 +38,11 @@ class LoadRecord:
         for module in network.modules():
             module.register_load_state_dict_pre_hook(self._on_load)
 
+    @property
+    def missing(self) -> set[str]:
+        """Names of the tensors that were not loaded."""
+        return self._own() - self._loaded
+
     def mark(self) -> None:
         """Mark the network as loaded."""
         self._loaded.update(self._network.state_dict())
@@ -49,12 +54,20 @@ class LoadRecord:
             return  # handled by the hook of the module on which loading started
         place = next(name for name, each in self._network.named_modules() if each is module)
         inside = f"{place}." if place else ""
-        found = {inside + key for key in module.state_dict() if prefix + key in state}
-        own = {key for key in self._network.state_dict() if not is_counter(key)}
+        # MMEngine only warns of tensors of another shape.
+        found = {
+            inside + key
+            for key, value in module.state_dict().items()
+            if getattr(state.get(prefix + key), "shape", None) == value.shape
+        }
+        own = self._own()
         if self.is_complete and is_whole and found and not own <= found:
             self._loaded.clear()  # another checkpoint, which does not have the rest
         self._loaded |= found
         self.is_complete = own <= self._loaded
+
+    def _own(self) -> set[str]:
+        return {key for key in self._network.state_dict() if not is_counter(key)}
 
 
 def mark_loaded(model: nn.Module) -> None:

@@ -28,14 +28,16 @@ _NOT_TIMMS = frozenset(  # its arguments that it does not pass to timm.create_mo
         *("sync_bn", "init_cfg", "_scope_"),
     )
 )
-# May differ between pretraining and transfer: regularization, image size and feature format.
+# May differ between pretraining and transfer: regularization, image size and first weights.
 _FREE = frozenset(
     (
         *("attn_drop_rate", "drop_block_rate", "drop_path_rate", "drop_rate", "patch_drop_rate"),
         *("pos_drop_rate", "proj_drop_rate", "dynamic_img_pad", "dynamic_img_size", "img_size"),
-        *("strict_img_size", "output_stride", "global_pool", "num_classes", "in_chans"),
+        *("strict_img_size", "num_classes", "in_chans", "pretrained", "checkpoint_path"),
     )
 )
+# Backbones do not pool, and detectors dilate them.
+_FREE_IN_BACKBONES = frozenset(("output_stride", "global_pool"))
 
 
 _OF_TRAIN_PY = {"gp": "global_pool", "bn_eps": "bn_eps"}  # names of its options, and timm's
@@ -99,12 +101,17 @@ def record_of_mmengine(meta: Any) -> NetworkRecord | None:
         for statement in ast.parse(text).body:
             if isinstance(statement, ast.Assign) and ast.unparse(statement.targets[0]) == "model":
                 model = _literal(statement.value)
-                if isinstance(model, dict) and model.get("type") == _CLASSIFIER:
+                if isinstance(model, dict) and _is_classifier(model.get("type")):
                     options = {key: model[key] for key in model.keys() - _NOT_TIMMS}
                     return NetworkRecord(str(model["model"]), options)
     except (KeyError, SyntaxError, ValueError, TypeError, RecursionError, MemoryError):
         pass
     return None
+
+
+def _is_classifier(kind: Any) -> bool:
+    """Whether a ``type`` names it, perhaps with a scope or, for a class, its module."""
+    return isinstance(kind, str) and kind.rpartition(".")[2] == _CLASSIFIER
 
 
 def options_of_train_py(arguments: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -136,18 +143,25 @@ def _literal(node: ast.expr) -> Any:
     return ast.literal_eval(node)
 
 
-def check_options(record: NetworkRecord, options: Mapping[str, Any], path: str) -> None:
+def check_options(
+    record: NetworkRecord, options: Mapping[str, Any], path: str, *, whole: bool = False
+) -> None:
     """Compare the arguments that affect what a network computes.
 
     Args:
         record: Record of the checkpoint.
         options: Arguments of the network to load.
         path: The checkpoint, for the message.
+        whole: The network is loaded with its classifier, not as a backbone.
 
     Raises:
         CheckpointError: An argument differs.
     """
-    trained, own = _computing(record.options), _computing(_plain(options))
+    free = _FREE if whole else _FREE | _FREE_IN_BACKBONES
+    trained, own = (
+        {name: value for name, value in each.items() if name not in free}
+        for each in (record.options, _plain(options))
+    )
     for name in sorted(trained.keys() | own.keys()):
         if trained.get(name) != own.get(name):
             raise CheckpointError(
@@ -156,10 +170,6 @@ def check_options(record: NetworkRecord, options: Mapping[str, Any], path: str) 
                 f"would be wrong. Build a timm network with the same arguments (Detectron2: "
                 f"MODEL.DR_TIMM.OPTIONS, lazy: TimmBackbone(...); MMEngine: TimmFeatures)"
             )
-
-
-def _computing(options: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in options.items() if name not in _FREE}
 
 
 def _plain(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,8 +10,11 @@ from timm.layers import make_divisible
 from timm.models import generate_default_cfgs
 
 from dr_models.cvnets.inputs import cvnets_convention
+from dr_models.cvnets.keys import is_counter
 from dr_models.cvnets.model import TAG, Family
 from dr_models.cvnets.renaming import is_cvnets, to_timm
+from dr_models.cvnets.report import shorten
+from dr_plugins.errors import CheckpointError
 
 
 def default_configs(family: Family, **fields: Any) -> Mapping[str, Any]:
@@ -43,11 +46,27 @@ def from_cvnets(family: Family, state: dict[str, Any], model: Any) -> dict[str, 
     """Convert a state dict in CVNets layout; with a family, a `pretrained_filter_fn` for timm.
 
     With it, ``pretrained_cfg_overlay=dict(file=...)`` accepts files in either layout.
+
+    Raises:
+        CheckpointError: A tensor other than the classifier's is missing.
     """
-    if not is_cvnets(state):
-        return state
     name = model.pretrained_cfg["architecture"]
-    return to_timm(state, next(one for one in family.models if one.timm == name), family)
+    if is_cvnets(state):
+        return to_timm(state, next(one for one in family.models if one.timm == name), family)
+    # Without the classifier, timm loads non-strictly and only warns.
+    classifier = f"{model.pretrained_cfg['classifier']}."
+    missing = [
+        key
+        for key in model.state_dict()
+        if key not in state and not key.startswith(classifier) and not is_counter(key)
+    ]
+    if missing:
+        raise CheckpointError(
+            f"the file for {name} has no {shorten(missing)}, but {shorten(list(state))}: these "
+            f"would keep random values. Convert it with `dr-plugins convert-checkpoint`, which "
+            f"finds the weights in training checkpoints and removes prefixes"
+        )
+    return state
 
 
 def squeeze_width(channels: float) -> int:

@@ -34,6 +34,9 @@ TIMM = (
     "MODEL.DR_TIMM.OUT_FEATURES",
     ["res4"],
 )
+# Backbones with their last stage too, whose features the heads do not use.
+WHOLE_NATIVE = (*NATIVE, "MODEL.RESNETS.OUT_FEATURES", ["res4", "res5"])
+WHOLE_TIMM = (*TIMM, "MODEL.DR_TIMM.OUT_FEATURES", [])
 ZERO_TO_ONE = ("MODEL.PIXEL_MEAN", [0.0] * 3, "MODEL.PIXEL_STD", [255.0] * 3)
 
 
@@ -43,7 +46,7 @@ def last_feature(model: Any, images: torch.Tensor) -> torch.Tensor:
     return feature
 
 
-@pytest.mark.parametrize("options", [NATIVE, TIMM], ids=["native", "timm"])
+@pytest.mark.parametrize("options", [NATIVE, TIMM, WHOLE_NATIVE, WHOLE_TIMM])
 def test_the_last_stage_is_loaded_into_the_heads(
     options: tuple[Any, ...], yacs: Callable[..., Any], saved: Callable[..., tuple[Any, Path]]
 ) -> None:

@@ -392,3 +392,18 @@ def test_the_label_has_its_share_of_the_loss(config: Callable[..., Any]) -> None
         logits, torch.tensor([2] * 4)
     )
     torch.testing.assert_close(found, expected)
+
+
+def test_a_plain_path_that_leaves_random_weights_is_refused(
+    config: Callable[..., Any], tmp_path: Path
+) -> None:
+    """Detectron2 only warns; another number of classes is meant to be."""
+    network = ReinforcedClassifier("resnet18", num_classes=3).model
+    torch.save(network.state_dict(), tmp_path / "of_timm.pth")
+    with pytest.raises(CheckpointError, match=r"imagenet-plus://.*of_timm\.pth"):
+        DetectionCheckpointer(build_model(config())).load(f"{tmp_path}/of_timm.pth")
+    DetectionCheckpointer(ReinforcedClassifier("resnet18", num_classes=7), str(tmp_path)).save("7")
+    classifier = build_model(config())
+    DetectionCheckpointer(classifier).load(f"{tmp_path}/7.pth")
+    assert classifier.is_loaded()
+    assert not classifier.load_record.is_complete

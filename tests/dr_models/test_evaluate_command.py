@@ -74,6 +74,11 @@ def test_a_checkpoint_of_another_model(checkpoint: Path) -> None:
         load_model(f"resnet50@{checkpoint}")
 
 
+def test_a_checkpoint_without_a_name() -> None:
+    with pytest.raises(CheckpointError):
+        load_model("test_resnet@")
+
+
 def test_images_are_those_of_the_validation_in_train_py(tmp_path: Path) -> None:
     """resnet10t is tested at 224 pixels, but trained and validated at 176."""
     network = timm.create_model("resnet10t", num_classes=3)

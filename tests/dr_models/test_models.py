@@ -16,6 +16,7 @@ timm = pytest.importorskip("timm")
 import dr_models.networks  # noqa: E402, F401
 from dr_models.checkpoints import CVNETS_MODELS  # noqa: E402
 from dr_models.cvnets.model import CVNetsModel  # noqa: E402
+from dr_plugins.errors import CheckpointError  # noqa: E402
 
 MODELS = list(CVNETS_MODELS.values())
 SMALL = [
@@ -188,3 +189,21 @@ def test_timm_loads_either_layout_by_its_own_means(tmp_path: Path) -> None:
     for network in (converted, direct, features):
         assert torch.equal(network.conv_stem.weight, whole.conv_stem.weight)
         assert torch.equal(network.blocks[4][1].bn2.running_var, whole.blocks[4][1].bn2.running_var)
+
+
+@pytest.mark.parametrize("options", [{"num_classes": 7}, {"features_only": True}])
+def test_timm_keeps_no_random_weights(options: dict[str, object], tmp_path: Path) -> None:
+    """Where it drops the classifier, it would only warn of names that do not fit."""
+    state = timm.create_model("cvnets_mobilenetv1_025").state_dict()
+    prefixed = {f"model.{key}": value for key, value in state.items()}
+    torch.save({"model_state_dict": state, "epoch": 1}, tmp_path / "training.pt")
+    torch.save(prefixed, tmp_path / "prefixed.pt")
+    torch.save({**prefixed, **dict(list(state.items())[9:])}, tmp_path / "partly.pt")
+    for path in sorted(tmp_path.iterdir()):
+        with pytest.raises(CheckpointError, match=r"conv_stem\.weight"):
+            timm.create_model(
+                "cvnets_mobilenetv1_025",
+                pretrained=True,
+                pretrained_cfg_overlay={"file": str(path)},
+                **options,
+            )

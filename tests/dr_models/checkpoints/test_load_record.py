@@ -69,6 +69,14 @@ def test_loading_is_noticed(load: Callable[[Network], None]) -> None:
     assert network.load_record.is_complete
 
 
+def test_tensors_of_another_shape_are_not_loaded() -> None:
+    network = Network()
+    state = {**Network().state_dict(), "body.0.weight": torch.zeros(4, 9, 1, 1)}
+    # As MMEngine loads, which only warns.
+    network.body._load_from_state_dict(state, "body.", {}, True, [], [], [])
+    assert network.load_record.missing == {"0.weight"}
+
+
 def test_what_is_not_all_is_not_loaded() -> None:
     network = Network()
     state = Network().state_dict()

@@ -66,6 +66,21 @@ def test_options_of_any_kind_are_compared_as_json_has_them() -> None:
     assert found.options == {"act_layer": ["gelu", [], {"approximate": "tanh"}]}
 
 
+@pytest.mark.parametrize("options", [{"global_pool": "max"}, {"output_stride": 8}])
+def test_options_that_only_a_classifier_must_share(
+    options: dict[str, object], tmp_path: Path
+) -> None:
+    path = write(tmp_path / "a.pth", options)
+    for to in ("timm", "mmengine", "detectron2"):
+        load_backbone(str(path), to=to, options={})
+    with pytest.raises(CheckpointError, match=next(iter(options))):
+        load_backbone(str(path), to="timm", options={}, whole=True)
+    load_backbone(str(path), to="timm", options=options, whole=True)
+    with pytest.raises(CheckpointError, match=next(iter(options))):
+        convert(path, tmp_path / "out.safetensors", arch="timm:resnet18")
+    convert(path, tmp_path / "out.pth", arch="timm:resnet18", to="mmengine")
+
+
 @pytest.mark.parametrize(
     "value",
     [
@@ -114,7 +129,8 @@ def test_hosts_own_networks_have_no_options(to: str, tmp_path: Path) -> None:
     pytest.importorskip("timm")
     with pytest.raises(CheckpointError, match="aa_layer=None"):
         load_backbone(str(write(tmp_path / "a.pth", {"aa_layer": "avg"})), to=to)
-    load_backbone(str(write(tmp_path / "b.pth", {"drop_rate": 0.5})), to=to)
+    free = {"drop_rate": 0.5, "pretrained": True}
+    load_backbone(str(write(tmp_path / "b.pth", free)), to=to)
 
 
 def test_a_conversion_that_would_forget_options_is_refused(tmp_path: Path) -> None:

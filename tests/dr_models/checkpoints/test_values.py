@@ -130,11 +130,13 @@ def test_a_host_of_another_name_is_refused_even_where_the_tensors_fit(tmp_path: 
         load_backbone(str(tmp_path / "a.pt"), to="timm", arch="resnetblur18")
 
 
-def test_a_classifier_of_mmengine_says_how_it_was_built(tmp_path: Path) -> None:
+# With a scope, as in MMPretrain's, and as MMEngine writes a config that names the class.
+@pytest.mark.parametrize("prefix", ["", "mmengine.", "mmlab_ext.classifier."])
+def test_a_classifier_of_mmengine_says_how_it_was_built(prefix: str, tmp_path: Path) -> None:
     cfg = (
         "data = dict(a=[dict(b=1)])\nmodel = dict(\n    aa_layer='avg',\n"
         "    data_preprocessor=dict(type='X'),\n    model='resnet18',\n    num_classes=5,\n"
-        "    type='TimmClassifier')\n"
+        f"    type='{prefix}TimmClassifier')\n"
     )
     state = {f"model.{key}": value for key, value in resnet().items()}
     torch.save({"state_dict": state, "meta": {"cfg": cfg}}, tmp_path / "a.pt")
