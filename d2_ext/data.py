@@ -35,8 +35,8 @@ class ReinforcedLoader:
 
     Yields:
         ``images``, uint8 ``[B, 3, H, W]`` or `DeferredViews`; ``targets``, `SparseTargets` of B;
-        ``contract``, the shard set's `Contract`, which the model checks: it is what meets the set's
-        demands or does not, and trainers show it batches only.
+        ``contract``, the shard set's `Contract`, which the model checks,
+        because a trainer passes the model nothing but batches.
 
     Example:
         >>> loader = ReinforcedLoader(dataset, EpochBatches(len(dataset), 256))  # doctest: +SKIP

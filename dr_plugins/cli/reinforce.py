@@ -229,7 +229,7 @@ def reinforce(
         from dr_plugins.policies.policy import Policy
 
     if engine is None and (actors != _ACTORS or actor_gpus is not None or actor_resources):
-        raise click.UsageError("options of actors are for a cluster; add --engine ray")
+        raise click.UsageError("--actors, --actor-gpus and --actor-resource need --engine ray")
     if engine is not None and part is not None:
         raise click.UsageError("--engine makes the whole set; leave out --part")
     if device is not None and teacher_devices is not None:

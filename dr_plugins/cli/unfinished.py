@@ -15,8 +15,8 @@ from dr_plugins.cli.options import LOCAL_DIRECTORY
 def finish(directory: Path) -> None:
     """Check the shards that all parts have made, and complete the set.
 
-    The process that makes the last shard does this by itself; this command is for sets whose last
-    process ended in between. Exit status 1 if shards are missing.
+    The process that makes the last shard does this by itself; this command is for a set whose
+    last process died before it wrote the manifest. Exit status 1 if shards are missing.
     """
     from dr_plugins.generation.unfinished import finish_set
 

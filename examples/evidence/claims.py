@@ -92,7 +92,7 @@ def summary(results: Results) -> str:
     ):
         cells = [results.sample(row, metric).text() for row in (plain, MAIN)]
         lines.append(f"| {title} | {cells[0]} | **{cells[1]}** |")
-    lines.append(f"| processor time per step, of plain | 1 | {_ratio(results).text(3)} |")
+    lines.append(f"| CPU time per step, relative to plain | 1 | {_ratio(results).text(3)} |")
     return "\n".join(lines)
 
 

@@ -184,7 +184,7 @@ def _cost(results: Results) -> str:
 
     rows = [row for row in EXPERIMENTS["cost"] if isinstance(row, Cost)]
     lines = [line(row, method) for row in rows for method in ("plain", "reinforced", "online")]
-    return markdown_table(("model", "method", "ms per step", "of plain"), lines)
+    return markdown_table(("model", "method", "ms per step", "relative to plain"), lines)
 
 
 def _versions(results: Results) -> str:
