@@ -33,6 +33,6 @@ def compare_class_names(
     return (
         f"{what} has {len(names)} classes, {reference} {len(expected)}"
         + (f"; the first that differ are {differing[0]}" if differing else "")
-        + ": the same label would stand for different classes. Use the same classes in the same order; if only "
-        f"the order differs, pass a class map{advice('class_map')}"
+        + ": the same label would stand for different classes. Use the same classes in the same "
+        f"order; if only the order differs, pass a class map{advice('class_map')}"
     )

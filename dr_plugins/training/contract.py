@@ -48,7 +48,7 @@ class Setting(NamedTuple):
         name: As users write it, such as "--mixup" or "model.num_classes".
         value: See `RunFacts`.
         remedy: What to do if the value is refused, a sentence without its full stop; by default
-            the contract's.
+            the contract's, as always for class names.
 
     Example:
         >>> Setting("model.head.num_classes", 1000).name
@@ -130,6 +130,38 @@ class Contract:
         """Return the demands that a batch of targets carries."""
         return cls(targets.num_classes, targets.temperature)
 
+    def check(
+        self,
+        *,
+        num_classes: int | None = None,
+        temperature: float | None = None,
+        class_names: Sequence[str] | None = None,
+    ) -> None:
+        """Refuse a loop of your own that does not do what the shard set demands.
+
+        Args:
+            num_classes: Number of the model's classes; None if unknown, and so for all others.
+            temperature: Temperature of the loss.
+            class_names: Class names of the validation images, in label order.
+
+        Raises:
+            DatasetMismatchError: One of them is not the set's.
+
+        Example:
+            >>> Contract(1000, temperature=2.0).check(num_classes=1000, temperature=2.0)
+        """
+
+        def known(name: str, value: Any) -> list[Setting]:
+            return [] if value is None else [Setting(name, value)]
+
+        self.check_run(
+            RunFacts(
+                num_classes=known("the model", num_classes),
+                temperatures=known("the loss", temperature),
+                class_names=known("the set of validation images", class_names),
+            )
+        )
+
     def check_run(self, run: RunFacts, error: type[Exception] = DatasetMismatchError) -> None:
         """Refuse a run that does not do what the shard set demands.
 
@@ -187,7 +219,7 @@ def _channels(contract: Contract, run: RunFacts) -> Iterator[str]:
         if found != "RGB":
             yield (
                 f"{name} cannot be used with a reinforced dataset: images would be {found}, but "
-                f"stored views are RGB. {remedy}"
+                f"stored views are RGB. {remedy or 'Use images in RGB'}"
             )
 
 

@@ -12,7 +12,6 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
 from dr_plugins import KDLoss, ReinforcedDataset
-from dr_plugins.training import RunFacts, Setting
 
 OPTIONS = [
     click.argument("root", type=click.Path(exists=True, file_okay=False, path_type=Path)),
@@ -60,5 +59,5 @@ def open_run(
     )
     model.reset_classifier(contract.num_classes)
     criterion = KDLoss(contract.temperature)
-    contract.check_run(RunFacts(class_names=[Setting("the validation folder", held_out.classes)]))
+    contract.check(class_names=held_out.classes)
     return train, held_out, model, criterion

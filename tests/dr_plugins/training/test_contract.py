@@ -25,6 +25,11 @@ def test_the_facts_of_a_set(shards: ShardSet) -> None:
     assert (contract.num_classes, contract.temperature) == (len(CLASSES), 1.0)
     assert contract.view_size == (24, 24)
     contract.check_run(RunFacts())
+    contract.check()
+    contract.check(num_classes=3, temperature=contract.temperature, class_names=CLASSES)
+    for wrong in ({"num_classes": 4}, {"temperature": 7.5}, {"class_names": CLASSES[::-1]}):
+        with pytest.raises(DatasetMismatchError):
+            contract.check(**wrong)
     contract.check_run(
         RunFacts(
             num_classes=[Setting("the model", 3)],
