@@ -12,9 +12,10 @@
 #SBATCH --output=reinforce-%A-%a.log
 set -euo pipefail
 
-srun dr-plugins reinforce \
+# Since 22.05, srun does not take over the number of CPUs.
+srun --cpus-per-task "$SLURM_CPUS_PER_TASK" dr-plugins reinforce \
     --images "${IMAGES:-/datasets/imagenet/train}" \
     --teacher "${TEACHER:-timm:resnetv2_152x2_bit}" \
     --out "${OUT:-/shared/imagenet-plus}" \
-    --workers "${SLURM_CPUS_PER_TASK:-12}" \
+    --workers "$SLURM_CPUS_PER_TASK" \
     --grace 240 --quiet "$@"

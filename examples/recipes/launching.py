@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -24,12 +26,14 @@ train_script_option = click.option(
 )
 
 
-def launch(options: Mapping[str, Any], script: Path | None) -> None:
+def launch(options: Mapping[str, Any], script: Path | None, arguments: Sequence[str] = ()) -> None:
     """Run a training to its end.
 
     Args:
         options: As in a YAML file for train.py; with `output` and `experiment`.
         script: timm's train.py; None to train in this process.
+        arguments: Those of the options that a user gave, as given: the script ignores unknown keys
+            of a file, and rejects unknown arguments.
 
     Raises:
         click.ClickException: The script failed.
@@ -41,7 +45,7 @@ def launch(options: Mapping[str, Any], script: Path | None) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     recipe = folder / "recipe.yaml"
     recipe.write_text(yaml.safe_dump(dict(options)))
-    _run(str(script), "--config", str(recipe))
+    _run(str(script), "--config", str(recipe), *arguments)
 
 
 def dr_plugins(*arguments: str) -> None:
@@ -63,19 +67,36 @@ def _run(*arguments: str) -> None:
 
 
 def options_of(arguments: Sequence[str]) -> dict[str, Any]:
-    """Read ``--key value`` pairs; values are YAML, and a key without a value is true.
+    """Read ``--key value``, ``--key=value`` and ``--key value value``; values are YAML.
+
+    A key without a value is true.
 
     Example:
-        >>> options_of(["--batch-size", "64", "--amp"])
-        {'batch_size': 64, 'amp': True}
+        >>> options_of(["--batch-size", "64", "--lr=1e-3", "--scale", "0.5", "1.0", "--amp"])
+        {'batch_size': 64, 'lr': 0.001, 'scale': [0.5, 1.0], 'amp': True}
     """
-    options: dict[str, Any] = {}
-    for i, argument in enumerate(arguments):
+    options: dict[str, list[Any]] = {}
+    values: list[Any] | None = None
+    for argument in arguments:
         if argument.startswith("--"):
-            name = argument[2:].replace("-", "_")
-            following = arguments[i + 1 : i + 2]
-            flag = not following or following[0].startswith("--")
-            options[name] = True if flag else yaml.safe_load(following[0])
-        elif not i or not arguments[i - 1].startswith("--"):
-            raise click.UsageError(f"{argument!r} follows no option; expected --NAME VALUE")
-    return options
+            name, equals, value = argument[2:].partition("=")
+            values = options[name.replace("-", "_")] = [_read(value)] if equals else []
+        elif values is None or re.match("-[a-zA-Z]", argument):
+            raise click.UsageError(f"{argument!r}: expected --NAME VALUE, with the long name")
+        else:
+            values.append(_read(argument))
+    return {name: _one_or_all(values) for name, values in options.items()}
+
+
+def _read(text: str) -> Any:
+    value = yaml.safe_load(text)
+    if isinstance(value, str):  # such as 1e-3, which YAML takes for text
+        with contextlib.suppress(ValueError):
+            return float(value)
+    return value
+
+
+def _one_or_all(values: list[Any]) -> Any:
+    if not values:
+        return True
+    return values[0] if len(values) == 1 else values

@@ -66,6 +66,14 @@ def test_torchrun_understands_its_options(file: Path) -> None:
     assert arguments.max_restarts > 0
 
 
+@pytest.mark.parametrize(
+    "file", [f for f in SCRIPTS if "srun" in f.read_text()], ids=lambda f: f.name
+)
+def test_srun_gives_the_command_all_cpus(file: Path) -> None:
+    words = command_of(file)
+    assert words[words.index("srun") + 1] == "--cpus-per-task"
+
+
 def test_parts_and_pods_are_as_many() -> None:
     job = yaml.safe_load((FOLDER / "kubernetes.yaml").read_text())["spec"]
     pod = job["template"]["spec"]

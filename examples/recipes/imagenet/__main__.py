@@ -33,7 +33,7 @@ def main(recipe: str, smoke: bool, train_script: Path | None, options: tuple[str
     chosen |= {"output": "output/recipes", "experiment": recipe, "device": _device()}
     chosen |= options_of(options)
     if not smoke:
-        launch(chosen, train_script)
+        launch(chosen, train_script, options)
         return
     with tempfile.TemporaryDirectory() as folder:
         launch({**chosen, **smoke_options(chosen, Path(folder))}, train_script)

@@ -123,16 +123,20 @@ class Run:
     def _reinforce(self) -> None:
         """Make the reinforcements of each job, then one set of them, as a single run would make."""
         settings = self.recipe.stages["reinforce"]
-        # Its last weights, like apple/ml-dr's models.py:get_path_to_checkpoint.
-        checkpoint = self.out / "teacher" / "last.pth.tar"
-        model = self.recipe.stages["teacher"]["model"]
-        images = self.recipe.images
-        if images.startswith("torchvision:"):
-            images = f"{images}:{self.data_dir}"
         jobs = range(settings["jobs"])
         wanted = jobs if self.jobs is None else self.jobs
         if others := sorted(set(wanted).difference(jobs)):
             raise click.UsageError(f"--job {others[0]}: the jobs are 0 to {jobs[-1]}")
+        # Its last weights, like apple/ml-dr's models.py:get_path_to_checkpoint.
+        checkpoint = self.out / "teacher" / "last.pth.tar"
+        if not checkpoint.with_name("finished").exists():
+            raise click.ClickException(
+                f"the teacher in {checkpoint.parent} is not finished; run the stage teacher first"
+            )
+        model = self.recipe.stages["teacher"]["model"]
+        images = self.recipe.images
+        if images.startswith("torchvision:"):
+            images = f"{images}:{self.data_dir}"
         for job in wanted:
             command = ["reinforce", "--images", images, "--teacher", f"timm:{model}@{checkpoint}"]
             for name in ("policy", "samples", "topk"):

@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 import torch
 import yaml
@@ -109,6 +110,33 @@ def test_options_that_the_loop_does_not_know_are_errors() -> None:
     assert set(DEFAULTS) <= known_options()
     with pytest.raises(ValueError, match="learning_rate"):
         train({"learning_rate": 0.1})
+
+
+def test_options_are_read_as_train_py_reads_them() -> None:
+    from examples.recipes.launching import options_of
+
+    given = ["--data-dir=a/b", "--lr", "1e-3", "--scale", "0.5", "1", "--amp", "--mean", "-0.5"]
+    expected = {"data_dir": "a/b", "lr": 1e-3, "scale": [0.5, 1], "amp": True, "mean": -0.5}
+    assert options_of(given) == expected
+    for short in (["-b", "64"], ["--amp", "-b", "64"], ["64"]):
+        with pytest.raises(click.UsageError, match=short[-2:][0]):
+            options_of(short)
+
+
+def test_train_py_gets_options_as_arguments(tmp_path: Path) -> None:
+    """It ignores an unknown key of a file."""
+    from examples.recipes.imagenet.__main__ import main
+
+    script = tmp_path / "train.py"
+    script.write_text(
+        "import pathlib, sys\npathlib.Path(sys.argv[2] + '.args').write_text(str(sys.argv[3:]))"
+    )
+    given = ["--epochs=3", "--lerning-rate", "0.1", f"--output={tmp_path}"]
+    result = CliRunner().invoke(main, ["resnet50", "--train-script", str(script), *given])
+    assert result.exit_code == 0, result.output
+    recipe = tmp_path / "resnet50" / "recipe.yaml"
+    assert read(recipe)["epochs"] == 3
+    assert recipe.with_name("recipe.yaml.args").read_text() == str(given)
 
 
 def test_the_last_update_of_an_epoch_is_the_mean_of_its_batches(tmp_path: Path) -> None:

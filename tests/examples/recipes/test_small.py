@@ -99,6 +99,14 @@ def test_a_job_that_is_not_merged_is_refused(tmp_path: Path) -> None:
     assert "0 to 7" in result.output
 
 
+def test_a_teacher_in_training_answers_nothing(tmp_path: Path) -> None:
+    (tmp_path / "teacher").mkdir()
+    (tmp_path / "teacher" / "last.pth.tar").touch()  # of its first epoch
+    output = run("cifar100", "reinforce", "--job", "0", out=tmp_path, code=1).output
+    assert str(tmp_path / "teacher") in output
+    assert "dr-plugins" not in output
+
+
 def test_fine_tuning_needs_a_network(tmp_path: Path) -> None:
     arguments = ["cifar100", "finetune", "--out", str(tmp_path)]
     result = CliRunner().invoke(main, arguments)
