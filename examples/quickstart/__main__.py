@@ -35,6 +35,7 @@ def main(out: Path, images: int, epochs: int, seeds: int, samples: int, topk: in
     them through timm, with and without reinforcement: same model, seed, iterations and optimiser.
     """
     start = time.perf_counter()
+    images -= images % 10  # as many of each class
     root = export_folders(*load(images // 10, out / "data"), out / f"fashion-mnist-{images}")
     directory = out / f"{root.name}-plus-{samples}x{topk}"
     runs = run_all(root, directory, samples, topk, Recipe(epochs), seeds)

@@ -7,6 +7,7 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import click
 import torch
@@ -60,7 +61,7 @@ def run_all(
             for seed in range(seeds)
         ]
         teacher.result()
-        dataset = f"reinforced?shards={shards.resolve()}"
+        dataset = f"reinforced?shards={quote(str(shards.resolve()))}"
         reinforced = [
             pool.submit(train, "reinforced", dataset, root, recipe, seed, next(lines))
             for seed in range(seeds)
