@@ -103,6 +103,8 @@ def _reinforced() -> CfgNode:
     node.SKIP = ""
     # Size of evaluation's centre crop as a fraction of the resized shorter side.
     node.CROP_PCT = 0.875
+    # Of evaluation's resizing: "bilinear" or "bicubic".
+    node.INTERPOLATION = "bilinear"
     # The loss: KDLoss, another name, or MODULE:CLASS; with options in brackets.
     node.LOSS = "KDLoss"
     # Of the stored answers.

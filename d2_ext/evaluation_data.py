@@ -10,6 +10,7 @@ import torch
 from detectron2.config import configurable
 from detectron2.data.samplers import InferenceSampler
 from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as transforms
 
 from d2_ext.config import reinforced_node
@@ -30,6 +31,7 @@ def _test_loader_from_config(cfg: Any, images: Any, **kwargs: Any) -> dict[str, 
         "class_map": node.CLASS_MAP or None,
         "size": size,
         "crop_pct": node.CROP_PCT,
+        "interpolation": node.INTERPOLATION,
         "num_workers": cfg.DATALOADER.NUM_WORKERS,
     }
     return {**options, **kwargs}
@@ -44,9 +46,10 @@ def build_classification_test_loader(
     batch_size: int = 64,
     size: int = 224,
     crop_pct: float = 0.875,
+    interpolation: str = "bilinear",
     num_workers: int = 0,
 ) -> DataLoader[Any]:
-    """Build an evaluation loader: bilinear resize of the shorter side, and a centre crop.
+    """Build an evaluation loader: resize of the shorter side, and a centre crop.
 
     Args:
         images: A folder with one folder per class, ``torchvision:NAME:ROOT`` for the test split of
@@ -56,6 +59,7 @@ def build_classification_test_loader(
         batch_size: Batch size per process.
         size: Side of the crop in pixels.
         crop_pct: Crop size as a fraction of the resized shorter side.
+        interpolation: Of resizing: ``"bilinear"`` or ``"bicubic"``.
         num_workers: Number of worker processes.
 
     Returns:
@@ -63,7 +67,7 @@ def build_classification_test_loader(
         this process's share of the images.
 
     Raises:
-        ConfigError: `crop_pct` is out of range.
+        ConfigError: `crop_pct` is out of range, or `interpolation` unknown.
         DatasetMismatchError: There are no images, or they have other classes than the shard set.
 
     Example:
@@ -75,7 +79,7 @@ def build_classification_test_loader(
         what = "the set of DATASETS.TEST (lazy: dataloader.test.images)"
         contract.check_run(RunFacts(class_names=[Setting(what, source.class_names)]))
     return DataLoader(
-        _TestImages(source, size, crop_pct),
+        _TestImages(source, size, crop_pct, interpolation),
         batch_size=batch_size,
         sampler=InferenceSampler(len(source)),
         num_workers=num_workers,
@@ -86,17 +90,20 @@ def build_classification_test_loader(
 class _TestImages(Dataset[Mapping[str, Any]]):
     """Images and labels as tensors."""
 
-    def __init__(self, source: ImageSource, size: int, crop_pct: float) -> None:
+    def __init__(self, source: ImageSource, size: int, crop_pct: float, interpolation: str) -> None:
         if not 0 < crop_pct <= 1:
             raise ConfigError(f"CROP_PCT is {crop_pct}; expected above 0 and up to 1")
+        if interpolation not in ("bilinear", "bicubic"):
+            raise ConfigError(f"INTERPOLATION is {interpolation!r}; expected bilinear or bicubic")
         self.source, self.size, self.resized = source, size, int(size / crop_pct)
+        self.interpolation = InterpolationMode(interpolation)
 
     def __len__(self) -> int:
         return len(self.source)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         image, label = self.source.load(index)
-        resized = transforms.resize(image, [self.resized], antialias=True)
+        resized = transforms.resize(image, [self.resized], self.interpolation, antialias=True)
         view = transforms.center_crop(resized, [self.size, self.size])
         return {"images": transforms.pil_to_tensor(view), "labels": label}
 

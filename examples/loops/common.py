@@ -52,11 +52,9 @@ def open_run(
     )
     train = ReinforcedDataset(ImageFolder(root / "train"), shards, postprocess=normalize)
     contract = train.contract()
-    size = contract.view_size
-    held_out = ImageFolder(
-        root / "validation",
-        v2.Compose([v2.ToImage(), v2.Resize(size[0]), v2.CenterCrop(size), normalize]),
-    )
+    # Resized, cropped and normalized as timm does for this model, at the size of the views.
+    config["input_size"] = (3, *contract.view_size)
+    held_out = ImageFolder(root / "validation", timm.data.create_transform(**config))
     model.reset_classifier(contract.num_classes)
     criterion = KDLoss(contract.temperature)
     contract.check(class_names=held_out.classes)

@@ -43,7 +43,8 @@ def main(
     shared = {key: config[key] for key in ("input_size", "mean", "std")}
     shared |= {"batch_size": batch_size, "num_workers": workers, "device": device}
     loader = timm_ext.create_loader(train, is_training=True, **shared)
-    held_out_loader = timm_ext.create_loader(held_out, crop_pct=config["crop_pct"], **shared)
+    as_timm = {key: config[key] for key in ("crop_pct", "interpolation")}
+    held_out_loader = timm_ext.create_loader(held_out, **as_timm, **shared)
 
     criterion = timm_ext.create_loss(train)
     optimizer = torch.optim.SGD(model.parameters(), lr, momentum=0.9, weight_decay=1e-4)

@@ -280,14 +280,17 @@ def test_keys_that_were_not_added() -> None:
         build_reinforced_train_loader(get_cfg())
 
 
-def test_evaluation_views(photographs: Path) -> None:
+@pytest.mark.parametrize(("interpolation", "resample"), [("bilinear", 2), ("bicubic", 3)])
+def test_evaluation_views(photographs: Path, interpolation: str, resample: int) -> None:
     images = ImageFolder(str(photographs))
-    loader = build_classification_test_loader(images, size=14, crop_pct=0.7, batch_size=5)
+    loader = build_classification_test_loader(
+        images, size=14, crop_pct=0.7, interpolation=interpolation, batch_size=5
+    )
     assert [len(batch["labels"]) for batch in loader] == [5, 5, 2]
     found = next(iter(loader))["images"][3]
     image = ImageSource(images).load(3)[0]
     scale = 20 / min(image.size)
-    resized = image.resize((int(image.width * scale), 20), resample=2)
+    resized = image.resize((int(image.width * scale), 20), resample=resample)
     left, top = round((resized.width - 14) / 2.0), 3
     expected = resized.crop((left, top, left + 14, top + 14))
     assert found.permute(1, 2, 0).numpy().tobytes() == expected.tobytes()
@@ -306,10 +309,12 @@ def test_evaluation_images_that_are_not_there(tmp_path: Path) -> None:
             build_classification_test_loader(name)
 
 
-@pytest.mark.parametrize("crop_pct", [0.0, 1.2])
-def test_a_crop_larger_than_the_image(photographs: Path, crop_pct: float) -> None:
-    with pytest.raises(ConfigError, match=f"CROP_PCT is {crop_pct}"):
-        build_classification_test_loader(str(photographs), crop_pct=crop_pct)
+@pytest.mark.parametrize(
+    ("name", "value"), [("crop_pct", 0.0), ("crop_pct", 1.2), ("interpolation", "cubic")]
+)
+def test_evaluation_settings_that_are_none(photographs: Path, name: str, value: object) -> None:
+    with pytest.raises(ConfigError, match=f"{name.upper()} is {value!r}"):
+        build_classification_test_loader(str(photographs), **{name: value})
 
 
 def test_a_set_that_leaves_out_images(tmp_path: Path) -> None:
@@ -364,7 +369,7 @@ DEFAULTS = {
     },
     build_classification_test_loader: {
         **{"shards": None, "class_map": None, "batch_size": 64, "size": 224},
-        **{"crop_pct": 0.875, "num_workers": 0},
+        **{"crop_pct": 0.875, "interpolation": "bilinear", "num_workers": 0},
     },
     ReinforcedClassifier.__init__: {
         **{"num_classes": 1000, "pixel_mean": None, "pixel_std": None, "norm": ""},
@@ -394,7 +399,7 @@ def test_defaults_of_the_keys() -> None:
     assert dict(cfg.REINFORCED) == {
         **{"SHARDS": "", "CLASS_MAP": "", "P": 0.99, "DENSIFY": "smooth", "SEED": 0},
         **{"CHECK": "error", "SIZE": 0, "DEFER": False, "SKIP": "", "CROP_PCT": 0.875},
-        **{"LOSS": "KDLoss", "TEMPERATURE": 1.0, "LABEL_WEIGHT": 0.0},
+        **{"INTERPOLATION": "bilinear", "LOSS": "KDLoss", "TEMPERATURE": 1.0, "LABEL_WEIGHT": 0.0},
     }
     assert dict(cfg.MODEL.DR_TIMM) == {
         **{"NAME": "resnet50", "OUT_FEATURES": [], "NORM": "", "GRAD_CHECKPOINTING": False},
