@@ -109,12 +109,9 @@ class Workshop:
             "data": self._test_sets,
             "served/archives": _published,
         }
-        small = SimpleNamespace(
-            create_model=lambda name, **_: ByBrightness(),
-            is_model=lambda name: True,
-            data=None,
+        monkeypatch.setattr(
+            "timm_ext.teachers.trained_network", lambda spec: (ByBrightness(), None)
         )
-        monkeypatch.setattr("timm_ext.teachers.timm", small)
         monkeypatch.setattr("webbrowser.open", self._look_and_leave)
         monkeypatch.setenv("DR_PLUGINS_CACHE", str(folder / "cache"))
         monkeypatch.chdir(folder)
