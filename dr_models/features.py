@@ -103,6 +103,7 @@ class FeatureBackbone(nn.Module):
         self.load_record = LoadRecord(self.features)
         if grad_checkpointing:
             self._checkpoint_gradients()
+        self.train()  # but what is frozen
 
     @property
     def convention(self) -> InputConvention:

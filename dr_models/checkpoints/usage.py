@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from dr_models.checkpoints import hosts
 from dr_models.checkpoints.convention import InputConvention
 from dr_models.cvnets.report import ConversionReport
 
@@ -38,6 +39,10 @@ def how_to_load(report: ConversionReport, inputs: InputConvention) -> str:
 
 def _timm(report: ConversionReport, inputs: InputConvention) -> list[str]:
     arguments = {"num_classes": report.num_classes, **report.model_kwargs}
+    images = {"mean": inputs.mean, "std": inputs.std}
+    defaults = hosts.timm_defaults(report.model)
+    if any(tuple(defaults.get(name, value)) != value for name, value in images.items()):
+        arguments["pretrained_cfg_overlay"] = images  # which timm's transforms use
     is_ours = report.model.startswith("cvnets_")
     imports = "import dr_models.networks, timm" if is_ours else "import timm"
     return [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -9,11 +10,12 @@ import torch
 from mmengine import dist
 from mmengine.registry import HOOKS
 
+from dr_models.cvnets.report import shorten
 from dr_plugins.errors import ImageChangedError
 from mmlab_ext.datasets import ReinforcedDataset
 from mmlab_ext.errors import ConfigError
 from mmlab_ext.hooks.facts import facts_of, wrapper_facts
-from mmlab_ext.hooks.inputs import InputsHook
+from mmlab_ext.hooks.inputs import InputsHook, bare_model
 from mmlab_ext.hooks.position import restore_position, save_position
 
 
@@ -65,7 +67,8 @@ class ReinforcementHook(InputsHook):
         save_position(runner, checkpoint)
 
     def after_load_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
-        """If the run resumes, continue within the epoch."""
+        """Check that something fits; if the run resumes, continue within the epoch."""
+        _check_names(runner, checkpoint.get("state_dict", checkpoint))
         if runner._resume:
             restore_position(runner, checkpoint)
 
@@ -124,6 +127,19 @@ def _dataset(runner: Any) -> ReinforcedDataset:
         f"train_dataloader.dataset.type is {type(dataset).__name__}, which ReinforcementHook does "
         f"not support; use dict(type='ReinforcedDataset', ...) or remove the hook"
     )
+
+
+def _check_names(runner: Any, state: Mapping[str, Any]) -> None:
+    """Raise if no tensor is one of the model's: MMEngine only warns, and trains from scratch."""
+    names = {str(name).removeprefix("module.") for name in state}
+    if names.isdisjoint(bare_model(runner).state_dict()):
+        raise ConfigError(
+            f"the checkpoint of load_from has none of the model's tensors, but "
+            f"{shorten(sorted(names))}: MMEngine would train from scratch. Give checkpoints of "
+            f"other libraries as model.init_cfg=dict(type='Pretrained', "
+            f"checkpoint='imagenet-plus://PATH'), or, with another number of classes, in a "
+            f"ReinforcedBackboneHook"
+        )
 
 
 def _check_batch_size(runner: Any) -> None:

@@ -154,7 +154,6 @@ def test_frozen_stages_neither_learn_nor_update_statistics(stages: int, tmp_path
     backbone.load(path)
     before = {key: value.clone() for key, value in backbone.state_dict().items()}
     optimizer = torch.optim.SGD(backbone.parameters(), 0.1)
-    backbone.train()
     features = backbone(torch.rand(2, 3, 64, 64))
     if stages < 4:
         sum(feature.square().mean() for feature in features).backward()
@@ -177,7 +176,7 @@ def test_freezing_covers_stem_and_positions_of_a_transformer(tmp_path: Path) -> 
         if not parameter.requires_grad
     }
     assert frozen == {"cls_token", "pos_embed", "patch_embed.proj", "blocks.0", "blocks.1"}
-    assert FeatureBackbone("cvnets_resnet18", frozen_stages=0).features.maxpool[0].training
+    assert not FeatureBackbone("cvnets_resnet18", frozen_stages=0).features.maxpool[0].training
 
 
 def test_the_convolution_in_place_of_pooling_belongs_to_the_stem() -> None:
@@ -191,10 +190,12 @@ def test_norm_eval_keeps_statistics(tmp_path: Path) -> None:
     backbone = FeatureBackbone("resnet18", norm_eval=True)
     backbone.load(path)
     before = {key: value.clone() for key, value in backbone.named_buffers()}
-    backbone.train()
-    assert backbone.features.layer1.training
-    backbone(torch.rand(2, 3, 64, 64))
-    assert all(torch.equal(value, before[key]) for key, value in backbone.named_buffers())
+    for evaluated in (False, True):  # as built, and after an evaluation
+        if evaluated:
+            backbone.eval().train()
+        assert backbone.features.layer1.training
+        backbone(torch.rand(2, 3, 64, 64))
+        assert all(torch.equal(value, before[key]) for key, value in backbone.named_buffers())
 
 
 @pytest.mark.parametrize("name", ["resnet18", "cvnets_swin_tiny_patch4_window7_224"])

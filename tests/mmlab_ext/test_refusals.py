@@ -41,6 +41,20 @@ def test_a_pipeline_before_ours_is_refused(
         build_runner(config).train()
 
 
+def test_a_checkpoint_of_which_nothing_fits(
+    photographs: Path, shard_sets: Sets, tmp_path: Path, build_runner: Builder
+) -> None:
+    runner = build_runner(pretraining(photographs, shard_sets()))
+    state = runner.model.model.state_dict()
+    for content in (state, {"state_dict": state}):  # as timm names its tensors
+        torch.save(content, tmp_path / "of_timm.pth")
+        with pytest.raises(ConfigError, match=r"load_from .*imagenet-plus://"):
+            runner.load_checkpoint(str(tmp_path / "of_timm.pth"))
+    wrapped = {f"module.model.{key}": value for key, value in state.items()}
+    torch.save({"state_dict": wrapped}, tmp_path / "of_mmengine.pth")
+    runner.load_checkpoint(str(tmp_path / "of_mmengine.pth"))
+
+
 def test_a_missing_shard_set_is_named(
     photographs: Path, tmp_path: Path, build_runner: Builder
 ) -> None:

@@ -67,6 +67,16 @@ def test_lines_of_a_program_for_the_published_networks(to: str, checkpoint: Any)
     assert torch.equal(names["model"].fc.weight, stored)
 
 
+def test_lines_of_a_program_for_images_that_are_not_the_default(checkpoint: Any) -> None:
+    timm = pytest.importorskip("timm")
+    images = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
+    report = convert("best.pt", arch="torchvision:resnet18", to="timm", **images)
+    names: dict[str, Any] = {}
+    exec(how_to_load(report, read_convention(report.out)), names)
+    found = timm.data.resolve_model_data_config(names["model"])
+    assert {name: found[name] for name in images} == images
+
+
 def test_lines_of_a_config_of_mmdetection(checkpoint: Any) -> None:
     pytest.importorskip("mmengine")
     pytest.importorskip("mmcv")
