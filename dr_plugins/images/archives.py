@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import tarfile
+import zipfile
 from collections.abc import Iterator, Sequence
 from glob import glob
 from pathlib import PurePosixPath
@@ -93,9 +94,13 @@ def _read_index(paths: Sequence[str]) -> dict[str, np.ndarray]:
     files = [(path, state.st_size, state.st_mtime_ns) for path, state in states]
     text = json.dumps([_INDEX_VERSION, files])
     kept = cache_directory() / "archives" / f"{hashlib.sha256(text.encode()).hexdigest()}.npz"
-    if kept.exists():
+    try:
         with np.load(kept) as stored:
             return dict(stored)
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        _logger.warning("%s is damaged (%s): the archives are read again", kept, error)
     members = [
         (archive, member)
         for archive, path in enumerate(tqdm(paths, "archives", disable=len(paths) < 2))

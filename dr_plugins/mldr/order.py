@@ -13,6 +13,7 @@ from torchvision import datasets
 
 from dr_plugins.errors import DatasetMismatchError
 from dr_plugins.images.sources import ImageSource
+from dr_plugins.images.stored import StoredImages
 from dr_plugins.mldr.errors import ArchiveError
 
 
@@ -43,9 +44,16 @@ class ImageOrder:
         """Return the order of a dataset.
 
         Raises:
-            DatasetMismatchError: Its labels are only available by loading the images.
+            DatasetMismatchError: Its labels are only available by loading the images, or it lists
+                images in an order of its own.
         """
         dataset = source.dataset
+        if isinstance(dataset, StoredImages):
+            raise DatasetMismatchError(
+                f"{type(dataset).__name__} lists images as they are stored, but ml-dr numbers them "
+                f"in torchvision's order (classes and files sorted by name). Pass a directory with "
+                f"one folder per class, or the order as --file-list."
+            )
         labels = getattr(dataset, "targets", getattr(dataset, "_labels", None))
         if labels is None:
             raise DatasetMismatchError(

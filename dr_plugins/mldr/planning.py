@@ -93,11 +93,12 @@ class ImportPlan:
 
         Raises:
             ArchiveError: The configuration of a set cannot be imported.
-            DatasetMismatchError: The sets or the number of classes differ.
+            DatasetMismatchError: The sets or the number of classes differ, or a set is there twice.
         """
         described = [one.describe(paths[one.archive]) for one in sets]
         names = [_name(paths, one) for one in sets]
         _check_equal(described, names)
+        _refuse_copies(sets, names)
         first = described[0]
         classes = _count_classes(settings.num_classes or first.num_classes, order, settings)
         layout = RecordLayout(
@@ -206,6 +207,15 @@ def _check_equal(described: list[SetDescription], names: list[str]) -> None:
                     f"{name} and {names[0]} differ in {what}: {here} and {there}. Only "
                     f"sets that agree can be merged; import these into separate directories."
                 )
+
+
+def _refuse_copies(sets: list[ArchivedSet], names: list[str]) -> None:
+    digests = [one.digest() for one in sets]
+    for number, digest in enumerate(digests):
+        if (first := digests.index(digest)) < number:
+            raise DatasetMismatchError(
+                f"{names[first]} and {names[number]} hold the same reinforcements; pass one of them"
+            )
 
 
 def _count_classes(stated: int | None, order: ImageOrder, settings: ImportSettings) -> int:

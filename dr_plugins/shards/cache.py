@@ -57,8 +57,28 @@ def find(sha256: str) -> LocalPath | None:
     except FileNotFoundError:
         return None
     except OSError:  # a cache that is only readable is as good, where it holds the file
-        return LocalPath(path) if path.exists() else None
+        return LocalPath(path) if os.path.exists(path) else None
     return LocalPath(path)
+
+
+def discard_damaged(sha256: str) -> bool:
+    """Delete a file of the cache if it is damaged; return whether it was."""
+    found = find(sha256)
+    if found is None:
+        return False
+    with contextlib.suppress(FileNotFoundError):  # another process was faster
+        if found.digest() == sha256:
+            return False
+        found.remove()
+    return True
+
+
+def discard_leftovers() -> None:
+    """Delete what killed processes left of arriving files, which the limit does not count."""
+    for path in (cache_directory() / "arriving").glob("*"):
+        lock = filelock.FileLock(cache_directory() / "locks" / path.name)
+        with contextlib.suppress(OSError), lock.acquire(timeout=0):  # Timeout is one of these
+            path.unlink(missing_ok=True)
 
 
 def limit() -> float:
@@ -147,7 +167,7 @@ def writing(only: tuple[int, ...] | None = None) -> Iterator[None]:
         if only is not None and error.errno not in only:
             raise
         raise OutputError(
-            f"cannot write to the cache {cache_directory()}: {error.strerror}. Let "
+            f"cannot write to the cache {cache_directory()}: {error.strerror or error}. Let "
             f"$DR_PLUGINS_CACHE name a writable directory with enough space, or limit it by "
             f"$DR_PLUGINS_CACHE_GB."
         ) from error
@@ -156,12 +176,10 @@ def writing(only: tuple[int, ...] | None = None) -> Iterator[None]:
 @contextlib.contextmanager
 def _lock(sha256: str) -> Iterator[None]:
     folder = cache_directory() / "locks"
-    try:
+    lock = filelock.FileLock(folder / sha256)
+    with writing():
         folder.mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(folder / sha256)
         lock.acquire()
-    except OSError as error:
-        raise OutputError(f"cannot write to {folder}: {error.strerror or error}") from error
     try:
         yield
     finally:

@@ -57,6 +57,10 @@ class Location(ABC):
     def size(self) -> int:
         """Return the bytes of this file."""
 
+    def absolute(self) -> Location:
+        """Return this location as one that does not depend on the working directory."""
+        return self
+
     def stamp(self) -> object:
         """Return what changes with this file's content; None if it is missing or remote."""
         return None
@@ -135,8 +139,11 @@ class LocalPath(Location):
     def __str__(self) -> str:
         return str(self.path)
 
+    def absolute(self) -> LocalPath:
+        return LocalPath(self.path.absolute())
+
     def exists(self) -> bool:
-        return self.path.exists()
+        return os.path.exists(self.path)  # Path's method raises where it may not look
 
     def names(self) -> list[str]:
         return os.listdir(self.path)

@@ -22,6 +22,7 @@ _LIBRARIES = ("dr-plugins", "torch", "torchvision", "numpy", "pillow")
 MAX_SAMPLES = 1 << 20  # choosing a sample takes memory proportional to this
 _MAX_IMAGES = (1 << 32) - 1  # a record stores its partner's row in four bytes
 _FILE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*\.safetensors")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -179,8 +180,9 @@ def _parse(directory: Location, path: Location) -> dict[str, Any]:
 
 def _entry(data: dict[str, Any]) -> FileEntry:
     entry = FileEntry(data["file"], data["sha256"], data["images"])
-    # A manifest must not reach outside its directory.
-    if not _FILE_NAME.fullmatch(entry.file) or not _is_count(entry.images, 0, _MAX_IMAGES):
+    # A manifest must not reach outside its directory, and the cache names files by checksum.
+    is_inside = _FILE_NAME.fullmatch(entry.file) and _SHA256.fullmatch(entry.sha256)
+    if not is_inside or not _is_count(entry.images, 0, _MAX_IMAGES):
         raise ValueError(f"file entry {data}")
     return entry
 

@@ -256,17 +256,15 @@ class StreamedShards(MappedShards):
 
     def _fetch(self, number: int) -> MappedShard:
         try:
-            return self._keep(number, self._stream.fetch(number))
+            return super()._keep(number, self._stream.fetch(number))
         except OSError as error:
             raise unreadable(self.location, error) from error
 
     def _keep(self, number: int, file: Location, is_partial: bool = False) -> MappedShard:
         try:
             return super()._keep(number, file, is_partial)
-        except FormatError as error:
-            if isinstance(error.__cause__, FileNotFoundError):
-                return self._fetch(number)  # another process has just replaced or evicted it
-            raise
+        except FormatError:  # damaged, or another process has just replaced or evicted it
+            return self._fetch(number)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "is_here": False}

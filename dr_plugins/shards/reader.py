@@ -12,6 +12,7 @@ import numpy as np
 
 from dr_plugins.errors import FormatError
 from dr_plugins.records import is_whole, set_checksum
+from dr_plugins.shards import cache
 from dr_plugins.shards.address import Place, located
 from dr_plugins.shards.key_index import KeyIndex
 from dr_plugins.shards.manifest import Manifest
@@ -62,7 +63,7 @@ class ShardSet:
     """
 
     def __init__(self, directory: Place) -> None:
-        self.location = located(directory)
+        self.location = located(directory).absolute()
         self.manifest = Manifest.load(self.location)
         self._samples, self._size = self.manifest.samples, self.manifest.layout.itemsize
         self._dtype = self.manifest.layout.dtype
@@ -78,8 +79,13 @@ class ShardSet:
     @cached_property
     def keys(self) -> KeyIndex:
         """The image keys, in row order."""
-        path = self.location / self.manifest.index.file
-        keys = KeyIndex.load(path, self.manifest.index.sha256)
+        path, sha256 = self.location / self.manifest.index.file, self.manifest.index.sha256
+        try:
+            keys = KeyIndex.load(path, sha256)
+        except FormatError:
+            if not cache.discard_damaged(sha256):
+                raise
+            keys = KeyIndex.load(path, sha256)
         if len(keys) != len(self):
             raise FormatError(f"{path} holds {len(keys)} images, the manifest says {len(self)}")
         return keys

@@ -54,7 +54,11 @@ class RemotePath(Location):
 
     def exists(self) -> bool:
         self._forget()
-        return bool(self._call("exists"))
+        try:
+            self._call("info")  # fsspec's `exists` takes any error for no
+        except FileNotFoundError:
+            return False
+        return True
 
     def names(self) -> list[str]:
         self._forget()
@@ -188,6 +192,8 @@ def _options(scheme: str) -> dict[str, Any]:
 
 
 def _may_pass(error: BaseException) -> bool:
+    if not isinstance(error, Exception):  # Ctrl-C
+        return False
     full = isinstance(error, OSError) and error.errno in FULL
     status = getattr(error, "status", None)
     refused = isinstance(status, int) and 400 <= status < 500 and status not in _BUSY

@@ -87,9 +87,7 @@ class ShardStream:
             OSError: It cannot be read.
         """
         entry = self._manifest.shards[number]
-        found = self.whole(number)
-        if found is not None and found.digest() != entry.sha256:
-            found.remove()
+        cache.discard_damaged(entry.sha256)
         file = (self._location / entry.file).local(entry.sha256)
         _partial_path(entry).unlink(missing_ok=True)
         return file
@@ -161,6 +159,7 @@ class ShardStream:
             Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
             while not _try(lock):
                 time.sleep(_POLL)
+            cache.discard_leftovers()
             numbers = [n for n in range(len(self._manifest.shards)) if self.whole(n) is None]
             random.Random(os.getpid()).shuffle(numbers)
             # Not a pool of concurrent.futures, which would let nobody exit before it has finished.

@@ -7,6 +7,7 @@ from typing import Any
 
 from dr_plugins.errors import FormatError, SettingsMismatchError
 from dr_plugins.shards.address import Place, located
+from dr_plugins.shards.container import unreadable
 from dr_plugins.shards.location import Location
 from dr_plugins.utils.files import PROGRESS_NAME
 
@@ -26,7 +27,9 @@ def read_progress(directory: Place) -> dict[str, Any]:
             raise TypeError("settings and versions are not both JSON objects")
     except FileNotFoundError as error:
         raise FormatError(f"{directory} holds no unfinished shard set: no {path}") from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except OSError as error:
+        raise unreadable(path, error) from error
+    except (ValueError, KeyError, TypeError) as error:
         raise damaged(path, error) from error
     return dict(progress)
 

@@ -109,7 +109,7 @@ def write_set(
 def leaving_no_directory(path: str | os.PathLike[str]) -> Iterator[None]:
     """Delete a directory, and those above it, if it is new and sets turn out not to fit."""
     directory = Path(os.path.abspath(path))
-    new = [one for one in (directory, *directory.parents) if not one.exists()]
+    new = [one for one in (directory, *directory.parents) if not os.path.exists(one)]
     try:
         yield
     except _FINAL:

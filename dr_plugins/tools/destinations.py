@@ -9,7 +9,7 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from dr_plugins.errors import OutputError, ReinforcementError
 from dr_plugins.shards.manifest import FileEntry
@@ -38,10 +38,9 @@ class Store:
         self._files, self._path = filesystem(place.address)
 
     def missing(self, entries: Sequence[FileEntry], source: Path) -> list[FileEntry]:
-        try:
+        found: list[dict[str, Any]] = []
+        with _writing(self._place), contextlib.suppress(FileNotFoundError):
             found = self._files.ls(self._path, detail=True)
-        except FileNotFoundError:
-            found = []
         sizes = {entry["name"].rpartition("/")[2]: entry["size"] for entry in found}
         # Stores show a file when it is whole, but it may be of another set that was begun here.
         there = [e.file for e in entries if sizes.get(e.file) == (source / e.file).stat().st_size]

@@ -184,7 +184,7 @@ def _parts(shards: ShardSet, source: ImageSource, settings: GenerationSettings) 
 
 def _complete(out: Path, ids: list[str]) -> Manifest | None:
     """The finished set, whose parts are gone."""
-    if not (out / MANIFEST_NAME).exists():
+    if not os.path.exists(out / MANIFEST_NAME):
         return None
     manifest = Manifest.load(out)
     history: dict[str, Any] = manifest.settings.get("history", {"sets": []})

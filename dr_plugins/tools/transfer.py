@@ -15,7 +15,7 @@ from dr_plugins.errors import FormatError, OutputError, SettingsMismatchError
 from dr_plugins.images.sources import ImageSource
 from dr_plugins.shards.address import located
 from dr_plugins.shards.claims import locked
-from dr_plugins.shards.container import map_tensors
+from dr_plugins.shards.container import file_digest, map_tensors, unreadable
 from dr_plugins.shards.location import LocalPath
 from dr_plugins.shards.manifest import FileEntry, Manifest
 from dr_plugins.shards.remote import RemotePath
@@ -102,12 +102,13 @@ def push(
     """
     source, place = Path(directory), _remote(address)
     manifest = Manifest.load(located(source))
-    _refuse_another(place, manifest)
+    _refuse_missing(source, manifest)
     destination: Destination = Hub(address) if address.startswith(HUB) else Store(place)
+    _refuse_another(place, manifest)
     entries = destination.missing([manifest.index, *manifest.shards], source)
 
     def check(entry: FileEntry) -> Path:
-        if LocalPath(source / entry.file).digest() != entry.sha256:
+        if file_digest(source / entry.file) != entry.sha256:
             raise FormatError(f"{source / entry.file} is damaged: its checksum is another one")
         return source / entry.file
 
@@ -131,14 +132,22 @@ def _remote(address: str) -> RemotePath:
     return place
 
 
+def _refuse_missing(directory: Path, manifest: Manifest) -> None:
+    for entry in (manifest.index, *manifest.shards):
+        try:
+            (directory / entry.file).stat()
+        except OSError as error:
+            raise unreadable(directory / entry.file, error) from error
+
+
 def _refuse_another(place: LocalPath | RemotePath, manifest: Manifest) -> None:
     file = place / MANIFEST_NAME
     try:
         is_there = file.exists()
     except OSError as error:
         raise OutputError(
-            f"cannot look for {file}: {error.strerror}. Check the address, the network and your "
-            f"credentials, then run the same command again."
+            f"cannot look for {file}: {error.strerror or error}. Check the address, the network "
+            f"and your credentials, then run the same command again."
         ) from error
     if is_there:
         there = Manifest.load(place).set_id
@@ -152,9 +161,9 @@ def _holds(file: LocalPath, entry: FileEntry, manifest: Manifest) -> bool:
     """Whether a file is there and whole; an error if it is another set's."""
     if not file.exists():
         return False
-    if file.digest() == entry.sha256:
-        return True
     try:
+        if file_digest(file) == entry.sha256:
+            return True
         found = map_tensors(file)[1].get("set", manifest.set_id)
     except FormatError:
         return False

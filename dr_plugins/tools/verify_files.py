@@ -40,8 +40,8 @@ class FileCheck(NamedTuple):
 class VerifiedFiles:
     """Remembers in a file which files of a set are intact, so that a stopped run continues.
 
-    A file counts as unchanged while its size and modification time are the same; a remote one,
-    while its server states the same version (an ETag, for example).
+    A file counts as unchanged while its path, size and modification time are the same; a remote
+    one, while its server states the same version (an ETag, for example).
 
     Args:
         path: Text file with one JSON object per line; created if needed. None remembers nothing.
@@ -107,8 +107,8 @@ class VerifiedFiles:
 def _version(file: Location) -> list[Any]:
     """What changes with a file's content; empty if nothing is known to."""
     if not isinstance(file, RemotePath):
-        status = Path(str(file)).stat()
-        return [status.st_size, status.st_mtime_ns]
+        path = Path(str(file)).resolve()  # a copy may have the same times
+        return [str(path), path.stat().st_size, path.stat().st_mtime_ns]
     version = file.version()
     return [str(file), version] if version else []
 

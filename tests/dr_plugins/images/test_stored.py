@@ -198,6 +198,16 @@ def test_the_index_is_made_once(
     assert open_source(spec).keys != keys
 
 
+@pytest.mark.parametrize("damaged", [b"", b"PK\x03\x04"])
+def test_an_index_that_was_cut_off(root: Path, tmp_path: Path, damaged: bytes) -> None:
+    spec = folders(root, tmp_path)
+    keys = open_source(spec).keys
+    (kept,) = (tmp_path / "cache" / "archives").iterdir()
+    kept.write_bytes(damaged)
+    assert open_source(spec).keys == keys
+    assert kept.stat().st_size > len(damaged)
+
+
 def test_names_that_each_archive_counts_anew(root: Path, tmp_path: Path) -> None:
     for part, (_, _, data) in enumerate(files(root)[:2]):
         write_tar(tmp_path / f"p{part}.tar", [("000.jpg", data), ("000.cls", b"1\n")])

@@ -200,6 +200,12 @@ def test_sets_are_merged(images: Path, tmp_path: Path, members: Members, togethe
         assert [tuple(shards[key, n]["crop"].tolist()) for n in range(5)] == stored
 
 
+def test_a_set_is_not_merged_with_itself(images: Path, tmp_path: Path, members: Members) -> None:
+    tar, gzip = write_tar(tmp_path / "1.tar", members(), "w"), tmp_path / "2.tar.gz"
+    with pytest.raises(DatasetMismatchError, match=r"1\.tar:.*2\.tar\.gz"):
+        import_archives([tar, write_tar(gzip, members())], order_of(images), tmp_path / "set")
+
+
 def test_sets_of_different_kinds_are_not_merged(
     images: Path, tmp_path: Path, members: Members
 ) -> None:

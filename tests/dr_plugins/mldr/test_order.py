@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,14 @@ def test_a_file_dataset_keeps_its_order() -> None:
     assert order.keys == ["b/2.jpg", "b/10.jpg", "a/1.jpg"]
     assert order.labels.tolist() == [1, 1, 0]
     assert list(order.files or ()) == [f"/data/images/{key}" for key in order.keys]
+
+
+def test_an_archive_of_the_images_has_another_order(images: Path, tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "images.tar", "w") as tar:
+        for file in sorted(images.rglob("*.png"), reverse=True):
+            tar.add(file, file.relative_to(images))
+    with pytest.raises(DatasetMismatchError, match="--file-list"):
+        ImageOrder.of_source(open_source(f"tar:{tmp_path / 'images.tar'}"))
 
 
 def test_a_list_with_the_images(tmp_path: Path) -> None:

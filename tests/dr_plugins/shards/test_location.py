@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import pickle
@@ -19,6 +20,7 @@ from dr_plugins.shards.location import LocalPath, Location
 from dr_plugins.shards.locks import FileLocks
 from dr_plugins.shards.reader import ShardSet
 from dr_plugins.tools.describe import describe
+from dr_plugins.tools.subset import subset
 from dr_plugins.tools.verify import verify
 from tests.data.make_golden import HERE, make
 
@@ -130,3 +132,18 @@ def test_messages_name_the_file_where_it_is(memory: InMemory) -> None:
     with pytest.raises(FormatError, match=r"memory://set/shard-00001\.safetensors: nothing there"):
         shards[2, 0]
     assert "1 of 3 files are missing, such as shard-00001.safetensors" in describe(shards)
+
+
+def test_a_place_where_nobody_may_look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`Path.exists` raises there."""
+    (tmp_path / "private").touch()
+    stat = os.stat
+
+    def denying(path: Any, **options: Any) -> os.stat_result:
+        if str(path).startswith(f"{tmp_path}/private/"):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+        return stat(path, **options)
+
+    monkeypatch.setattr(os, "stat", denying)
+    with pytest.raises(OutputError, match="private"):
+        subset(GOLDEN, tmp_path / "private" / "set", samples=1)

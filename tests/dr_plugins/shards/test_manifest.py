@@ -108,6 +108,15 @@ def test_file_names_stay_inside_the_directory(
         Manifest.load(put(tmp_path, changed(*where, value=name)))
 
 
+@pytest.mark.parametrize("digest", ["/etc/passwd", "../" * 20 + "1", "0" * 63, "F" * 64, "", None])
+@pytest.mark.parametrize("where", [("index", "sha256"), ("shards", 0, "sha256")])
+def test_checksums_name_files_inside_the_cache(
+    tmp_path: Path, where: tuple[str | int, ...], digest: object
+) -> None:
+    with pytest.raises(FormatError, match=r"manifest\.json is damaged"):
+        Manifest.load(put(tmp_path, changed(*where, value=digest)))
+
+
 @pytest.mark.parametrize(
     ("path", "value"),
     [

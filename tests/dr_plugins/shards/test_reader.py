@@ -117,6 +117,15 @@ def test_a_set_without_images(tmp_path: Path) -> None:
 # --- large numbers --------------------------------------------------------------------------------
 
 
+def test_the_working_directory_may_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make("golden-all", tmp_path / "set")
+    monkeypatch.chdir(tmp_path)
+    shards = ShardSet("set")
+    monkeypatch.chdir("/")
+    shards.check_in_place(np.array([0]))
+    assert shards[shards.keys[2], 1].dtype == shards.manifest.layout.dtype
+
+
 def test_ten_thousand_shards_open_nothing_until_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -124,7 +133,7 @@ def test_ten_thousand_shards_open_nothing_until_used(
     keys = [f"n{i % 1000:03d}/{i:05d}.JPEG" for i in range(count)]
     make("golden-all", tmp_path)
     like = Manifest.load(tmp_path)
-    shards = tuple(FileEntry(f"shard-{i:05d}.safetensors", "", 1) for i in range(count))
+    shards = tuple(FileEntry(f"shard-{i:05d}.safetensors", "0" * 64, 1) for i in range(count))
     index = KeyIndex.build(keys)
     entry = FileEntry("index.safetensors", index.save(tmp_path / "index.safetensors"), count)
     Manifest(like.settings, like.layout, entry, shards, {}).save(tmp_path)

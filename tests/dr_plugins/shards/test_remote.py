@@ -12,6 +12,7 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
+import filelock
 import numpy as np
 import pytest
 import torch
@@ -35,7 +36,7 @@ from tests import tiny
 from tests.servers import FaultyServer, serving
 from tests.stores import object_store
 
-pytest.importorskip("fsspec")
+fsspec = pytest.importorskip("fsspec")
 pytest.importorskip("aiohttp")
 pytest.importorskip("tenacity")
 
@@ -210,6 +211,19 @@ def test_a_cached_file_that_was_damaged_later(server: FaultyServer, folder: Path
     assert everything(again) == everything(ShardSet(folder / "set"))
 
 
+def test_cached_files_that_were_cut_off(server: FaultyServer, folder: Path) -> None:
+    """As after a power failure."""
+    far = ShardSet(f"{server.address}/set")
+    everything(far)
+    wait(far)
+    for entry in (far.manifest.index, *far.manifest.shards):
+        path = cache_directory() / "files" / entry.sha256
+        path.unlink()
+        path.write_bytes(b"")
+    again = ShardSet(f"{server.address}/set")
+    assert everything(again) == everything(ShardSet(folder / "set"))
+
+
 def test_a_cache_without_room(
     server: FaultyServer, folder: Path, monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
@@ -266,6 +280,15 @@ def test_a_full_disk(
         far.shard(0)
 
 
+def test_a_cache_that_cannot_be_made(
+    server: FaultyServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("DR_PLUGINS_CACHE", str(tmp_path / "file" / "cache"))
+    with pytest.raises(OutputError, match="DR_PLUGINS_CACHE"):
+        _ = ShardSet(f"{server.address}/set").keys
+
+
 @pytest.mark.parametrize("size", ["much", "-1", "0", "nan"])
 def test_a_limit_that_is_none(size: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DR_PLUGINS_CACHE_GB", size)
@@ -308,6 +331,35 @@ def test_who_may_not_read_is_not_tried_again(server: FaultyServer) -> None:
         ShardSet(f"{server.address}/set")
 
 
+def test_ctrl_c_is_not_a_failed_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[object] = []
+
+    def interrupted(*args: object) -> None:
+        calls.append(args)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(remote, "_FIRST_WAIT", 0.01)
+    monkeypatch.setattr(remote, "_LONGEST_WAIT", 0.02)
+    monkeypatch.setattr(fsspec.get_filesystem_class("memory"), "cat_file", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        ShardSet("memory://bucket/set")
+    assert len(calls) == 1
+
+
+def test_what_cannot_be_looked_for_is_not_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """fsspec's own `exists` says no."""
+    monkeypatch.setattr(remote, "_FIRST_WAIT", 0.01)
+    monkeypatch.setattr(remote, "_LONGEST_WAIT", 0.02)
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.EIO, "no answer")
+
+    assert not located("memory://nowhere/set").exists()
+    monkeypatch.setattr(fsspec.get_filesystem_class("memory"), "info", fail)
+    with pytest.raises(OSError, match="no answer"):
+        located("memory://nowhere/set").exists()
+
+
 def test_an_unknown_scheme() -> None:
     with pytest.raises(FormatError, match="gopher://"):
         ShardSet("gopher://example/set")
@@ -347,6 +399,19 @@ def test_a_process_killed_while_a_file_arrives(server: FaultyServer, folder: Pat
         assert hashlib.sha256(path.read_bytes()).hexdigest() == path.name
     server.faults.clear()
     assert everything(ShardSet(f"{server.address}/set")) == everything(ShardSet(folder / "set"))
+
+
+def test_what_killed_processes_left_is_deleted(server: FaultyServer) -> None:
+    left, still_arriving = "a" * 64, "b" * 64
+    for name in ("arriving", "locks"):
+        (cache_directory() / name).mkdir(parents=True)
+    for name in (left, still_arriving):
+        (cache_directory() / "arriving" / name).write_bytes(b"half")
+    far = ShardSet(f"{server.address}/set")
+    with filelock.FileLock(cache_directory() / "locks" / still_arriving):
+        far.read(np.arange(2), np.arange(2))
+        wait(far)
+    assert [path.name for path in (cache_directory() / "arriving").iterdir()] == [still_arriving]
 
 
 def test_an_object_store(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -151,6 +151,29 @@ def test_a_store_that_cannot_be_reached(folder: Path, monkeypatch: pytest.Monkey
         push(folder / "set", "memory://bucket/set", licence="cc0-1.0")
 
 
+def test_a_store_that_does_not_list(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("AccessDenied")
+
+    monkeypatch.setattr(fsspec.get_filesystem_class("memory"), "ls", fail)
+    with pytest.raises(OutputError, match=r"memory://.*AccessDenied"):
+        push(folder / "set", "memory://bucket/unlisted", licence="cc0-1.0")
+
+
+def test_a_set_without_a_shard_is_not_pushed(server: FaultyServer, tmp_path: Path) -> None:
+    here = tmp_path / "here"
+    pull(f"{server.address}/set", here)
+    (here / "shard-00001.safetensors").unlink()
+    with pytest.raises(FormatError, match="shard-00001"):
+        push(here, "memory://bucket/incomplete", licence="cc0-1.0")
+
+
+def test_a_directory_in_place_of_a_shard(server: FaultyServer, tmp_path: Path) -> None:
+    (tmp_path / "here" / "shard-00001.safetensors").mkdir(parents=True)
+    with pytest.raises(OutputError, match="shard-00001"):
+        pull(f"{server.address}/set", tmp_path / "here")
+
+
 def test_an_address_of_the_hub_without_an_owner(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

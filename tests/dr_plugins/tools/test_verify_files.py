@@ -94,6 +94,15 @@ def test_a_stopped_run_continues(own: Path, tmp_path: Path, digests: list[str]) 
     assert digests == NAMES
 
 
+def test_a_copy_with_the_same_times(own: Path, tmp_path: Path, digests: list[str]) -> None:
+    done = tmp_path / "done.txt"
+    verify(own, resume=done)
+    copy = shutil.copytree(own, tmp_path / "copy")  # like cp -p, rsync -t
+    digests.clear()
+    assert verify(copy, resume=done).problems == []
+    assert digests == NAMES
+
+
 def test_another_set_or_file(own: Path, tmp_path: Path, digests: list[str],
                              shard_sets: Callable[..., Path]) -> None:  # fmt: skip
     done = tmp_path / "done.txt"
