@@ -27,6 +27,7 @@ DEFAULTS: dict[str, str] = {
     ),
     "Confusion.of": "counts=None",
     "Contract": "temperature=None, class_names=None, view_size=None",
+    "Contract.check": "num_classes=None, temperature=None, class_names=None",
     "Contract.check_run": "error=DatasetMismatchError",
     "Contract.of_set": "class_names=None",
     "ConversionReport": (
