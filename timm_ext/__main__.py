@@ -35,6 +35,8 @@ other. Options are part of the name, --dataset "imagenet-plus?shards=DIR&p=0.99"
   loss     KDLoss, another name, or MODULE:CLASS; with options in brackets (default: KDLoss)
   base     only for `reinforced`: timm's name for the dataset of images, such as
            torch/fashion_mnist (default: image folder)
+  images   other training images, as `dr-plugins reinforce --images` takes them: tar:train.tar
+  validation  other validation images, likewise
 """
 
 
