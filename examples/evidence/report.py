@@ -58,15 +58,17 @@ def write_report(folder: Path, out: Path) -> None:
         progress=_progress(results),
         accuracy=_over_lengths(results, MAIN, LENGTHS, "accuracy"),
         ece=_over_lengths(results, MAIN, LENGTHS, "ECE"),
-        distance=_distance(results),
+        distance=_distance(results, MAIN, LENGTHS),
         gap=_gap(results),
         architectures="\n\n".join(
-            f"{title}:\n\n" + _over_lengths(results, replace(MAIN, **row), lengths, "accuracy")
+            f"{title}:\n\n"
+            + _over_lengths(results, row, lengths, "accuracy")
+            + f"\n\n{_distance(results, row, lengths)}"
             for title, row, lengths in (
-                ("MobileNetV3-like, 500 images", {"model": "mobilenet"}, _SOME_LENGTHS),
-                ("Small ViT, 500 images", {"model": "vit"}, _SOME_LENGTHS),
-                ("ResNet, 2,000 images", {"images": 2000}, _SOME_LENGTHS),
-                ("ResNet, 10,000 images", {"images": 10_000}, _SOME_LENGTHS[:2]),
+                ("MobileNetV3-like, 500 images", replace(MAIN, model="mobilenet"), _SOME_LENGTHS),
+                ("Small ViT, 500 images", replace(MAIN, model="vit"), _SOME_LENGTHS),
+                ("ResNet, 2,000 images", replace(MAIN, images=2000), _SOME_LENGTHS),
+                ("ResNet, 10,000 images", replace(MAIN, images=10_000), _SOME_LENGTHS[:2]),
             )
         ),
         ablations="\n\n".join(_ablation(results, name) for name in ABLATIONS),
@@ -115,9 +117,9 @@ def _over_lengths(results: Results, row: Training, lengths: Sequence[int], metri
     return markdown_table(head, (line(method) for method in METHODS))
 
 
-def _distance(results: Results) -> str:
+def _distance(results: Results, row: Training, lengths: Sequence[int]) -> str:
     def line(other: str) -> list[str]:
-        rows = [replace(MAIN, epochs=epochs) for epochs in LENGTHS]
+        rows = [replace(row, epochs=epochs) for epochs in lengths]
         bases = [replace(row, method=other) for row in rows]
         pairs = zip(rows, bases, strict=True)
         return [
@@ -125,7 +127,7 @@ def _distance(results: Results) -> str:
             *(results.difference(r, b, "accuracy").text(2, "+") for r, b in pairs),
         ]
 
-    head = ("points of accuracy, pairs of equal seeds", *(f"{e} epochs" for e in LENGTHS))
+    head = ("points of accuracy, pairs of equal seeds", *(f"{e} epochs" for e in lengths))
     return markdown_table(head, (line(method) for method in METHODS if method != "reinforced"))
 
 

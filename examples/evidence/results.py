@@ -72,7 +72,7 @@ class Sample:
         """Return mean ± standard deviation; how many seeds there are, if some are pending."""
         if not self.values:
             return "pending"
-        mean = f"{self.mean:{sign}.{digits}f}"
+        mean = f"{round(self.mean, digits) + 0.0:{sign}.{digits}f}"  # -0.0 becomes 0.0
         if self.is_complete:
             return f"{mean} ± {self.deviation:.{digits}f}"
         return f"{mean} ({len(self)} of {SEEDS} seeds)"
