@@ -16,6 +16,7 @@ WHEELS ?= $(HOME)/.cache/dr-plugins/wheels
 CONSTRAINTS ?= constraints.txt
 EXTRAS ?= test
 OLDEST_VENV ?= .venv-oldest
+CORE_TESTS ?= tests/dr_plugins
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
@@ -62,7 +63,7 @@ help:
 	@echo "make docs         the documentation as a site, in build/site"
 	@echo "make imports      the core imports no framework"
 	@echo "make core         the quick tests of the core, where no framework is installed"
-	@echo "make oldest       the same with the lowest versions in pyproject.toml, in $(OLDEST_VENV)"
+	@echo "make oldest       the same and timm_ext, with the lowest versions of pyproject.toml, in $(OLDEST_VENV)"
 	@echo "make bench        run the benchmarks"
 	@echo "make clean        remove $(VENV) and the tools' caches"
 	@echo
@@ -97,13 +98,14 @@ imports: $(CORE)
 	$(BIN)/python -m pytest tests/test_imports.py
 
 core: $(CORE)
-	$(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS) tests/dr_plugins
+	$(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS) $(CORE_TESTS)
 
 # One truth: each `NAME>=VERSION` of pyproject.toml becomes `NAME==VERSION`.
 oldest:
 	@mkdir -p build
 	@grep -oE '"[A-Za-z0-9-]+>=[0-9.]+"' pyproject.toml | tr -d '"' | sed 's/>=/==/' > build/oldest.txt
-	$(MAKE) -s VENV=$(OLDEST_VENV) EXTRAS=test,timm CONSTRAINTS=build/oldest.txt core
+	$(MAKE) -s VENV=$(OLDEST_VENV) EXTRAS=test,timm CONSTRAINTS=build/oldest.txt \
+	    CORE_TESTS="tests/dr_plugins tests/timm_ext" core
 
 bench: $(DEV)
 	$(BIN)/python -m benchmarks

@@ -176,7 +176,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
                 "HUGGINGFACE_CO_URL_TEMPLATE",
                 server.address + "/{repo_id}/resolve/{revision}/{filename}",
             )
-            monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+            monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True, raising=False)
             monkeypatch.setenv("HF_TOKEN", "hf_any")
             files.clear_instance_cache()
             yield server

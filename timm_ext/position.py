@@ -8,6 +8,7 @@ checkpoint also holds how much of the epoch was used, and the resumed run trains
 from __future__ import annotations
 
 import argparse
+import contextlib
 import functools
 import inspect
 import weakref
@@ -145,12 +146,13 @@ class _WithPosition:
 def change_functions() -> None:
     """Let timm's functions that resume return the epoch to continue with."""
     import timm.models
-    import timm.task
 
     functions: list[Callable[..., Any]] = [timm.models.resume_checkpoint]
     # Newer versions of train.py train a task, which holds the model.
-    if hasattr(timm.task, "resume_task_checkpoint"):
-        functions.append(timm.task.resume_task_checkpoint)
+    with contextlib.suppress(ImportError):
+        from timm.task import resume_task_checkpoint
+
+        functions.append(resume_task_checkpoint)
     replace_everywhere({function: _resuming(function) for function in functions})
 
 

@@ -56,6 +56,7 @@ def test_imagenet_plus_reads_images_as_timm_does(data_dir: Path) -> None:
 
 
 def test_a_set_on_the_hub(data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("tenacity", reason="the extra `remote` is not installed")
     here = shutil.copytree(data_dir / "reinforcements" / "imagenet-plus", tmp_path / "set")
     near = create_dataset(f"imagenet-plus?p=1&shards={here}", root=str(data_dir), **TRAIN)
     with on_the_hub(monkeypatch, here) as address:
@@ -141,7 +142,9 @@ def test_half_a_file_is_no_validation_image(
     monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", lenient)
     name = f"reinforced?base={base}" if base else "imagenet-plus"
     images = create_dataset(name, root=str(root), split="val")
-    loader = create_loader(images, 32, 2, num_workers=0, use_prefetcher=False)
+    loader = create_loader(
+        images, (3, 32, 32), 2, num_workers=0, use_prefetcher=False, persistent_workers=False
+    )
     with pytest.raises(ImageReadError, match=file.name):
         list(loader)
 
@@ -198,7 +201,7 @@ def test_which_training_dataset_is_in_use(data_dir: Path) -> None:
 
 def test_a_loader_keeps_its_training_dataset_in_use(data_dir: Path) -> None:
     dataset = create_dataset("imagenet-plus", root=str(data_dir), **TRAIN)
-    loader = create_loader(dataset, 32, 4, is_training=True, device=torch.device("cpu"))
+    loader = create_loader(dataset, (3, 32, 32), 4, is_training=True, device=torch.device("cpu"))
     del dataset
     assert training_dataset() is loader.dataset
     del loader
@@ -208,7 +211,7 @@ def test_a_loader_keeps_its_training_dataset_in_use(data_dir: Path) -> None:
 def test_a_loader_of_an_earlier_dataset_changes_nothing(data_dir: Path) -> None:
     earlier = create_dataset("imagenet-plus", root=str(data_dir), **TRAIN)
     later = create_dataset("imagenet-plus", root=str(data_dir), **TRAIN)
-    loader = create_loader(earlier, 32, 4, is_training=True, device=torch.device("cpu"))
+    loader = create_loader(earlier, (3, 32, 32), 4, is_training=True, device=torch.device("cpu"))
     assert training_dataset() is later
     del later
     assert training_dataset() is None

@@ -108,7 +108,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
             ema.update(model)
         report["epochs"].append({**seen, "eval": validate(args, model, loader_eval)})
         if saver is not None:
-            saver.save_checkpoint(epoch)
+            saver.save_checkpoint(epoch, metric=-epoch)
     if args.distributed:
         torch.distributed.destroy_process_group()
     return report
