@@ -35,8 +35,8 @@ class ReinforcedLoader:
 
     Yields:
         ``images``, uint8 ``[B, 3, H, W]`` or `DeferredViews`; ``targets``, `SparseTargets` of B;
-        ``contract``, the shard set's `Contract`, which the model checks,
-        because a trainer passes the model nothing but batches.
+        ``contract``, the shard set's `Contract`, which the model checks, because a trainer passes
+        the model nothing but batches.
 
     Example:
         >>> loader = ReinforcedLoader(dataset, EpochBatches(len(dataset), 256))  # doctest: +SKIP

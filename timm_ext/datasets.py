@@ -212,7 +212,7 @@ def _warn_of_others(dataset: ReinforcedDataset, parsed: DatasetName) -> None:
     known = get_img_extensions()
     unknown = [key for key in others if not key.lower().endswith(known)]
     reason = ""
-    if unknown and not _base_of(parsed):
+    if unknown and not (_base_of(parsed) or parsed.images):
         reason = (
             f". timm lists {', '.join(known)} only; for the others use --dataset "
             f"'reinforced?base=torch/image_folder&shards={dataset.shards.location}'"
