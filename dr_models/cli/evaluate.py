@@ -57,7 +57,12 @@ To resume an interrupted run, run the same command again.
     help="Sets, separated by commas, such as imagenet,v2,c.  Also folder (the directory itself), "
     "and NAME+c, which corrupts a set on the fly.  [default: all that are published]",
 )
-@click.option("--out", required=True, type=options.Output(), help="Directory of the results.")
+@click.option(
+    "--out",
+    required=True,
+    type=options.Output(file_okay=False, writable=True),
+    help="Directory of the results.",
+)
 @click.option(
     "--class-map",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
@@ -115,7 +120,7 @@ def evaluate(
         raise click.UsageError("two models have the same name; rename a file or its folder")
     import_modules(imports)
     published = ",".join(name for name in SUITES if name != "folder")
-    chosen = [name.strip() for name in (suites or published).split(",")]
+    chosen = [name.strip() for name in (published if suites is None else suites).split(",")]
     if class_map is not None and not {"folder", "folder+c"} & {*chosen}:
         raise click.UsageError("--class-map is for --suite folder; the published sets need none")
     sets, missing = find_sets(chosen, roots, imagenet_classes(), class_map)
@@ -126,10 +131,16 @@ def evaluate(
     running["device"] = running["device"] or ("cuda" if torch.cuda.is_available() else "cpu")
     usable_device(running["device"])
     running["workers"] = count_workers(running["workers"], 1, None)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise click.ClickException(f"{error}. Choose a writable directory") from error
     results: list[SetResult] = []
     try:
-        for spec in models:
-            model = load_model(spec, img_size=img_size, crop_pct=crop_pct)
+        # All of them first: what is wrong with the last one is said before the first one runs.
+        loaded = [load_model(spec, img_size=img_size, crop_pct=crop_pct) for spec in models]
+        while loaded:
+            model = loaded.pop(0)  # and is freed after its sets
             results += [run(model, each, out, progress=not quiet, **running) for each in sets]
     except KeyboardInterrupt:
         click.echo("\nRun the same command to resume after the last finished set.", err=True)

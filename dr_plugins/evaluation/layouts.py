@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -177,9 +178,11 @@ def corruptions(suite: str, place: Path, classes: ImageNetClasses) -> list[Image
     for name in (*names(), *EXTRA):
         for severity in SEVERITIES:
             root = roots.get(name, place / name) / severity
-            if root.is_dir():
+            if not root.is_dir():
+                continue
+            with contextlib.suppress(NotFoundError):  # not unpacked yet
                 (images,) = by_wnid(f"{suite}/{name}/{severity}", root, classes)
                 found.append(replace(images, whole=True))
     if not found:
-        raise NotFoundError(f"no CORRUPTION/SEVERITY folders in {place}")
+        raise NotFoundError(f"no CORRUPTION/SEVERITY folders with images in {place}")
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -87,7 +88,8 @@ def find_sets(
         The sets that are there, ImageNet-C's one by one, and why others are missing, by name.
 
     Raises:
-        EvaluationError: An unknown name, or a set that is there but not as it was published.
+        EvaluationError: An unknown name, a set that is there but not as it was published, or a
+            folder whose classes libraries number in different orders, without `class_map`.
 
     Example:
         >>> sets, missing = find_sets(["r", "v2"], [Path("/data")], classes)   # doctest: +SKIP
@@ -144,9 +146,29 @@ def _place(names: Sequence[str], roots: Sequence[Path]) -> Path:
 
 def _folder(root: Path, class_map: Path | None) -> ImageSet:
     source = open_source(str(root), class_map)
+    names = source.class_names or []
+    if class_map is None:
+        _check_order(names, root)
     labels = torch.tensor(source.base.targets)
-    count = len(source.class_names or ())
-    return ImageSet(_FOLDER, root, tuple(image_keys(source.base)), labels, count)
+    return ImageSet(_FOLDER, root, tuple(image_keys(source.base)), labels, len(names))
+
+
+def _check_order(names: Sequence[str], root: Path) -> None:
+    """Refuse folders that a model may know in another order, so that its labels would be wrong."""
+    natural = sorted(names, key=_natural_key)
+    for ours, other in zip(names, natural, strict=True):
+        if ours != other:
+            raise EvaluationError(
+                f"{root}: the order of the classes is not clear. timm's train.py numbers folders "
+                f"naturally and without regard to case, {other!r} before {ours!r}; shard sets and "
+                f"torchvision do the opposite. Pass a class map (--class-map) in the order that "
+                f"the model was trained with"
+            )
+
+
+def _natural_key(name: str) -> list[str | int]:
+    parts = re.split(r"(\d+)", name.lower())
+    return [int(part) if place % 2 else part for place, part in enumerate(parts)]
 
 
 def _corrupted(suite: str, images: ImageSet) -> list[ImageSet]:

@@ -136,6 +136,33 @@ def test_options_are_checked_before_anything_is_loaded(wrong: list[str], tmp_pat
     assert result.exit_code == 2, result.output
 
 
+def test_all_models_are_loaded_before_the_first_is_evaluated(
+    tmp_path: Path, checkpoint: Path
+) -> None:
+    draw = Image.new("RGB", (32, 32)).save
+    for name in ("a", "b", "c"):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        draw(tmp_path / "images" / name / "1.png")
+    arguments = ["--data", str(tmp_path / "images"), "--suite", "folder", "--workers", "0"]
+    arguments += ["--model", f"resnet18@{checkpoint}", "--model", f"resnet18@{tmp_path / 'no.pt'}"]
+    result = CliRunner().invoke(evaluate, [*arguments, "--out", str(tmp_path / "out")])
+    assert result.exit_code == 1
+    assert "no.pt" in result.output
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_a_directory_that_cannot_be_written_is_noticed_first(tmp_path: Path) -> None:
+    (tmp_path / "imagenet-r" / "n01443537").mkdir(parents=True)
+    Image.new("RGB", (8, 8)).save(tmp_path / "imagenet-r" / "n01443537" / "a.png")
+    (tmp_path / "file").touch()
+    arguments = ["--data", str(tmp_path), "--suite", "r", "--workers", "0"]
+    arguments += ["--model", "resnet18@a/b.pt"]  # is not there either
+    for out in (tmp_path / "file", tmp_path / "file" / "out"):
+        result = CliRunner().invoke(evaluate, [*arguments, "--out", str(out)])
+        assert result.exit_code in (1, 2)
+        assert str(out) in result.output
+
+
 def test_a_module_of_the_current_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "networks_of_a_user.py").touch()
     monkeypatch.chdir(tmp_path)

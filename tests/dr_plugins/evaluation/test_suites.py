@@ -170,6 +170,16 @@ def test_published_corruptions_are_not_cropped_again(tmp_path: Path, group: str)
     assert not np.allclose(whole, again)
 
 
+def test_a_severity_without_images_leaves_the_others(tmp_path: Path) -> None:
+    place = tmp_path / "imagenet-c" / "fog"
+    (place / "2").mkdir(parents=True)
+    assert "with images" in find_sets(["c"], [tmp_path], CLASSES)[1]["c"]
+    draw_classes(place / "3", {WNIDS[0]: 0})
+    sets, missing = find_sets(["c"], [tmp_path], CLASSES)
+    assert [each.name for each in sets] == ["c/fog/3"]
+    assert not missing
+
+
 def test_folder_with_a_class_map(tmp_path: Path) -> None:
     draw_classes(tmp_path / "images", {"cat": 1, "dog": 0}, 4)
     names = [*"xyz", *(f"class {number}" for number in range(COUNT - 3))]
@@ -179,6 +189,21 @@ def test_folder_with_a_class_map(tmp_path: Path) -> None:
     (images,), _ = find_sets(["folder"], [tmp_path / "images"], CLASSES, class_map)
     expected = by_hand(images, list(range(COUNT)), [1] * 4 + [0] * 4)
     check(images, tmp_path / "out", expected)
+
+
+@pytest.mark.parametrize("names", [["class_2", "class_10"], ["apple", "Cat"]])
+def test_an_order_of_classes_that_libraries_do_not_share(tmp_path: Path, names: list[str]) -> None:
+    """timm numbers them as they are listed here, torchvision the other way round."""
+    draw_classes(tmp_path / "images", {names[0]: 0, names[1]: 1}, 2)
+    with pytest.raises(EvaluationError, match=f"{names[0]}.*{names[1]}"):
+        find_sets(["folder"], [tmp_path / "images"], CLASSES)
+    class_map = tmp_path / "classes.txt"
+    class_map.write_text("\n".join(names))
+    (images,), _ = find_sets(["folder"], [tmp_path / "images"], CLASSES, class_map)
+    assert {
+        file.partition("/")[0]: label
+        for file, label in zip(images.files, images.labels.tolist(), strict=True)
+    } == {names[0]: 0, names[1]: 1}
 
 
 def test_a_set_may_be_in_any_of_several_directories(tmp_path: Path) -> None:
