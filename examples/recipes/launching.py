@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -54,7 +55,7 @@ def dr_plugins(*arguments: str) -> None:
     Raises:
         click.ClickException: It failed.
     """
-    click.echo(f"dr-plugins {' '.join(arguments)}")
+    click.echo(shlex.join(("dr-plugins", *arguments)))
     _run("-m", "dr_plugins", *arguments)
 
 
@@ -63,7 +64,7 @@ def _run(*arguments: str) -> None:
     command = [sys.executable, *arguments]
     done = subprocess.run(command, env={**os.environ, "PYTHONPATH": paths}, check=False)
     if done.returncode:
-        raise click.ClickException(f"exit status {done.returncode} of {' '.join(command)}")
+        raise click.ClickException(f"exit status {done.returncode} of {shlex.join(command)}")
 
 
 def options_of(arguments: Sequence[str]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+import click
 import timm.data
 import timm.utils
 import torch
@@ -75,10 +76,10 @@ def train(options: Mapping[str, Any]) -> None:
         options: As in a YAML file for train.py.
 
     Raises:
-        ValueError: An option is unknown here.
+        click.UsageError: An option is unknown here.
     """
     if unknown := set(options) - set(DEFAULTS):
-        raise ValueError(
+        raise click.UsageError(
             f"unknown options: {', '.join(sorted(unknown))}; expected some of "
             f"{', '.join(DEFAULTS)}. timm's train.py may know them: give --train-script"
         )

@@ -10,6 +10,7 @@ import click
 import torch
 import yaml
 
+from dr_plugins.cli.command import Command
 from examples.recipes.launching import launch, options_of, train_script_option
 from examples.recipes.smoke import CLASSES, make_images, make_shards
 
@@ -18,7 +19,7 @@ _SIZE = 64  # pixels, of a smoke
 _RECIPES = sorted(path.stem for path in _FOLDER.glob("*.yaml"))
 
 
-@click.command(context_settings={"ignore_unknown_options": True, "show_default": True})
+@click.command(cls=Command, context_settings={"ignore_unknown_options": True, "show_default": True})
 @click.argument("recipe", type=click.Choice(_RECIPES))
 @click.option("--smoke", is_flag=True, help="Run one epoch on six images that are made for it.")
 @train_script_option

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import click
 
+from dr_plugins.cli.command import Command
 from examples.recipes import launching
 from examples.recipes.imagenet.ig_resnext101 import MEMBERS
 from examples.recipes.smoke import make_images
@@ -25,7 +26,7 @@ _SUBSETS = {"small": ("--samples", "100", "--topk", "5"), "mini": ("--samples", 
 _SMOKE_SUBSETS = {"small": ("--samples", "2", "--topk", "1"), "mini": ("--samples", "1")}
 
 
-@click.command(context_settings={"ignore_unknown_options": True, "show_default": True})
+@click.command(cls=Command, context_settings={"ignore_unknown_options": True, "show_default": True})
 @click.argument("config", type=click.Choice(list(_POLICIES)), default="randaug")
 @click.option("--images", default="imagenet/train", help="As for dr-plugins reinforce.")
 @click.option("--out", type=click.Path(path_type=Path), default="imagenet/reinforcements")

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 import torch
 
+from dr_plugins.cli.command import Command
 from examples.recipes.launching import train_script_option
 from examples.recipes.small.stages import Recipe, Run, read_recipe
 from examples.recipes.smoke import CLASSES, make_images
@@ -18,7 +19,7 @@ _PATH = click.Path(path_type=Path)
 _FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("dataset", type=click.Choice(_DATASETS))
 @click.argument("stages", nargs=-1, type=click.Choice(_STAGES))
 @click.option("--data-dir", type=_PATH, default="data", show_default=True, help="Of the images.")

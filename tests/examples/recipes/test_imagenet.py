@@ -108,7 +108,7 @@ def test_options_that_the_loop_does_not_know_are_errors() -> None:
     from examples.recipes.train import DEFAULTS, train
 
     assert set(DEFAULTS) <= known_options()
-    with pytest.raises(ValueError, match="learning_rate"):
+    with pytest.raises(click.UsageError, match="learning_rate"):
         train({"learning_rate": 0.1})
 
 
