@@ -35,6 +35,11 @@ def claims(results: Results) -> list[tuple[str, str, str]]:
     def gain(metric: str, row: Training = MAIN) -> Sample:
         return results.difference(row, replace(row, method="plain"), metric)
 
+    def growth(row: Training) -> Sample:
+        first = replace(row, epochs=_SHORT)
+        plain, first_plain = (replace(each, method="plain") for each in (row, first))
+        return results.total([(1, row), (-1, plain), (-1, first), (1, first_plain)], "accuracy")
+
     points = "points of accuracy"
     rows = [
         _positive(f"more accurate, {row.epochs} epochs", gain("accuracy", row), points)
@@ -57,13 +62,10 @@ def claims(results: Results) -> list[tuple[str, str, str]]:
         pair = Transfer(host, "reinforced"), Transfer(host, "plain")
         better = results.difference(*pair, lambda run, metric=metric: run["transfer"][metric])
         rows.append(_positive(f"transfers well: {host}", better, f"points of {metric}"))
-    first = gain("accuracy", replace(MAIN, epochs=_SHORT))
     for row in (MAIN, _LONGEST):
-        pairs = zip(first.values, gain("accuracy", row).values, strict=False)
-        growth = Sample(tuple(last - start for start, last in pairs))
         longer = f"points more gain with {row.epochs} epochs than with {_SHORT}"
         claim = f"more so the longer one trains, {row.epochs} epochs"
-        rows.append(_positive(claim, growth, longer))
+        rows.append(_positive(claim, growth(row), longer))
     rows.append(_cost(results))
     for row in (MAIN, _LONGEST):
         stored, online = (replace(row, method=method) for method in ("stored", "online"))

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import math
 import statistics
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import click
 
 from examples.evidence.grid import Cost, Entry, Training, Transfer
 
@@ -86,12 +88,16 @@ class Results:
     """
 
     def __init__(self, runs: Iterable[dict[str, Any]]) -> None:
-        self.runs = {_KINDS[run["kind"]](**run["config"]): run for run in runs}
+        self.runs = {_entry(run): run for run in runs}
 
     @classmethod
     def load(cls, folder: Path) -> Results:
-        """Read the files of a folder."""
-        return cls(json.loads(path.read_text()) for path in sorted(folder.glob("*.json")))
+        """Read the files of a folder.
+
+        Raises:
+            click.ClickException: A file is damaged, or of another version of the grid.
+        """
+        return cls(_read(path) for path in sorted(folder.glob("*.json")))
 
     def sample(self, row: Entry, metric: str | Callable[[dict[str, Any]], float]) -> Sample:
         """Return the values of a row of the grid, by seed.
@@ -107,10 +113,37 @@ class Results:
         self, row: Entry, base: Entry, metric: str | Callable[[dict[str, Any]], float]
     ) -> Sample:
         """Return `row` minus `base`, for each seed that both have."""
+        return self.total([(1, row), (-1, base)], metric)
+
+    def total(
+        self,
+        terms: Sequence[tuple[int, Entry]],
+        metric: str | Callable[[dict[str, Any]], float],
+    ) -> Sample:
+        """Return the sum of rows, each times its factor, for each seed that all of them have."""
         value = METRICS[metric] if isinstance(metric, str) else metric
-        ours, theirs = self._seeds(row), self._seeds(base)
-        return Sample(tuple(value(ours[s]) - value(theirs[s]) for s in ours if s in theirs))
+        rows = [(factor, self._seeds(row)) for factor, row in terms]
+        shared = [seed for seed in rows[0][1] if all(seed in runs for _, runs in rows)]
+        return Sample(
+            tuple(sum(factor * value(runs[seed]) for factor, runs in rows) for seed in shared)
+        )
 
     def _seeds(self, row: Entry) -> dict[int, dict[str, Any]]:
         rows = {seed: replace(row, seed=seed) for seed in range(100)}
         return {seed: self.runs[run] for seed, run in rows.items() if run in self.runs}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        run: dict[str, Any] = json.loads(path.read_text())
+        _entry(run)
+    except (ValueError, KeyError, TypeError) as error:
+        raise click.ClickException(
+            f"{path} is damaged, or not a run of this grid ({error}); remove it"
+        ) from error
+    return run
+
+
+def _entry(run: Mapping[str, Any]) -> Entry:
+    entry: Entry = _KINDS[run["kind"]](**run["config"])
+    return entry

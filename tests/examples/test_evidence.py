@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 import pytest
 import torch
@@ -173,6 +174,25 @@ def test_claims_are_decided_by_the_runs() -> None:
     dear = [_run(Cost("resnet", 500, seed), **_cost(1.06)) for seed in range(3)]
     decided = {claim: verdict for claim, verdict, _ in claims(Results(dear))}
     assert "not shown" in decided["at no additional training cost"]
+
+
+def test_gains_are_compared_for_equal_seeds() -> None:
+    runs = [run for run in _golden() if run["config"].get("epochs") != 30 or _seed(run) != 1]
+    numbers = {claim: text for claim, _, text in claims(Results(runs))}
+    growth = 100 * statistics.mean(2 * GAINS[seed] for seed in (0, 2))
+    text = numbers["more so the longer one trains, 240 epochs"]
+    assert text.startswith(f"{growth:+.2f} (2 of 3 seeds)")
+
+
+def _seed(run: dict[str, Any]) -> int:
+    return int(run["config"]["seed"])
+
+
+@pytest.mark.parametrize("content", ["", '{"kind": "training"}', '{"kind": "x", "config": {}}'])
+def test_a_damaged_run_is_named(tmp_path: Path, content: str) -> None:
+    (tmp_path / "broken.json").write_text(content)
+    with pytest.raises(click.ClickException, match=r"broken\.json"):
+        Results.load(tmp_path)
 
 
 def test_report_says_how_many_seeds_there_are(tmp_path: Path) -> None:
