@@ -105,8 +105,7 @@ class ReinforcedDataset(Dataset[Item]):
             )
         except ValueError as error:
             raise ConfigError(f"{KEY}: {error}") from error
-        if pipeline:
-            self.check_run(RunFacts([_pipeline(pipeline)]))
+        self.pipeline = pipeline
         self.gt_score = gt_score
         # In shared memory, like the epoch.
         self._has_epoch = torch.zeros((), dtype=torch.uint8).share_memory_()
@@ -116,6 +115,17 @@ class ReinforcedDataset(Dataset[Item]):
         """``classes``, names in label order, if the shard set has them."""
         names = self.reinforced.shards.manifest.settings["class_names"]
         return {} if names is None else {"classes": tuple(names)}
+
+    @property
+    def pipeline(self) -> Sequence[Any]:
+        """Empty: the views are complete. Hooks that set transforms during training are refused."""
+        return ()
+
+    @pipeline.setter
+    def pipeline(self, transforms: Any) -> None:
+        transforms = getattr(transforms, "transforms", transforms)
+        if transforms:
+            self.check_run(RunFacts([_pipeline(transforms)]))
 
     @property
     def num_classes(self) -> int:
@@ -280,7 +290,8 @@ def _pair(size: int | Sequence[int]) -> list[int]:
 
 
 def _pipeline(steps: Sequence[Any]) -> Setting:
-    names = [str(step.get("type")) if isinstance(step, dict) else str(step) for step in steps]
+    kinds = [step.get("type") if isinstance(step, dict) else type(step).__name__ for step in steps]
+    names = map(str, kinds)
     return Setting(
         f"{KEY}.pipeline ({', '.join(names)})",
         Effect.AUGMENTS,

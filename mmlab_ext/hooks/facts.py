@@ -22,12 +22,15 @@ _FOLDER = "Use dict(type='ImageFolder', root=...)"
 _USE_KD_LOSS = "Use loss=dict(type='KDLoss')"
 # The last two are MMEngine's and MMSegmentation 1.2's.
 _SWAPS = ("to_rgb", "_channel_conversion", "channel_conversion")
+# MMPretrain's and MMDetection's hooks that exchange transforms, mixing and loss at some epoch.
+_SWITCHES = ("SwitchRecipeHook", "PipelineSwitchHook")
 
 
 def facts_of(runner: Any, dataset: ReinforcedDataset) -> RunFacts:
     """Return what is known before the first step."""
     model = bare_model(runner)
-    effects, names, channels = [*_loop(runner), *_model(runner, model, dataset)], [], []
+    effects = [*_loop(runner), *_hooks(runner), *_model(runner, model, dataset)]
+    names, channels = [], []
     if runner.val_loop is not None:
         validation = runner.val_loop.dataloader.dataset
         if isinstance(validation, ReinforcedDataset):
@@ -72,6 +75,13 @@ def _loop(runner: Any) -> Iterator[Setting]:
             Effect.HAS_NO_EPOCHS,
             "Use dict(type='DefaultSampler', shuffle=True)",
         )
+
+
+def _hooks(runner: Any) -> Iterator[Setting]:
+    for hook in runner.hooks:
+        if type(hook).__name__ in _SWITCHES:
+            key = f"custom_hooks.type={type(hook).__name__}"
+            yield Setting(key, Effect.AUGMENTS, "Leave it out; the views do not change with epochs")
 
 
 def _model(runner: Any, model: Any, dataset: ReinforcedDataset) -> Iterator[Setting]:

@@ -62,6 +62,13 @@ class ReinforcementHook(InputsHook):
         dataset.check_run(facts_of(runner, dataset))
         self._check_images(runner, dataset)
 
+    def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
+        """Check again what other hooks may change when an epoch begins."""
+        super().before_train_iter(runner, batch_idx, data_batch)
+        if batch_idx == 0:
+            dataset = _dataset(runner)
+            dataset.check_run(facts_of(runner, dataset))
+
     def before_save_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
         """Store how far the epoch is."""
         save_position(runner, checkpoint)

@@ -61,6 +61,17 @@ def test_its_mixing_is_refused(
         build_runner(config).train()
 
 
+def test_its_switch_to_another_recipe_is_refused_at_the_start(
+    photographs: Path, shard_sets: Callable[..., Path], build_runner: Callable[..., Any]
+) -> None:
+    config = config_of(photographs, shard_sets())
+    mixing = {"augments": [{"type": "Mixup", "alpha": 0.2}]}
+    schedule = [{"action_epoch": 100, "batch_augments": mixing}]
+    config["custom_hooks"].append({"type": "SwitchRecipeHook", "schedule": schedule})
+    with pytest.raises(ConfigError, match="SwitchRecipeHook"):
+        build_runner(config).train()
+
+
 @pytest.mark.parametrize(
     ("loss", "message"),
     [

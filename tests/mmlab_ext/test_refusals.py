@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from mmengine.hooks import Hook
 
 from dr_plugins.shards.manifest import Manifest
 from mmlab_ext import ConfigError
@@ -132,6 +133,44 @@ def test_a_new_demand_is_checked(
 ) -> None:
     with pytest.raises(ConfigError, match=new_demand):
         build_runner(pretraining(photographs, shard_sets())).train()
+
+
+def _add_transforms(runner: Any) -> None:  # as MMDetection's PipelineSwitchHook does
+    step = type("RandomFlip", (), {})()
+    runner.train_dataloader.dataset.pipeline = SimpleNamespace(transforms=[step])
+
+
+def _add_mixing(runner: Any) -> None:  # as MMPretrain's SwitchRecipeHook does
+    runner.model.data_preprocessor.batch_augments = SimpleNamespace()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (_add_transforms, r"train_dataloader\.dataset\.pipeline \(RandomFlip\)"),
+        (_add_mixing, "batch_augments .*mixed"),
+    ],
+)
+def test_a_change_by_another_hook_is_refused_before_it_is_used(
+    photographs: Path,
+    shard_sets: Sets,
+    build_runner: Builder,
+    change: Callable[[Any], None],
+    message: str,
+) -> None:
+    runner = build_runner(pretraining(photographs, shard_sets(), epochs=2))
+
+    class Change(Hook):
+        priority = "VERY_LOW"
+
+        def before_train_epoch(self, runner: Any) -> None:
+            if runner.epoch == 1:
+                change(runner)
+
+    runner.register_hook(Change())
+    with pytest.raises(ConfigError, match=message):
+        runner.train()
+    assert runner.iter == len(runner.train_dataloader)
 
 
 @pytest.mark.parametrize("name", ["to_rgb", "_channel_conversion", "channel_conversion"])
