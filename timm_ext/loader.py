@@ -15,7 +15,7 @@ from torchvision.transforms.v2 import functional as transforms
 from dr_plugins import ReinforcedDataset
 from timm_ext.datasets import copy_for_loader
 from timm_ext.errors import UnsupportedOptionError
-from timm_ext.position import order_for
+from timm_ext.position import note_plain, order_for
 from timm_ext.primary_log import log_on_primary
 from timm_ext.refusals import check_loader_options
 
@@ -61,7 +61,8 @@ def create_loader(dataset: Any, *args: Any, **kwargs: Any) -> Any:
         several sizes.
 
     Raises:
-        UnsupportedOptionError: An option would augment, mix or repeat views again.
+        UnsupportedOptionError: An option would augment, mix or repeat views again; or a training
+            on plain images resumes within an epoch of stored views.
 
     Example:
         >>> loader = create_loader(train, 224, 256, is_training=True)       # doctest: +SKIP
@@ -70,10 +71,11 @@ def create_loader(dataset: Any, *args: Any, **kwargs: Any) -> Any:
         ...     for images, targets in loader: ...
     """
     if not isinstance(dataset, ReinforcedDataset):
-        return timm_create_loader(dataset, *args, **kwargs)
-    bound = inspect.signature(timm_create_loader).bind(dataset, *args, **kwargs)
-    bound.apply_defaults()
-    options = bound.arguments
+        loader = timm_create_loader(dataset, *args, **kwargs)
+        if _by_name(dataset, *args, **kwargs)["is_training"]:
+            note_plain(loader)
+        return loader
+    options = _by_name(dataset, *args, **kwargs)
     size = _input_size(options["input_size"])
     check_loader_options(dataset, options)
     _explain(dataset, options)
@@ -96,6 +98,12 @@ def create_loader(dataset: Any, *args: Any, **kwargs: Any) -> Any:
     batches = getattr(loader, "loader", loader).batch_sampler
     batches.sampler = order_for(dataset, batches)
     return loader
+
+
+def _by_name(*args: Any, **kwargs: Any) -> dict[str, Any]:
+    bound = inspect.signature(timm_create_loader).bind(*args, **kwargs)
+    bound.apply_defaults()
+    return bound.arguments
 
 
 def _can_defer(dataset: ReinforcedDataset, options: dict[str, Any], size: tuple[int, int]) -> bool:

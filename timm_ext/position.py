@@ -24,6 +24,7 @@ from torch.utils.data import BatchSampler
 from dr_plugins import ReinforcedDataset
 from dr_plugins.training.resumable import EpochSampler
 from timm_ext.datasets import training_dataset
+from timm_ext.errors import UnsupportedOptionError
 from timm_ext.primary_log import log_on_primary
 from timm_ext.replacing import replace_everywhere
 
@@ -85,6 +86,7 @@ class EpochOrder(EpochSampler):
 
 
 _last: Callable[[], EpochOrder | None] = lambda: None  # noqa: E731
+_plain_loader: Callable[[], object] = lambda: None  # noqa: E731
 _read_before: dict[str, int] | None = None  # by train.py before 1.0.27, which resumes at first
 
 
@@ -98,6 +100,24 @@ def order_for(dataset: ReinforcedDataset, batches: BatchSampler) -> EpochOrder:
         _read_before = None
     _last = weakref.ref(order)
     return order
+
+
+def note_plain(loader: Any) -> None:
+    """Note that a training loader's images are plain, so that no position is restored.
+
+    Raises:
+        UnsupportedOptionError: A position was restored already, by train.py before 1.0.27: the
+            whole epoch would be repeated.
+    """
+    global _plain_loader, _read_before
+    position, _read_before = _read_before, None
+    if position is not None:
+        raise UnsupportedOptionError(
+            f"the checkpoint of --resume is from within epoch {position['epoch']} of a "
+            f"reinforced dataset; on other data, this train.py would repeat that epoch. Resume "
+            f"from a checkpoint of a whole epoch (last.pth.tar), or with the reinforced dataset"
+        )
+    _plain_loader = weakref.ref(loader)
 
 
 def _current() -> EpochOrder | None:
@@ -172,6 +192,12 @@ def _resuming(resume: Callable[..., Any]) -> Callable[..., Any]:
             return epoch
         if (order := _current()) is not None:
             return order.resume(position)
+        if _plain_loader() is not None:
+            log_on_primary(
+                f"the checkpoint is from within epoch {position['epoch']} of a reinforced dataset; "
+                f"the rest of that epoch is left out"
+            )
+            return epoch
         _read_before = position
         return position["epoch"]
 

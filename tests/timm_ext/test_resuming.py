@@ -11,6 +11,7 @@ import torch
 from timm.scheduler import CosineLRScheduler
 
 from dr_plugins.errors import DatasetMismatchError
+from timm_ext import UnsupportedOptionError
 
 Train = Callable[..., dict[str, Any]]
 
@@ -72,6 +73,21 @@ def test_plain_runs_resume_as_timm_does(train: Train, tmp_path: Path) -> None:
     assert set(saved["optimizer"]) == {"state", "param_groups"}
     rest = train("--resume", str(tmp_path / "recovery-0-1.pth.tar"), dataset="")["epochs"]
     assert len(rest) == 1  # the rest of the first epoch is left out
+
+
+def test_plain_data_after_reinforced_begins_the_next_epoch(train: Train, tmp_path: Path) -> None:
+    train("--output", str(tmp_path), "--recovery-interval", "2", "--epochs", "1")
+    resume = ["--resume", str(tmp_path / "recovery-0-1.pth.tar")]
+    with pytest.raises(UnsupportedOptionError, match="epoch 0 of a reinforced dataset"):
+        train(*resume, "--resume-first", dataset="")
+    assert len(train(*resume, dataset="")["epochs"]) == 1
+
+
+def test_reinforced_data_after_plain_begins_the_next_epoch(train: Train, tmp_path: Path) -> None:
+    train("--output", str(tmp_path), "--recovery-interval", "2", "--epochs", "1", dataset="")
+    resume = ["--resume", str(tmp_path / "recovery-0-1.pth.tar")]
+    whole = train()["epochs"][1]["images"]
+    assert [epoch["images"] for epoch in train(*resume)["epochs"]] == [whole]
 
 
 def test_schedules_count_the_updates_before(
