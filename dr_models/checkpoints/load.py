@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,6 +24,8 @@ from dr_plugins.errors import CheckpointError
 
 _RAW = ("state_dict", "model_state_dict", "model", "module")
 _AVERAGED = ("state_dict_ema", "ema_state_dict", "model_ema", "ema")
+# In names of averaged weights that other scripts save.
+_AVERAGES = re.compile(r"(?<![a-z])(ema|swa|avg|averaged?)(?![a-z])", re.IGNORECASE)
 # Prefixes of all names, from wrappers for distributed training and from the classifiers of the
 # MMEngine and Detectron2 extensions.
 _PREFIXES = ("module.", "model.")
@@ -70,7 +73,8 @@ def load_checkpoint(path: str | Path, averaged: bool | None = None) -> Checkpoin
 
     Raises:
         CheckpointError: The file is missing, damaged or unsafe, has no state dict or not the
-            requested weights, or its tensors are not weights.
+            requested weights, its tensors are not weights, or `averaged` is None and the file seems
+            to have averaged weights in a layout that no library here uses.
 
     Example:
         >>> checkpoint = load_checkpoint("last.pth.tar")                    # doctest: +SKIP
@@ -166,6 +170,8 @@ def _choose(content: Any, averaged: bool | None, path: Path) -> tuple[str, Mappi
         names = ("ema_state_dict",) if averaged is False else ("state_dict",)
     for name in names:
         if _has_tensors(content.get(name)):
+            if averaged is None and name in _RAW and "message_hub" not in content:
+                _refuse_other_averages(content, name, path)
             return name, content[name]
     if _has_tensors(content) and not averaged:
         return "", content
@@ -173,6 +179,28 @@ def _choose(content: Any, averaged: bool | None, path: Path) -> tuple[str, Mappi
         f"{path} holds {_shorten(content) or 'nothing'}; expected a state dict, or one under "
         f"{', '.join(names)}"
     )
+
+
+def _refuse_other_averages(content: Mapping[Any, Any], chosen: str, path: Path) -> None:
+    """Raise if plain weights were chosen, but others beside them seem to be averaged."""
+    for name, value in content.items():
+        is_average = isinstance(name, str) and _AVERAGES.search(name)
+        if is_average and any(tensor.numel() > 1 for tensor in _tensors(value)):
+            raise CheckpointError(
+                f"{path} holds plain weights under {chosen} and probably averaged ones under "
+                f"{name[:_SHOWN]}, in a layout that is not known; expected one state dict under "
+                f"{', '.join(_AVERAGED)}. Choose the plain weights (--plain, weights=plain), or "
+                f"save the state dict that you want as a file"
+            )
+
+
+def _tensors(value: Any, depth: int = 3) -> Iterator[torch.Tensor]:
+    """All tensors in containers, which may be nested."""
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif depth and isinstance(value, Mapping | list | tuple):
+        for each in value.values() if isinstance(value, Mapping) else value:
+            yield from _tensors(each, depth - 1)
 
 
 def _has_tensors(value: Any) -> bool:

@@ -156,6 +156,26 @@ def test_two_tensors_of_one_name_are_refused() -> None:
         strip_prefixes({"a": torch.zeros(1), "module.a": torch.zeros(1)})
 
 
+@pytest.mark.parametrize(
+    ("name", "average"),
+    [
+        ("ema_model", OTHER),
+        ("ema", {"module": OTHER, "updates": 3}),
+        ("net_EMA", {"decay": 0.9, "shadow_params": list(OTHER.values())}),
+    ],
+)
+def test_averages_in_another_layout(tmp_path: Path, name: str, average: object) -> None:
+    path = saved(tmp_path, {"state_dict": STATE, name: average})
+    with pytest.raises(CheckpointError, match=rf"averaged ones under {name}.*weights=plain"):
+        load_checkpoint(path)
+    assert_same(load_checkpoint(path, averaged=False).state, STATE)
+
+
+def test_numbers_that_are_no_averaged_weights(tmp_path: Path) -> None:
+    content = {"state_dict": STATE, "ema_decay": 0.9, "avg_loss": torch.tensor(0.5), "ema": {}}
+    assert_same(load_checkpoint(saved(tmp_path, content)).state, STATE)
+
+
 def test_averages_of_mmengines_runner(tmp_path: Path) -> None:
     """Its EMAHook exchanges the two when it saves: the average is what it tests with."""
     content = {
