@@ -261,9 +261,8 @@ def _check_loaded(checkpointer: DetectionCheckpointer, path: str) -> None:
 
 
 def _is_loaded(backbone: TimmBackbone | ReinforcedClassifier) -> bool:
-    if isinstance(backbone, TimmBackbone):
-        return backbone.network.is_loaded
-    return backbone.is_loaded()
+    network = backbone.network if isinstance(backbone, TimmBackbone) else backbone
+    return network.is_loaded
 
 
 @functools.cache

@@ -162,8 +162,9 @@ class ReinforcedClassifier(nn.Module):
             )
         return state
 
+    @property
     def is_loaded(self) -> bool:
-        """Return whether all weights were loaded, but perhaps those of the last layer."""
+        """Whether all weights were loaded, but perhaps those of the last layer."""
         from dr_models.classifiers import classifier_names
 
         last = tuple(f"{name}." for name in classifier_names(self.model))

@@ -10,6 +10,7 @@ from mmengine.evaluator import BaseMetric
 from mmengine.registry import METRICS
 
 from dr_plugins.metrics import ImageScores
+from dr_plugins.metrics.image_scores import METRICS as METRICS_OF_IMAGES
 from dr_plugins.metrics.image_scores import top_k_share
 from mmlab_ext.errors import ConfigError
 from mmlab_ext.samples import one_class
@@ -87,8 +88,8 @@ class TopKAccuracy(BaseMetric):
 class CalibrationMetrics(BaseMetric):
     """How far a classifier's probabilities are from the truth, in one pass.
 
-    ``ece`` and ``adaptive_ece`` (bins of equally many images) are within [0, 1], ``nll`` is in
-    nats, ``brier`` within [0, 2]; see `dr_plugins.metrics.ImageScores`.
+    ``ece`` and ``adaptive_ece`` (bins of equally many images) are in percent, like `TopKAccuracy`;
+    ``nll`` is in nats, ``brier`` within [0, 2]; see `dr_plugins.metrics.ImageScores`.
 
     Args:
         bins: Of the calibration errors.
@@ -127,14 +128,18 @@ class CalibrationMetrics(BaseMetric):
     def compute_metrics(self, results: list[ImageScores]) -> dict[str, float]:
         """Return all metrics of `ImageScores` but those of `TopKAccuracy`."""
         found = ImageScores.concatenated(results).metrics(self.bins)
-        return {name: value for name, value in found.items() if name not in _TOP_K}
+        return {
+            name: METRICS_OF_IMAGES[name].factor * value
+            for name, value in found.items()
+            if name not in _TOP_K
+        }
 
 
 @METRICS.register_module()
 class ExpectedCalibrationError(CalibrationMetrics):
-    """Expected calibration error (Guo et al., 2017, equation 3), within ``[0, 1]``.
+    """Expected calibration error (Guo et al., 2017, equation 3), in percent.
 
-    See `dr_plugins.metrics.expected_calibration_error`.
+    See `dr_plugins.metrics.expected_calibration_error`, which is within ``[0, 1]``.
 
     Args:
         bins: Number of bins of equal width.
@@ -149,9 +154,9 @@ class ExpectedCalibrationError(CalibrationMetrics):
         >>> sample = dict(gt_label=torch.tensor([0]), pred_score=torch.tensor([0.75, 0.25]))
         >>> metric.process(None, [sample])
         >>> round(metric.compute_metrics(metric.results)["ece"], 6)
-        0.25
+        25.0
     """
 
     def compute_metrics(self, results: list[ImageScores]) -> dict[str, float]:
-        """Return ``ece``."""
+        """Return ``ece``, in percent."""
         return {"ece": super().compute_metrics(results)["ece"]}

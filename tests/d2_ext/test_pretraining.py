@@ -403,5 +403,5 @@ def test_a_plain_path_that_leaves_random_weights_is_refused(
     DetectionCheckpointer(ReinforcedClassifier("resnet18", num_classes=7), str(tmp_path)).save("7")
     classifier = build_model(config())
     DetectionCheckpointer(classifier).load(f"{tmp_path}/7.pth")
-    assert classifier.is_loaded()
+    assert classifier.is_loaded
     assert not classifier.load_record.is_complete
