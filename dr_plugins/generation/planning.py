@@ -148,10 +148,14 @@ def plan_generation(
 def _count_classes(
     teacher: Ensemble, policy: Policy, source: ImageSource, device: str | torch.device
 ) -> int:
-    """Classes of the teacher, whose answers to two equal views must be equal: it is not random."""
-    blank = torch.zeros(2, 3, *policy.view_size, dtype=torch.uint8, device=device)
-    probs = teacher(blank)
-    check_repeatable(probs[0], probs[1], tolerance(blank.device.type, _precision(teacher)))
+    """Classes of the teacher, which must not be random, neither within a batch nor between them."""
+    # Noise, since a flipped or shifted blank view is the same.
+    noise = torch.randint(256, (3, *policy.view_size), generator=torch.Generator().manual_seed(0))
+    views = noise.to(device, torch.uint8).repeat(2, 1, 1, 1)
+    probs, again = (teacher(views.clone()) for _ in range(2))  # it may modify its input
+    limit = tolerance(views.device.type, _precision(teacher))
+    check_repeatable(probs[0], probs[1], limit)
+    check_repeatable(probs, again, limit)
     count = probs.shape[1]
     names = source.class_names
     if names is not None and len(names) != count:

@@ -399,7 +399,7 @@ def test_the_console_script_is_killed_and_resumes(tmp_path: Path, photographs: P
         "import os, signal\n"
         "from tests.tiny import hurt, TinyTeacher\n"
         "class Killing(TinyTeacher):\n"
-        "    calls = 0\n"
+        "    calls = -1\n"
         "    def forward(self, views):\n"
         "        self.calls += 1\n"
         "        if self.calls == 3 and 'KILL' in os.environ:\n"

@@ -110,10 +110,10 @@ class Deadly(TinyTeacher):
     """Ends rank 1 in its first shard, when rank 0 is in one as well; in the first attempt only."""
 
     def forward(self, views: object) -> object:
-        self.calls = getattr(self, "calls", 0) + 1
+        self.calls = getattr(self, "calls", -1) + 1
         meeting = os.environ.get("MEETING")
         first = os.environ.get("TORCHELASTIC_RESTART_COUNT") == "0"
-        if meeting and first and self.calls == 2:  # the first call counts classes
+        if meeting and first and self.calls == 2:  # the first two calls count classes
             if os.environ["RANK"] == "1":
                 Path(meeting).write_text("here")  # a pipe: waits for its reader
                 self.end()

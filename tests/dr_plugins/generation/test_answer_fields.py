@@ -140,7 +140,7 @@ def test_an_interrupted_set_is_resumed(
     new_fields: None, made: ShardSet, tmp_path: Path, photographs: Path
 ) -> None:
     class Stops(TinyTeacher):
-        calls = 0
+        calls = -1
 
         def forward(self, views: torch.Tensor) -> torch.Tensor:
             self.calls += 1

@@ -124,11 +124,11 @@ def sigterm() -> Iterator[None]:
 
 
 class Terminated(TinyTeacher):
-    """In its n-th call all processes get SIGTERM; the first call only counts classes."""
+    """In its n-th call all processes get SIGTERM; the calls 0 and 1 only count classes."""
 
     def __init__(self, call: int) -> None:
         super().__init__()
-        self.calls, self.call = 0, call
+        self.calls, self.call = -1, call
 
     def forward(self, views: torch.Tensor) -> torch.Tensor:
         self.calls += 1

@@ -103,9 +103,9 @@ class Visited(TinyTeacher):
     """In its first shard, the first of all waits to be killed, where it finds a flag."""
 
     def forward(self, views: torch.Tensor) -> torch.Tensor:
-        self.calls = getattr(self, "calls", 0) + 1
+        self.calls = getattr(self, "calls", -1) + 1
         place = Path(os.environ["MEETING"]) if "MEETING" in os.environ else None
-        if place is not None and self.calls == 2:  # the first call counts classes
+        if place is not None and self.calls == 2:  # the first two calls count classes
             try:
                 (place / "flag").unlink()
             except FileNotFoundError:

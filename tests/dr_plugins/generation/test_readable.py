@@ -30,9 +30,9 @@ DAMAGED = ["n01/n01_2.JPEG", "n02/n02_4.JPEG", "n03/n03_9.JPEG"]
 
 
 class Counting(TinyTeacher):
-    """Counts what it is asked, beyond the blank view by which its classes are counted."""
+    """Counts what it is asked, beyond the two times that count its classes."""
 
-    asked = -1
+    asked = -2
 
     def forward(self, views: Any) -> Any:
         self.asked += 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ class EndedError(Exception):
 
 class Interrupted(Remote):
     def forward(self, views: torch.Tensor) -> torch.Tensor:
-        self.calls = getattr(self, "calls", 0) + 1
+        self.calls = getattr(self, "calls", -1) + 1
         if self.calls > 4:
             raise EndedError
         return super().forward(views)
@@ -93,15 +94,14 @@ def test_a_teacher_that_draws_at_random_is_refused(tmp_path: Path, photographs: 
     assert not list(tmp_path.rglob("shard-*"))
 
 
+@pytest.mark.parametrize("change", [lambda views: views * 0.9, lambda views: views.flip(-1)])
 def test_a_teacher_that_differs_from_call_to_call_is_refused(
-    interrupted: Path, photographs: Path
+    tmp_path: Path, photographs: Path, change: Callable[[torch.Tensor], torch.Tensor]
 ) -> None:
-    class Changing(Remote):
-        def forward(self, views: torch.Tensor) -> torch.Tensor:
-            return super().forward(views) * torch.rand(1)
-
+    turns = itertools.cycle([lambda views: views, change])
     with pytest.raises(TeacherError, match="random"):
-        generate(interrupted, photographs, Changing())
+        generate(tmp_path / "set", photographs, Remote(prepared=lambda views: next(turns)(views)))
+    assert not list(tmp_path.rglob("shard-*"))
 
 
 def test_bfloat16_may_answer_less_exactly(tmp_path: Path, photographs: Path) -> None:
@@ -132,7 +132,7 @@ def test_a_few_finished_shards_are_asked_about(finished: list[int], asked: list[
 def test_another_number_of_classes_later_is_refused(
     tmp_path: Path, photographs: Path, classes: int
 ) -> None:
-    counts = itertools.chain([3, 3, 3], itertools.repeat(classes))
+    counts = itertools.chain([3] * 4, itertools.repeat(classes))
 
     class Moody(nn.Module):
         def forward(self, views: torch.Tensor) -> torch.Tensor:

@@ -56,11 +56,11 @@ def alone(tmp_path_factory: pytest.TempPathFactory, photographs: Path) -> dict[s
 
 
 class Acting(TinyTeacher):
-    """Does something when it is asked for the n-th time; the first time only counts classes."""
+    """Does something in its n-th call; the first two, 0 and 1, only count classes."""
 
     def __init__(self, call: int, action: Callable[[], None]) -> None:
         super().__init__()
-        self.calls, self.call, self.action = 0, call, action
+        self.calls, self.call, self.action = -1, call, action
 
     def forward(self, views: torch.Tensor) -> torch.Tensor:
         self.calls += 1

@@ -38,11 +38,11 @@ def generate(
 
 
 class Counting(TinyTeacher):
-    """Does something when it is asked for the n-th time; the first time only counts classes."""
+    """Does something in its n-th call; the first two, 0 and 1, only count classes."""
 
     def __init__(self, call: int = 0, action: Callable[[], None] = lambda: None) -> None:
         super().__init__()
-        self.calls, self.call, self.action = 0, call, action
+        self.calls, self.call, self.action = -1, call, action
 
     def forward(self, views: torch.Tensor) -> torch.Tensor:
         self.calls += 1
