@@ -76,14 +76,9 @@ def merge(
         )
     groups = _grouped(sets)
     keys, owners = _united(groups)
-    settings = _settings(sets, groups, keys)
-    derived = DerivedSet(
-        settings,
-        sets[0].manifest.layout,
-        keys,
-        _versions(sets),
-        max(shard_size(one.manifest) for one in sets),
-    )
+    shard_images = max(shard_size(one.manifest) for one in sets)
+    settings = {**_settings(sets, groups, keys), "shard_images": shard_images}
+    derived = DerivedSet(settings, sets[0].manifest.layout, keys, _versions(sets), shard_images)
     return write_set(out, derived, _Merged(groups, owners, derived).make, progress=progress)
 
 

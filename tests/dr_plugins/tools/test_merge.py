@@ -24,9 +24,11 @@ from dr_plugins.errors import (
     SettingsMismatchError,
     UnknownImageError,
 )
+from dr_plugins.generation.unfinished import measure_progress
 from dr_plugins.images.sources import ImageSource
 from dr_plugins.policies.policy import Policy
 from dr_plugins.replay.replayer import Replayer
+from dr_plugins.shards.output import OutputDirectory
 from dr_plugins.shards.reader import ShardSet
 from dr_plugins.tools.verify import verify
 from tests.data import make_golden
@@ -278,6 +280,22 @@ def test_equal_draws_by_chance(tmp_path: Path, photographs: Path) -> None:
         for seed in (0, 1)
     ]
     assert merge(sets, tmp_path / "merged").samples == 80
+
+
+def test_the_progress_of_a_merge_of_other_shards(
+    tmp_path: Path, photographs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sets = [
+        make_set(tmp_path / str(size), photographs, samples=2, seed=size, shard_images=size)
+        for size in (3, 5)
+    ]
+    with monkeypatch.context() as patched:
+        patched.setattr(OutputDirectory, "finish", lambda self: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            merge(sets, tmp_path / "out")
+    progress = measure_progress(tmp_path / "out")
+    assert (progress.stored, progress.shards, progress.images) == (3, 3, 12)
+    assert merge(sets, tmp_path / "out").settings["shard_images"] == 5
 
 
 def test_the_seed_of_consecutive_samples_alone(tmp_path: Path, photographs: Path) -> None:
