@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import math
 from typing import NamedTuple
 
@@ -19,6 +20,7 @@ _SAMPLE, _ENOUGH, _BATCH = 256, 20, 64  # images
 _FEW_CLASSES = 10  # with fewer, chance alone can exceed any fixed share
 _DEVIATIONS = 2  # above chance
 _LARGEST_CHANCE = 0.9  # if nearly all images have one class, agreement means nothing
+_logger = logging.getLogger(__name__)
 
 
 class Agreement(NamedTuple):
@@ -102,12 +104,20 @@ def check_agreement(
             standard deviations above chance.
 
     Raises:
-        DatasetMismatchError: The share is lower.
+        DatasetMismatchError: The share is lower. If nothing was measured, a warning says that
+            `minimum` was not checked.
 
     Example:
         >>> check_agreement(Agreement(0.85, 0.001, 256), num_classes=1000)
     """
     if measured is None:
+        if minimum is not None:
+            _logger.warning(
+                "the least agreement of teacher and labels, %g, is not checked: fewer than %d of "
+                "the sampled images have labels",
+                minimum,
+                _ENOUGH,
+            )
         return
     least = _least(measured, num_classes) if minimum is None else minimum
     if measured.share < least:

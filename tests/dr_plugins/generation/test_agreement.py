@@ -78,11 +78,14 @@ def test_the_least_share(
             check_agreement(measured, classes, minimum)
 
 
-def test_few_labels_say_nothing(labelled: ImageSource) -> None:
+def test_few_labels_say_nothing(labelled: ImageSource, caplog: pytest.LogCaptureFixture) -> None:
     teacher = Ensemble([Shifted(0)])
     few = ImageSource(Subset(labelled.dataset, range(19)))
     assert measure_agreement(few, teacher, policy("rrc"), "cpu") is None
     check_agreement(None, 1000)
+    assert not caplog.records
+    check_agreement(None, 1000, 0.25)  # which a user has asked for
+    assert "0.25" in caplog.text
 
 
 def test_what_is_measured(labelled: ImageSource) -> None:
