@@ -57,6 +57,10 @@ class Location(ABC):
     def size(self) -> int:
         """Return the bytes of this file."""
 
+    def sizes(self) -> dict[str, int]:
+        """Return the bytes of files in this directory, so far as one request shows them."""
+        return {}
+
     def absolute(self) -> Location:
         """Return this location as one that does not depend on the working directory."""
         return self

@@ -67,6 +67,11 @@ class RemotePath(Location):
     def size(self) -> int:
         return int(self._call("size"))
 
+    def sizes(self) -> dict[str, int]:
+        self._forget()
+        found = self._call("ls", detail=True)  # a web server's listing has no sizes
+        return {Path(f["name"]).name: f["size"] for f in found if f.get("size") is not None}
+
     def read_text(self) -> str:
         self._forget()
         return bytes(self._call("cat_file")).decode()

@@ -15,9 +15,9 @@ import json
 import logging
 import os
 import random
-import tempfile
 import threading
 import time
+import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -137,12 +137,15 @@ class ShardStream:
         path = _partial_path(entry)
         with cache.writing():
             path.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=path.parent) as file:
-                file.write(beginning)
-                file.truncate(length + end)
-                file.flush()
+            temporary = path.with_name(uuid.uuid4().hex)
+            try:
+                with open(temporary, "xb") as file:  # not tempfile's, which only one user may read
+                    file.write(beginning)
+                    file.truncate(length + end)
                 with contextlib.suppress(FileExistsError):  # another process was faster
-                    os.link(file.name, path)
+                    os.link(temporary, path)
+            finally:
+                temporary.unlink(missing_ok=True)
         return LocalPath(path)
 
     def _fetch_ahead(self) -> None:

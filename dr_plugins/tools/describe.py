@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from typing import Any
 
@@ -73,12 +74,17 @@ def _few(examples: list[str], count: int) -> str:
 
 
 def _space(shards: ShardSet) -> str:
-    files = [shards.location / e.file for e in (shards.manifest.index, *shards.manifest.shards)]
-    there = [file for file in files if file.exists()]
-    size, records = sum(f.size() for f in there), len(shards) * shards.manifest.samples
-    if len(there) < len(files):
-        missing = next(file.name for file in files if not file.exists())
-        return f"{len(files) - len(there):,} of {len(files):,} files are missing, such as {missing}"
+    files = [entry.file for entry in (shards.manifest.index, *shards.manifest.shards)]
+    sizes: dict[str, int] = {}
+    with contextlib.suppress(OSError):  # a server that lists nothing
+        sizes = shards.location.sizes()
+    for file in files:
+        if file not in sizes and (shards.location / file).exists():
+            sizes[file] = (shards.location / file).size()
+    missing = [file for file in files if file not in sizes]
+    if missing:
+        return f"{len(missing):,} of {len(files):,} files are missing, such as {missing[0]}"
+    size, records = sum(sizes[file] for file in files), len(shards) * shards.manifest.samples
     return f"{size:,} bytes in {len(files):,} files, {size / max(records, 1):.1f} per record"
 
 

@@ -414,6 +414,29 @@ def test_what_killed_processes_left_is_deleted(server: FaultyServer) -> None:
     assert [path.name for path in (cache_directory() / "arriving").iterdir()] == [still_arriving]
 
 
+def test_a_set_is_described_by_one_listing(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, alone: None
+) -> None:
+    monkeypatch.setenv("DR_PLUGINS_CACHE", str(tmp_path / "cache"))
+    store = fsspec.filesystem("memory")
+    for path in (folder / "set").glob("*.*"):
+        store.pipe_file(f"/described/{path.name}", path.read_bytes())
+    asked, info = [], store.info
+    monkeypatch.setattr(store, "info", lambda path, **o: asked.append(path) or info(path, **o))
+    assert describe(ShardSet("memory://described")) == describe(ShardSet(folder / "set"))
+    assert not [path for path in asked if "shard-00002" in path]
+
+
+def test_partial_shards_have_the_mode_of_the_umask(server: FaultyServer, alone: None) -> None:
+    before = os.umask(0o027)
+    try:
+        ShardSet(f"{server.address}/set").read(np.zeros(1, np.int64), np.zeros(1, np.int64))
+    finally:
+        os.umask(before)
+    partial = list((cache_directory() / "partial").iterdir())
+    assert [path.stat().st_mode & 0o777 for path in partial] == [0o640]
+
+
 def test_an_object_store(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DR_PLUGINS_CACHE", str(tmp_path / "cache"))
     with object_store(monkeypatch) as store:
