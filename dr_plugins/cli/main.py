@@ -17,11 +17,11 @@ from dr_plugins.cli.mldr import download, import_mldr
 from dr_plugins.cli.preview import preview
 from dr_plugins.cli.reinforce import reinforce
 from dr_plugins.cli.sets import extend, merge, split, subset
-from dr_plugins.cli.startup import disable, enable, status
+from dr_plugins.cli.startup import disable, enable, enabled
 from dr_plugins.cli.statistics import statistics
 from dr_plugins.cli.suspects import suspects
 from dr_plugins.cli.transfer import pull, push
-from dr_plugins.cli.unfinished import finish
+from dr_plugins.cli.unfinished import finish, status
 
 
 @click.group(cls=PluginGroup, context_settings={"help_option_names": ["-h", "--help"]})
@@ -121,11 +121,12 @@ main.add_command(reinforce)
 main.add_command(compare_teachers)
 main.add_command(suspects)
 main.add_command(finish)
+main.add_command(status)
 main.add_command(import_mldr)
 main.add_command(download)
 main.add_command(enable)
 main.add_command(disable)
-main.add_command(status)
+main.add_command(enabled)
 
 if __name__ == "__main__":
     main()

@@ -1,4 +1,4 @@
-"""``dr-plugins enable``, ``disable`` and ``status``: hooks for a host's own scripts."""
+"""``dr-plugins enable``, ``disable`` and ``enabled``: hooks for a host's own scripts."""
 
 from __future__ import annotations
 
@@ -37,21 +37,12 @@ def disable(host: str) -> None:
     click.echo(f"{host}: not enabled{removed}")
 
 
-@click.command(
-    cls=Command, epilog="Examples:\n\n  dr-plugins status imagenet-plus\n  dr-plugins status\n"
-)
-@click.argument("directory", required=False)
-def status(directory: str | None) -> None:
-    """Show how far the set in DIRECTORY is, over all processes and parts: shards, rate, time left.
+@click.command(cls=Command, epilog="Example:\n\n  dr-plugins enabled\n")
+def enabled() -> None:
+    """Show which hosts are enabled in this Python environment, and whether their hooks work.
 
-    Without DIRECTORY, show which hooks are enabled in this Python environment, and whether they
-    work; exit status 1 if an enabled hook does not work.
+    Exit status 1 if an enabled hook does not work.
     """
-    if directory is not None:
-        from dr_plugins.cli.unfinished import described
-
-        click.echo(described(directory))
-        return
     click.echo(f"environment: {sys.prefix}")
     problems = 0
     for host in startup.HOSTS:

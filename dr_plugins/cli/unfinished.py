@@ -1,4 +1,4 @@
-"""``dr-plugins finish``, and what ``dr-plugins status`` says about a set."""
+"""``dr-plugins finish`` and ``status``: shard sets that are not complete."""
 
 from __future__ import annotations
 
@@ -21,6 +21,13 @@ def finish(directory: Path) -> None:
     from dr_plugins.generation.unfinished import finish_set
 
     finish_set(directory)
+    click.echo(described(directory))
+
+
+@click.command(cls=Command, epilog="Example:\n\n  dr-plugins status imagenet-plus\n")
+@click.argument("directory")
+def status(directory: str) -> None:
+    """Show how far a set is, over all processes and parts: shards, images, rate, time left."""
     click.echo(described(directory))
 
 
