@@ -269,10 +269,8 @@ def test_a_hanging_worker_keeps_no_lock(tmp_path: Path) -> None:
     def hold() -> None:
         with LocalPath(tmp_path).locks() as locks:
             locks.acquire(3)
-            child = os.fork()
-            if not child:
-                signal.pause()
-            os.write(write, child.to_bytes(4, "little"))
+            if not os.fork():  # the worker, after what Python does in it first
+                os.write(write, os.getpid().to_bytes(4, "little"))
             signal.pause()
 
     process = started(hold)
