@@ -12,7 +12,6 @@ Example:
 from dr_models.catalog import CVNETS_MODELS, candidates, torchvision_model
 from dr_models.checkpoints.backbone import BackboneWeights, load_backbone
 from dr_models.checkpoints.convention import (
-    InputConvention,
     check_convention,
     read_convention,
     read_metadata,
@@ -21,6 +20,7 @@ from dr_models.checkpoints.convert import TARGETS, convert, convert_state_dict
 from dr_models.checkpoints.load import Checkpoint, load_checkpoint
 from dr_models.checkpoints.load_record import LoadRecord, mark_loaded
 from dr_models.checkpoints.location import CheckpointLocation
+from dr_models.cvnets.inputs import InputConvention
 from dr_models.cvnets.report import ConversionReport
 
 __all__ = [

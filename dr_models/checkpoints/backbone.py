@@ -5,12 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from dr_models.checkpoints.convention import (
-    InputConvention,
-    check_metadata,
-    is_converted,
-    parse_convention,
-)
+from dr_models.checkpoints.convention import check_metadata, is_converted, parse_convention
 from dr_models.checkpoints.convert import convert_tensors, input_convention, naming
 from dr_models.checkpoints.detect import (
     check_single_network,
@@ -21,6 +16,7 @@ from dr_models.checkpoints.load import Checkpoint, load_checkpoint
 from dr_models.checkpoints.location import CheckpointLocation
 from dr_models.checkpoints.network_name import check_stated_name
 from dr_models.checkpoints.network_record import check_options
+from dr_models.cvnets.inputs import InputConvention
 from dr_models.cvnets.keys import State
 from dr_models.cvnets.report import ConversionReport
 from dr_plugins.errors import CheckpointError

@@ -12,27 +12,10 @@ from pathlib import Path
 
 from dr_models.checkpoints.files import read_file_metadata
 from dr_models.cvnets.inputs import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
     INPUT_FIELDS,
     InputConvention,
-    cvnets_convention,
 )
 from dr_plugins.errors import CheckpointError
-
-__all__ = [
-    "FORMAT_VERSION",
-    "IMAGENET_MEAN",
-    "IMAGENET_STD",
-    "InputConvention",
-    "check_convention",
-    "check_metadata",
-    "cvnets_convention",
-    "is_converted",
-    "parse_convention",
-    "read_convention",
-    "read_metadata",
-]
 
 FORMAT_VERSION = 1
 """Version of the metadata in converted files."""

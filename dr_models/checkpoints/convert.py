@@ -15,9 +15,7 @@ import torch
 from dr_models.catalog import CVNETS_MODELS, canonical_name
 from dr_models.checkpoints.convention import (
     FORMAT_VERSION,
-    InputConvention,
     check_metadata,
-    cvnets_convention,
     is_converted,
     parse_convention,
 )
@@ -28,6 +26,7 @@ from dr_models.checkpoints.load import Checkpoint, load_checkpoint, strip_prefix
 from dr_models.checkpoints.network_name import check_stated_name
 from dr_models.checkpoints.network_record import check_options
 from dr_models.checkpoints.values import DIGEST_KEY, digest
+from dr_models.cvnets.inputs import InputConvention, cvnets_convention
 from dr_models.cvnets.keys import State
 from dr_models.cvnets.report import ConversionReport
 from dr_plugins import __version__

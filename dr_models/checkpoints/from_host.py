@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 from dr_models.catalog import CVNETS_MODELS
 from dr_models.checkpoints import hosts
-from dr_models.checkpoints.convention import IMAGENET_MEAN, IMAGENET_STD, InputConvention
 from dr_models.checkpoints.detect import is_plain_resnet
 from dr_models.checkpoints.resnets import SHARED, backbone_renamer
+from dr_models.cvnets.inputs import IMAGENET_MEAN, IMAGENET_STD, InputConvention
 from dr_models.cvnets.keys import State, is_counter
 from dr_models.cvnets.report import ConversionReport, shorten
 from dr_plugins.errors import CheckpointError

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from dr_models.checkpoints import hosts
-from dr_models.checkpoints.convention import InputConvention
+from dr_models.cvnets.inputs import InputConvention
 from dr_models.cvnets.report import ConversionReport
 
 _TOP = 255

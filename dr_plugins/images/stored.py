@@ -54,9 +54,10 @@ KIND = DatasetKind(
 class ListedImages(StoredImages):
     """The images of a text file with lines ``PATH LABEL``, or ``PATH`` alone in all of them.
 
+    Paths are relative to the directory of the list.
+
     Args:
         file: The list, UTF-8; empty lines are ignored.
-        root: Directory that the paths are relative to; that of the list by default.
         class_names: Names of the classes in label order.
 
     Raises:
@@ -64,10 +65,8 @@ class ListedImages(StoredImages):
             no name.
     """
 
-    def __init__(
-        self, file: str, root: str | None = None, class_names: Sequence[str] | None = None
-    ) -> None:
-        self._root = os.path.dirname(file) if root is None else root
+    def __init__(self, file: str, class_names: Sequence[str] | None = None) -> None:
+        self._root = os.path.dirname(file)
         self.classes = None if class_names is None else list(class_names)
         lines = [line for line in Path(file).read_text("utf-8").splitlines() if line.strip()]
         self.keys, self._labels = [], []

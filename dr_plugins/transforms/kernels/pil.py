@@ -13,30 +13,6 @@ from torch import Tensor
 from dr_plugins.transforms.kernels import affine, tensor
 from dr_plugins.transforms.kernels.checks import check_bits, check_box, check_interpolation
 
-__all__ = [
-    "adjust_brightness",
-    "adjust_contrast",
-    "adjust_saturation",
-    "adjust_sharpness",
-    "autocontrast",
-    "crop",
-    "equalize",
-    "erase",
-    "from_image",
-    "hflip",
-    "pad",
-    "posterize",
-    "resize",
-    "rotate",
-    "shear_x",
-    "shear_y",
-    "size",
-    "solarize",
-    "to_uint8_chw",
-    "translate_x",
-    "translate_y",
-]
-
 _BLACK = (0, 0, 0)
 _RESAMPLING = {
     "nearest": Image.Resampling.NEAREST,

@@ -17,7 +17,8 @@ from dr_models.checkpoints import (
     read_convention,
     read_metadata,
 )
-from dr_models.checkpoints.convention import FORMAT_VERSION, IMAGENET_MEAN, IMAGENET_STD
+from dr_models.checkpoints.convention import FORMAT_VERSION
+from dr_models.cvnets.inputs import IMAGENET_MEAN, IMAGENET_STD
 from dr_plugins.errors import CheckpointError
 
 PLAIN = InputConvention((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
