@@ -15,6 +15,14 @@ settings.register_profile("dr_plugins", parent=settings(), deadline=None)
 settings.load_profile("dr_plugins")
 
 
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    """The tensors of tests are small: threads would only wait for each other."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(scope="session")
 def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An image folder of three classes with four JPEG files each; tests must not change it."""

@@ -33,7 +33,6 @@ PYRAMIDS = {
 
 @pytest.fixture(autouse=True)
 def _repeatable() -> None:
-    torch.set_num_threads(1)
     torch.manual_seed(0)
 
 

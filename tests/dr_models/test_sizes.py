@@ -31,7 +31,6 @@ SIZES = [(64, 78), (79, 65), (33, 47), (66, 81)]
 
 @pytest.fixture(autouse=True)
 def _repeatable() -> None:
-    torch.set_num_threads(1)
     torch.manual_seed(0)
 
 

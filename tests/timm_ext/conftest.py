@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from PIL import Image
 
 from timm_ext import datasets, names
@@ -18,7 +17,6 @@ from timm_ext import datasets, names
 def _no_dataset_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(datasets, "_training", weakref.WeakSet())
     monkeypatch.delenv(names.SHARDS_VARIABLE, raising=False)
-    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -124,7 +124,6 @@ def test_each_host_has_it_or_refuses_by_name(name: str) -> None:
 
 def test_mobilenet_v2_in_torchvision_computes_what_timm_does() -> None:
     timm = pytest.importorskip("timm")
-    torch.set_num_threads(1)
     state = cvnets_state("mobilenetv2_1.0")
     converted, report = convert_state_dict(state, "mobilenetv2_1.0", "torchvision")
     theirs = torchvision.models.get_model(report.model, weights=None).eval()
@@ -141,7 +140,6 @@ def test_mobilenet_v2_in_torchvision_computes_what_timm_does() -> None:
 def test_resnets_are_the_same_in_timm_and_torchvision(source: str, to: str) -> None:
     timm = pytest.importorskip("timm")
     torch.manual_seed(0)
-    torch.set_num_threads(1)
     one = torchvision.models.resnet18(num_classes=9).eval()
     two = timm.create_model("resnet18", num_classes=9).eval()
     one, two = (one, two) if source == "torchvision" else (two, one)

@@ -15,11 +15,6 @@ pytest.importorskip("dr_models")
 pytestmark = golden.needs_golden
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 @pytest.mark.parametrize("name", ["mobilenetv1_0.25", "vit_tiny", "swin_tiny"])
 def test_the_rule_draws_the_same_weights_as_when_the_numbers_were_made(name: str) -> None:
     checks = golden.specification(name)["checks"]

@@ -16,8 +16,7 @@ from dr_plugins.errors import CheckpointError
 
 
 @pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
+def _repeatable() -> None:
     torch.manual_seed(0)
 
 

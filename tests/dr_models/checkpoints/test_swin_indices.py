@@ -68,7 +68,6 @@ def test_indices_are_rebuilt_unless_asked_otherwise(
 
 def test_stored_indices_give_the_published_function(damaged: dict[str, torch.Tensor]) -> None:
     timm = pytest.importorskip("timm")
-    torch.set_num_threads(1)
     rebuilt, report = convert_state_dict(damaged, "swin_tiny")
     published, _ = convert_state_dict(damaged, "swin_tiny", stored_indices=True)
     oracle, model = (timm.create_model(report.model).eval() for _ in range(2))

@@ -1,22 +1,11 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 
 from dr_plugins.generation import making
 from tests.dr_plugins.generation.whole_sets import generate
-
-
-@pytest.fixture(scope="module")
-def one_thread() -> Iterator[None]:
-    """Many tiny generations: threads would only wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(params=[0, 2], ids=["waiting", "ahead"])

@@ -32,9 +32,6 @@ from dr_plugins.tools.verify import verify
 from tests.dr_plugins.generation.whole_sets import files, generate
 from tests.tiny import TinyTeacher, make_set, policy
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
-
 # --- content --------------------------------------------------------------------------------------
 
 

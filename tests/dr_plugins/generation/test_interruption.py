@@ -28,8 +28,6 @@ from dr_plugins.shards.claims import locked
 from tests.dr_plugins.generation.whole_sets import Counting, files, generate
 from tests.tiny import TinyTeacher, hurt, make_photographs, make_set, policy
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def in_child(function: Callable[[], Any]) -> tuple[int, str]:
     """Run in a forked process; its exit code (negative: the signal) and the error it met."""

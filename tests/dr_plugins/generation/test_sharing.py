@@ -6,7 +6,7 @@ import json
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,17 +23,10 @@ from dr_plugins.shards.claims import joined, locked, waited_for_others
 from dr_plugins.shards.location import LocalPath
 from dr_plugins.shards.output import OutputDirectory
 from dr_plugins.shards.reader import ShardSet
+from tests.dr_plugins.generation.whole_sets import Counting, files
 from tests.tiny import TinyTeacher, policy
 
 SHARDS = 6  # of two images each
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def make(out: Path, images: Path, teacher: nn.Module | None = None, **options: Any) -> Any:
@@ -43,30 +36,12 @@ def make(out: Path, images: Path, teacher: nn.Module | None = None, **options: A
     return reinforce_part(open_source(str(images)), ensemble, out, settings, **options)
 
 
-def files(directory: Path) -> dict[str, bytes]:
-    return {p.name: p.read_bytes() for p in directory.iterdir() if p.name != ".lock"}
-
-
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory, photographs: Path) -> dict[str, bytes]:
     """The set that one process makes without interruption."""
     out = tmp_path_factory.mktemp("alone") / "set"
     make(out, photographs)
     return files(out)
-
-
-class Acting(TinyTeacher):
-    """Does something in its n-th call; the first two, 0 and 1, only count classes."""
-
-    def __init__(self, call: int, action: Callable[[], None]) -> None:
-        super().__init__()
-        self.calls, self.call, self.action = -1, call, action
-
-    def forward(self, views: torch.Tensor) -> torch.Tensor:
-        self.calls += 1
-        if self.calls == self.call:
-            self.action()
-        return super().forward(views)
 
 
 def started(function: Callable[[], Any]) -> Any:
@@ -106,7 +81,7 @@ def test_processes_share_the_shards(
 
 def test_a_shard_that_is_made_is_left_to_its_maker(tmp_path: Path, photographs: Path) -> None:
     wait, waiting, proceed = stop_here()
-    other = started(lambda: make(tmp_path, photographs, Acting(2, wait)))
+    other = started(lambda: make(tmp_path, photographs, Counting(2, wait)))
     waiting()  # it has claimed the first shard
     with joined(tmp_path) as claims:
         output = OutputDirectory.reopen(tmp_path)
@@ -125,7 +100,7 @@ def test_the_shard_of_a_killed_process_is_made_again(
     tmp_path: Path, photographs: Path, alone: dict[str, bytes], call: int
 ) -> None:
     wait, waiting, _ = stop_here()
-    other = started(lambda: make(tmp_path, photographs, Acting(call, wait)))
+    other = started(lambda: make(tmp_path, photographs, Counting(call, wait)))
     waiting()
     # This one makes the rest, and waits for the claimed shard: what it waits for is the kill.
     helper = started(lambda: make(tmp_path, photographs))
@@ -140,12 +115,12 @@ def test_who_waits_is_woken_by_the_end_of_the_maker(
     tmp_path: Path, photographs: Path, alone: dict[str, bytes]
 ) -> None:
     wait, waiting, _ = stop_here()
-    other = started(lambda: make(tmp_path, photographs, Acting(2, wait)))
+    other = started(lambda: make(tmp_path, photographs, Counting(2, wait)))
     waiting()
     last = stop_here()
 
     def rest() -> None:
-        make(tmp_path, photographs, Acting(11, last[0]))  # in its last batch
+        make(tmp_path, photographs, Counting(11, last[0]))  # in its last batch
 
     helper = started(rest)
     last[1]()
@@ -161,7 +136,7 @@ def test_a_failure_is_noted_and_its_shard_made_last(
     tmp_path: Path, photographs: Path, alone: dict[str, bytes]
 ) -> None:
     wait, waiting, proceed = stop_here()
-    other = started(lambda: make(tmp_path, photographs, Acting(2, wait)))
+    other = started(lambda: make(tmp_path, photographs, Counting(2, wait)))
     waiting()  # so that this one is not alone
 
     def fail() -> None:
@@ -170,7 +145,7 @@ def test_a_failure_is_noted_and_its_shard_made_last(
     from dr_plugins.generation.sharing import Process
 
     with pytest.raises(TeacherError):
-        make(tmp_path, photographs, Acting(2, fail), process=Process("rank 3", 3, 4))
+        make(tmp_path, photographs, Counting(2, fail), process=Process("rank 3", 3, 4))
     note = json.loads((tmp_path / "failed-00001.json").read_text())
     assert note == {"by": "rank 3", "error": "TeacherError: broken"}
     with joined(tmp_path) as claims:
@@ -200,7 +175,7 @@ def test_what_is_no_part(text: str) -> None:
 
 def test_other_settings_are_refused_while_others_work(tmp_path: Path, photographs: Path) -> None:
     wait, waiting, proceed = stop_here()
-    other = started(lambda: make(tmp_path, photographs, Acting(2, wait)))
+    other = started(lambda: make(tmp_path, photographs, Counting(2, wait)))
     waiting()  # no shard is stored yet
     settings = GenerationSettings(policy(), samples=4, topk=2, batch_size=4, shard_images=2)
     with pytest.raises(SettingsMismatchError, match="samples: 3 there, 4 now"):

@@ -2,13 +2,12 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from torchvision.datasets import ImageFolder
 
 from dr_plugins.errors import FormatError, LockedError, OutputError, SettingsMismatchError
@@ -17,15 +16,6 @@ from dr_plugins.generation.teachers import Ensemble
 from dr_plugins.images.sources import ImageSource
 from dr_plugins.shards.claims import locked
 from tests.tiny import TinyTeacher, make_photographs, make_set, policy
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Many tiny generations: threads would only wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def hold(directory: Path, ready: Any) -> None:

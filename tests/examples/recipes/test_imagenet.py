@@ -83,7 +83,6 @@ def test_the_ensemble_answers_with_the_mean_of_its_members() -> None:
 def test_smoke(recipe: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from examples.recipes.imagenet.__main__ import main
 
-    torch.set_num_threads(2)
     monkeypatch.delenv("TIMM_TRAIN_SCRIPT", raising=False)
     result = CliRunner().invoke(main, [recipe, "--smoke"], catch_exceptions=False)
     assert result.exit_code == 0, result.output

@@ -22,7 +22,6 @@ DATASETS = ("cifar100", "flowers102", "food101")
 
 @pytest.fixture(autouse=True)
 def _own_loop(monkeypatch: pytest.MonkeyPatch) -> None:
-    torch.set_num_threads(2)
     monkeypatch.delenv("TIMM_TRAIN_SCRIPT", raising=False)
 
 
