@@ -139,8 +139,8 @@ def _pretrained(name: str) -> nn.Module:
     # Without network, timm, its hub client and torch.hub raise many types.
     except Exception as error:
         raise CheckpointError(
-            f"the pretrained weights of {name} cannot be loaded: {error}. Check the network, or "
-            f"give a file: {name}@FILE"
+            f"the pretrained weights of {name} cannot be loaded: {str(error).rstrip('.')}. Check "
+            f"the network, or give a file: {name}@FILE"
         ) from error
     return network
 

@@ -134,9 +134,12 @@ def _open_images(parsed: DatasetName, options: dict[str, Any]) -> Any:
         return _open(parsed, options)
     # torchvision raises RuntimeError for missing files; timm's readers assert or use None as path.
     except (RuntimeError, OSError, AssertionError, TypeError) as error:
+        root = options.get("root")
+        no_folder = isinstance(error, (AssertionError, TypeError)) and not os.path.isdir(root or "")
+        reason = "no such directory" if no_folder else str(error) or type(error).__name__
         raise ImagesNotFoundError(
             f"the images of {parsed.name}, split {options.get('split', 'validation')}, cannot be "
-            f"opened in --data-dir {options.get('root')}: {error or type(error).__name__}. "
+            f"opened in --data-dir {root}: {reason}. "
             + ("Name others with &validation=IMAGES. " if parsed.images else "")
             + (
                 "Let torchvision download them with --dataset-download, or give the folder they "

@@ -143,6 +143,8 @@ class GenerationJob:
             sys.path.append(self.path)
         for name in self.imports:
             importlib.import_module(name)
+        # First, since a teacher may have to be downloaded.
+        source = open_source(self.images, self.class_map, keys=self.keys)
         teacher = Ensemble(
             [load_teacher(spec) for spec in self.teachers],
             self.temperature,
@@ -150,7 +152,7 @@ class GenerationJob:
             self.compiled,
             teacher_devices,
         )
-        return open_source(self.images, self.class_map, keys=self.keys), teacher
+        return source, teacher
 
     def _left_out(
         self, source: ImageSource, process: Process, progress: bool

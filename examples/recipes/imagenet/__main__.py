@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -34,10 +35,21 @@ def main(recipe: str, smoke: bool, train_script: Path | None, options: tuple[str
     chosen |= {"output": "output/recipes", "experiment": recipe, "device": _device()}
     chosen |= options_of(options)
     if not smoke:
+        _check_folder(chosen)
         launch(chosen, train_script, options)
         return
     with tempfile.TemporaryDirectory() as folder:
         launch({**chosen, **smoke_options(chosen, Path(folder))}, train_script)
+
+
+def _check_folder(options: dict[str, Any]) -> None:
+    """Check the directory of plain images; that of others is checked when they are opened."""
+    folder = options.get("data_dir")
+    if not options["dataset"] and not os.path.isdir(folder or ""):
+        raise click.UsageError(
+            f"--data-dir {folder}: no such directory; expected one that holds ImageNet's train "
+            f"and val, with a folder for each class"
+        )
 
 
 def smoke_options(recipe: dict[str, Any], folder: Path) -> dict[str, Any]:

@@ -24,7 +24,13 @@ _FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 @click.argument("stages", nargs=-1, type=click.Choice(_STAGES))
 @click.option("--data-dir", type=_PATH, default="data", show_default=True, help="Of the images.")
 @click.option("--out", type=_PATH, help="Results.  [default: output/recipes/DATASET]")
-@click.option("--download", is_flag=True, help="Let torchvision download the images.")
+@click.option(
+    "--download",
+    "--dataset-download",  # as train.py calls it, and messages do
+    "download",
+    is_flag=True,
+    help="Let torchvision download the images.",
+)
 @click.option("--weights", type=_FILE, help="Network trained on ImageNet+, to be fine-tuned.")
 @click.option(
     "--job", "jobs", multiple=True, type=click.IntRange(0), help="Run only this job of reinforce."

@@ -111,6 +111,16 @@ def test_options_that_the_loop_does_not_know_are_errors() -> None:
         train({"learning_rate": 0.1})
 
 
+@pytest.mark.parametrize("recipe", ["resnet50", "resnet50d_erm"])
+@pytest.mark.parametrize("given", [[], ["--data-dir", "nosuch"]])
+def test_images_that_are_not_there(recipe: str, given: list[str], tmp_path: Path) -> None:
+    from examples.recipes.imagenet.__main__ import main
+
+    result = CliRunner().invoke(main, [recipe, *given, f"--output={tmp_path}", "--workers=0"])
+    assert isinstance(result.exception, SystemExit)  # without a traceback
+    assert f"--data-dir {given[1] if given else None}: no such directory" in result.output
+
+
 def test_options_are_read_as_train_py_reads_them() -> None:
     from examples.recipes.launching import options_of
 
