@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
 from timm.layers import make_divisible
-from timm.models import generate_default_cfgs
+from timm.models import generate_default_cfgs, register_model
 
 from dr_models.cvnets.inputs import cvnets_convention
 from dr_models.cvnets.keys import is_counter
@@ -40,6 +41,20 @@ def default_configs(family: Family, **fields: Any) -> Mapping[str, Any]:
         }
     cfgs: Mapping[str, Any] = generate_default_cfgs(configs)
     return cfgs
+
+
+def register_models(create: Callable[..., Any], arguments: Mapping[str, tuple[Any, ...]]) -> None:
+    """Register networks with timm.
+
+    Args:
+        create: Makes a network of its name, its arguments, ``pretrained``, and timm's options; its
+            module has timm's ``default_cfgs``.
+        arguments: By the name of the network.
+    """
+    for name, values in arguments.items():
+        entrypoint: Any = partial(create, name, *values)
+        entrypoint.__name__, entrypoint.__module__ = name, create.__module__
+        register_model(entrypoint)
 
 
 def from_cvnets(family: Family, state: dict[str, Any], model: Any) -> dict[str, torch.Tensor]:

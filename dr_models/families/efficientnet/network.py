@@ -5,13 +5,17 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from timm.models import register_model
 from timm.models._efficientnet_blocks import SqueezeExcite
 from timm.models.efficientnet import _gen_efficientnet
 from torch import nn
 
 from dr_models.families.efficientnet.family import FAMILY
-from dr_models.families.timm_parts import default_configs, from_cvnets, squeeze_width
+from dr_models.families.timm_parts import (
+    default_configs,
+    from_cvnets,
+    register_models,
+    squeeze_width,
+)
 
 default_cfgs = default_configs(FAMILY, first_conv="conv_stem", classifier="classifier")
 
@@ -29,19 +33,11 @@ def _create(variant: str, width: float, depth: float, pretrained: bool, **kwargs
     return model
 
 
-@register_model
-def cvnets_efficientnet_b2(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """EfficientNet-B2."""
-    return _create("cvnets_efficientnet_b2", 1.1, 1.2, pretrained, **kwargs)
-
-
-@register_model
-def cvnets_efficientnet_b3(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """EfficientNet-B3."""
-    return _create("cvnets_efficientnet_b3", 1.2, 1.4, pretrained, **kwargs)
-
-
-@register_model
-def cvnets_efficientnet_b4(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """EfficientNet-B4."""
-    return _create("cvnets_efficientnet_b4", 1.4, 1.8, pretrained, **kwargs)
+register_models(
+    _create,
+    {
+        "cvnets_efficientnet_b2": (1.1, 1.2),
+        "cvnets_efficientnet_b3": (1.2, 1.4),
+        "cvnets_efficientnet_b4": (1.4, 1.8),
+    },
+)

@@ -6,14 +6,13 @@ from functools import partial
 from typing import Any
 
 from timm.layers import BatchNormAct2d
-from timm.models import register_model
 from timm.models._efficientnet_blocks import DepthwiseSeparableConv
 from timm.models._efficientnet_builder import decode_arch_def, round_channels
 from timm.models.efficientnet import _create_effnet
 from torch import nn
 
 from dr_models.families.mobilenetv1.family import FAMILY
-from dr_models.families.timm_parts import default_configs, from_cvnets
+from dr_models.families.timm_parts import default_configs, from_cvnets, register_models
 
 default_cfgs = default_configs(
     FAMILY, pool_size=(7, 7), first_conv="conv_stem", classifier="classifier"
@@ -48,19 +47,11 @@ def _create(variant: str, width: float, pretrained: bool, **kwargs: Any) -> nn.M
     return model
 
 
-@register_model
-def cvnets_mobilenetv1_025(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """MobileNetV1, width 0.25."""
-    return _create("cvnets_mobilenetv1_025", 0.25, pretrained, **kwargs)
-
-
-@register_model
-def cvnets_mobilenetv1_050(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """MobileNetV1, width 0.5."""
-    return _create("cvnets_mobilenetv1_050", 0.5, pretrained, **kwargs)
-
-
-@register_model
-def cvnets_mobilenetv1_100(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """MobileNetV1, width 1.0."""
-    return _create("cvnets_mobilenetv1_100", 1.0, pretrained, **kwargs)
+register_models(
+    _create,
+    {
+        "cvnets_mobilenetv1_025": (0.25,),
+        "cvnets_mobilenetv1_050": (0.5,),
+        "cvnets_mobilenetv1_100": (1.0,),
+    },
+)

@@ -5,12 +5,11 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from timm.models import register_model
 from timm.models.efficientnet import _gen_mobilenet_v2
 from torch import nn
 
 from dr_models.families.mobilenetv2.family import FAMILY
-from dr_models.families.timm_parts import default_configs, from_cvnets
+from dr_models.families.timm_parts import default_configs, from_cvnets, register_models
 
 default_cfgs = default_configs(
     FAMILY, pool_size=(7, 7), first_conv="conv_stem", classifier="classifier"
@@ -29,19 +28,11 @@ def _create(variant: str, width: float, pretrained: bool, **kwargs: Any) -> nn.M
     return model
 
 
-@register_model
-def cvnets_mobilenetv2_025(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """MobileNetV2, width 0.25."""
-    return _create("cvnets_mobilenetv2_025", 0.25, pretrained, **kwargs)
-
-
-@register_model
-def cvnets_mobilenetv2_050(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """MobileNetV2, width 0.5."""
-    return _create("cvnets_mobilenetv2_050", 0.5, pretrained, **kwargs)
-
-
-@register_model
-def cvnets_mobilenetv2_100(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """MobileNetV2, width 1.0; timm's `mobilenetv2_100` is the same network."""
-    return _create("cvnets_mobilenetv2_100", 1.0, pretrained, **kwargs)
+register_models(
+    _create,
+    {
+        "cvnets_mobilenetv2_025": (0.25,),
+        "cvnets_mobilenetv2_050": (0.5,),
+        "cvnets_mobilenetv2_100": (1.0,),  # timm's `mobilenetv2_100` is the same network
+    },
+)

@@ -5,14 +5,18 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from timm.models import register_model
 from timm.models._efficientnet_blocks import SqueezeExcite
 from timm.models._efficientnet_builder import decode_arch_def, round_channels
 from timm.models.mobilenetv3 import _create_mnv3
 from torch import nn
 
 from dr_models.families.mobilenetv3.family import FAMILY
-from dr_models.families.timm_parts import default_configs, from_cvnets, squeeze_width
+from dr_models.families.timm_parts import (
+    default_configs,
+    from_cvnets,
+    register_models,
+    squeeze_width,
+)
 
 default_cfgs = default_configs(
     FAMILY, pool_size=(7, 7), first_conv="conv_stem", classifier="classifier"
@@ -61,13 +65,10 @@ def _create(
     return model
 
 
-@register_model
-def cvnets_mobilenetv3_small_100(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """MobileNetV3 small."""
-    return _create("cvnets_mobilenetv3_small_100", _SMALL, 1024, pretrained, **kwargs)
-
-
-@register_model
-def cvnets_mobilenetv3_large_100(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """MobileNetV3 large."""
-    return _create("cvnets_mobilenetv3_large_100", _LARGE, 1280, pretrained, **kwargs)
+register_models(
+    _create,
+    {
+        "cvnets_mobilenetv3_small_100": (_SMALL, 1024),
+        "cvnets_mobilenetv3_large_100": (_LARGE, 1280),
+    },
+)

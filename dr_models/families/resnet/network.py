@@ -5,12 +5,12 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from timm.models import build_model_with_cfg, register_model
+from timm.models import build_model_with_cfg
 from timm.models.resnet import BasicBlock, Bottleneck, ResNet
 from torch import nn
 
 from dr_models.families.resnet.family import FAMILY
-from dr_models.families.timm_parts import default_configs, from_cvnets
+from dr_models.families.timm_parts import default_configs, from_cvnets, register_models
 
 default_cfgs = default_configs(FAMILY, pool_size=(7, 7), first_conv="conv1", classifier="fc")
 
@@ -47,31 +47,13 @@ def _create(
     return model
 
 
-@register_model
-def cvnets_resnet18(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """ResNet-18."""
-    return _create("cvnets_resnet18", BasicBlock, (2, 2, 2, 2), pretrained, **kwargs)
-
-
-@register_model
-def cvnets_resnet34(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """ResNet-34."""
-    return _create("cvnets_resnet34", BasicBlock, (3, 4, 6, 3), pretrained, **kwargs)
-
-
-@register_model
-def cvnets_resnet50(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """ResNet-50."""
-    return _create("cvnets_resnet50", Bottleneck, (3, 4, 6, 3), pretrained, **kwargs)
-
-
-@register_model
-def cvnets_resnet101(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """ResNet-101."""
-    return _create("cvnets_resnet101", Bottleneck, (3, 4, 23, 3), pretrained, **kwargs)
-
-
-@register_model
-def cvnets_resnet152(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """ResNet-152."""
-    return _create("cvnets_resnet152", Bottleneck, (3, 8, 36, 3), pretrained, **kwargs)
+register_models(
+    _create,
+    {
+        "cvnets_resnet18": (BasicBlock, (2, 2, 2, 2)),
+        "cvnets_resnet34": (BasicBlock, (3, 4, 6, 3)),
+        "cvnets_resnet50": (Bottleneck, (3, 4, 6, 3)),
+        "cvnets_resnet101": (Bottleneck, (3, 4, 23, 3)),
+        "cvnets_resnet152": (Bottleneck, (3, 8, 36, 3)),
+    },
+)

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from timm.layers import PatchEmbed
-from timm.models import build_model_with_cfg, register_model
+from timm.models import build_model_with_cfg
 from timm.models.swin_transformer import (
     SwinTransformer,
     SwinTransformerBlock,
@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from dr_models.families.swin.family import FAMILY
-from dr_models.families.timm_parts import default_configs, from_cvnets
+from dr_models.families.timm_parts import default_configs, from_cvnets, register_models
 
 default_cfgs = default_configs(
     FAMILY,
@@ -106,25 +106,12 @@ def _create(
     return model
 
 
-@register_model
-def cvnets_swin_tiny_patch4_window7_224(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """Swin, tiny."""
-    return _create("cvnets_swin_tiny_patch4_window7_224", 96, 6, 3, pretrained, **kwargs)
-
-
-@register_model
-def cvnets_swin_small_patch4_window7_224(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """Swin, small."""
-    return _create("cvnets_swin_small_patch4_window7_224", 96, 18, 3, pretrained, **kwargs)
-
-
-@register_model
-def cvnets_swin_base_patch4_window7_224(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """Swin, base."""
-    return _create("cvnets_swin_base_patch4_window7_224", 128, 18, 4, pretrained, **kwargs)
-
-
-@register_model
-def cvnets_swin_base_patch4_window7_384(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """Swin, base, for 384×384 images, with 7×7 windows."""
-    return _create("cvnets_swin_base_patch4_window7_384", 128, 18, 4, pretrained, **kwargs)
+register_models(
+    _create,
+    {
+        "cvnets_swin_tiny_patch4_window7_224": (96, 6, 3),
+        "cvnets_swin_small_patch4_window7_224": (96, 18, 3),
+        "cvnets_swin_base_patch4_window7_224": (128, 18, 4),
+        "cvnets_swin_base_patch4_window7_384": (128, 18, 4),  # with 7×7 windows
+    },
+)

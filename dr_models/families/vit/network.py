@@ -6,12 +6,12 @@ from typing import Any
 
 import torch
 from timm.layers import HybridEmbed
-from timm.models import build_model_with_cfg, register_model
+from timm.models import build_model_with_cfg
 from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
 from timm.models.vision_transformer_hybrid import ConvStem
 from torch import nn
 
-from dr_models.families.timm_parts import default_configs, from_cvnets
+from dr_models.families.timm_parts import default_configs, from_cvnets, register_models
 from dr_models.families.vit.family import FAMILY
 
 default_cfgs = default_configs(
@@ -82,25 +82,12 @@ def _create(variant: str, width: int, heads: int, pretrained: bool, **kwargs: An
     return model
 
 
-@register_model
-def cvnets_vit_tiny_patch16_224(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """ViT, tiny."""
-    return _create("cvnets_vit_tiny_patch16_224", 192, 3, pretrained, **kwargs)
-
-
-@register_model
-def cvnets_vit_small_patch16_224(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """ViT, small."""
-    return _create("cvnets_vit_small_patch16_224", 384, 6, pretrained, **kwargs)
-
-
-@register_model
-def cvnets_vit_base_patch16_224(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """ViT, base."""
-    return _create("cvnets_vit_base_patch16_224", 768, 12, pretrained, **kwargs)
-
-
-@register_model
-def cvnets_vit_base_patch16_384(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """ViT, base, for 384×384 images."""
-    return _create("cvnets_vit_base_patch16_384", 768, 12, pretrained, **kwargs)
+register_models(
+    _create,
+    {
+        "cvnets_vit_tiny_patch16_224": (192, 3),
+        "cvnets_vit_small_patch16_224": (384, 6),
+        "cvnets_vit_base_patch16_224": (768, 12),
+        "cvnets_vit_base_patch16_384": (768, 12),
+    },
+)
