@@ -8,7 +8,7 @@ from dr_models.catalog import CVNETS_MODELS, FAMILIES, torchvision_part
 from dr_models.checkpoints import hosts
 from dr_models.cvnets.keys import Entry, State
 from dr_models.cvnets.model import TAG, CVNetsModel
-from dr_models.cvnets.renaming import check_architecture, rename
+from dr_models.cvnets.renaming import check_architecture, classifier_keys, rename
 from dr_models.cvnets.report import ConversionReport
 from dr_plugins.errors import CheckpointError
 
@@ -29,9 +29,8 @@ def from_cvnets(
         state = settle(state, stored_indices, report)
     elif stored_indices:
         raise CheckpointError(f"{model.name} stores no position indices; only Swin models do")
-    classifier = [entry.source for entry in entries if entry.source.startswith(model.classifier)]
-    converted = rename(entries, state, report, classifier)
-    report.num_classes = hosts.count_classes(state, classifier)
+    converted = rename(entries, state, report)
+    report.num_classes = hosts.count_classes(state, classifier_keys(entries))
     expected = _expected(report)
     if expected is not None:
         hosts.check_shapes(converted, expected, report.model)

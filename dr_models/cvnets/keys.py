@@ -44,11 +44,6 @@ def module(
         yield Entry(f"{source}.{leaf}", f"{target}.{leaf}", change if leaf == "weight" else None)
 
 
-def tensor(source: str, target: str | None, change: Change | None = None) -> Iterator[Entry]:
-    """Yield the entry of a tensor that belongs to no layer."""
-    yield Entry(source, target, change)
-
-
 def is_counter(key: str) -> bool:
     """Return whether a tensor counts batches; old checkpoints do not have these."""
     return key.endswith(".num_batches_tracked")

@@ -43,11 +43,6 @@ class CVNetsModel:
     stock: tuple[str, dict[str, bool]] | None = None
     stock_entries: Callable[[], Iterator[Entry]] | None = field(default=None, repr=False)
 
-    @property
-    def classifier(self) -> str:
-        """Prefix of the classifier's keys in the checkpoint."""
-        return "classifier."
-
 
 @dataclass(frozen=True)
 class Torchvision:

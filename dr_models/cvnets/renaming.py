@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 
@@ -65,13 +65,17 @@ def check_architecture(state: State, model: CVNetsModel, known: Iterable[CVNetsM
         )
 
 
-def rename(
-    entries: Iterable[Entry], state: State, report: ConversionReport, classifier: list[str]
-) -> State:
+def classifier_keys(entries: Iterable[Entry]) -> list[str]:
+    """Return the classifier's keys in a checkpoint."""
+    return [entry.source for entry in entries if entry.source.startswith("classifier.")]
+
+
+def rename(entries: Sequence[Entry], state: State, report: ConversionReport) -> State:
     """Rename and change tensors, and report matched, missing and unexpected keys."""
     converted: State = {}
     rest = dict.fromkeys(state)
     # A backbone without classifier is complete; one with half a classifier is not.
+    classifier = classifier_keys(entries)
     headless = not any(key in state for key in classifier)
     for entry in entries:
         if entry.source not in state:
@@ -107,10 +111,8 @@ def to_timm(state: State, model: CVNetsModel, family: Family) -> State:
     """
     check_architecture(state, model, family.models)
     report = ConversionReport(model.name, "cvnets", "timm", model.timm)
-    entries = list(model.entries())
-    classifier = [entry.source for entry in entries if entry.source.startswith(model.classifier)]
     if family.settle is not None:
         state = family.settle(state, False, report)
-    converted = rename(entries, state, report, classifier)
+    converted = rename(list(model.entries()), state, report)
     report.check_complete()
     return converted

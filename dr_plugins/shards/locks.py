@@ -51,11 +51,11 @@ class FileLocks:
             OutputError: The file system has no locks.
         """
         command = fcntl.F_OFD_SETLKW if wait else fcntl.F_OFD_SETLK
-        return self._control(command, fcntl.F_RDLCK if shared else fcntl.F_WRLCK, number, 1)
+        return self._control(command, fcntl.F_RDLCK if shared else fcntl.F_WRLCK, number)
 
     def release(self, number: int) -> None:
         """Unlock a number."""
-        self._control(fcntl.F_OFD_SETLK, fcntl.F_UNLCK, number, 1)
+        self._control(fcntl.F_OFD_SETLK, fcntl.F_UNLCK, number)
 
     def is_held(self, number: int) -> bool:
         """Return whether somebody else holds a number."""
@@ -69,8 +69,8 @@ class FileLocks:
             _opened.discard(self)
             os.close(self._descriptor)
 
-    def _control(self, command: int, kind: int, start: int, length: int) -> bool:
-        request = struct.pack(_FLOCK, kind, os.SEEK_SET, start, length, 0)
+    def _control(self, command: int, kind: int, number: int) -> bool:
+        request = struct.pack(_FLOCK, kind, os.SEEK_SET, number, 1, 0)
         try:
             fcntl.fcntl(self._descriptor, command, request)
         except OSError as error:

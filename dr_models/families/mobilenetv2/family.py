@@ -21,21 +21,19 @@ _LAYERS, _STAGES = (1, 2, 3, 7, 4), (1, 2, 3, 4, 3, 3, 1)
 def _entries() -> Iterator[Entry]:
     """Yield the entries of MobileNetV2, any width."""
     yield from conv_norm("conv_1", "conv_stem", "bn1")
-    sources = numbered(_LAYERS, "layer_{}.mv2_block_{}.block", first=1)
-    for (source, _), (target, stage) in zip(sources, stages(_STAGES), strict=True):
+    for (source, _), (target, stage) in zip(_blocks(), stages(_STAGES), strict=True):
         yield from inverted_residual(source, target, expand=stage > 0, se=False)
     yield from conv_norm("conv_1x1_exp", "conv_head", "bn2")
     yield from module("classifier.classifier_fc", "classifier", AFFINE)
 
 
+def _blocks() -> list[tuple[str, int]]:
+    return numbered(_LAYERS, "layer_{}.mv2_block_{}.block", first=1)
+
+
 def _torchvision_entries(model: CVNetsModel) -> Iterator[Entry]:
     yield from conv_norm("conv_1", "features.0.0", "features.0.1")
-    blocks = [
-        f"layer_{layer}.mv2_block_{block}.block"
-        for layer, count in enumerate((1, 2, 3, 7, 4), 1)
-        for block in range(count)
-    ]
-    for place, source in enumerate(blocks, 1):
+    for place, (source, _) in enumerate(_blocks(), 1):
         target, at = f"features.{place}.conv", 0
         if place > 1:  # the first block does not expand
             yield from conv_norm(f"{source}.exp_1x1", f"{target}.0.0", f"{target}.0.1")

@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 from torchvision import models
 
-from dr_models.cvnets.keys import AFFINE, WEIGHT, Entry, Rules, module, renamed, tensor
+from dr_models.cvnets.keys import AFFINE, WEIGHT, Entry, Rules, module, renamed
 from dr_models.cvnets.model import CLASSIFIER, CVNetsModel, Family, Torchvision
 from dr_models.families.swin.position_index import INDEX, TABLE, settle_indices, window_index
 
@@ -61,8 +61,8 @@ def _entries(*depths: int) -> Iterator[Entry]:
 def _block(source: str, target: str) -> Iterator[Entry]:
     for theirs, ours in _BLOCK.items():
         yield from module(f"{source}.{theirs}", f"{target}.{ours}", AFFINE)
-    yield from tensor(f"{source}.attn.1{TABLE}", f"{target}.attn{TABLE}")
-    yield from tensor(f"{source}.attn.1{INDEX}", None)
+    yield Entry(f"{source}.attn.1{TABLE}", f"{target}.attn{TABLE}")
+    yield Entry(f"{source}.attn.1{INDEX}", None)
 
 
 def _torchvision_entries(model: CVNetsModel) -> Iterator[Entry]:

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torchvision import models
 from torchvision.models.vision_transformer import ConvStemConfig
 
-from dr_models.cvnets.keys import AFFINE, Change, Entry, Rules, module, renamed, tensor
+from dr_models.cvnets.keys import AFFINE, Change, Entry, Rules, module, renamed
 from dr_models.cvnets.layers import conv_norm, transformer_block
 from dr_models.cvnets.model import CVNetsModel, Family, Torchvision
 
@@ -43,8 +43,8 @@ def _entries(positions: int) -> Iterator[Entry]:
             position embeddings, CVNets interpolates them along the flattened sequence in each
             forward pass; the converted file holds the result.
     """
-    yield from tensor("cls_token", "cls_token")
-    yield from tensor("pos_embed.pos_embed.pos_embed", "pos_embed", partial(_resize, positions))
+    yield Entry("cls_token", "cls_token")
+    yield Entry("pos_embed.pos_embed.pos_embed", "pos_embed", partial(_resize, positions))
     for conv in range(2):
         target = f"patch_embed.backbone.{conv}"
         yield from conv_norm(f"patch_emb.{conv}", f"{target}.conv", f"{target}.bn")
