@@ -215,7 +215,8 @@ def _check_answer(
         raise EvaluationError(
             f"{model.name} answers with shape {list(answer.shape)}, but {images.name} "
             f"({images.root}) has labels of {images.num_classes} classes; expected logits "
-            f"[B, {images.num_classes}]. Evaluate a model that was trained on these classes"
+            f"[B, {images.num_classes}]. Evaluate a model that was trained on these classes; if "
+            f"a folder has only some of its classes, pass a class map (--class-map) of all"
         )
     broken = (~answer.isfinite()).any(dim=1).nonzero()
     if len(broken):

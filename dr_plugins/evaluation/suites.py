@@ -124,24 +124,31 @@ def _find(
         return {_FOLDER: _folder(roots[0], class_map)}, {}
     found: dict[str, ImageSet] = {}
     missing: dict[str, str] = {}
-    for name, (places, expected, read) in _PUBLISHED.items():
+    for name, published in _PUBLISHED.items():
         if name.partition("/")[0] != suite:
             continue
         try:
-            sets = read(name, _place(places, roots), classes)
+            sets = _read(name, published, roots, classes)
         except NotFoundError as error:
             missing[name] = str(error)
         else:
+            expected = published.expected
             found |= {images.name: replace(images, expected=expected) for images in sets}
     return found, missing
 
 
-def _place(names: Sequence[str], roots: Sequence[Path]) -> Path:
-    places = [root / name for root in roots for name in names]
-    for place in places:
-        if place.is_dir():
-            return place
-    raise NotFoundError(f"no directory {', '.join(map(str, places))}")
+def _read(
+    name: str, published: _Published, roots: Sequence[Path], classes: ImageNetClasses
+) -> list[ImageSet]:
+    """Read a set from the first of its places that has images."""
+    places = [root / place for root in roots for place in published.places]
+    reasons = []
+    for place in filter(Path.is_dir, places):
+        try:
+            return published.read(name, place, classes)
+        except NotFoundError as error:
+            reasons.append(str(error))
+    raise NotFoundError("; ".join(reasons) or f"no directory {', '.join(map(str, places))}")
 
 
 def _folder(root: Path, class_map: Path | None) -> ImageSet:

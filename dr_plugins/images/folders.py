@@ -64,8 +64,8 @@ class ClassFolders(datasets.ImageFolder):
         unknown = [name for name in self._files if name not in index]
         if unknown:
             raise ValueError(
-                f"folders {', '.join(map(quoted, unknown[:3]))} are not in the class map"
-                + _other_spelling(unknown, index)
+                f"folders {', '.join(map(quoted, unknown[:3]))} are not in the class map, "
+                f"which must list one folder name a line" + _other_spelling(unknown, index)
             )
         return list(self._files), {name: index[name] for name in self._files}
 

@@ -208,8 +208,10 @@ def test_an_order_of_classes_that_libraries_do_not_share(tmp_path: Path, names: 
 
 def test_a_set_may_be_in_any_of_several_directories(tmp_path: Path) -> None:
     draw_classes(tmp_path / "b" / "imagenet-sketch", {WNIDS[0]: 0})
-    sets, _ = find_sets(["sketch"], [tmp_path / "a", tmp_path / "b"], CLASSES)
-    assert len(sets[0]) == 5
+    for _ in range(2):
+        sets, _ = find_sets(["sketch"], [tmp_path / "a", tmp_path / "b"], CLASSES)
+        assert len(sets[0]) == 5
+        (tmp_path / "a" / "imagenet-sketch").mkdir(parents=True, exist_ok=True)  # and is empty
 
 
 def test_missing_sets_are_listed(tmp_path: Path) -> None:
