@@ -1,15 +1,12 @@
 """Where shard sets are pushed to: object stores, and the Hub."""
 
-# Destination says what its methods do, for both.
-# ruff: noqa: D102
-
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from dr_plugins.errors import OutputError, ReinforcementError
 from dr_plugins.shards.manifest import FileEntry
@@ -20,16 +17,6 @@ _STREAMS = 4  # files that are copied at the same time
 _COMPARED = 1 << 16  # bytes at both ends of a file; a shard's first ones name its set
 
 
-class Destination(Protocol):
-    """A place that files are copied to."""
-
-    def missing(self, entries: Sequence[FileEntry], source: Path) -> list[FileEntry]:
-        """Return the files that are not there yet."""
-
-    def put(self, files: Sequence[Path]) -> None:
-        """Copy files; each appears whole or not at all."""
-
-
 class Store:
     """An object store, or whatever else fsspec can write to."""
 
@@ -38,6 +25,7 @@ class Store:
         self._files, self._path = filesystem(place.address)
 
     def missing(self, entries: Sequence[FileEntry], source: Path) -> list[FileEntry]:
+        """Return the files that are not there yet."""
         found: list[dict[str, Any]] = []
         with _writing(self._place), contextlib.suppress(FileNotFoundError):
             found = self._files.ls(self._path, detail=True)
@@ -63,6 +51,7 @@ class Store:
         return set(names) - other
 
     def put(self, files: Sequence[Path]) -> None:
+        """Copy files; each appears whole or not at all."""
         with _writing(self._place), ThreadPoolExecutor(_STREAMS) as pool:
             list(pool.map(self._put, files))
 
@@ -92,6 +81,7 @@ class Hub:
             self._api.create_repo(self._repo, repo_type="dataset", exist_ok=True)
 
     def missing(self, entries: Sequence[FileEntry], source: Path) -> list[FileEntry]:
+        """Return the files that are not there yet."""
         from huggingface_hub.hf_api import RepoFile
 
         with _writing(self._place):
@@ -102,6 +92,7 @@ class Hub:
         ]
 
     def put(self, files: Sequence[Path]) -> None:
+        """Add files in one commit."""
         from huggingface_hub import CommitOperationAdd
 
         operations = [CommitOperationAdd(self._folder + file.name, str(file)) for file in files]

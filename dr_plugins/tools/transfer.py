@@ -26,7 +26,7 @@ from dr_plugins.tools.card import (
     write_preview,
     write_sheet,
 )
-from dr_plugins.tools.destinations import HUB, Destination, Hub, Store
+from dr_plugins.tools.destinations import HUB, Hub, Store
 from dr_plugins.utils.files import MANIFEST_NAME
 
 _STREAMS = 4  # files that are copied at the same time
@@ -103,7 +103,7 @@ def push(
     source, place = Path(directory), _remote(address)
     manifest = Manifest.load(located(source))
     _refuse_missing(source, manifest)
-    destination: Destination = Hub(address) if address.startswith(HUB) else Store(place)
+    destination: Hub | Store = Hub(address) if address.startswith(HUB) else Store(place)
     _refuse_another(place, manifest)
     entries = destination.missing([manifest.index, *manifest.shards], source)
 
