@@ -45,7 +45,7 @@ def test_the_result_does_not_depend_on_workers(
 
 @pytest.mark.usefixtures("unfinished")
 @pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("name", ["rrc", "mixing", "randaug", "randaug_mixing", "cifar"])
+@pytest.mark.parametrize("name", ["randaug_mixing", "cifar"])
 @pytest.mark.parametrize("backend", ["pil", "tensor"])
 def test_the_result_does_not_depend_on_who_makes_the_views(
     tmp_path: Path, photographs: Path, name: str, backend: str, workers: int
@@ -129,7 +129,7 @@ def test_on_a_gpu_the_set_is_that_of_views_from_the_cpu(
 def test_on_a_gpu_answers_that_are_not_finite_stop_before_their_shard(
     tmp_path: Path, photographs: Path
 ) -> None:
-    answers = iter([0.0] * 3)
+    answers = iter([0.0] * 4)
     teacher = Fixed(lambda v: torch.full((len(v), 3), next(answers, torch.nan), device=v.device))
     with pytest.raises(TeacherError, match="not finite"):
         generate(tmp_path / "set", photographs, teacher=teacher, device="cuda")
@@ -264,7 +264,7 @@ def test_a_teacher_that_answers_something_else(
 def test_a_teacher_that_fails_later_keeps_finished_shards(
     tmp_path: Path, photographs: Path
 ) -> None:
-    answers = iter([0.0] * 3)
+    answers = iter([0.0] * 4)
     teacher = Fixed(lambda v: torch.full((len(v), 3), next(answers, torch.nan)))
     with pytest.raises(TeacherError, match="not finite"):
         make_set(tmp_path / "set", photographs, teacher=teacher)
