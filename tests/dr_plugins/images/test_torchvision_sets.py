@@ -19,16 +19,11 @@ from torchvision.datasets import ImageFolder, cifar, flowers102
 
 from dr_plugins.errors import DatasetMismatchError
 from dr_plugins.images.sources import ImageSource, image_keys, open_source
+from tests.dr_plugins.images.test_folders import images
 from tests.dr_plugins.images.test_sources import by_key, pixels
 from tests.tiny import CLASSES, make_photographs, photograph
 
 # --- all of them ----------------------------------------------------------------------------------
-
-
-def images(root: Path, *names: str) -> None:
-    for number, name in enumerate(names):
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        photograph(number, 12, 14).save(root / name)
 
 
 def text(path: Path, *lines: str) -> None:

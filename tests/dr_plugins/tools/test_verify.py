@@ -3,6 +3,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -130,39 +131,35 @@ def test_keys_missing_on_either_side(own: Path, tmp_path: Path, photographs: Pat
     ]
 
 
-def test_changed_content_is_found_by_replaying(
-    shard_sets: Callable[..., Path], tmp_path: Path
-) -> None:
-    images = make_photographs(tmp_path / "train")
-    path = sorted(images.glob("n02/*"))[1]
+def flipped(path: Path) -> None:
     with Image.open(path) as image:
         changed = image.transpose(Image.Transpose.FLIP_TOP_BOTTOM)
     changed.save(path, quality=92)
+
+
+@pytest.mark.parametrize(
+    ("change", "replayed", "message"),
+    [
+        (flipped, 12, "{} does not replay"),
+        (lambda path: Image.new("RGB", (20, 21)).save(path), 12, "{} is 21x20 pixels"),
+        (lambda path: path.write_bytes(path.read_bytes()[:100]), 11, "cannot read image {}"),
+    ],
+)
+def test_a_changed_image_is_found_by_replaying(
+    shard_sets: Callable[..., Path],
+    tmp_path: Path,
+    change: Callable[[Path], Any],
+    replayed: int,
+    message: str,
+) -> None:
+    images = make_photographs(tmp_path / "train")
+    path = sorted(images.glob("n02/*"))[1]
+    change(path)
     assert verify(shard_sets("rrc"), folder(images)).problems == []
     report = verify(shard_sets("rrc"), folder(images), replay=12)
-    assert report.replayed == 12
+    assert report.replayed == replayed
     (problem,) = report.problems
-    assert f"'n02/{path.name}' does not replay" in problem
-
-
-def test_a_changed_size_is_found_by_replaying(
-    shard_sets: Callable[..., Path], tmp_path: Path
-) -> None:
-    images = make_photographs(tmp_path / "train")
-    path = sorted(images.glob("n01/*"))[0]
-    Image.new("RGB", (20, 21)).save(path)
-    (problem,) = verify(shard_sets("rrc"), folder(images), replay=12).problems
-    assert f"'n01/{path.name}' is 21x20 pixels" in problem
-
-
-def test_an_unreadable_image_is_found_by_replaying(
-    shard_sets: Callable[..., Path], tmp_path: Path
-) -> None:
-    images = make_photographs(tmp_path / "train")
-    path = sorted(images.glob("n01/*"))[0]
-    path.write_bytes(path.read_bytes()[:100])
-    (problem,) = verify(shard_sets("rrc"), folder(images), replay=12).problems
-    assert f"cannot read image 'n01/{path.name}'" in problem
+    assert message.format(f"'n02/{path.name}'") in problem
 
 
 def test_other_classes_are_found(own: Path, photographs: Path) -> None:
