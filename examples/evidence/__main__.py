@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
 
 from examples.evidence.advisor import draw_some, update, write_section
 from examples.evidence.grid import EXPERIMENTS, entries
@@ -43,10 +44,16 @@ def main(
     Several processes and machines may share the folder of results: each run is made once.
     """
     if context.invoked_subcommand:
+        for name in context.params:
+            if context.get_parameter_source(name) is not ParameterSource.DEFAULT:
+                raise click.UsageError(
+                    f"options are written after {context.invoked_subcommand}, which has its own"
+                )
         return
     runs = [run for run in entries(only or EXPERIMENTS, seeds) if match in run.name]
     if listed:
-        click.echo("\n".join(run.name for run in missing(runs, folder)))
+        for run in missing(runs, folder):
+            click.echo(run.name)
     else:
         make_all(runs, folder, cache, jobs)
 

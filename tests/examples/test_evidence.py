@@ -12,6 +12,7 @@ import click
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 
 pytest.importorskip("timm")
 pytest.importorskip("matplotlib")
@@ -193,6 +194,14 @@ def test_a_damaged_run_is_named(tmp_path: Path, content: str) -> None:
     (tmp_path / "broken.json").write_text(content)
     with pytest.raises(click.ClickException, match=r"broken\.json"):
         Results.load(tmp_path)
+
+
+def test_options_of_a_report_are_not_ignored(tmp_path: Path) -> None:
+    from examples.evidence.__main__ import main
+
+    result = CliRunner().invoke(main, ["--runs", str(tmp_path), "report", "--out", str(tmp_path)])
+    assert result.exit_code == 2
+    assert not list(tmp_path.iterdir())
 
 
 def test_report_says_how_many_seeds_there_are(tmp_path: Path) -> None:
