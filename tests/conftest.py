@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -42,6 +44,22 @@ def shard_sets(tmp_path_factory: pytest.TempPathFactory, photographs: Path) -> C
         return make_set(out, photographs, policy_=policy(name, backend=backend))
 
     return get
+
+
+@pytest.fixture(scope="session")
+def labelme() -> Path:
+    """Real photographs with COCO instances, from the sources of the package labelme."""
+    places = [*(Path(sys.prefix) / "src").glob("labelme-*/examples")]
+    if "LABELME_EXAMPLES" in os.environ:
+        places.insert(0, Path(os.environ["LABELME_EXAMPLES"]))
+    for place in places:
+        folder = place / "instance_segmentation"
+        if (folder / "data_dataset_coco" / "annotations.json").exists():
+            return folder
+    pytest.skip(
+        "the photographs of labelme's source package are not there; `make test` unpacks them, or "
+        "set LABELME_EXAMPLES to its folder `examples`"
+    )
 
 
 @pytest.fixture

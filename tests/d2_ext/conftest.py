@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,16 +20,6 @@ MEAN, STD = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
 
 
 @pytest.fixture(scope="session")
-def labelme() -> Path:
-    """The examples of labelme's source distribution, which has photographs with masks."""
-    named = os.environ.get("LABELME_EXAMPLES")
-    found = [Path(named)] if named else sorted(Path(sys.prefix, "src").glob("labelme-*/examples"))
-    if not found or not (found[0] / "instance_segmentation").is_dir():
-        pytest.skip("labelme's photographs are absent; `make test` unpacks them")
-    return found[0] / "instance_segmentation"
-
-
-@pytest.fixture(scope="session")
 def coco(labelme: Path) -> str:
     """Name of a registered COCO dataset of three photographs."""
     from detectron2.data.datasets import register_coco_instances
@@ -42,20 +30,15 @@ def coco(labelme: Path) -> str:
     return "labelme"
 
 
-def random_network(name: str, seed: int = 0, **options: Any) -> torch.nn.Module:
+def random_network(name: str, **options: Any) -> torch.nn.Module:
     """A timm network whose statistics are not those of an untouched one."""
     import timm
 
     import dr_models.networks  # noqa: F401
+    from tests.dr_models.checkpoints.networks import randomised
 
-    torch.manual_seed(seed)
-    network = timm.create_model(name, **options)
-    for key, value in network.state_dict().items():
-        if key.endswith("running_mean"):
-            value.normal_(0, 0.1)
-        elif key.endswith("running_var"):
-            value.uniform_(0.8, 1.2)
-    return network.eval()
+    torch.manual_seed(0)
+    return randomised(timm.create_model(name, **options))
 
 
 @pytest.fixture(scope="session")

@@ -19,7 +19,7 @@ from dr_models.checkpoints import (  # noqa: E402
     torchvision_model,
 )
 from dr_plugins.errors import BackboneError, CheckpointError  # noqa: E402
-from tests.dr_models.checkpoints.networks import cvnets_state  # noqa: E402
+from tests.dr_models.checkpoints.networks import cvnets_state, randomised  # noqa: E402
 
 PYRAMIDS = {
     "resnet18": ("layer1", "layer2", "layer3", "layer4"),
@@ -34,17 +34,6 @@ PYRAMIDS = {
 @pytest.fixture(autouse=True)
 def _repeatable() -> None:
     torch.manual_seed(0)
-
-
-def randomised(network: nn.Module) -> nn.Module:
-    """With statistics and scales that a wrong pairing would show."""
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.uniform_(module.weight, 0.5, 1.0)
-            nn.init.normal_(module.bias, std=0.1)
-            nn.init.normal_(module.running_mean, std=0.1)
-            nn.init.uniform_(module.running_var, 0.5, 1.5)
-    return network.eval()
 
 
 def saved(name: str, folder: Path, **options: Any) -> tuple[nn.Module, str]:

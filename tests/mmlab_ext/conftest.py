@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
-import os
-import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.mmlab_ext.configs import unformatted
+from tests.mmlab_ext.configs import pretraining, unformatted
 from tests.mmlab_ext.stand_ins import install
 
 if all(importlib.util.find_spec(name) for name in ("mmengine", "timm")):
@@ -25,6 +24,12 @@ def _surroundings(monkeypatch: pytest.MonkeyPatch) -> None:
     # Upstream MMEngine 0.10 reads its own checkpoints with the default of PyTorch before 2.6.
     monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
     monkeypatch.setattr("mmengine.config.config.FormatCode", unformatted)
+
+
+@pytest.fixture
+def reinforced(photographs: Path, shard_sets: Callable[..., Path]) -> Callable[..., Any]:
+    """Make the config of a training on the shard set of the photographs."""
+    return partial(pretraining, photographs, shard_sets())
 
 
 @pytest.fixture
@@ -44,19 +49,3 @@ def build_runner(tmp_path: Path) -> Callable[..., Any]:
         return Runner.from_cfg(cfg)
 
     return build
-
-
-@pytest.fixture(scope="session")
-def labelme() -> Path:
-    """Real photographs with COCO instances, from the sources of the package labelme."""
-    places = [*(Path(sys.prefix) / "src").glob("labelme-*/examples")]
-    if "LABELME_EXAMPLES" in os.environ:
-        places.insert(0, Path(os.environ["LABELME_EXAMPLES"]))
-    for place in places:
-        folder = place / "instance_segmentation"
-        if (folder / "data_dataset_coco" / "annotations.json").exists():
-            return folder
-    pytest.skip(
-        "the photographs of labelme's source package are not there; `make test` unpacks them, or "
-        "set LABELME_EXAMPLES to its folder `examples`"
-    )

@@ -18,6 +18,7 @@ import mmlab_ext  # noqa: F401  registers
 from dr_plugins.errors import BackboneError, CheckpointError
 from mmlab_ext import ConfigError
 from mmlab_ext.loading import load_into
+from tests.dr_models.checkpoints.networks import randomised
 
 
 def images() -> torch.Tensor:
@@ -25,15 +26,8 @@ def images() -> torch.Tensor:
 
 
 def trained(name: str, **kwargs: Any) -> nn.Module:
-    """A network whose normalisation has statistics, as after training."""
     torch.manual_seed(5)
-    network = timm.create_model(name, num_classes=4, **kwargs)
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.running_mean.normal_(0, 0.1)
-            module.running_var.uniform_(0.5, 1.5)
-            module.weight.data.uniform_(0.5, 1.5)
-    return network.eval()
+    return randomised(timm.create_model(name, num_classes=4, **kwargs))
 
 
 def saved(name: str, folder: Path, **kwargs: Any) -> tuple[nn.Module, str]:

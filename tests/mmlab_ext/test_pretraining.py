@@ -54,9 +54,9 @@ def state_of(runner: Any) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_each_epoch_gets_the_views_and_answers_of_the_core(
-    photographs: Path, shard_sets: Sets, build_runner: Builder, workers: int
+    reinforced: Builder, photographs: Path, shard_sets: Sets, build_runner: Builder, workers: int
 ) -> None:
-    config = pretraining(photographs, shard_sets(), epochs=3)
+    config = reinforced(epochs=3)
     loader = config["train_dataloader"]
     loader.update(num_workers=workers, persistent_workers=workers > 0)
     loader["collate_fn"] = {"type": "default_collate" if workers else "pseudo_collate"}
@@ -116,9 +116,9 @@ def test_views_that_the_model_finishes_train_it_alike(
 
 
 def test_the_loss_is_the_divergence_to_the_stored_answers(
-    photographs: Path, shard_sets: Sets, build_runner: Builder
+    reinforced: Builder, build_runner: Builder
 ) -> None:
-    runner = build_runner(pretraining(photographs, shard_sets(), epochs=1))
+    runner = build_runner(reinforced(epochs=1))
     recorder = record(runner)
     network = timm.create_model(MODEL, num_classes=3)
     network.load_state_dict(
@@ -144,9 +144,9 @@ def test_the_loss_is_the_divergence_to_the_stored_answers(
     ],
 )
 def test_a_loss_that_a_user_wrote(
-    photographs: Path, shard_sets: Sets, build_runner: Builder, loss: dict[str, Any]
+    reinforced: Builder, build_runner: Builder, loss: dict[str, Any]
 ) -> None:
-    config = pretraining(photographs, shard_sets(), epochs=1)
+    config = reinforced(epochs=1)
     runner = build_runner({**config, "model": {**config["model"], "loss": loss}})
     recorder = record(runner)
     model = copy.deepcopy(runner.model).train()
@@ -160,9 +160,9 @@ def test_a_loss_that_a_user_wrote(
 
 
 def test_validation_measures_what_the_network_answers(
-    photographs: Path, shard_sets: Sets, build_runner: Builder
+    reinforced: Builder, photographs: Path, build_runner: Builder
 ) -> None:
-    runner = build_runner(pretraining(photographs, shard_sets(), epochs=1))
+    runner = build_runner(reinforced(epochs=1))
     recorder = record(runner)
     runner.train()
 
@@ -194,9 +194,9 @@ def test_validation_measures_what_the_network_answers(
 
 
 def test_a_resumed_run_ends_as_one_in_a_piece(
-    photographs: Path, shard_sets: Sets, build_runner: Builder, tmp_path: Path
+    reinforced: Builder, build_runner: Builder, tmp_path: Path
 ) -> None:
-    config = pretraining(photographs, shard_sets(), epochs=4)
+    config = reinforced(epochs=4)
     whole = build_runner(config, work_dir=str(tmp_path / "whole"))
     whole_record = record(whole)
     whole.train()
@@ -222,14 +222,9 @@ def test_a_resumed_run_ends_as_one_in_a_piece(
 
 @pytest.mark.parametrize(("stop", "workers"), [(1, 0), (3, 1), (4, 2)])
 def test_a_run_resumed_within_an_epoch_ends_as_one_in_a_piece(
-    photographs: Path,
-    shard_sets: Sets,
-    build_runner: Builder,
-    tmp_path: Path,
-    stop: int,
-    workers: int,
+    reinforced: Builder, build_runner: Builder, tmp_path: Path, stop: int, workers: int
 ) -> None:
-    config = pretraining(photographs, shard_sets(), epochs=3)  # of three batches
+    config = reinforced(epochs=3)  # of three batches
     config["randomness"] = {"seed": 5}
     config["default_hooks"]["checkpoint"] = {
         "type": "CheckpointHook",
@@ -272,9 +267,9 @@ def test_a_run_resumed_within_an_epoch_ends_as_one_in_a_piece(
 
 
 def test_the_epoch_is_logged_with_share_and_bytes(
-    photographs: Path, shard_sets: Sets, build_runner: Builder, tmp_path: Path
+    reinforced: Builder, shard_sets: Sets, build_runner: Builder, tmp_path: Path
 ) -> None:
-    runner = build_runner(pretraining(photographs, shard_sets(), epochs=1))
+    runner = build_runner(reinforced(epochs=1))
     recorder = record(runner)
     runner.train()
     flags = [s.reinforced for _, batch in recorder.batches for s in batch["data_samples"]]
@@ -287,9 +282,9 @@ def test_the_epoch_is_logged_with_share_and_bytes(
 
 
 def test_its_checkpoints_are_read_as_those_of_timm(
-    photographs: Path, shard_sets: Sets, build_runner: Builder, tmp_path: Path
+    reinforced: Builder, build_runner: Builder, tmp_path: Path
 ) -> None:
-    runner = build_runner(pretraining(photographs, shard_sets(), epochs=1))
+    runner = build_runner(reinforced(epochs=1))
     runner.train()
     weights = load_backbone(str(tmp_path / "work" / "epoch_1.pth"), to="timm", arch=MODEL)
     network = timm.create_model(MODEL, num_classes=3)
@@ -298,10 +293,8 @@ def test_its_checkpoints_are_read_as_those_of_timm(
     assert all(torch.equal(v, expected[f"model.{k}"]) for k, v in network.state_dict().items())
 
 
-def test_a_validation_dataset_needs_no_metainfo(
-    photographs: Path, shard_sets: Sets, build_runner: Builder
-) -> None:
-    runner = build_runner(pretraining(photographs, shard_sets()))
+def test_a_validation_dataset_needs_no_metainfo(reinforced: Builder, build_runner: Builder) -> None:
+    runner = build_runner(reinforced())
     dataset = runner.val_loop.dataloader.dataset
     runner.val_loop.dataloader.dataset.__class__ = type(
         "Plain", (type(dataset),), {"metainfo": property(_no_metainfo)}
@@ -338,10 +331,8 @@ def test_changed_images_are_noticed_before_the_first_step(
     assert (noticed in log.read_text()) == (check == "warn")
 
 
-def test_the_same_classifier_trains_on_labels(
-    photographs: Path, shard_sets: Sets, build_runner: Builder
-) -> None:
-    config = pretraining(photographs, shard_sets(), epochs=1)
+def test_the_same_classifier_trains_on_labels(reinforced: Builder, build_runner: Builder) -> None:
+    config = reinforced(epochs=1)
     config["train_dataloader"]["dataset"] = config["val_dataloader"]["dataset"]
     runner = build_runner({**config, "custom_hooks": []})
     recorder = record(runner)

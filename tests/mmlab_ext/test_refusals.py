@@ -30,10 +30,8 @@ def test_a_checkpoint_within_an_epoch_of_other_images() -> None:
     restore_position(runner, {"meta": {"epoch": 0}})  # from a run without the hook
 
 
-def test_a_pipeline_before_ours_is_refused(
-    photographs: Path, shard_sets: Sets, build_runner: Builder
-) -> None:
-    config = pretraining(photographs, shard_sets())
+def test_a_pipeline_before_ours_is_refused(reinforced: Builder, build_runner: Builder) -> None:
+    config = reinforced()
     dataset = config["train_dataloader"]["dataset"]
     dataset["pipeline"] = [{"type": "LoadImageFromFile"}, {"type": "RandomResizedCrop"}]
     with pytest.raises(
@@ -43,9 +41,9 @@ def test_a_pipeline_before_ours_is_refused(
 
 
 def test_a_checkpoint_of_which_nothing_fits(
-    photographs: Path, shard_sets: Sets, tmp_path: Path, build_runner: Builder
+    reinforced: Builder, tmp_path: Path, build_runner: Builder
 ) -> None:
-    runner = build_runner(pretraining(photographs, shard_sets()))
+    runner = build_runner(reinforced())
     state = runner.model.model.state_dict()
     for content in (state, {"state_dict": state}):  # as timm names its tensors
         torch.save(content, tmp_path / "of_timm.pth")
@@ -113,13 +111,9 @@ def test_a_missing_shard_set_is_named(
     ],
 )
 def test_wrong_configs_are_one_error(
-    photographs: Path,
-    shard_sets: Sets,
-    build_runner: Builder,
-    change: dict[str, Any],
-    message: str,
+    reinforced: Builder, build_runner: Builder, change: dict[str, Any], message: str
 ) -> None:
-    config = pretraining(photographs, shard_sets())
+    config = reinforced()
     config.pop("param_scheduler")
     wrapper = change.get("train_dataloader.dataset")
     if wrapper is not None:
@@ -129,10 +123,10 @@ def test_wrong_configs_are_one_error(
 
 
 def test_a_new_demand_is_checked(
-    photographs: Path, shard_sets: Sets, build_runner: Builder, new_demand: str
+    reinforced: Builder, build_runner: Builder, new_demand: str
 ) -> None:
     with pytest.raises(ConfigError, match=new_demand):
-        build_runner(pretraining(photographs, shard_sets())).train()
+        build_runner(reinforced()).train()
 
 
 def _add_transforms(runner: Any) -> None:  # as MMDetection's PipelineSwitchHook does
@@ -152,13 +146,9 @@ def _add_mixing(runner: Any) -> None:  # as MMPretrain's SwitchRecipeHook does
     ],
 )
 def test_a_change_by_another_hook_is_refused_before_it_is_used(
-    photographs: Path,
-    shard_sets: Sets,
-    build_runner: Builder,
-    change: Callable[[Any], None],
-    message: str,
+    reinforced: Builder, build_runner: Builder, change: Callable[[Any], None], message: str
 ) -> None:
-    runner = build_runner(pretraining(photographs, shard_sets(), epochs=2))
+    runner = build_runner(reinforced(epochs=2))
 
     class Change(Hook):
         priority = "VERY_LOW"
@@ -175,9 +165,9 @@ def test_a_change_by_another_hook_is_refused_before_it_is_used(
 
 @pytest.mark.parametrize("name", ["to_rgb", "_channel_conversion", "channel_conversion"])
 def test_a_preprocessor_that_swaps_channels_is_refused(
-    photographs: Path, shard_sets: Sets, build_runner: Builder, name: str
+    reinforced: Builder, build_runner: Builder, name: str
 ) -> None:
-    runner = build_runner(pretraining(photographs, shard_sets(), gt_score=True))
+    runner = build_runner(reinforced(gt_score=True))
     runner.model.data_preprocessor = torch.nn.Identity()  # in place of one of MMPretrain's
     setattr(runner.model.data_preprocessor, name, True)
     with pytest.raises(ConfigError, match=r"to_rgb.*BGR.* RGB already"):
@@ -185,21 +175,19 @@ def test_a_preprocessor_that_swaps_channels_is_refused(
 
 
 def test_a_preprocessor_that_hands_on_labels_only_is_refused(
-    photographs: Path, shard_sets: Sets, build_runner: Builder
+    reinforced: Builder, build_runner: Builder
 ) -> None:
-    runner = build_runner(pretraining(photographs, shard_sets()))
+    runner = build_runner(reinforced())
     runner.model.data_preprocessor = torch.nn.Identity()
     with pytest.raises(ConfigError, match=r"type=Identity .*gt_score=True for MMPretrain"):
         runner.train()
 
 
-def test_validation_decoded_to_bgr_is_refused(
-    photographs: Path, shard_sets: Sets, build_runner: Builder
-) -> None:
+def test_validation_decoded_to_bgr_is_refused(reinforced: Builder, build_runner: Builder) -> None:
     class LoadImageFromFile:
         pass
 
-    runner = build_runner(pretraining(photographs, shard_sets()))
+    runner = build_runner(reinforced())
     dataset = runner.val_loop.dataloader.dataset
     dataset.pipeline = SimpleNamespace(transforms=[LoadImageFromFile()])
     message = r"val_dataloader\.dataset\.pipeline .*BGR.*ImageFolder"
@@ -208,19 +196,17 @@ def test_validation_decoded_to_bgr_is_refused(
 
 
 def test_softened_answers_need_a_loss_that_knows_of_it(
-    photographs: Path, shard_sets: Sets, build_runner: Builder, monkeypatch: pytest.MonkeyPatch
+    reinforced: Builder, build_runner: Builder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Manifest, "temperature", 3.0)
-    runner = build_runner(pretraining(photographs, shard_sets(), gt_score=True))
+    runner = build_runner(reinforced(gt_score=True))
     runner.model.loss_module = torch.nn.CrossEntropyLoss()
     with pytest.raises(ConfigError, match=r"temperature 3\.0.*temperature 1\.0.*KDLoss"):
         runner.train()
 
 
-def test_the_classes_of_a_head_are_compared(
-    photographs: Path, shard_sets: Sets, build_runner: Builder
-) -> None:
-    runner = build_runner(pretraining(photographs, shard_sets()))
+def test_the_classes_of_a_head_are_compared(reinforced: Builder, build_runner: Builder) -> None:
+    runner = build_runner(reinforced())
     # Where mmpretrain's classifiers have theirs.
     runner.model.head = torch.nn.Linear(1, 5)
     runner.model.head.num_classes = 5
@@ -229,21 +215,21 @@ def test_the_classes_of_a_head_are_compared(
 
 
 def test_a_hook_without_reinforced_data_is_refused(
-    photographs: Path, shard_sets: Sets, build_runner: Builder
+    reinforced: Builder, build_runner: Builder
 ) -> None:
-    config = pretraining(photographs, shard_sets())
+    config = reinforced()
     config["train_dataloader"]["dataset"] = config["val_dataloader"]["dataset"]
     with pytest.raises(ConfigError, match=r"train_dataloader\.dataset\.type is ImageFolder"):
         build_runner(config).train()
 
 
 def test_validation_with_other_labels_is_refused(
-    photographs: Path, shard_sets: Sets, build_runner: Builder, tmp_path: Path
+    reinforced: Builder, photographs: Path, build_runner: Builder, tmp_path: Path
 ) -> None:
     (first, *others) = sorted(path for path in photographs.iterdir() if path.is_dir())
     for folder in others:
         shutil.copytree(folder, tmp_path / "val" / folder.name)
-    config = pretraining(photographs, shard_sets())
+    config = reinforced()
     config["val_dataloader"]["dataset"]["root"] = str(tmp_path / "val")
     message = rf"val_dataloader\.dataset has 2 classes.* 3.*'{first.name}'.*class_map"
     with pytest.raises(ConfigError, match=message):
@@ -255,9 +241,9 @@ def test_validation_with_other_labels_is_refused(
 
 
 def test_validation_on_augmented_views_is_refused(
-    photographs: Path, shard_sets: Sets, build_runner: Builder
+    reinforced: Builder, build_runner: Builder
 ) -> None:
-    config = pretraining(photographs, shard_sets())
+    config = reinforced()
     config["val_dataloader"]["dataset"] = config["train_dataloader"]["dataset"]
     with pytest.raises(ConfigError, match=r"val_dataloader\.dataset\.type=ReinforcedDataset"):
         build_runner(config).train()

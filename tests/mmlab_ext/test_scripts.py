@@ -20,8 +20,8 @@ import dr_plugins
 from dr_plugins.replay.replayer import fingerprint
 from tests.forked import run_python
 from tests.mmlab_ext import small
-from tests.mmlab_ext.configs import pretraining
 
+Builder = Callable[..., Any]
 ROOT = Path(__file__).resolve().parents[2]
 DRIVER = ROOT / "tests" / "mmlab_ext" / "driver.py"
 PRETRAIN = ROOT / "examples" / "mmlab" / "train.py"
@@ -109,12 +109,10 @@ def test_deeplab_with_mmsegmentations_own_script(labelme: Path, tmp_path: Path) 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("host", ["mmdet", "mmengine"])
-def test_pretraining_with_scripts(
-    host: str, photographs: Path, shard_sets: Callable[..., Path], tmp_path: Path
-) -> None:
+def test_pretraining_with_scripts(reinforced: Builder, host: str, tmp_path: Path) -> None:
     script = PRETRAIN if host == "mmengine" else host_script(host)
     path = tmp_path / "config.py"
-    Config(pretraining(photographs, shard_sets(), epochs=1)).dump(path)
+    Config(reinforced(epochs=1)).dump(path)
     run(script, path, "--work-dir", tmp_path / "work")
     run(
         script,
@@ -131,9 +129,9 @@ def test_pretraining_with_scripts(
 
 @pytest.mark.slow
 def test_two_processes_share_the_images_and_the_epoch(
-    photographs: Path, shard_sets: Callable[..., Path], tmp_path: Path
+    reinforced: Builder, photographs: Path, shard_sets: Callable[..., Path], tmp_path: Path
 ) -> None:
-    config = pretraining(photographs, shard_sets(), epochs=2)
+    config = reinforced(epochs=2)
     config["custom_imports"]["imports"].append("tests.mmlab_ext.recorder")
     config["custom_hooks"].append({"type": "RecordImages"})
     config["train_dataloader"].update(batch_size=3, num_workers=1, persistent_workers=True)

@@ -1,12 +1,24 @@
-"""Random checkpoints in CVNets layout, without the reference numbers."""
+"""Random networks, and checkpoints in CVNets layout, without the reference numbers."""
 
 from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 
 from dr_models.checkpoints import CVNETS_MODELS
 from dr_models.families.swin.position_index import window_index
+
+
+def randomised(network: nn.Module) -> nn.Module:
+    """Give normalisation the statistics and scales that a wrong pairing would show."""
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.5, 1.0)
+            nn.init.normal_(module.bias, std=0.1)
+            nn.init.normal_(module.running_mean, std=0.1)
+            nn.init.uniform_(module.running_var, 0.5, 1.5)
+    return network.eval()
 
 
 def cvnets_state(name: str) -> dict[str, torch.Tensor]:

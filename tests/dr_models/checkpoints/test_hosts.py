@@ -13,22 +13,12 @@ import torchvision
 
 from dr_models.checkpoints import convert_state_dict
 from dr_plugins.errors import CheckpointError
+from tests.dr_models.checkpoints.networks import randomised
 
 
 @pytest.fixture(autouse=True)
 def _repeatable() -> None:
     torch.manual_seed(0)
-
-
-def perturbed(network: torch.nn.Module) -> torch.nn.Module:
-    """With statistics and scales that a wrong pairing would show."""
-    for module in network.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            torch.nn.init.uniform_(module.weight, 0.5, 1.0)
-            torch.nn.init.normal_(module.bias, std=0.1)
-            torch.nn.init.normal_(module.running_mean, std=0.1)
-            torch.nn.init.uniform_(module.running_var, 0.5, 1.5)
-    return network.eval()
 
 
 def stages(network: torch.nn.Module, image: torch.Tensor) -> list[torch.Tensor]:
@@ -96,7 +86,7 @@ def test_detectron2_computes_the_same(name: str) -> None:
     from detectron2.layers import ShapeSpec
     from detectron2.modeling.backbone.resnet import build_resnet_backbone
 
-    network = perturbed(torchvision.models.get_model(name, weights=None))
+    network = randomised(torchvision.models.get_model(name, weights=None))
     converted, report = convert_state_dict(
         network.state_dict(), f"torchvision:{name}", "detectron2"
     )
@@ -121,9 +111,9 @@ def test_mmdet_computes_the_same(name: str) -> None:
     backbones = pytest.importorskip("mmdet.models.backbones.resnet")
     library, _, plain = name.partition(":")
     if library == "timm":
-        network = perturbed(pytest.importorskip("timm").create_model(plain))
+        network = randomised(pytest.importorskip("timm").create_model(plain))
     else:
-        network = perturbed(torchvision.models.get_model(plain, weights=None))
+        network = randomised(torchvision.models.get_model(plain, weights=None))
     converted, report = convert_state_dict(network.state_dict(), name, "mmengine")
     backbone = getattr(backbones, report.model)(**report.model_kwargs)
     backbone.eval()  # returns nothing, there
