@@ -18,7 +18,13 @@ _GROUP = "dr_plugins.commands"
 
 
 class Command(click.Command):
-    """Shows examples verbatim, and typed errors as one line with exit status 1."""
+    """Shows examples verbatim, and typed errors as one line with exit status 1.
+
+    Example:
+        >>> @click.command(cls=Command, epilog="Example: dr-plugins hello")
+        ... def hello() -> None:
+        ...     "Say hello."
+    """
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the examples without rewrapping them."""

@@ -11,7 +11,7 @@ import click
 import torch
 import yaml
 
-from dr_plugins.cli.command import Command
+from dr_plugins.cli import Command
 from examples.recipes.launching import launch, options_of, train_script_option
 from examples.recipes.smoke import CLASSES, make_images, make_shards
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from dr_plugins.cli.command import Command
+from dr_plugins.cli import Command
 from examples.recipes import launching
 from examples.recipes.imagenet.ig_resnext101 import MEMBERS
 from examples.recipes.smoke import make_images

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 import torch
 
-from dr_plugins.cli.command import Command
+from dr_plugins.cli import Command
 from examples.recipes.launching import train_script_option
 from examples.recipes.small.stages import Recipe, Run, read_recipe
 from examples.recipes.smoke import CLASSES, make_images
