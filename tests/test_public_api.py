@@ -28,6 +28,7 @@ PAGE = api_page()
 PACKAGES = list(PAGE)
 PUBLIC = {f"{package}.{name}" for package, names in PAGE.items() for name in names}
 PUBLIC |= {*PACKAGES, "dr_models.networks"}  # whose import registers networks with timm
+PUBLIC |= {"dr_plugins.commands"}  # a group of entry points
 
 
 def opened(package: str) -> Any:
