@@ -93,11 +93,18 @@ class ImageSet:
             raise ImageReadError(f"{self.edit_name} of {self.root}/{key}: {error}") from error
 
     def digest(self) -> str:
-        """SHA-256 over keys, sizes of files, labels, classes and edit: changed data is noticed."""
+        """SHA-256 over keys, sizes of files, labels, classes and edit: changed data is noticed.
+
+        Raises:
+            ImageReadError: A file is missing.
+        """
         found = hashlib.sha256(f"{self.num_classes} {self.classes} {self.whole}".encode())
         found.update(f"{self.edit_name}\n".encode())
         for key in self.files:
-            size = (self.root / key).stat().st_size
+            try:
+                size = (self.root / key).stat().st_size
+            except OSError as error:  # a link that leads nowhere
+                raise ImageReadError(f"cannot read image: {error}. Restore the file") from error
             found.update(f"{key}\0{size}\n".encode("utf-8", "surrogateescape"))
         found.update(self.labels.contiguous().view(torch.uint8).numpy().data)
         return found.hexdigest()

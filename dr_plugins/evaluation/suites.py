@@ -148,6 +148,8 @@ def _read(
             return published.read(name, place, classes)
         except NotFoundError as error:
             reasons.append(str(error))
+        except OSError as error:
+            raise EvaluationError(f"{name} in {place} cannot be read: {error}") from error
     raise NotFoundError("; ".join(reasons) or f"no directory {', '.join(map(str, places))}")
 
 

@@ -178,6 +178,14 @@ def test_an_unreadable_image(images: ImageSet, tmp_path: Path, workers: int) -> 
     assert not list((tmp_path / "out").rglob("*.safetensors"))
 
 
+def test_an_image_that_is_a_link_to_nothing(images: ImageSet, tmp_path: Path) -> None:
+    path = images.root / images.files[3]
+    path.unlink()
+    path.symlink_to("nothing")
+    with pytest.raises(ImageReadError, match=path.name):
+        evaluate(model(), images, tmp_path / "out")
+
+
 def test_a_place_that_cannot_be_written_to(images: ImageSet, tmp_path: Path) -> None:
     (tmp_path / "out").write_text("a file")
     with pytest.raises(EvaluationError, match="out"):

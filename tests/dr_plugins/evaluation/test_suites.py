@@ -235,6 +235,14 @@ def test_unknown_suites(tmp_path: Path, suite: str) -> None:
         find_sets([suite], [tmp_path], CLASSES)
 
 
+def test_a_folder_that_cannot_be_read(tmp_path: Path) -> None:
+    (tmp_path / "imagenet-r").mkdir()
+    loop = tmp_path / "imagenet-r" / CLASSES.r[0]
+    loop.symlink_to(loop)
+    with pytest.raises(EvaluationError, match=CLASSES.r[0]):
+        find_sets(["r"], [tmp_path], CLASSES)
+
+
 def test_a_folder_of_no_class(tmp_path: Path) -> None:
     draw_classes(tmp_path / "imagenet-r", {CLASSES.r[0]: 1, WNIDS[0]: 0})
     with pytest.raises(EvaluationError, match=WNIDS[0]):
