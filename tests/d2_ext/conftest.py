@@ -16,6 +16,8 @@ HAS_DETECTRON2 = importlib.util.find_spec("detectron2") is not None
 if HAS_DETECTRON2:
     stand_ins.install()
 
+Yacs = Callable[..., Any]  # the fixtures of these names
+Saved = Callable[..., tuple[Any, Path]]
 MEAN, STD = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
 
 
@@ -42,7 +44,7 @@ def random_network(name: str, **options: Any) -> torch.nn.Module:
 
 
 @pytest.fixture(scope="session")
-def saved(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., tuple[Any, Path]]:
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Saved:
     """Makes a random timm network and its checkpoint, once for each name."""
     made: dict[str, tuple[Any, Path]] = {}
     folder = tmp_path_factory.mktemp("networks")
@@ -59,7 +61,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., tuple[Any, 
 
 
 @pytest.fixture
-def yacs(tmp_path: Path) -> Callable[..., Any]:
+def yacs(tmp_path: Path) -> Yacs:
     """A small configuration of Mask R-CNN: keys and values as arguments."""
 
     def get(*options: Any) -> Any:

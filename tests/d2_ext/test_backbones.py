@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,7 +16,7 @@ from detectron2.modeling.backbone.fpn import FPN, LastLevelMaxPool
 
 from d2_ext import ConfigError, SimpleFeaturePyramid, TimmBackbone, add_dr_plugins_config
 from dr_plugins.errors import CheckpointError
-from tests.d2_ext.conftest import random_network
+from tests.d2_ext.conftest import Saved, random_network
 
 BUILDERS = (
     "build_dr_timm_backbone",
@@ -73,9 +71,7 @@ def test_pyramids_have_the_shapes_that_they_state(model: str) -> None:
 
 
 @pytest.mark.parametrize("model", ["resnet26d", "cvnets_resnet18", "mobilenetv3_small_050"])
-def test_features_are_those_of_the_network(
-    model: str, saved: Callable[..., tuple[Any, Path]]
-) -> None:
+def test_features_are_those_of_the_network(model: str, saved: Saved) -> None:
     network, path = saved(model)
     backbone = TimmBackbone(model, norm="FrozenBN").eval()
     backbone.network.load(str(path))

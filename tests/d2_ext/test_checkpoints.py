@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ from d2_ext import TimmBackbone
 from d2_ext.log import logger
 from dr_models.checkpoints import TARGETS, convert
 from dr_plugins.errors import BackboneError, CheckpointError
-from tests.d2_ext.conftest import MEAN, NATIVE, TIMM, random_network
+from tests.d2_ext.conftest import MEAN, NATIVE, TIMM, Saved, Yacs, random_network
 
 
 def is_filled(model: nn.Module, network: nn.Module) -> bool:
@@ -43,10 +42,7 @@ def deepest(network: Any) -> torch.Tensor:
 @pytest.mark.parametrize("options", [TIMM, NATIVE], ids=["timm", "native"])
 @pytest.mark.parametrize("query", ["", "?source=timm&arch=resnet18"])
 def test_checkpointer_loads_an_address(
-    options: tuple[Any, ...],
-    query: str,
-    yacs: Callable[..., Any],
-    saved: Callable[..., tuple[Any, Path]],
+    options: tuple[Any, ...], query: str, yacs: Yacs, saved: Saved
 ) -> None:
     network, path = saved("resnet18")
     model = build_model(yacs(*options))
@@ -60,10 +56,7 @@ def test_checkpointer_loads_an_address(
 
 @pytest.mark.parametrize("options", [TIMM, NATIVE], ids=["timm", "native"])
 def test_checkpointer_loads_what_was_converted_before(
-    options: tuple[Any, ...],
-    yacs: Callable[..., Any],
-    saved: Callable[..., tuple[Any, Path]],
-    tmp_path: Path,
+    options: tuple[Any, ...], yacs: Yacs, saved: Saved, tmp_path: Path
 ) -> None:
     network, path = saved("resnet18")
     to = "timm" if options is TIMM else "detectron2"
@@ -77,10 +70,7 @@ def test_checkpointer_loads_what_was_converted_before(
 @pytest.mark.parametrize("options", [TIMM, NATIVE], ids=["timm", "native"])
 @pytest.mark.parametrize("other", ["resnet34", "resnet26d"])
 def test_checkpointer_refuses_another_network(
-    options: tuple[Any, ...],
-    other: str,
-    yacs: Callable[..., Any],
-    saved: Callable[..., tuple[Any, Path]],
+    options: tuple[Any, ...], other: str, yacs: Yacs, saved: Saved
 ) -> None:
     _, path = saved(other)
     model = build_model(yacs(*options))
@@ -88,21 +78,19 @@ def test_checkpointer_refuses_another_network(
         DetectionCheckpointer(model).load(f"imagenet-plus://{path}")
 
 
-def test_missing_file(yacs: Callable[..., Any], tmp_path: Path) -> None:
+def test_missing_file(yacs: Yacs, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"no\.pth"):
         DetectionCheckpointer(build_model(yacs(*NATIVE))).load(f"imagenet-plus://{tmp_path}/no.pth")
 
 
-def test_a_classifiers_file_without_the_scheme_is_refused(
-    yacs: Callable[..., Any], saved: Callable[..., tuple[Any, Path]]
-) -> None:
+def test_a_classifiers_file_without_the_scheme_is_refused(yacs: Yacs, saved: Saved) -> None:
     _, path = saved("resnet18")
     model = build_model(yacs(*TIMM))
     with pytest.raises(CheckpointError, match=re.escape(f"imagenet-plus://{path}")):
         DetectionCheckpointer(model).load(str(path))
 
 
-def test_other_files_load_as_ever(yacs: Callable[..., Any], tmp_path: Path) -> None:
+def test_other_files_load_as_ever(yacs: Yacs, tmp_path: Path) -> None:
     for options in (TIMM, NATIVE):
         first, second = build_model(yacs(*options)), build_model(yacs(*options))
         DetectionCheckpointer(first, str(tmp_path)).save("detector", extra=7)
@@ -113,7 +101,7 @@ def test_other_files_load_as_ever(yacs: Callable[..., Any], tmp_path: Path) -> N
     assert DetectionCheckpointer(build_model(yacs(*TIMM))).load("") == {}
 
 
-def test_models_without_such_a_backbone_are_refused(saved: Callable[..., Any]) -> None:
+def test_models_without_such_a_backbone_are_refused(saved: Saved) -> None:
     _, path = saved("resnet18")
     with pytest.raises(CheckpointError, match="build_dr_timm_fpn_backbone"):
         DetectionCheckpointer(nn.Linear(1, 1)).load(f"imagenet-plus://{path}")
@@ -125,9 +113,7 @@ def test_registration_is_done_once() -> None:
     assert DetectionCheckpointer.load is before
 
 
-def test_path_manager_gives_a_file_that_detectron2_reads(
-    yacs: Callable[..., Any], saved: Callable[..., tuple[Any, Path]]
-) -> None:
+def test_path_manager_gives_a_file_that_detectron2_reads(yacs: Yacs, saved: Saved) -> None:
     network, path = saved("resnet18")
     address = f"imagenet-plus://{path}?source=timm&arch=resnet18"
     assert PathManager.isfile(address)
@@ -158,9 +144,7 @@ class Elsewhere(PathHandler):
         return str(self.folder / path.removeprefix("elsewhere://"))
 
 
-def test_addresses_of_other_handlers_can_be_inside(
-    yacs: Callable[..., Any], saved: Callable[..., tuple[Any, Path]]
-) -> None:
+def test_addresses_of_other_handlers_can_be_inside(yacs: Yacs, saved: Saved) -> None:
     network, path = saved("resnet18")
     PathManager.register_handler(Elsewhere(path.parent), allow_override=True)
     model = build_model(yacs(*NATIVE))
@@ -179,12 +163,7 @@ WRONG = [
 @pytest.mark.parametrize("options", [TIMM, NATIVE], ids=["timm", "native"])
 @pytest.mark.parametrize(("key", "value", "names"), WRONG)
 def test_other_images_are_refused_before_anything_is_loaded(
-    key: str,
-    value: Any,
-    names: tuple[str, ...],
-    options: tuple[Any, ...],
-    yacs: Callable[..., Any],
-    saved: Callable[..., tuple[Any, Path]],
+    key: str, value: Any, names: tuple[str, ...], options: tuple[Any, ...], yacs: Yacs, saved: Saved
 ) -> None:
     network, path = saved("resnet18")
     model = build_model(yacs(*options, key, value))
@@ -194,9 +173,7 @@ def test_other_images_are_refused_before_anything_is_loaded(
     assert not is_filled(model, network)
 
 
-def test_a_backbone_knows_the_format_where_the_model_does_not(
-    yacs: Callable[..., Any], saved: Callable[..., tuple[Any, Path]]
-) -> None:
+def test_a_backbone_knows_the_format_where_the_model_does_not(yacs: Yacs, saved: Saved) -> None:
     _, path = saved("resnet18")
     options = ("MODEL.META_ARCHITECTURE", "ProposalNetwork", "INPUT.FORMAT", "BGR")
     with pytest.raises(CheckpointError, match=r"input_format of backbone\.bottom_up"):
@@ -213,9 +190,7 @@ class ConfiguredTrainer:
         return {}
 
 
-def test_the_trainers_configuration_is_looked_at(
-    yacs: Callable[..., Any], saved: Callable[..., tuple[Any, Path]]
-) -> None:
+def test_the_trainers_configuration_is_looked_at(yacs: Yacs, saved: Saved) -> None:
     _, path = saved("resnet18")
     cfg = yacs(*NATIVE, "MODEL.META_ARCHITECTURE", "ProposalNetwork", "INPUT.FORMAT", "BGR")
     model = build_model(cfg)
@@ -227,10 +202,7 @@ def test_the_trainers_configuration_is_looked_at(
 
 @pytest.mark.parametrize("aspect_ratio_grouping", [True, False])
 def test_the_mapper_of_the_training_data_is_looked_at(
-    aspect_ratio_grouping: bool,
-    yacs: Callable[..., Any],
-    saved: Callable[..., tuple[Any, Path]],
-    coco: str,
+    aspect_ratio_grouping: bool, yacs: Yacs, saved: Saved, coco: str
 ) -> None:
     from detectron2.data import get_detection_dataset_dicts
 
@@ -263,7 +235,7 @@ class Holder(nn.Module):
 
 @pytest.mark.parametrize("options", [TIMM, NATIVE], ids=["timm", "native"])
 def test_a_detector_within_another_model_is_looked_at(
-    options: tuple[Any, ...], yacs: Callable[..., Any], saved: Callable[..., tuple[Any, Path]]
+    options: tuple[Any, ...], yacs: Yacs, saved: Saved
 ) -> None:
     network, path = saved("resnet18")
     wrong = Holder(build_model(yacs(*options, "MODEL.PIXEL_STD", [1.0, 1.0, 1.0])))
@@ -277,7 +249,7 @@ def test_a_detector_within_another_model_is_looked_at(
 
 @pytest.mark.parametrize("options", [TIMM, NATIVE], ids=["timm", "native"])
 def test_a_whole_detector_is_named_as_such(
-    options: tuple[Any, ...], yacs: Callable[..., Any], tmp_path: Path
+    options: tuple[Any, ...], yacs: Yacs, tmp_path: Path
 ) -> None:
     model = build_model(yacs(*options))
     DetectionCheckpointer(model, str(tmp_path)).save("model_final")
@@ -289,9 +261,7 @@ def test_a_whole_detector_is_named_as_such(
 
 
 def test_a_warning_where_nothing_tells(
-    saved: Callable[..., tuple[Any, Path]],
-    caplog: pytest.LogCaptureFixture,
-    monkeypatch: pytest.MonkeyPatch,
+    saved: Saved, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, path = saved("resnet18")
     backbone = TimmBackbone("resnet18")
@@ -323,7 +293,7 @@ class Pair(nn.Module):
 
 
 def test_a_checkpointer_of_a_student_may_leave_the_teacher(
-    yacs: Callable[..., Any], saved: Callable[..., tuple[Any, Path]], tmp_path: Path
+    yacs: Yacs, saved: Saved, tmp_path: Path
 ) -> None:
     _, path = saved("resnet18")
     DetectionCheckpointer(build_model(yacs(*TIMM)), str(tmp_path)).save("detector")
@@ -338,9 +308,7 @@ def test_a_checkpointer_of_a_student_may_leave_the_teacher(
         DetectionCheckpointer(Pair(yacs(*TIMM))).load(str(tmp_path / "detector.pth"))
 
 
-def test_a_backbone_that_was_filled_by_hand_is_marked(
-    yacs: Callable[..., Any], tmp_path: Path
-) -> None:
+def test_a_backbone_that_was_filled_by_hand_is_marked(yacs: Yacs, tmp_path: Path) -> None:
     heads = {"model": {"roi_heads.box_head.fc1.bias": torch.ones(32)}}
     torch.save(heads, tmp_path / "heads.pth")
     model, source = build_model(yacs(*TIMM)), random_network("resnet18")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -16,7 +15,7 @@ from detectron2.structures import Boxes
 from torch import nn
 
 from d2_ext import TimmBackbone
-from tests.d2_ext.conftest import TIMM
+from tests.d2_ext.conftest import TIMM, Yacs
 
 FIELDS = {
     "proposal_boxes": Boxes,
@@ -59,7 +58,7 @@ def export() -> Any:
     )
 
 
-def test_scripting_a_detector(export: Any, yacs: Callable[..., Any]) -> None:
+def test_scripting_a_detector(export: Any, yacs: Yacs) -> None:
     model = build_model(yacs(*TIMM)).eval()
     scripted = export.scripting_with_instances(Scriptable(model).eval(), FIELDS)
     inputs = ({"image": torch.randint(256, (3, 64, 96)).float()},)
@@ -70,7 +69,7 @@ def test_scripting_a_detector(export: Any, yacs: Callable[..., Any]) -> None:
     torch.testing.assert_close(found["pred_masks"], expected.pred_masks)
 
 
-def test_tracing_a_detector(export: Any, yacs: Callable[..., Any]) -> None:
+def test_tracing_a_detector(export: Any, yacs: Yacs) -> None:
     model = build_model(yacs(*TIMM)).eval()
     inputs = [{"image": torch.randint(256, (3, 64, 96)).float()}]
 

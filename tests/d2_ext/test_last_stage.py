@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from torch import nn
 from d2_ext import load_reinforced
 from dr_models.checkpoints import load_backbone
 from dr_plugins.errors import CheckpointError
+from tests.d2_ext.conftest import Saved, Yacs
 from tests.dr_models.checkpoints.networks import cvnets_state
 
 C4 = (
@@ -48,7 +48,7 @@ def last_feature(model: Any, images: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parametrize("options", [NATIVE, TIMM, WHOLE_NATIVE, WHOLE_TIMM])
 def test_the_last_stage_is_loaded_into_the_heads(
-    options: tuple[Any, ...], yacs: Callable[..., Any], saved: Callable[..., tuple[Any, Path]]
+    options: tuple[Any, ...], yacs: Yacs, saved: Saved
 ) -> None:
     network, path = saved("resnet50")
     model = build_model(yacs(*options, "MODEL.DR_TIMM.NAME", "resnet50")).eval()
@@ -59,7 +59,7 @@ def test_the_last_stage_is_loaded_into_the_heads(
     torch.testing.assert_close(last_feature(model, images), expected, rtol=1e-4, atol=1e-4)
 
 
-def test_published_networks_in_c4_models(yacs: Callable[..., Any], tmp_path: Path) -> None:
+def test_published_networks_in_c4_models(yacs: Yacs, tmp_path: Path) -> None:
     torch.save(cvnets_state("resnet_50"), tmp_path / "best.pt")
     address = f"imagenet-plus://{tmp_path}/best.pt?source=cvnets"
     network = timm.create_model("cvnets_resnet50").eval()
@@ -82,10 +82,7 @@ def test_published_networks_in_c4_models(yacs: Callable[..., Any], tmp_path: Pat
     ],
 )
 def test_a_last_stage_that_computes_something_else_is_refused(
-    name: str,
-    options: tuple[Any, ...],
-    yacs: Callable[..., Any],
-    saved: Callable[..., tuple[Any, Path]],
+    name: str, options: tuple[Any, ...], yacs: Yacs, saved: Saved
 ) -> None:
     _, path = saved(name)
     model = build_model(yacs(*TIMM, "MODEL.DR_TIMM.NAME", name, *options))
@@ -99,9 +96,7 @@ def test_a_last_stage_that_computes_something_else_is_refused(
     assert model.backbone.network.is_loaded
 
 
-def test_heads_of_other_models_have_their_own_stage(
-    yacs: Callable[..., Any], saved: Callable[..., tuple[Any, Path]]
-) -> None:
+def test_heads_of_other_models_have_their_own_stage(yacs: Yacs, saved: Saved) -> None:
     network, path = saved("resnet50")
     cfg = yacs(*TIMM, "MODEL.DR_TIMM.NAME", "resnet50")
     pair = nn.ModuleDict({"student": build_model(cfg), "teacher": build_model(cfg)})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from detectron2.engine import DefaultPredictor, DefaultTrainer
 from detectron2.evaluation import COCOEvaluator
 
 import d2_ext  # noqa: F401
-from tests.d2_ext.conftest import NATIVE, TIMM
+from tests.d2_ext.conftest import NATIVE, TIMM, Saved, Yacs
 
 
 class Trainer(DefaultTrainer):
@@ -35,11 +34,7 @@ def backbone_state(model: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("options", [TIMM, NATIVE], ids=["timm", "native"])
 def test_train_evaluate_resume_and_predict(
-    options: tuple[Any, ...],
-    yacs: Callable[..., Any],
-    saved: Callable[..., tuple[Any, Path]],
-    coco: str,
-    tmp_path: Path,
+    options: tuple[Any, ...], yacs: Yacs, saved: Saved, coco: str, tmp_path: Path
 ) -> None:
     _, path = saved("resnet18")
     cfg = yacs(*options, "MODEL.WEIGHTS", f"imagenet-plus://{path}")

@@ -30,7 +30,7 @@ from d2_ext import (
 from dr_plugins import KDLoss, SparseTargets
 from dr_plugins.errors import CheckpointError, DatasetMismatchError
 from tests.d2_ext.coloured import SIZE, make_coloured, make_coloured_set
-from tests.d2_ext.conftest import MEAN, NATIVE, STD, TIMM
+from tests.d2_ext.conftest import MEAN, NATIVE, STD, TIMM, Saved, Yacs
 from tests.own_loss import ReverseKL
 
 
@@ -77,9 +77,7 @@ def build(cfg: Any) -> ReinforcedTrainer:
 
 
 @pytest.mark.slow
-def test_a_few_hundred_iterations_learn(
-    config: Callable[..., Any], yacs: Callable[..., Any]
-) -> None:
+def test_a_few_hundred_iterations_learn(config: Callable[..., Any], yacs: Yacs) -> None:
     cfg = config("SOLVER.MAX_ITER", 240, "TEST.EVAL_PERIOD", 120)
     trainer = build(cfg)
     first = ReinforcedTrainer.test(cfg, trainer.model)["classification"]
@@ -266,9 +264,7 @@ def test_a_trainers_state_without_optimizer_is_refused(
     trainer.load_state_dict(trainer.state_dict())
 
 
-def test_a_checkpoint_of_other_classes(
-    config: Callable[..., Any], saved: Callable[..., tuple[Any, Path]]
-) -> None:
+def test_a_checkpoint_of_other_classes(config: Callable[..., Any], saved: Saved) -> None:
     _, path = saved("resnet18")
     with pytest.raises(CheckpointError, match=r"MODEL\.DR_TIMM\.NUM_CLASSES"):
         DetectionCheckpointer(build_model(config())).load(f"imagenet-plus://{path}")
@@ -287,7 +283,7 @@ def other_activations(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("options", [TIMM, NATIVE], ids=["timm", "native"])
 def test_backbones_of_other_options_are_refused(
-    options: tuple[Any, ...], other_activations: Path, yacs: Callable[..., Any]
+    options: tuple[Any, ...], other_activations: Path, yacs: Yacs
 ) -> None:
     with pytest.raises(CheckpointError, match=r"act_layer='silu'.*act_layer=None.*TIMM\.OPTIONS"):
         DetectionCheckpointer(build_model(yacs(*options))).load(
@@ -296,7 +292,7 @@ def test_backbones_of_other_options_are_refused(
 
 
 def test_backbones_of_the_same_options_are_loaded(
-    other_activations: Path, yacs: Callable[..., Any], config: Callable[..., Any]
+    other_activations: Path, yacs: Yacs, config: Callable[..., Any]
 ) -> None:
     cfg = yacs(*TIMM)
     cfg.MODEL.DR_TIMM.OPTIONS.act_layer = "silu"

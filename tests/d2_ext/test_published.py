@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -19,7 +17,7 @@ from detectron2.modeling import build_model
 import dr_models.networks  # noqa: F401
 from dr_models.checkpoints import CVNETS_MODELS, load_backbone
 from dr_plugins.errors import CheckpointError
-from tests.d2_ext.conftest import TIMM
+from tests.d2_ext.conftest import TIMM, Yacs
 from tests.dr_models.checkpoints.networks import cvnets_state
 
 SIMPLE = ("MODEL.BACKBONE.NAME", "build_dr_timm_simple_fpn_backbone")
@@ -45,9 +43,7 @@ def published(arch: str) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("arch", PUBLISHED)
-def test_features_are_those_of_the_published_network(
-    arch: str, yacs: Callable[..., Any], tmp_path: Path
-) -> None:
+def test_features_are_those_of_the_published_network(arch: str, yacs: Yacs, tmp_path: Path) -> None:
     name, options = PUBLISHED[arch]
     torch.save(published(arch), tmp_path / "best.pt")
     address = f"imagenet-plus://{tmp_path}/best.pt?source=cvnets&arch={arch}"

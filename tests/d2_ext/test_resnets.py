@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from detectron2.modeling.backbone import build_resnet_backbone
 from d2_ext import load_reinforced
 from dr_models.checkpoints import load_backbone
 from dr_plugins.errors import CheckpointError
-from tests.d2_ext.conftest import NATIVE, TIMM
+from tests.d2_ext.conftest import NATIVE, TIMM, Saved, Yacs
 from tests.dr_models.checkpoints.networks import cvnets_state
 
 DEPTH_50 = ("MODEL.RESNETS.DEPTH", 50)
@@ -39,11 +38,7 @@ def stages(network: Any, images: torch.Tensor) -> list[torch.Tensor]:
 @pytest.mark.parametrize("norm", ["FrozenBN", "BN"])
 @pytest.mark.parametrize(("name", "options"), [("resnet18", NATIVE), ("resnet50", DEPTH_50)])
 def test_features_are_those_of_the_network(
-    name: str,
-    options: tuple[Any, ...],
-    norm: str,
-    yacs: Callable[..., Any],
-    saved: Callable[..., tuple[Any, Path]],
+    name: str, options: tuple[Any, ...], norm: str, yacs: Yacs, saved: Saved
 ) -> None:
     network, path = saved(name)
     model = build_model(yacs(*options, *ALL_STAGES, "MODEL.RESNETS.NORM", norm)).eval()
@@ -58,7 +53,7 @@ def test_features_are_those_of_the_network(
         torch.testing.assert_close(feature, wanted, rtol=1e-4, atol=1e-4)
 
 
-def test_features_of_a_torchvision_checkpoint(yacs: Callable[..., Any], tmp_path: Path) -> None:
+def test_features_of_a_torchvision_checkpoint(yacs: Yacs, tmp_path: Path) -> None:
     from torchvision.models import resnet18
 
     torch.manual_seed(0)
@@ -72,9 +67,7 @@ def test_features_of_a_torchvision_checkpoint(yacs: Callable[..., Any], tmp_path
         torch.testing.assert_close(features["res5"], stages(network, images)[-1])
 
 
-def test_cvnets_resnets_belong_into_the_timm_backbone(
-    yacs: Callable[..., Any], tmp_path: Path
-) -> None:
+def test_cvnets_resnets_belong_into_the_timm_backbone(yacs: Yacs, tmp_path: Path) -> None:
     torch.save(cvnets_state("resnet_50"), tmp_path / "best.pt")
     address = f"imagenet-plus://{tmp_path}/best.pt?source=cvnets&arch=resnet50"
     network = timm.create_model("cvnets_resnet50").eval()
@@ -94,9 +87,7 @@ def test_cvnets_resnets_belong_into_the_timm_backbone(
         load_reinforced(build_model(yacs(*timm_50)), address)
 
 
-def test_offsets_of_deformable_convolutions_start_anew(
-    yacs: Callable[..., Any], saved: Callable[..., tuple[Any, Path]]
-) -> None:
+def test_offsets_of_deformable_convolutions_start_anew(yacs: Yacs, saved: Saved) -> None:
     network, path = saved("resnet50")
     model = build_model(
         yacs(*DEPTH_50, "MODEL.RESNETS.DEFORM_ON_PER_STAGE", [False, False, False, True])
@@ -107,9 +98,7 @@ def test_offsets_of_deformable_convolutions_start_anew(
     assert not block.conv2_offset.weight.any()
 
 
-def test_tensors_that_are_meant_to_be_new_are_named(
-    yacs: Callable[..., Any], saved: Callable[..., tuple[Any, Path]]
-) -> None:
+def test_tensors_that_are_meant_to_be_new_are_named(yacs: Yacs, saved: Saved) -> None:
     network, path = saved("resnet18")
     model = build_model(yacs(*NATIVE))
     model.backbone.bottom_up.res5.add_module("gate", torch.nn.Conv2d(512, 8, 1))
@@ -126,9 +115,7 @@ def test_tensors_that_are_meant_to_be_new_are_named(
     assert torch.equal(weight, network.layer4[1].conv2.weight)
 
 
-def test_a_stem_of_three_convolutions_is_called_that(
-    yacs: Callable[..., Any], saved: Callable[..., tuple[Any, Path]]
-) -> None:
+def test_a_stem_of_three_convolutions_is_called_that(yacs: Yacs, saved: Saved) -> None:
     """DeepLab's has a first convolution that strides, like the blocks that are refused."""
     deeplab = pytest.importorskip("detectron2.projects.deeplab")
     _, path = saved("resnet50")
@@ -141,9 +128,7 @@ def test_a_stem_of_three_convolutions_is_called_that(
     assert "STRIDE_IN_1X1 to" not in str(error.value)
 
 
-def test_another_eps_is_refused(
-    yacs: Callable[..., Any], saved: Callable[..., tuple[Any, Path]]
-) -> None:
+def test_another_eps_is_refused(yacs: Yacs, saved: Saved) -> None:
     """All tensors fit, and the features are off by a percent."""
     _, path = saved("resnet18")
     model = build_model(yacs(*NATIVE))
@@ -152,7 +137,7 @@ def test_another_eps_is_refused(
         load_reinforced(model, f"imagenet-plus://{path}")
 
 
-def test_backbone_alone(yacs: Callable[..., Any], saved: Callable[..., tuple[Any, Path]]) -> None:
+def test_backbone_alone(yacs: Yacs, saved: Saved) -> None:
     network, path = saved("resnet18")
     backbone = build_resnet_backbone(yacs(*NATIVE), ShapeSpec(channels=3))
     load_reinforced(backbone, f"imagenet-plus://{path}")
@@ -176,11 +161,7 @@ def test_backbone_alone(yacs: Callable[..., Any], saved: Callable[..., tuple[Any
     ],
 )
 def test_another_network_is_refused_and_nothing_is_loaded(
-    name: str,
-    options: tuple[Any, ...],
-    names: tuple[str, ...],
-    yacs: Callable[..., Any],
-    saved: Callable[..., tuple[Any, Path]],
+    name: str, options: tuple[Any, ...], names: tuple[str, ...], yacs: Yacs, saved: Saved
 ) -> None:
     _, path = saved(name)
     model = build_model(yacs(*options))
@@ -193,10 +174,7 @@ def test_another_network_is_refused_and_nothing_is_loaded(
 
 @pytest.mark.parametrize("change", ["missing", "prefix", "extra"])
 def test_incomplete_checkpoints_are_refused(
-    change: str,
-    yacs: Callable[..., Any],
-    saved: Callable[..., tuple[Any, Path]],
-    tmp_path: Path,
+    change: str, yacs: Yacs, saved: Saved, tmp_path: Path
 ) -> None:
     network, _ = saved("resnet18")
     state = dict(network.state_dict())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from detectron2.evaluation import SemSegEvaluator
 from detectron2.projects import deeplab
 
 import d2_ext
+from tests.d2_ext.conftest import Saved
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples" / "detectron2"
 
@@ -64,10 +64,7 @@ def segments(labelme: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def test_train_and_evaluate(
-    segments: str,
-    saved: Callable[..., tuple[Any, Path]],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    segments: str, saved: Saved, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for kind in (int, float):  # NumPy had these names when Detectron2 0.6 was made
         monkeypatch.setattr(np, kind.__name__, kind, raising=False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from torch import nn
 import d2_ext
 from d2_ext import TimmBackbone, use_checkpoint
 from dr_plugins.errors import CheckpointError
-from tests.d2_ext.conftest import MEAN, NATIVE, STD, TIMM
+from tests.d2_ext.conftest import MEAN, NATIVE, STD, TIMM, Saved, Yacs
 
 LAZY = "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.py"
 
@@ -59,8 +58,8 @@ FORMS = [
 def test_every_form_of_an_address_loads(
     form: str | type[Path],
     options: tuple[Any, ...],
-    yacs: Callable[..., Any],
-    saved: Callable[..., tuple[Any, Path]],
+    yacs: Yacs,
+    saved: Saved,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     network, path = saved("resnet18")
@@ -94,7 +93,7 @@ def lazy() -> Any:
 
 
 @pytest.mark.parametrize("kind", [str, Path])
-def test_lazy_configurations(kind: type, saved: Callable[..., tuple[Any, Path]]) -> None:
+def test_lazy_configurations(kind: type, saved: Saved) -> None:
     _, path = saved("resnet18")
     cfg = lazy()
     use_checkpoint(cfg, kind(path))
@@ -113,7 +112,7 @@ class Pair(nn.Module):
         self.student, self.teacher = student, teacher
 
 
-def test_lazy_configurations_of_two_models(saved: Callable[..., tuple[Any, Path]]) -> None:
+def test_lazy_configurations_of_two_models(saved: Saved) -> None:
     """The images are normalised where a detector is, which may not be the outermost model."""
     _, path = saved("resnet18")
     cfg = lazy()
@@ -134,9 +133,7 @@ def test_lazy_configurations_of_two_models(saved: Callable[..., tuple[Any, Path]
         "",
     ],
 )
-def test_what_does_not_load_is_refused_and_nothing_is_set(
-    address: str, yacs: Callable[..., Any]
-) -> None:
+def test_what_does_not_load_is_refused_and_nothing_is_set(address: str, yacs: Yacs) -> None:
     cfg = yacs(*NATIVE)
     before = cfg.dump()
     with pytest.raises(CheckpointError):
@@ -151,9 +148,7 @@ class Transformer(Backbone):
         return {}
 
 
-def test_what_the_configuration_builds_decides(
-    yacs: Callable[..., Any], saved: Callable[..., tuple[Any, Path]], monkeypatch: Any
-) -> None:
+def test_what_the_configuration_builds_decides(yacs: Yacs, saved: Saved, monkeypatch: Any) -> None:
     """Not the name of the backbone."""
     (_, path), (_, plain) = saved("mobilenetv3_small_050"), saved("resnet18")
     monkeypatch.setattr(BACKBONE_REGISTRY, "_obj_map", dict(BACKBONE_REGISTRY))
@@ -180,7 +175,7 @@ def test_what_the_configuration_builds_decides(
     assert torch.equal(state, torch.random.get_rng_state())
 
 
-def test_classifiers(yacs: Callable[..., Any], saved: Callable[..., tuple[Any, Path]]) -> None:
+def test_classifiers(yacs: Yacs, saved: Saved) -> None:
     _, path = saved("resnet18", num_classes=5)
     meta = ("MODEL.META_ARCHITECTURE", "ReinforcedClassifier", "MODEL.DR_TIMM.NAME", "resnet18")
     cfg = yacs(*meta, "MODEL.DR_TIMM.NUM_CLASSES", 5, "MODEL.PIXEL_MEAN", MEAN)

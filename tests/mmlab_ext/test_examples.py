@@ -13,7 +13,6 @@ from mmengine.hooks import Hook
 from mmengine.registry import MODELS, DefaultScope
 
 from tests.mmlab_ext import small
-from tests.mmlab_ext.configs import pretraining
 
 pytest.importorskip("mmdet", reason="MMDetection is not installed")
 pytest.importorskip("mmseg", reason="MMSegmentation is not installed")
@@ -136,11 +135,9 @@ def test_the_long_schedules_are_those_of_the_configs_that_they_name() -> None:
     assert tuple(segmentor.model.data_preprocessor.size) == (512, 512)
 
 
-def test_the_pretraining_example(
-    photographs: Path, shard_sets: Any, tmp_path: Path, build_runner: Any
-) -> None:
+def test_the_pretraining_example(reinforced: Any, tmp_path: Path, build_runner: Any) -> None:
     config = Config.fromfile(small.EXAMPLES / "resnet50_imagenet-plus.py")
-    tiny = pretraining(photographs, shard_sets())
+    tiny = reinforced()
     for name in ("train_dataloader", "val_dataloader"):
         loader = config[name]
         loader.update(num_workers=0, persistent_workers=False, pin_memory=False, batch_size=4)

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 from mmengine.hooks import Hook
 
 from mmlab_ext import ConfigError
-from tests.mmlab_ext.configs import pretraining
 
 pytest.importorskip("mmpretrain", reason="mmpretrain is not installed", exc_type=ImportError)
 
+Builder = Callable[..., Any]
 
-def config_of(images: Path, shards: Path) -> dict[str, Any]:
-    config = pretraining(images, shards, epochs=1, gt_score=True)
+
+@pytest.fixture
+def config(reinforced: Builder) -> dict[str, Any]:
+    config: dict[str, Any] = reinforced(epochs=1, gt_score=True)
     config["default_scope"] = "mmpretrain"
     config["model"] = {
         "type": "ImageClassifier",
@@ -35,10 +36,8 @@ def config_of(images: Path, shards: Path) -> dict[str, Any]:
     return config
 
 
-def test_its_classifier_learns_the_answers(
-    photographs: Path, shard_sets: Callable[..., Path], build_runner: Callable[..., Any]
-) -> None:
-    runner = build_runner(config_of(photographs, shard_sets()))
+def test_its_classifier_learns_the_answers(config: dict[str, Any], build_runner: Builder) -> None:
+    runner = build_runner(config)
     losses: list[float] = []
 
     class Losses(Hook):
@@ -52,19 +51,15 @@ def test_its_classifier_learns_the_answers(
     assert 0 <= runner.message_hub.get_scalar("val/accuracy/top1").current() <= 100
 
 
-def test_its_mixing_is_refused(
-    photographs: Path, shard_sets: Callable[..., Path], build_runner: Callable[..., Any]
-) -> None:
-    config = config_of(photographs, shard_sets())
+def test_its_mixing_is_refused(config: dict[str, Any], build_runner: Builder) -> None:
     config["model"]["train_cfg"] = {"augments": [{"type": "Mixup", "alpha": 0.2}]}
     with pytest.raises(ConfigError, match=r"model\.train_cfg\.augments"):
         build_runner(config).train()
 
 
 def test_its_switch_to_another_recipe_is_refused_at_the_start(
-    photographs: Path, shard_sets: Callable[..., Path], build_runner: Callable[..., Any]
+    config: dict[str, Any], build_runner: Builder
 ) -> None:
-    config = config_of(photographs, shard_sets())
     mixing = {"augments": [{"type": "Mixup", "alpha": 0.2}]}
     schedule = [{"action_epoch": 100, "batch_augments": mixing}]
     config["custom_hooks"].append({"type": "SwitchRecipeHook", "schedule": schedule})
@@ -81,22 +76,14 @@ def test_its_switch_to_another_recipe_is_refused_at_the_start(
     ],
 )
 def test_its_losses_for_labels_are_refused(
-    photographs: Path,
-    shard_sets: Callable[..., Path],
-    build_runner: Callable[..., Any],
-    loss: dict[str, Any],
-    message: str,
+    config: dict[str, Any], build_runner: Builder, loss: dict[str, Any], message: str
 ) -> None:
-    config = config_of(photographs, shard_sets())
     config["model"]["head"]["loss"] = loss
     with pytest.raises(ConfigError, match=f"{message}.*KDLoss"):
         build_runner(config).train()
 
 
-def test_other_classes_are_refused(
-    photographs: Path, shard_sets: Callable[..., Path], build_runner: Callable[..., Any]
-) -> None:
-    config = config_of(photographs, shard_sets())
+def test_other_classes_are_refused(config: dict[str, Any], build_runner: Builder) -> None:
     config["model"]["head"]["num_classes"] = 5
     with pytest.raises(ConfigError, match=r"model\.head has 5 classes.* 3"):
         build_runner(config).train()
