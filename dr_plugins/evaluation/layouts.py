@@ -19,7 +19,8 @@ from dr_plugins.evaluation.corruptions import EXTRA, names
 from dr_plugins.evaluation.image_set import ImageNetClasses, ImageSet
 
 SEVERITIES = ("1", "2", "3", "4", "5")
-_VALIDATION_NAME = re.compile(r"ILSVRC2012_val_(\d{8})\.\w+$")
+# On the Hub, names end with the class.
+_VALIDATION_NAME = re.compile(r"ILSVRC2012_val_(\d{8})(?:_n\d{8})?\.\w+$")
 _BORDER = 2  # pixels of ObjectNet's images, red so that training on them is noticed
 
 
@@ -88,7 +89,7 @@ def real(name: str, root: Path, classes: ImageNetClasses) -> list[ImageSet]:
     for key in keys:
         match = _VALIDATION_NAME.search(key)
         if match is None or not 1 <= int(match[1]) <= len(classes.real):
-            raise EvaluationError(
+            raise NotFoundError(
                 f"{root / key}: ImageNet-ReaL knows images by their names, ILSVRC2012_val_00000001 "
                 f"to {len(classes.real):08d}; restore the published names"
             )

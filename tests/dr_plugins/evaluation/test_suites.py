@@ -122,9 +122,14 @@ def test_real_works_on_files_without_class_folders(tmp_path: Path) -> None:
 
 
 def test_real_knows_images_by_their_published_names_only(tmp_path: Path) -> None:
+    for name in (f"ILSVRC2012_val_00000002_{WNIDS[0]}.JPEG", "ILSVRC2012_val_00000003.JPEG"):
+        draw(tmp_path / "val" / WNIDS[0] / name, 0)  # as on the Hub, and as published
+    images = find_one("real", tmp_path)
+    assert [row.nonzero().flatten().tolist() for row in images.labels] == CLASSES.real[1:3]
     draw(tmp_path / "val" / WNIDS[0] / "cat.jpg", 0)
-    with pytest.raises(EvaluationError, match=r"cat\.jpg.*ILSVRC2012_val_00000001"):
-        find_sets(["real"], [tmp_path], CLASSES)
+    sets, missing = find_sets(["real", "imagenet"], [tmp_path], CLASSES)
+    assert [each.name for each in sets] == ["imagenet"]
+    assert "cat.jpg" in missing["real"]
 
 
 def test_objectnet(tmp_path: Path) -> None:
