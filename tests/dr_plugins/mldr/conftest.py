@@ -110,3 +110,8 @@ def members() -> Members:
         return [named[i] for i in order]
 
     return make
+
+
+@pytest.fixture
+def archive(tmp_path: Path, members: Members) -> Path:
+    return write_tar(tmp_path / "a.tar.gz", members())

@@ -11,8 +11,7 @@ from dr_plugins.cli.mldr import download, import_mldr
 from .conftest import Members, write_tar
 
 
-def test_importing(images: Path, tmp_path: Path, members: Members) -> None:
-    archive = write_tar(tmp_path / "a.tar.gz", members())
+def test_importing(images: Path, tmp_path: Path, archive: Path) -> None:
     arguments = [str(archive), "--out", str(tmp_path / "set"), "--workers", "0", "--quiet"]
     result = CliRunner().invoke(import_mldr, [*arguments, "--images", str(images)])
     assert result.exit_code == 0, result.output
@@ -20,8 +19,7 @@ def test_importing(images: Path, tmp_path: Path, members: Members) -> None:
     assert "12 images x 3 reinforcements, top-2 of 4 classes" in result.output
 
 
-def test_importing_without_the_images(tmp_path: Path, members: Members) -> None:
-    archive = write_tar(tmp_path / "a.tar.gz", members())
+def test_importing_without_the_images(tmp_path: Path, archive: Path) -> None:
     (tmp_path / "list").write_text("\n".join(f"c{i // 3}/{i}.png" for i in range(12)))
     arguments = [str(archive), "--out", str(tmp_path / "set"), "--workers", "0", "--quiet"]
     result = CliRunner().invoke(import_mldr, arguments)
@@ -45,8 +43,7 @@ def test_names_that_are_no_text(images: Path, tmp_path: Path, members: Members) 
     assert isinstance(result.exception, SystemExit)  # a typed error, and it could be printed
 
 
-def test_weak_classes_are_listed(tmp_path: Path, members: Members) -> None:
-    archive = write_tar(tmp_path / "a.tar.gz", members())
+def test_weak_classes_are_listed(tmp_path: Path, archive: Path) -> None:
     classes = [0, 0, 0, 1, 2, 2, 1, 1, 2, 3, 3, 3]  # the teacher's are three of each in turn
     (tmp_path / "list").write_text("\n".join(f"c{c}/{i}.png" for i, c in enumerate(classes)))
     arguments = [str(archive), "--file-list", str(tmp_path / "list"), "--out", str(tmp_path / "s")]

@@ -112,8 +112,7 @@ def test_golden_set_in_a_dataset(golden: Path, tmp_path: Path) -> None:
     assert "ml-dr, randaug_mixing.tar.gz:reinforced_data; mixed views are rounded" in text
 
 
-def test_an_aligned_archive(images: Path, tmp_path: Path, members: Members) -> None:
-    archive = write_tar(tmp_path / "a.tar.gz", members())
+def test_an_aligned_archive(images: Path, tmp_path: Path, archive: Path) -> None:
     report = import_archives([archive], order_of(images), tmp_path / "set", LOSSLESS)
     assert shares(report) == [1.0]
     shards = ShardSet(tmp_path / "set")
@@ -130,14 +129,13 @@ def test_an_aligned_archive(images: Path, tmp_path: Path, members: Members) -> N
     assert not (tmp_path / "set" / "importing").exists()
 
 
-def test_keys_and_numbers_may_be_ordered_differently(tmp_path: Path, members: Members) -> None:
+def test_keys_and_numbers_may_be_ordered_differently(tmp_path: Path, archive: Path) -> None:
     # Upper case sorts before lower case by bytes; a file list may have any order.
     keys = [f"{'aBcD'[i // 3]}/{i}.png" for i in range(12)]
     keys = keys[6:] + keys[:6]
     (tmp_path / "list").write_text("\n".join(keys) + "\n")
     order = ImageOrder.of_list(tmp_path / "list")
     assert order.class_names == ["B", "D", "a", "c"]
-    archive = write_tar(tmp_path / "a.tar.gz", members())
     import_archives([archive], order, tmp_path / "set", ImportSettings(min_agreement=0))
     shards = ShardSet(tmp_path / "set")
     for index, key in enumerate(keys):
@@ -145,10 +143,7 @@ def test_keys_and_numbers_may_be_ordered_differently(tmp_path: Path, members: Me
         assert shards[key, 1]["crop"].tolist() == list(stored)
 
 
-def test_probabilities_are_halved_by_default(
-    images: Path, tmp_path: Path, members: Members
-) -> None:
-    archive = write_tar(tmp_path / "a.tar.gz", members())
+def test_probabilities_are_halved_by_default(images: Path, tmp_path: Path, archive: Path) -> None:
     import_archives([archive], order_of(images), tmp_path / "half")
     import_archives([archive], order_of(images), tmp_path / "full", LOSSLESS)
     half, full = ShardSet(tmp_path / "half"), ShardSet(tmp_path / "full")
@@ -218,10 +213,9 @@ def test_sets_of_different_kinds_are_not_merged(
         import_archives([first, second], order_of(images), tmp_path / "set")
 
 
-def test_another_class_order_is_noticed(images: Path, tmp_path: Path, members: Members) -> None:
+def test_another_class_order_is_noticed(images: Path, tmp_path: Path, archive: Path) -> None:
     keys = list(order_of(images).keys)
     (tmp_path / "list").write_text("\n".join(keys[3:] + keys[:3]))
-    archive = write_tar(tmp_path / "a.tar.gz", members())
     order = ImageOrder.of_list(tmp_path / "list", images)
     with pytest.raises(AlignmentError, match=r"0\.0% of 12 images"):
         import_archives([archive], order, tmp_path / "set")
@@ -285,10 +279,9 @@ def test_a_partner_that_does_not_fit_is_refused(golden: Path, tmp_path: Path, la
 
 
 def test_a_smaller_image_in_training_is_a_typed_error(
-    images: Path, tmp_path: Path, members: Members
+    images: Path, tmp_path: Path, archive: Path
 ) -> None:
     """Of a set that was imported without looking at the images."""
-    archive = write_tar(tmp_path / "a.tar.gz", members())
     keys = order_of(images).keys
     (tmp_path / "list").write_text("\n".join(keys))
     import_archives([archive], ImageOrder.of_list(tmp_path / "list"), tmp_path / "set")
@@ -309,17 +302,15 @@ def _cropped_to_a_corner(one: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_another_order_within_a_class_is_noticed_by_its_crops(
-    images: Path, tmp_path: Path, members: Members
+    images: Path, tmp_path: Path, archive: Path
 ) -> None:
     Image.new("RGB", (48, 30)).save(images / "n00000002" / "n00000002_2.png")
-    archive = write_tar(tmp_path / "a.tar.gz", members())
     with pytest.raises(AlignmentError, match=r"'n00000002/n00000002_2\.png'.*30x48"):
         import_archives([archive], order_of(images), tmp_path / "set")
 
 
-def test_unknown_labels_need_the_flag(tmp_path: Path, members: Members) -> None:
+def test_unknown_labels_need_the_flag(tmp_path: Path, archive: Path) -> None:
     (tmp_path / "list").write_text("\n".join(f"{i}.png" for i in range(12)))
-    archive = write_tar(tmp_path / "a.tar.gz", members())
     order = ImageOrder.of_list(tmp_path / "list")
     with pytest.raises(AlignmentError, match="no label is known"):
         import_archives([archive], order, tmp_path / "set")
@@ -327,8 +318,7 @@ def test_unknown_labels_need_the_flag(tmp_path: Path, members: Members) -> None:
     assert import_archives([archive], order, tmp_path / "set", settings).agreement == [None]
 
 
-def test_the_wrong_number_of_images(images: Path, tmp_path: Path, members: Members) -> None:
-    archive = write_tar(tmp_path / "a.tar.gz", members())
+def test_the_wrong_number_of_images(images: Path, tmp_path: Path, archive: Path) -> None:
     (images / "n00000003" / "n00000003_2.png").unlink()
     with pytest.raises(ArchiveError, match="image number 11, but there are only 11"):
         import_archives([archive], order_of(images), tmp_path / "set")
@@ -339,8 +329,7 @@ def test_the_wrong_number_of_images(images: Path, tmp_path: Path, members: Membe
         import_archives([archive], order_of(images), tmp_path / "set")
 
 
-def test_a_set_of_other_classes(images: Path, tmp_path: Path, members: Members) -> None:
-    archive = write_tar(tmp_path / "a.tar.gz", members())
+def test_a_set_of_other_classes(images: Path, tmp_path: Path, archive: Path) -> None:
     shutil.copytree(images / "n00000000", images / "n00000009")
     with pytest.raises(ArchiveError, match="covers 12 of 15"):
         import_archives([archive], order_of(images), tmp_path / "set")
@@ -411,10 +400,9 @@ def test_incomplete_archives(images: Path, tmp_path: Path, members: Members) -> 
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_all_unreadable_images_are_named_at_once(
-    images: Path, tmp_path: Path, members: Members, workers: int, monkeypatch: Any
+    images: Path, tmp_path: Path, archive: Path, workers: int, monkeypatch: Any
 ) -> None:
     monkeypatch.setattr(Worker, "store", None)  # nothing is decoded before
-    archive = write_tar(tmp_path / "a.tar.gz", members())
     order = order_of(images)
     (images / "n00000001" / "n00000001_2.png").unlink()
     (images / "n00000003" / "n00000003_18.png").write_bytes(b"no image")

@@ -25,13 +25,38 @@ def small_shards(monkeypatch: Any) -> None:
     monkeypatch.setattr(importer_module, "_BATCH_MEMBERS", 1)
 
 
-@pytest.mark.usefixtures("small_shards")
+@pytest.fixture
+def reference(small_shards: None, images: Path, archive: Path, tmp_path: Path) -> dict[str, bytes]:
+    """The set of the archive, imported without interruption."""
+    import_archives([archive], order_of(images), tmp_path / "reference")
+    return files_of(tmp_path / "reference")
+
+
+def run_script(folder: Path, text: str, *arguments: object, **options: Any) -> Any:
+    """Run a program in a folder; returns when its workers, which share its output, have ended."""
+    (folder / "script.py").write_text(text)
+    return subprocess.run(
+        [sys.executable, "script.py", *map(str, arguments)],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[3])},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=300,
+        check=False,
+        **options,
+    )
+
+
 @pytest.mark.parametrize("after", range(1, 12, 2))
 def test_an_interrupted_import_goes_on(
-    images: Path, tmp_path: Path, members: Members, after: int, monkeypatch: Any
+    images: Path,
+    tmp_path: Path,
+    archive: Path,
+    after: int,
+    monkeypatch: Any,
+    reference: dict[str, bytes],
 ) -> None:
-    archive = write_tar(tmp_path / "a.tar.gz", members())
-    import_archives([archive], order_of(images), tmp_path / "reference")
     stored: list[int] = []
     original = Worker.store
 
@@ -62,15 +87,12 @@ def test_an_interrupted_import_goes_on(
     assert looked == []  # the first look is remembered
     assert sorted(stored + again) == list(range(12))  # nothing is decoded twice
     assert shares(report) == [1.0]  # counted over all images all the same
-    assert files_of(tmp_path / "set") == files_of(tmp_path / "reference")
+    assert files_of(tmp_path / "set") == reference
 
 
-@pytest.mark.usefixtures("small_shards")
 def test_damaged_remains_are_made_again(
-    images: Path, tmp_path: Path, members: Members, monkeypatch: Any
+    images: Path, tmp_path: Path, archive: Path, monkeypatch: Any, reference: dict[str, bytes]
 ) -> None:
-    archive = write_tar(tmp_path / "a.tar.gz", members())
-    import_archives([archive], order_of(images), tmp_path / "reference")
     original = Worker.finish
 
     def finish(self: Any, shard: int, *rest: Any) -> Any:
@@ -88,7 +110,7 @@ def test_damaged_remains_are_made_again(
         data[-20] ^= 1
         path.write_bytes(bytes(data))
     import_archives([archive], order_of(images), tmp_path / "set")
-    assert files_of(tmp_path / "set") == files_of(tmp_path / "reference")
+    assert files_of(tmp_path / "set") == reference
 
 
 KILLED = """
@@ -113,26 +135,13 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.usefixtures("small_shards")
 def test_a_killed_import_leaves_no_processes_and_can_be_resumed(
-    images: Path, tmp_path: Path, members: Members
+    images: Path, tmp_path: Path, archive: Path, reference: dict[str, bytes]
 ) -> None:
-    archive = write_tar(tmp_path / "a.tar.gz", members())
-    import_archives([archive], order_of(images), tmp_path / "reference")
-    (tmp_path / "killed.py").write_text(KILLED)
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[3])}
-    # This returns when stdout is closed: not before the workers, which share it, have ended too.
-    done = subprocess.run(
-        [sys.executable, "killed.py", str(images), str(archive), "set"],
-        cwd=tmp_path,
-        env=environment,
-        stdout=subprocess.PIPE,
-        timeout=300,
-        check=False,
-    )
+    done = run_script(tmp_path, KILLED, images, archive, "set")
     assert done.returncode == -signal.SIGKILL
     import_archives([archive], order_of(images), tmp_path / "set")
-    assert files_of(tmp_path / "set") == files_of(tmp_path / "reference")
+    assert files_of(tmp_path / "set") == reference
 
 
 INTERRUPTED = """
@@ -160,34 +169,20 @@ if __name__ == "__main__":
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("small_shards")
 @pytest.mark.parametrize("after", [1, 6])
 def test_ctrl_c_ends_an_import_without_a_traceback(
-    images: Path, tmp_path: Path, members: Members, after: int
+    images: Path, tmp_path: Path, archive: Path, after: int, reference: dict[str, bytes]
 ) -> None:
-    archive = write_tar(tmp_path / "a.tar.gz", members())
-    (tmp_path / "interrupted.py").write_text(INTERRUPTED)
-    done = subprocess.run(
-        [sys.executable, "interrupted.py", str(images), str(archive), "set", str(after)],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[3])},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-        timeout=300,
-        check=False,
-    )
+    arguments = (images, archive, "set", after)
+    done = run_script(tmp_path, INTERRUPTED, *arguments, start_new_session=True)
     assert done.returncode == 1
     assert "Traceback" not in done.stdout
     assert "same command" in done.stdout
     import_archives([archive], order_of(images), tmp_path / "set")
-    import_archives([archive], order_of(images), tmp_path / "reference")
-    assert files_of(tmp_path / "set") == files_of(tmp_path / "reference")
+    assert files_of(tmp_path / "set") == reference
 
 
-def test_a_finished_set_is_left_alone(images: Path, tmp_path: Path, members: Members) -> None:
-    archive = write_tar(tmp_path / "a.tar.gz", members())
+def test_a_finished_set_is_left_alone(images: Path, tmp_path: Path, archive: Path) -> None:
     import_archives([archive], order_of(images), tmp_path / "set")
     before = files_of(tmp_path / "set")
     assert import_archives([archive], order_of(images), tmp_path / "set").agreement == []
@@ -245,10 +240,9 @@ def test_an_exchanged_archive_is_another_set(
 
 
 def test_another_order_is_another_set(
-    images: Path, tmp_path: Path, members: Members, monkeypatch: Any
+    images: Path, tmp_path: Path, archive: Path, monkeypatch: Any
 ) -> None:
     monkeypatch.setattr(importer_module, "_BATCH_MEMBERS", 1)
-    archive = write_tar(tmp_path / "a.tar.gz", members())
     stop_at(monkeypatch, 5, archive, images, tmp_path / "set")
     keys = list(order_of(images).keys)
     keys[0], keys[1] = keys[1], keys[0]
@@ -259,9 +253,8 @@ def test_another_order_is_another_set(
 
 @pytest.mark.parametrize("change", ["content", "missing"])
 def test_an_archive_that_changes_while_it_is_read(
-    images: Path, tmp_path: Path, members: Members, monkeypatch: Any, change: str
+    images: Path, tmp_path: Path, archive: Path, members: Members, monkeypatch: Any, change: str
 ) -> None:
-    archive = write_tar(tmp_path / "a.tar.gz", members())
     replaced = members(seed=1) if change == "content" else members()[:-3]
     write_tar(tmp_path / "other.tar.gz", replaced)
     iter_members = importer_module.iter_members
@@ -275,9 +268,8 @@ def test_an_archive_that_changes_while_it_is_read(
 
 @pytest.mark.parametrize("name", ["thesis.tex", "shard-00000.records.bak", "shard-00000.records/x"])
 def test_files_that_no_import_has_made_are_kept(
-    images: Path, tmp_path: Path, members: Members, name: str
+    images: Path, tmp_path: Path, archive: Path, name: str
 ) -> None:
-    archive = write_tar(tmp_path / "a.tar.gz", members())
     foreign = tmp_path / "set" / "importing" / name
     foreign.parent.mkdir(parents=True)
     foreign.write_text("years of work")
@@ -287,9 +279,8 @@ def test_files_that_no_import_has_made_are_kept(
 
 
 def test_files_that_appear_meanwhile_are_kept(
-    images: Path, tmp_path: Path, members: Members, monkeypatch: Any
+    images: Path, tmp_path: Path, archive: Path, monkeypatch: Any
 ) -> None:
-    archive = write_tar(tmp_path / "a.tar.gz", members())
     foreign = tmp_path / "set" / "importing" / "thesis.tex"
     finish = Worker.finish
 
@@ -303,9 +294,8 @@ def test_files_that_appear_meanwhile_are_kept(
 
 
 def test_a_link_in_the_place_of_unfinished_work(
-    images: Path, tmp_path: Path, members: Members
+    images: Path, tmp_path: Path, archive: Path
 ) -> None:
-    archive = write_tar(tmp_path / "a.tar.gz", members())
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "set").mkdir()
     (tmp_path / "set" / "importing").symlink_to(tmp_path / "elsewhere")
