@@ -19,6 +19,12 @@ from examples.recipes.train import train
 
 ROOT = Path(__file__).resolve().parents[2]
 
+# Of commands that take another program's options as well.
+CONTEXT = {
+    "ignore_unknown_options": True,
+    "show_default": True,
+    "help_option_names": ["-h", "--help"],
+}
 train_script_option = click.option(
     "--train-script",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),

@@ -12,7 +12,7 @@ import torch
 import yaml
 
 from dr_plugins.cli import Command
-from examples.recipes.launching import launch, options_of, train_script_option
+from examples.recipes.launching import CONTEXT, launch, options_of, train_script_option
 from examples.recipes.smoke import CLASSES, make_images, make_shards
 
 _FOLDER = Path(__file__).parent
@@ -20,16 +20,16 @@ _SIZE = 64  # pixels, of a smoke
 _RECIPES = sorted(path.stem for path in _FOLDER.glob("*.yaml"))
 
 
-@click.command(cls=Command, context_settings={"ignore_unknown_options": True, "show_default": True})
-@click.argument("recipe", type=click.Choice(_RECIPES))
+@click.command(cls=Command, context_settings=CONTEXT, epilog=f"Recipes: {', '.join(_RECIPES)}.\n")
+@click.argument("recipe", metavar="RECIPE", type=click.Choice(_RECIPES))
 @click.option("--smoke", is_flag=True, help="Run one epoch on six images that are made for it.")
 @train_script_option
-@click.argument("options", nargs=-1, type=click.UNPROCESSED)
+@click.argument("options", metavar="[TIMM_OPTIONS]", nargs=-1, type=click.UNPROCESSED)
 def main(recipe: str, smoke: bool, train_script: Path | None, options: tuple[str, ...]) -> None:
     """Train by a recipe on this machine.
 
-    OPTIONS are those of timm's train.py, such as `--data-dir imagenet --epochs 300`, and replace
-    the recipe's.
+    TIMM_OPTIONS are those of timm's train.py, such as `--data-dir imagenet --epochs 300`, and
+    replace the recipe's.
     """
     chosen = yaml.safe_load((_FOLDER / f"{recipe}.yaml").read_text())
     chosen |= {"output": "output/recipes", "experiment": recipe, "device": _device()}

@@ -26,19 +26,20 @@ _SUBSETS = {"small": ("--samples", "100", "--topk", "5"), "mini": ("--samples", 
 _SMOKE_SUBSETS = {"small": ("--samples", "2", "--topk", "1"), "mini": ("--samples", "1")}
 
 
-@click.command(cls=Command, context_settings={"ignore_unknown_options": True, "show_default": True})
-@click.argument("config", type=click.Choice(list(_POLICIES)), default="randaug")
+@click.command(cls=Command, context_settings=launching.CONTEXT)
+@click.argument("config", metavar="[CONFIG]", type=click.Choice(list(_POLICIES)), default="randaug")
 @click.option("--images", default="imagenet/train", help="As for dr-plugins reinforce.")
 @click.option("--out", type=click.Path(path_type=Path), default="imagenet/reinforcements")
 @click.option("--estimate", is_flag=True, help="Only print what the set costs.")
 @click.option("--smoke", is_flag=True, help="Make a tiny set of images that are made for it.")
-@click.argument("options", nargs=-1, type=click.UNPROCESSED)
+@click.argument("options", metavar="[REINFORCE_OPTIONS]", nargs=-1, type=click.UNPROCESSED)
 def main(
     config: str, images: str, out: Path, estimate: bool, smoke: bool, options: tuple[str, ...]
 ) -> None:
     """Make OUT/imagenet-plus, and of it OUT/imagenet-plus-small and -mini.
 
-    OPTIONS are more options of `dr-plugins reinforce`, such as `--bf16 --compile`.
+    CONFIG is one of apple/ml-dr's: cropflip, mixing, randaug (the default) or randaug_mixing.
+    REINFORCE_OPTIONS are more options of `dr-plugins reinforce`, such as `--bf16 --compile`.
     """
     teachers = [f"timm:{name}" for name in MEMBERS]
     samples, topk, subsets = "400", "10", _SUBSETS

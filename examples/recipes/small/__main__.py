@@ -20,8 +20,8 @@ _FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 
 
 @click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
-@click.argument("dataset", type=click.Choice(_DATASETS))
-@click.argument("stages", nargs=-1, type=click.Choice(_STAGES))
+@click.argument("dataset", metavar="DATASET", type=click.Choice(_DATASETS))
+@click.argument("stages", metavar="[STAGES]", nargs=-1, type=click.Choice(_STAGES))
 @click.option("--data-dir", type=_PATH, default="data", show_default=True, help="Of the images.")
 @click.option("--out", type=_PATH, help="Results.  [default: output/recipes/DATASET]")
 @click.option(
@@ -50,8 +50,9 @@ def main(
 ) -> None:
     """Run the STAGES of the paper's recipe for a dataset; by default all, one after the other.
 
-    teacher: fine-tune it. reinforce: make the shard set. scratch, scratch-plus: train the student
-    on plain and on reinforced images. finetune, finetune-plus: the same from --weights.
+    DATASET is cifar100, flowers102 or food101. Of its stages, teacher fine-tunes the teacher,
+    reinforce makes the shard set, scratch and scratch-plus train the student on plain and on
+    reinforced images, and finetune and finetune-plus do so from --weights.
 
     A finished stage is skipped, and an interrupted one resumes: run the same command again.
     """
