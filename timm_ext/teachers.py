@@ -27,7 +27,6 @@ class TimmTeacher(nn.Module):
     Args:
         model: From `timm.create_model`; its data configuration sets size, interpolation, mean and
             std.
-        channels_last: Run it in channels-last memory format, which is faster for convolutions.
         options: What its checkpoint records of its images (``input_size``, ``mean``, ``std``,
             ``interpolation``), which comes before the model's own.
 
@@ -38,12 +37,7 @@ class TimmTeacher(nn.Module):
     mean: torch.Tensor
     std: torch.Tensor
 
-    def __init__(
-        self,
-        model: nn.Module,
-        channels_last: bool = True,
-        options: Mapping[str, Any] | None = None,
-    ) -> None:
+    def __init__(self, model: nn.Module, options: Mapping[str, Any] | None = None) -> None:
         super().__init__()
         config = resolve_model_data_config(model, dict(options or {}))
         channels, height, width = config["input_size"]
@@ -58,8 +52,8 @@ class TimmTeacher(nn.Module):
             )
         self.size = (height, width)
         self.interpolation = InterpolationMode(config["interpolation"])
-        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
-        self.model = model.to(memory_format=self.memory_format)
+        # In channels-last memory, convolutions are faster.
+        self.model = model.to(memory_format=torch.channels_last)
         # As buffers, they are part of the digest of the weights.
         for name in ("mean", "std"):
             self.register_buffer(name, torch.tensor(config[name]).view(1, 3, 1, 1))
@@ -72,7 +66,7 @@ class TimmTeacher(nn.Module):
             images = transforms.resize(images, list(self.size), self.interpolation, antialias=True)
             images = images.clamp(0, 255)  # bicubic overshoots at edges
         images = (images / 255 - self.mean) / self.std
-        logits: torch.Tensor = self.model(images.contiguous(memory_format=self.memory_format))
+        logits: torch.Tensor = self.model(images.contiguous(memory_format=torch.channels_last))
         return logits
 
 

@@ -24,6 +24,7 @@ pytest.importorskip("mmdet", reason="MMDetection is not installed")
 import mmdet.models  # noqa: F401  registers its ResNet
 
 Builder = Callable[..., Any]
+Saved = tuple[dict[str, torch.Tensor], str]  # a checkpoint and its path
 MEAN, STD = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
 
 
@@ -107,7 +108,7 @@ def config_of(checkpoint: str, **backbone: Any) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def resnet18(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, torch.Tensor], str]:
+def resnet18(tmp_path_factory: pytest.TempPathFactory) -> Saved:
     torch.manual_seed(11)
     network = timm.create_model("resnet18", num_classes=5)
     path = tmp_path_factory.mktemp("checkpoint") / "resnet18.pt"
@@ -132,7 +133,7 @@ def assert_equal(got: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]
 
 
 def test_the_first_step_meets_the_checkpoint(
-    resnet18: tuple[dict[str, torch.Tensor], str], build_runner: Builder, tmp_path: Path
+    resnet18: Saved, build_runner: Builder, tmp_path: Path
 ) -> None:
     state, path = resnet18
     # The backbone's init_cfg runs before, and does not win.
@@ -164,9 +165,7 @@ def test_timm_features_get_theirs(build_runner: Builder, tmp_path: Path) -> None
         assert torch.equal(value, source[key.removeprefix("body.features.")])
 
 
-def test_averaged_weights_begin_at_the_checkpoint(
-    resnet18: tuple[dict[str, torch.Tensor], str], build_runner: Builder
-) -> None:
+def test_averaged_weights_begin_at_the_checkpoint(resnet18: Saved, build_runner: Builder) -> None:
     state, path = resnet18
     config = config_of(path)
     config["custom_hooks"].append({"type": "EMAHook", "momentum": 0.25})
@@ -191,7 +190,7 @@ def test_averaged_weights_begin_at_the_checkpoint(
 
 
 def test_a_resumed_run_keeps_what_it_learned(
-    resnet18: tuple[dict[str, torch.Tensor], str], build_runner: Builder, tmp_path: Path
+    resnet18: Saved, build_runner: Builder, tmp_path: Path
 ) -> None:
     _, path = resnet18
     config = config_of(path)
@@ -203,9 +202,7 @@ def test_a_resumed_run_keeps_what_it_learned(
     assert_equal(seen.state, learned)
 
 
-def test_a_resume_without_anything_to_resume_loads(
-    resnet18: tuple[dict[str, torch.Tensor], str], build_runner: Builder
-) -> None:
+def test_a_resume_without_anything_to_resume_loads(resnet18: Saved, build_runner: Builder) -> None:
     state, path = resnet18
     seen = train(build_runner(config_of(path), resume=True))
     assert seen.epochs == [0, 0, 1, 1]
@@ -213,7 +210,7 @@ def test_a_resume_without_anything_to_resume_loads(
 
 
 def test_load_from_contradicts_the_hook(
-    resnet18: tuple[dict[str, torch.Tensor], str], build_runner: Builder, tmp_path: Path
+    resnet18: Saved, build_runner: Builder, tmp_path: Path
 ) -> None:
     _, path = resnet18
     config = config_of(path)
@@ -240,7 +237,7 @@ def test_load_from_contradicts_the_hook(
     ],
 )
 def test_backbones_that_do_not_fit(
-    resnet18: tuple[dict[str, torch.Tensor], str],
+    resnet18: Saved,
     build_runner: Builder,
     backbone: dict[str, Any],
     error: type[Exception],
@@ -264,10 +261,7 @@ def test_backbones_that_do_not_fit(
     ],
 )
 def test_other_images_than_it_was_trained_on(
-    resnet18: tuple[dict[str, torch.Tensor], str],
-    build_runner: Builder,
-    preprocessor: dict[str, Any],
-    message: str,
+    resnet18: Saved, build_runner: Builder, preprocessor: dict[str, Any], message: str
 ) -> None:
     config = config_of(resnet18[1])
     runner = build_runner(config, **{"model.data_preprocessor": preprocessor})
@@ -275,9 +269,7 @@ def test_other_images_than_it_was_trained_on(
         train(runner)
 
 
-def test_the_check_of_images_can_be_switched_off(
-    resnet18: tuple[dict[str, torch.Tensor], str], build_runner: Builder
-) -> None:
+def test_the_check_of_images_can_be_switched_off(resnet18: Saved, build_runner: Builder) -> None:
     config = config_of(resnet18[1])
     config["custom_hooks"][0]["check_inputs"] = False
     config["model"]["data_preprocessor"]["mean"] = [0.0, 0.0, 0.0]
@@ -285,9 +277,7 @@ def test_the_check_of_images_can_be_switched_off(
     assert_equal(seen.state, without_head(resnet18[0]))
 
 
-def test_a_model_without_backbone(
-    resnet18: tuple[dict[str, torch.Tensor], str], build_runner: Builder
-) -> None:
+def test_a_model_without_backbone(resnet18: Saved, build_runner: Builder) -> None:
     config = {**config_of(resnet18[1]), "model": {"type": "TinyHeadless"}}
     with pytest.raises(ConfigError, match=r"model\.type is TinyHeadless, which has no backbone"):
         train(build_runner(config))
@@ -301,10 +291,7 @@ def test_a_model_without_backbone(
     ],
 )
 def test_settings_of_the_hook(
-    resnet18: tuple[dict[str, torch.Tensor], str],
-    build_runner: Builder,
-    hook: dict[str, str],
-    message: str,
+    resnet18: Saved, build_runner: Builder, hook: dict[str, str], message: str
 ) -> None:
     config = config_of(resnet18[1])
     config["custom_hooks"][0].update(hook)
@@ -318,10 +305,7 @@ def test_a_missing_file(build_runner: Builder, tmp_path: Path) -> None:
 
 
 def test_a_wrapped_model_gets_its_backbone(
-    resnet18: tuple[dict[str, torch.Tensor], str],
-    build_runner: Builder,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    resnet18: Saved, build_runner: Builder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     state, path = resnet18
     config = config_of(path)

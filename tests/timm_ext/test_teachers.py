@@ -78,14 +78,9 @@ def test_unknown_interpolation() -> None:
         TimmTeacher(own)
 
 
-def test_memory_format_changes_nothing_but_speed(model: nn.Module) -> None:
-    with torch.inference_mode():
-        one, other = (TimmTeacher(model, channels_last=flag)(VIEWS) for flag in (True, False))
-    torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
-
-
 def test_checkpoints(model: nn.Module, tmp_path: Path) -> None:
-    state, expected = model.state_dict(), logits_of(model, VIEWS)
+    state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    expected = logits_of(model, VIEWS)
     other = {name: torch.zeros_like(tensor) for name, tensor in state.items()}
     save_file(state, tmp_path / "a.safetensors")
     torch.save(state, tmp_path / "a.pth")
