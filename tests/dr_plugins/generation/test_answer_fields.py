@@ -27,6 +27,7 @@ from dr_plugins.errors import FormatError, SettingsMismatchError, VersionError
 from dr_plugins.generation.teachers import Ensemble
 from dr_plugins.losses import DistillationLoss
 from dr_plugins.records import ANSWER_FIELDS, AnswerField, answer_fields
+from tests.dr_plugins.generation.whole_sets import Counting, interrupt
 from tests.tiny import TinyTeacher, content, make_set, policy
 
 NEW = (
@@ -139,17 +140,8 @@ def test_sets_with_and_without_it_are_different_sets(
 def test_an_interrupted_set_is_resumed(
     new_fields: None, made: ShardSet, tmp_path: Path, photographs: Path
 ) -> None:
-    class Stops(TinyTeacher):
-        calls = -1
-
-        def forward(self, views: torch.Tensor) -> torch.Tensor:
-            self.calls += 1
-            if self.calls > 4:
-                raise KeyboardInterrupt
-            return super().forward(views)
-
     with pytest.raises(KeyboardInterrupt):
-        make_set(tmp_path / "again", photographs, topk=3, teacher=Stops())
+        make_set(tmp_path / "again", photographs, topk=3, teacher=Counting(5, interrupt))
     make_set(tmp_path / "again", photographs, topk=3)
     for shard in made.manifest.shards:
         ours, theirs = (Path(d) / shard.file for d in (made.location.path, tmp_path / "again"))

@@ -19,6 +19,7 @@ from dr_plugins.generation.grace import Grace
 from dr_plugins.generation.launch import Rank, rank_device, rank_devices
 from dr_plugins.generation.teachers import Ensemble
 from dr_plugins.images.sources import open_source
+from tests.dr_plugins.generation.whole_sets import Counting
 from tests.tiny import TinyTeacher, policy
 
 TORCHRUN = {
@@ -123,19 +124,9 @@ def sigterm() -> Iterator[None]:
     signal.signal(signal.SIGTERM, before)
 
 
-class Terminated(TinyTeacher):
-    """In its n-th call all processes get SIGTERM; the calls 0 and 1 only count classes."""
-
-    def __init__(self, call: int) -> None:
-        super().__init__()
-        self.calls, self.call = -1, call
-
-    def forward(self, views: torch.Tensor) -> torch.Tensor:
-        self.calls += 1
-        if self.calls == self.call:
-            for process in (*(child.pid for child in active_children()), os.getpid()):
-                os.kill(process, signal.SIGTERM)
-        return super().forward(views)
+def terminate_all() -> None:
+    for process in (*(child.pid for child in active_children()), os.getpid()):
+        os.kill(process, signal.SIGTERM)
 
 
 def make(out: Path, images: Path, teacher: nn.Module, **options: Any) -> Any:
@@ -158,7 +149,7 @@ def make(out: Path, images: Path, teacher: nn.Module, **options: Any) -> Any:
 def test_sigterm_finishes_the_shard_or_gives_it_up(
     tmp_path: Path, photographs: Path, grace: float, asked: int, stored: int, workers: int
 ) -> None:
-    teacher = Terminated(1 + 6)
+    teacher = Counting(1 + 6, terminate_all)
     with pytest.raises(TerminatedError):
         make(tmp_path, photographs, teacher, grace=grace, workers=workers)
     assert teacher.calls == asked
@@ -171,7 +162,7 @@ def test_sigterm_finishes_the_shard_or_gives_it_up(
 @pytest.mark.usefixtures("sigterm")
 def test_sigterm_in_the_last_shard_is_not_forgotten(tmp_path: Path, photographs: Path) -> None:
     with pytest.raises(TerminatedError):
-        make(tmp_path, photographs, Terminated(1 + 12), grace=1000)
+        make(tmp_path, photographs, Counting(1 + 12, terminate_all), grace=1000)
     assert len(list(tmp_path.glob("shard-*"))) == 3
 
 

@@ -37,6 +37,10 @@ def generate(
     reinforce(source, Ensemble([teacher or TinyTeacher()]), out, settings, **options)
 
 
+def interrupt() -> None:
+    raise KeyboardInterrupt
+
+
 class Counting(TinyTeacher):
     """Does something in its n-th call; the first two, 0 and 1, only count classes."""
 

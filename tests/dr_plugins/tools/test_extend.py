@@ -27,6 +27,7 @@ from dr_plugins.shards.reader import ShardSet
 from dr_plugins.tools import extend as extend_module
 from dr_plugins.tools.verify import verify
 from tests.data.make_golden import HERE
+from tests.dr_plugins.generation.whole_sets import Counting, interrupt
 from tests.tiny import TinyTeacher, content, make_photographs, make_set, policy
 
 Sets = Callable[..., Path]
@@ -95,21 +96,10 @@ def test_a_stopped_run_continues(
     some = make_set(tmp_path / "some", source_of(photographs, 3), samples=4)
     expected = files(grown(some, photographs, tmp_path / "at once", samples=6))
 
-    class Failing(TinyTeacher):
-        def __init__(self, calls: int) -> None:
-            super().__init__()
-            self.calls = calls
-
-        def forward(self, views: torch.Tensor) -> torch.Tensor:
-            self.calls -= 1
-            if not self.calls:
-                raise KeyboardInterrupt
-            return super().forward(views)
-
     out = tmp_path / "out"
-    for calls in (3, 7):  # while planning, and while generating
+    for call in (2, 6):  # while planning, and while generating
         with pytest.raises(KeyboardInterrupt):
-            grown(some, photographs, out, samples=6, teacher=Failing(calls))
+            grown(some, photographs, out, samples=6, teacher=Counting(call, interrupt))
     monkeypatch.setattr(extend_module, "merge", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         grown(some, photographs, out, samples=6)
