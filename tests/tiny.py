@@ -93,6 +93,11 @@ def make_set(
     return out
 
 
+def files(directory: Path) -> dict[str, bytes]:
+    """All that a set consists of."""
+    return {p.name: p.read_bytes() for p in directory.iterdir() if p.name != ".lock"}
+
+
 def content(directory: Path) -> dict[str, Any]:
     """All that a set stores about each key, apart from checksums and fingerprints."""
     shards = ShardSet(directory)

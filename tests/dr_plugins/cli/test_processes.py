@@ -17,11 +17,7 @@ from dr_plugins.cli.processes import count_workers, ending
 from dr_plugins.errors import TeacherError
 from dr_plugins.generation.launch import Rank
 from tests.dr_plugins.cli.test_main import error_of, reinforce, run
-from tests.tiny import TinyTeacher
-
-
-def files(directory: Path) -> dict[str, bytes]:
-    return {p.name: p.read_bytes() for p in directory.iterdir() if p.name != ".lock"}
+from tests.tiny import TinyTeacher, files
 
 
 @pytest.fixture(autouse=True)

@@ -29,8 +29,8 @@ from dr_plugins.shards.claims import locked
 from dr_plugins.shards.output import OutputDirectory
 from dr_plugins.shards.reader import ShardSet
 from dr_plugins.tools.verify import verify
-from tests.dr_plugins.generation.whole_sets import files, generate
-from tests.tiny import TinyTeacher, make_set, policy
+from tests.dr_plugins.generation.whole_sets import generate
+from tests.tiny import TinyTeacher, files, make_set, policy
 
 # --- content --------------------------------------------------------------------------------------
 

@@ -25,8 +25,8 @@ from dr_plugins.generation.generate import GenerationSettings, reinforce
 from dr_plugins.generation.teachers import Ensemble
 from dr_plugins.images.sources import ImageSource
 from dr_plugins.shards.claims import locked
-from tests.dr_plugins.generation.whole_sets import Counting, files, generate
-from tests.tiny import TinyTeacher, hurt, make_photographs, make_set, policy
+from tests.dr_plugins.generation.whole_sets import Counting, generate
+from tests.tiny import TinyTeacher, files, hurt, make_photographs, make_set, policy
 
 
 def in_child(function: Callable[[], Any]) -> tuple[int, str]:

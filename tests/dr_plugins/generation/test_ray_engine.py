@@ -23,7 +23,7 @@ from dr_plugins.generation.engines import Actors
 from dr_plugins.generation.job import GenerationJob
 from dr_plugins.generation.planning import GenerationSettings
 from dr_plugins.generation.ray_engine import reinforce_on_ray
-from tests.tiny import TinyTeacher, policy
+from tests.tiny import TinyTeacher, files, policy
 
 HERE = "python:tests.dr_plugins.generation.test_ray_engine"
 
@@ -141,10 +141,6 @@ def job(out: Path, images: Path, teacher: str) -> GenerationJob:
     return GenerationJob(
         str(images), (f"{HERE}:{teacher}",), out, settings, min_agreement=0, path=os.getcwd()
     )
-
-
-def files(directory: Path) -> dict[str, bytes]:
-    return {p.name: p.read_bytes() for p in directory.iterdir() if p.name != ".lock"}
 
 
 @pytest.fixture(scope="module")

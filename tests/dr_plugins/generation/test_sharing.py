@@ -23,8 +23,8 @@ from dr_plugins.shards.claims import joined, locked, waited_for_others
 from dr_plugins.shards.location import LocalPath
 from dr_plugins.shards.output import OutputDirectory
 from dr_plugins.shards.reader import ShardSet
-from tests.dr_plugins.generation.whole_sets import Counting, files
-from tests.tiny import TinyTeacher, policy
+from tests.dr_plugins.generation.whole_sets import Counting
+from tests.tiny import TinyTeacher, files, policy
 
 SHARDS = 6  # of two images each
 

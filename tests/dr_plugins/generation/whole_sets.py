@@ -17,11 +17,6 @@ from dr_plugins.policies.policy import Policy
 from tests.tiny import TinyTeacher, policy
 
 
-def files(directory: Path) -> dict[str, bytes]:
-    """All that a set consists of."""
-    return {p.name: p.read_bytes() for p in directory.iterdir() if p.name != ".lock"}
-
-
 def generate(
     out: Path,
     images: Path,

@@ -28,7 +28,7 @@ from dr_plugins.tools import extend as extend_module
 from dr_plugins.tools.verify import verify
 from tests.data.make_golden import HERE
 from tests.dr_plugins.generation.whole_sets import Counting, interrupt
-from tests.tiny import TinyTeacher, content, make_photographs, make_set, policy
+from tests.tiny import TinyTeacher, content, files, make_photographs, make_set, policy
 
 Sets = Callable[..., Path]
 
@@ -37,10 +37,6 @@ def source_of(photographs: Path, leave_out: int = 0) -> ImageSource:
     """All images but some that are spread over the classes."""
     source = ImageSource(ImageFolder(str(photographs)))
     return source.without(source.keys[1::4][:leave_out])
-
-
-def files(directory: Path) -> dict[str, bytes]:
-    return {p.name: p.read_bytes() for p in directory.iterdir() if p.name != ".lock"}
 
 
 def grown(directory: Path, photographs: Path, out: Path, **options: Any) -> Path:

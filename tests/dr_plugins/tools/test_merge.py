@@ -33,7 +33,7 @@ from dr_plugins.shards.reader import ShardSet
 from dr_plugins.tools.verify import verify
 from tests.data import make_golden
 from tests.data.make_golden import HERE, answer_all, params_all, write_set
-from tests.tiny import TinyTeacher, content, make_set, policy
+from tests.tiny import TinyTeacher, content, files, make_set, policy
 
 Sets = Callable[..., Path]
 FIRST = ["n01", "n03"]  # folders of the first part; keys of both parts alternate
@@ -54,10 +54,6 @@ def views(directory: Path, source: ImageSource) -> dict[tuple[str, int], bytes]:
             (params,) = replayer.policy.decode(np.array([shards[key, sample]]))
             pixels[key, sample] = replayer.view(index, params)[0].numpy().tobytes()
     return pixels
-
-
-def files(directory: Path) -> dict[str, bytes]:
-    return {p.name: p.read_bytes() for p in directory.iterdir() if p.name != ".lock"}
 
 
 def same_apart_from_checksums(one: ShardSet, other: ShardSet) -> bool:

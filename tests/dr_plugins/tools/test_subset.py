@@ -31,7 +31,7 @@ from dr_plugins.shards.manifest import settings_digest
 from dr_plugins.shards.reader import ShardSet
 from dr_plugins.tools.verify import verify
 from tests.data.make_golden import HERE, answer_all, params_all, write_set
-from tests.tiny import content, make_set, policy
+from tests.tiny import content, files, make_set, policy
 
 Sets = Callable[..., Path]
 
@@ -88,10 +88,6 @@ def test_images_that_are_chosen_by_key_or_class(
     both = content(tmp_path / "both")
     assert list(both) == [max(whole)]
     assert [len(values) for values in both[max(whole)][0]] == [3] * len(both[max(whole)][0])
-
-
-def files(directory: Path) -> dict[str, bytes]:
-    return {p.name: p.read_bytes() for p in directory.iterdir() if p.name != ".lock"}
 
 
 def source_of(photographs: Path, keys: set[str]) -> ImageSource:
