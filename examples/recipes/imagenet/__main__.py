@@ -34,8 +34,10 @@ def main(recipe: str, smoke: bool, train_script: Path | None, options: tuple[str
     chosen = yaml.safe_load((_FOLDER / f"{recipe}.yaml").read_text())
     chosen |= {"output": "output/recipes", "experiment": recipe, "device": _device()}
     chosen |= options_of(options)
+    chosen["experiment"] = str(chosen["experiment"])  # of digits, it is a number in YAML
     if not smoke:
         _check_folder(chosen)
+        _check_results(chosen)
         launch(chosen, train_script, options)
         return
     with tempfile.TemporaryDirectory() as folder:
@@ -49,6 +51,16 @@ def _check_folder(options: dict[str, Any]) -> None:
         raise click.UsageError(
             f"--data-dir {folder}: no such directory; expected one that holds ImageNet's train "
             f"and val, with a folder for each class"
+        )
+
+
+def _check_results(options: dict[str, Any]) -> None:
+    """Keep the checkpoints of another run, such as one with fewer epochs."""
+    folder = Path(options["output"]) / options["experiment"]
+    if not options.get("resume") and any(folder.glob("*.pth.tar")):
+        raise click.UsageError(
+            f"{folder} holds the checkpoints of another run: continue it with --resume "
+            f"{folder / 'last.pth.tar'}, or choose a name for this one with --experiment"
         )
 
 

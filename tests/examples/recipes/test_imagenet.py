@@ -148,6 +148,24 @@ def test_train_py_gets_options_as_arguments(tmp_path: Path) -> None:
     assert recipe.with_name("recipe.yaml.args").read_text() == str(given)
 
 
+def test_checkpoints_of_another_run_are_not_overwritten(tmp_path: Path) -> None:
+    from examples.recipes.imagenet.__main__ import main
+
+    script, last = tmp_path / "train.py", tmp_path / "resnet50" / "last.pth.tar"
+    script.touch()
+    last.parent.mkdir()
+    last.touch()
+
+    def status(*options: str) -> int:
+        given = ["resnet50", f"--train-script={script}", f"--output={tmp_path}", *options]
+        return CliRunner().invoke(main, given).exit_code
+
+    assert status("--epochs", "300") == 2
+    assert status("--resume", str(last)) == 0
+    assert status("--experiment", "2") == 0
+    assert (tmp_path / "2" / "recipe.yaml").exists()
+
+
 def test_the_last_update_of_an_epoch_is_the_mean_of_its_batches(tmp_path: Path) -> None:
     from examples.recipes.smoke import make_images
     from examples.recipes.train import train
