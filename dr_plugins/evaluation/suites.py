@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -155,29 +154,17 @@ def _read(
 
 def _folder(root: Path, class_map: Path | None) -> ImageSet:
     source = open_source(str(root), class_map)
-    names = source.class_names or []
-    if class_map is None:
-        _check_order(names, root)
+    if pair := source.base.ambiguous():
+        ours, theirs = pair
+        raise EvaluationError(
+            f"{root}: the order of the classes is not clear. timm's train.py numbers folders "
+            f"naturally and without regard to case, {theirs!r} before {ours!r}; shard sets and "
+            f"torchvision do the opposite. Pass a class map (--class-map) in the order that the "
+            f"model was trained with"
+        )
     labels = torch.tensor(source.base.targets)
-    return ImageSet(_FOLDER, root, tuple(image_keys(source.base)), labels, len(names))
-
-
-def _check_order(names: Sequence[str], root: Path) -> None:
-    """Refuse folders that a model may know in another order, so that its labels would be wrong."""
-    natural = sorted(names, key=_natural_key)
-    for ours, other in zip(names, natural, strict=True):
-        if ours != other:
-            raise EvaluationError(
-                f"{root}: the order of the classes is not clear. timm's train.py numbers folders "
-                f"naturally and without regard to case, {other!r} before {ours!r}; shard sets and "
-                f"torchvision do the opposite. Pass a class map (--class-map) in the order that "
-                f"the model was trained with"
-            )
-
-
-def _natural_key(name: str) -> list[str | int]:
-    parts = re.split(r"(\d+)", name.lower())
-    return [int(part) if place % 2 else part for place, part in enumerate(parts)]
+    keys = tuple(image_keys(source.base))
+    return ImageSet(_FOLDER, root, keys, labels, len(source.base.classes))
 
 
 def _corrupted(suite: str, images: ImageSet) -> list[ImageSet]:

@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
 from dr_plugins.errors import ImageReadError
+from dr_plugins.images.folders import ClassFolders
 from dr_plugins.images.skipping import read_keys
 from dr_plugins.images.sources import ImageSource
 from dr_plugins.shards.address import located
@@ -26,11 +27,18 @@ _logger = logging.getLogger(__name__)
 
 
 def log_images(source: ImageSource) -> None:
-    """Log the images' classes, and which other files were left out."""
+    """Log the images' classes, whether their order is ambiguous, and which files were left out."""
     names = source.class_names
     if names is not None:
         shown = ", ".join(map(quoted, names[:_FEW])) + (", ..." if len(names) > _FEW else "")
         _logger.info("%d images of %d classes: %s", len(source), len(names), shown)
+    if isinstance(source.base, ClassFolders) and (pair := source.base.ambiguous()):
+        # A teacher that numbers only a few classes differently agrees with most labels.
+        _logger.warning(
+            "class %r precedes %r here, as in torchvision, but not in timm's train.py. If that "
+            "trained a teacher on these folders, pass a class map (--class-map) in its order",
+            *pair,
+        )
     if source.left_out:
         ends = [f"{n} {end or 'without'}" for end, n in source.left_out.most_common(_FEW)]
         _logger.warning(

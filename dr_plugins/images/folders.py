@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -43,6 +44,16 @@ class ClassFolders(datasets.ImageFolder):
         self._files = {}
         if class_names is not None:
             self.classes = list(class_names)
+
+    def ambiguous(self) -> tuple[str, str] | None:
+        """Return two classes that timm's train.py numbers the other way round, or None.
+
+        It sorts folders naturally and without regard to case. A class map settles the order.
+        """
+        if self._names is not None:
+            return None
+        pairs = zip(self.classes, sorted(self.classes, key=_natural_key), strict=True)
+        return next(((ours, theirs) for ours, theirs in pairs if ours != theirs), None)
 
     def find_classes(self, directory: str | Path) -> tuple[list[str], dict[str, int]]:
         """Find the files of all folders; see `torchvision.datasets.DatasetFolder`."""
@@ -107,6 +118,11 @@ class ClassFolders(datasets.ImageFolder):
     def _is_deep(self, folder: str, name: str) -> bool:
         """Whether all images of a class are in subfolders."""
         return all(os.path.dirname(file) != folder for file in self._files[name])
+
+
+def _natural_key(name: str) -> list[str | int]:
+    parts = re.split(r"(\d+)", name.lower())
+    return [int(part) if place % 2 else part for place, part in enumerate(parts)]
 
 
 def _leads_into(link: str, folder: str) -> bool:

@@ -129,6 +129,16 @@ def test_what_became_a_class_is_logged(tmp_path: Path, caplog: pytest.LogCapture
     assert left_out.endswith("3 (2 .gif, 1 .avif)")
 
 
+def test_classes_in_an_order_that_depends_on_the_library(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = make_photographs(tmp_path / "images", per_class=2, classes=("apple", "Cat"))
+    settings = GenerationSettings(policy("rrc"), samples=3, topk=2)
+    reinforce(open_source(str(root)), Ensemble([Shifted(0, 2)]), tmp_path / "set", settings)
+    (message,) = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
+    assert "'Cat' precedes 'apple'" in message
+
+
 def test_no_images_are_refused(tmp_path: Path) -> None:
     settings = GenerationSettings(policy("rrc"), samples=3, topk=2)
     with pytest.raises(DatasetMismatchError, match="no images"):

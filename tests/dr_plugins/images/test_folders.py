@@ -32,6 +32,29 @@ def test_images_and_classes_are_those_of_torchvision(tmp_path: Path) -> None:
     assert source.class_names == expected.classes == ["a", "b", "c d"]
 
 
+@pytest.mark.parametrize(
+    ("names", "pair"),
+    [
+        (("n01440764", "n01443537", "n02"), None),
+        (("class_1", "class_2", "class_10"), ("class_10", "class_2")),
+        (("apple", "Cat"), ("Cat", "apple")),
+    ],
+)
+def test_classes_that_timm_numbers_differently(
+    names: tuple[str, ...], pair: tuple[str, str] | None, tmp_path: Path
+) -> None:
+    """timm's order is the one in which they are listed here."""
+    pytest.importorskip("timm")
+    from timm.data.readers.reader_image_folder import find_images_and_targets
+
+    root = images(tmp_path / "images", *(f"{name}/1.png" for name in names))
+    _, numbers = find_images_and_targets(str(root))
+    assert sorted(numbers, key=numbers.__getitem__) == [*names]
+    assert open_source(str(root)).base.ambiguous() == pair
+    (tmp_path / "classes.txt").write_text("\n".join(names))
+    assert open_source(str(root), tmp_path / "classes.txt").base.ambiguous() is None
+
+
 # --- splits ---------------------------------------------------------------------------------------
 
 SPLITS = [
