@@ -102,8 +102,16 @@ def trained_network(spec: str) -> tuple[nn.Module, dict[str, Any] | None]:
 
 def _parts(spec: str) -> tuple[str, Path | None]:
     """A model's name, and the file of its weights."""
-    name, at, file = (spec, "", "") if spec.startswith(_HUB) else spec.partition("@")
-    return name, Path(file).expanduser() if at else None
+    name, at, file = spec.partition("@")
+    path = Path(file).expanduser() if at else None
+    if not spec.startswith(_HUB):
+        return name, path
+    if path is not None and path.exists():
+        raise CheckpointError(
+            f"{spec}: in names of the Hub, @ precedes a revision, and {file} is a file. Give its "
+            f"weights to timm's name of the network, such as resnet50@{file}"
+        )
+    return spec, None
 
 
 def imagenet_classes() -> ImageNetClasses:
@@ -138,9 +146,10 @@ def _pretrained(name: str) -> nn.Module:
         ) from warning
     # Without network, timm, its hub client and torch.hub raise many types.
     except Exception as error:
+        file = "NAME@FILE, with timm's NAME" if name.startswith(_HUB) else f"{name}@FILE"
         raise CheckpointError(
             f"the pretrained weights of {name} cannot be loaded: {str(error).rstrip('.')}. Check "
-            f"the network, or give a file: {name}@FILE"
+            f"the network, or give a file: {file}"
         ) from error
     return network
 

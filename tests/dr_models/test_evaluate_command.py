@@ -79,6 +79,11 @@ def test_a_checkpoint_without_a_name() -> None:
         load_model("test_resnet@")
 
 
+def test_a_checkpoint_is_no_revision_on_the_hub(checkpoint: Path) -> None:
+    with pytest.raises(CheckpointError, match="revision"):
+        load_model(f"hf-hub:timm/resnet18@{checkpoint}")
+
+
 def test_images_are_those_of_the_validation_in_train_py(tmp_path: Path) -> None:
     """resnet10t is tested at 224 pixels, but trained and validated at 176."""
     network = timm.create_model("resnet10t", num_classes=3)
