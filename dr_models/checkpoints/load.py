@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,8 +24,7 @@ from dr_plugins.errors import CheckpointError
 
 _RAW = ("state_dict", "model_state_dict", "model", "module")
 _AVERAGED = ("state_dict_ema", "ema_state_dict", "model_ema", "ema")
-# In names of averaged weights that other scripts save.
-_AVERAGES = re.compile(r"(?<![a-z])(ema|swa|avg|averaged?)(?![a-z])", re.IGNORECASE)
+_AVERAGES = ("ema", "swa", "avg", "average")  # in names of what other scripts save
 # Prefixes of all names, from wrappers for distributed training and from the classifiers of the
 # MMEngine and Detectron2 extensions.
 _PREFIXES = ("module.", "model.")
@@ -182,16 +181,25 @@ def _choose(content: Any, averaged: bool | None, path: Path) -> tuple[str, Mappi
 
 
 def _refuse_other_averages(content: Mapping[Any, Any], chosen: str, path: Path) -> None:
-    """Raise if plain weights were chosen, but others beside them seem to be averaged."""
+    """Raise if plain weights were chosen, but others beside them seem to be averaged.
+
+    By their name, and since they have the shapes of most of the chosen ones.
+    """
+    shapes = _shapes(content[chosen])
     for name, value in content.items():
-        is_average = isinstance(name, str) and _AVERAGES.search(name)
-        if is_average and any(tensor.numel() > 1 for tensor in _tensors(value)):
+        is_named = isinstance(name, str) and any(part in name.lower() for part in _AVERAGES)
+        if is_named and 2 * (_shapes(value) & shapes).total() > shapes.total():
             raise CheckpointError(
                 f"{path} holds plain weights under {chosen} and probably averaged ones under "
                 f"{name[:_SHOWN]}, in a layout that is not known; expected one state dict under "
-                f"{', '.join(_AVERAGED)}. Choose the plain weights (--plain, weights=plain), or "
-                f"save the state dict that you want as a file"
+                f"{', '.join(_AVERAGED)}. Save the state dict that you want as a file; plain "
+                f"weights can also be chosen by --plain of `dr-plugins convert`, and by "
+                f"?weights=plain in an address imagenet-plus://"
             )
+
+
+def _shapes(value: Any) -> Counter[torch.Size]:
+    return Counter(tensor.shape for tensor in _tensors(value) if tensor.numel() > 1)
 
 
 def _tensors(value: Any, depth: int = 3) -> Iterator[torch.Tensor]:
