@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -51,10 +52,12 @@ def register_models(create: Callable[..., Any], arguments: Mapping[str, tuple[An
             module has timm's ``default_cfgs``.
         arguments: By the name of the network.
     """
+    module = sys.modules[create.__module__]
     for name, values in arguments.items():
-        entrypoint: Any = partial(create, name, *values)
-        entrypoint.__name__, entrypoint.__module__ = name, create.__module__
-        register_model(entrypoint)
+        entrypoint: Any = partial(create, name, *values, pretrained=False)
+        entrypoint.__name__, entrypoint.__module__ = name, module.__name__
+        register_model(entrypoint)  # which lists it in the module's `__all__`
+        setattr(module, name, entrypoint)
 
 
 def from_cvnets(family: Family, state: dict[str, Any], model: Any) -> dict[str, torch.Tensor]:

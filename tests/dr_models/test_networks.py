@@ -23,6 +23,14 @@ def test_what_depends_on_the_number_of_classes(name: str, expected: tuple[str, .
     assert sizes == {7}
 
 
+def test_our_networks_are_functions_of_timm() -> None:
+    from timm.models import model_entrypoint
+
+    import dr_models.networks  # noqa: F401 - registers them
+
+    assert model_entrypoint("cvnets_mobilenetv3_small_100")(num_classes=3).num_classes == 3
+
+
 def test_names_and_options_that_timm_does_not_have() -> None:
     with pytest.raises(BackboneError, match=r"'resnet5'.*resnet\d\d"):
         create_classifier("resnet5", 7)
