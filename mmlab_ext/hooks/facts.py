@@ -22,8 +22,6 @@ _FOLDER = "Use dict(type='ImageFolder', root=...)"
 _USE_KD_LOSS = "Use loss=dict(type='KDLoss')"
 # The last two are MMEngine's and MMSegmentation 1.2's.
 _SWAPS = ("to_rgb", "_channel_conversion", "channel_conversion")
-# MMPretrain's and MMDetection's hooks that exchange transforms, mixing and loss at some epoch.
-_SWITCHES = ("SwitchRecipeHook", "PipelineSwitchHook")
 
 
 def facts_of(runner: Any, dataset: ReinforcedDataset) -> RunFacts:
@@ -78,9 +76,14 @@ def _loop(runner: Any) -> Iterator[Setting]:
 
 
 def _hooks(runner: Any) -> Iterator[Setting]:
+    """Hooks that will add transforms or mixing, known before the epoch in which they do."""
     for hook in runner.hooks:
-        if type(hook).__name__ in _SWITCHES:
-            key = f"custom_hooks.type={type(hook).__name__}"
+        name = type(hook).__name__
+        # MMPretrain's has recipes for some epochs; the other one is MMDetection's.
+        recipes = hook.schedule if name == "SwitchRecipeHook" else {}
+        adds = any(r.get("train_pipeline") or r.get("batch_augments") for r in recipes.values())
+        if adds or name == "PipelineSwitchHook":
+            key = f"custom_hooks.type={name}"
             yield Setting(key, Effect.AUGMENTS, "Leave it out; the views do not change with epochs")
 
 

@@ -65,6 +65,8 @@ def test_its_switch_to_another_recipe_is_refused_at_the_start(
     config["custom_hooks"].append({"type": "SwitchRecipeHook", "schedule": schedule})
     with pytest.raises(ConfigError, match="SwitchRecipeHook"):
         build_runner(config).train()
+    schedule[0]["batch_augments"] = None
+    build_runner(config).train()
 
 
 @pytest.mark.parametrize(
