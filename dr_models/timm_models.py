@@ -106,7 +106,7 @@ def _parts(spec: str) -> tuple[str, Path | None]:
     path = Path(file).expanduser() if at else None
     if not spec.startswith(_HUB):
         return name, path
-    if path is not None and path.exists():
+    if path is not None and path.is_file():
         raise CheckpointError(
             f"{spec}: in names of the Hub, @ precedes a revision, and {file} is a file. Give its "
             f"weights to timm's name of the network, such as resnet50@{file}"

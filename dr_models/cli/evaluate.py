@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -137,10 +138,11 @@ def evaluate(
         raise click.ClickException(f"{error}. Choose a writable directory") from error
     results: list[SetResult] = []
     try:
-        # All of them first: what is wrong with the last one is said before the first one runs.
-        loaded = [load_model(spec, img_size=img_size, crop_pct=crop_pct) for spec in models]
-        while loaded:
-            model = loaded.pop(0)  # and is freed after its sets
+        load = functools.partial(load_model, img_size=img_size, crop_pct=crop_pct)
+        for spec in models[1:]:  # what is wrong with one is said before the first one runs
+            load(spec)
+        for spec in models:
+            model = load(spec)
             results += [run(model, each, out, progress=not quiet, **running) for each in sets]
     except KeyboardInterrupt:
         click.echo("\nRun the same command to resume after the last finished set.", err=True)

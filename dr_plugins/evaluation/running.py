@@ -212,11 +212,13 @@ def _check_answer(
     answer: torch.Tensor, model: ModelUnderTest, images: ImageSet, start: int
 ) -> None:
     if answer.ndim != 2 or answer.shape[1] != images.num_classes:
+        # Published sets take no class map.
+        few = "if the folder lacks some of its classes, list them all in a class map (--class-map)"
         raise EvaluationError(
             f"{model.name} answers with shape {list(answer.shape)}, but {images.name} "
             f"({images.root}) has labels of {images.num_classes} classes; expected logits "
-            f"[B, {images.num_classes}]. Evaluate a model that was trained on these classes; if "
-            f"a folder has only some of its classes, pass a class map (--class-map) of all"
+            f"[B, {images.num_classes}]. Evaluate a model that was trained on these classes"
+            + (f"; {few}" if images.name.startswith("folder") else "")
         )
     broken = (~answer.isfinite()).any(dim=1).nonzero()
     if len(broken):

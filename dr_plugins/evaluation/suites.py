@@ -142,9 +142,10 @@ def _read(
     """Read a set from the first of its places that has images."""
     places = [root / place for root in roots for place in published.places]
     reasons = []
-    for place in filter(Path.is_dir, places):
+    for place in places:
         try:
-            return published.read(name, place, classes)
+            if place.is_dir():
+                return published.read(name, place, classes)
         except NotFoundError as error:
             reasons.append(str(error))
         except OSError as error:
@@ -159,8 +160,9 @@ def _folder(root: Path, class_map: Path | None) -> ImageSet:
         raise EvaluationError(
             f"{root}: the order of the classes is not clear. timm's train.py numbers folders "
             f"naturally and without regard to case, {theirs!r} before {ours!r}; shard sets and "
-            f"torchvision do the opposite. Pass a class map (--class-map) in the order that the "
-            f"model was trained with"
+            f"torchvision sort by characters, {ours!r} before {theirs!r}. Pass a class map "
+            f"(--class-map) in the order that the model was trained with; in the latter, it is the "
+            f"output of `LC_ALL=C ls {root}`"
         )
     labels = torch.tensor(source.base.targets)
     keys = tuple(image_keys(source.base))

@@ -35,8 +35,9 @@ def log_images(source: ImageSource) -> None:
     if isinstance(source.base, ClassFolders) and (pair := source.base.ambiguous()):
         # A teacher that numbers only a few classes differently agrees with most labels.
         _logger.warning(
-            "class %r precedes %r here, as in torchvision, but not in timm's train.py. If that "
-            "trained a teacher on these folders, pass a class map (--class-map) in its order",
+            "class %r precedes %r here, as in torchvision, but not always in timm's train.py. If "
+            "a teacher was trained by it on these folders, pass a class map (--class-map) in its "
+            "order",
             *pair,
         )
     if source.left_out:

@@ -46,14 +46,17 @@ class ClassFolders(datasets.ImageFolder):
             self.classes = list(class_names)
 
     def ambiguous(self) -> tuple[str, str] | None:
-        """Return two classes that timm's train.py numbers the other way round, or None.
+        """Return two classes that timm's train.py may number the other way round, or None.
 
-        It sorts folders naturally and without regard to case. A class map settles the order.
+        It sorts folders naturally and without regard to case, and those that are then equal (`cat`
+        and `Cat`) randomly. A class map settles the order.
         """
         if self._names is not None:
             return None
-        pairs = zip(self.classes, sorted(self.classes, key=_natural_key), strict=True)
-        return next(((ours, theirs) for ours, theirs in pairs if ours != theirs), None)
+        theirs = self.classes[::-1]  # so that equal ones differ from here
+        theirs.sort(key=_natural_key)
+        pairs = zip(self.classes, theirs, strict=True)
+        return next((pair for pair in pairs if pair[0] != pair[1]), None)
 
     def find_classes(self, directory: str | Path) -> tuple[list[str], dict[str, int]]:
         """Find the files of all folders; see `torchvision.datasets.DatasetFolder`."""
@@ -76,7 +79,7 @@ class ClassFolders(datasets.ImageFolder):
         if unknown:
             raise ValueError(
                 f"folders {', '.join(map(quoted, unknown[:3]))} are not in the class map, "
-                f"which must list one folder name a line" + _other_spelling(unknown, index)
+                f"which must list one folder name per line" + _other_spelling(unknown, index)
             )
         return list(self._files), {name: index[name] for name in self._files}
 

@@ -55,6 +55,13 @@ def test_classes_that_timm_numbers_differently(
     assert open_source(str(root), tmp_path / "classes.txt").base.ambiguous() is None
 
 
+@pytest.mark.parametrize("pair", [("Cat", "cat"), ("01", "1")])
+def test_classes_that_timm_numbers_at_random(pair: tuple[str, str], tmp_path: Path) -> None:
+    """It sorts a set of names, so that equal ones come in the order of hashes."""
+    root = images(tmp_path, *(f"{name}/1.png" for name in pair))
+    assert open_source(str(root)).base.ambiguous() == pair
+
+
 # --- splits ---------------------------------------------------------------------------------------
 
 SPLITS = [
