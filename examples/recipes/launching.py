@@ -8,7 +8,7 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,8 @@ from examples.recipes.train import train
 
 ROOT = Path(__file__).resolve().parents[2]
 
+# Options that are not numbers, such as --experiment 007.
+_TEXTS = ("data_dir", "experiment", "output", "resume")
 # Of commands that take another program's options as well.
 CONTEXT = {
     "ignore_unknown_options": True,
@@ -74,9 +76,9 @@ def _run(*arguments: str) -> None:
 
 
 def options_of(arguments: Sequence[str]) -> dict[str, Any]:
-    """Read ``--key value``, ``--key=value`` and ``--key value value``; values are YAML.
+    """Read ``--key value``, ``--key=value`` and ``--key value value``.
 
-    A key without a value is true.
+    Values are YAML, but names of files and of runs are as given. A key without a value is true.
 
     Example:
         >>> options_of(["--batch-size", "64", "--lr=1e-3", "--scale", "0.5", "1.0", "--amp"])
@@ -84,14 +86,17 @@ def options_of(arguments: Sequence[str]) -> dict[str, Any]:
     """
     options: dict[str, list[Any]] = {}
     values: list[Any] | None = None
+    read: Callable[[str], Any] = _read
     for argument in arguments:
         if argument.startswith("--"):
             name, equals, value = argument[2:].partition("=")
-            values = options[name.replace("-", "_")] = [_read(value)] if equals else []
+            name = name.replace("-", "_")
+            read = str if name in _TEXTS else _read
+            values = options[name] = [read(value)] if equals else []
         elif values is None or re.match("-[a-zA-Z]", argument):
             raise click.UsageError(f"{argument!r}: expected --NAME VALUE, with the long name")
         else:
-            values.append(_read(argument))
+            values.append(read(argument))
     return {name: _one_or_all(values) for name, values in options.items()}
 
 

@@ -34,7 +34,6 @@ def main(recipe: str, smoke: bool, train_script: Path | None, options: tuple[str
     chosen = yaml.safe_load((_FOLDER / f"{recipe}.yaml").read_text())
     chosen |= {"output": "output/recipes", "experiment": recipe, "device": _device()}
     chosen |= options_of(options)
-    chosen["experiment"] = str(chosen["experiment"])  # of digits, it is a number in YAML
     if not smoke:
         _check_folder(chosen)
         _check_results(chosen)
@@ -47,6 +46,8 @@ def main(recipe: str, smoke: bool, train_script: Path | None, options: tuple[str
 def _check_folder(options: dict[str, Any]) -> None:
     """Check the directory of plain images; that of others is checked when they are opened."""
     folder = options.get("data_dir")
+    if not options["dataset"] and folder is None:
+        raise click.UsageError("--data-dir is missing: the directory of ImageNet's train and val")
     if not options["dataset"] and not os.path.isdir(folder or ""):
         raise click.UsageError(
             f"--data-dir {folder}: no such directory; expected one that holds ImageNet's train "
@@ -55,12 +56,13 @@ def _check_folder(options: dict[str, Any]) -> None:
 
 
 def _check_results(options: dict[str, Any]) -> None:
-    """Keep the checkpoints of another run, such as one with fewer epochs."""
+    """Keep the checkpoints of an earlier run, such as one with fewer epochs."""
     folder = Path(options["output"]) / options["experiment"]
-    if not options.get("resume") and any(folder.glob("*.pth.tar")):
+    found = sorted(folder.glob("*.pth.tar"), key=os.path.getmtime)
+    if found and not options.get("resume"):
         raise click.UsageError(
-            f"{folder} holds the checkpoints of another run: continue it with --resume "
-            f"{folder / 'last.pth.tar'}, or choose a name for this one with --experiment"
+            f"{folder} holds the checkpoints of an earlier run: continue it with --resume "
+            f"{found[-1]}, or choose a name for this one with --experiment"
         )
 
 
