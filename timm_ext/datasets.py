@@ -135,8 +135,8 @@ def _open_images(parsed: DatasetName, options: dict[str, Any]) -> Any:
     # torchvision raises RuntimeError for missing files; timm's readers assert or use None as path.
     except (RuntimeError, OSError, AssertionError, TypeError) as error:
         root = options.get("root")
-        no_folder = isinstance(error, (AssertionError, TypeError)) and not os.path.isdir(root or "")
-        reason = "no such directory" if no_folder else str(error) or type(error).__name__
+        is_missing = root is not None and not os.path.exists(root)
+        reason = "no such directory" if is_missing else str(error) or type(error).__name__
         raise ImagesNotFoundError(
             f"the images of {parsed.name}, split {options.get('split', 'validation')}, cannot be "
             f"opened in --data-dir {root}: {reason}. "

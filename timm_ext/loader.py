@@ -61,8 +61,8 @@ def create_loader(dataset: Any, *args: Any, **kwargs: Any) -> Any:
         several sizes.
 
     Raises:
-        UnsupportedOptionError: An option would augment, mix or repeat views again; or a training
-            on plain images resumes within an epoch of stored views.
+        UnsupportedOptionError: An option would augment, mix or repeat views again; or train.py
+            before 1.0.27 resumes on plain images within an epoch of stored views.
 
     Example:
         >>> loader = create_loader(train, 224, 256, is_training=True)       # doctest: +SKIP

@@ -92,13 +92,13 @@ _read_before: dict[str, int] | None = None  # by train.py before 1.0.27, which r
 
 def order_for(dataset: ReinforcedDataset, batches: BatchSampler) -> EpochOrder:
     """Return the order of a training loader's images, which checkpoints refer to from now on."""
-    global _last, _read_before
+    global _last, _plain_loader, _read_before
     change_functions()
     order = EpochOrder(dataset, batches)
     if _read_before is not None:
         order.resume(_read_before)
         _read_before = None
-    _last = weakref.ref(order)
+    _last, _plain_loader = weakref.ref(order), lambda: None
     return order
 
 
@@ -115,7 +115,8 @@ def note_plain(loader: Any) -> None:
         raise UnsupportedOptionError(
             f"the checkpoint of --resume is from within epoch {position['epoch']} of a "
             f"reinforced dataset; on other data, this train.py would repeat that epoch. Resume "
-            f"from a checkpoint of a whole epoch (last.pth.tar), or with the reinforced dataset"
+            f"from a checkpoint of a whole epoch (last.pth.tar) or with the reinforced dataset; "
+            f"for another training, pass --initial-checkpoint instead"
         )
     _plain_loader = weakref.ref(loader)
 
