@@ -17,7 +17,7 @@ from dr_plugins.cli.mldr import download, import_mldr
 from dr_plugins.cli.preview import preview
 from dr_plugins.cli.reinforce import reinforce
 from dr_plugins.cli.sets import extend, merge, split, subset
-from dr_plugins.cli.startup import disable, enable, enabled
+from dr_plugins.cli.startup import disable, enable, hooks
 from dr_plugins.cli.statistics import statistics
 from dr_plugins.cli.suspects import suspects
 from dr_plugins.cli.transfer import pull, push
@@ -126,7 +126,7 @@ main.add_command(import_mldr)
 main.add_command(download)
 main.add_command(enable)
 main.add_command(disable)
-main.add_command(enabled)
+main.add_command(hooks)
 
 if __name__ == "__main__":
     main()

@@ -1,4 +1,4 @@
-"""``dr-plugins enable``, ``disable`` and ``enabled``: hooks for a host's own scripts."""
+"""``dr-plugins enable``, ``disable`` and ``hooks``: hooks for a host's own scripts."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def disable(host: str) -> None:
     click.echo(f"{host}: not enabled{removed}")
 
 
-@click.command(cls=Command, epilog="Example:\n\n  dr-plugins enabled\n")
-def enabled() -> None:
+@click.command(cls=Command, epilog="Example:\n\n  dr-plugins hooks\n")
+def hooks() -> None:
     """Show which hosts are enabled in this Python environment, and whether their hooks work.
 
     Exit status 1 if an enabled hook does not work.

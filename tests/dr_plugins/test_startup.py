@@ -73,15 +73,15 @@ def python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
 
 def test_enabled_shown_and_disabled(folder: Path) -> None:
     before = set(folder.rglob("*"))
-    assert "timm: not enabled" in cli("enabled").stdout
+    assert "timm: not enabled" in cli("hooks").stdout
     for _ in range(2):  # once more changes nothing
         result = cli("enable", "timm")
         assert result.exit_code == 0, result.output
         assert str(folder) in result.stdout
-    assert "works" in cli("enabled").stdout
+    assert "works" in cli("hooks").stdout
     assert str(folder) in cli("disable", "timm").stdout
     assert set(folder.rglob("*.*")) == {path for path in before if path.suffix}
-    assert "timm: not enabled" in cli("enabled").stdout
+    assert "timm: not enabled" in cli("hooks").stdout
     assert cli("disable", "timm").exit_code == 0
 
 
@@ -157,7 +157,7 @@ def test_without_a_working_package_timm_works_and_its_names_fail(
         run = python(f"from timm.data import create_dataset; create_dataset({name!r})")
         assert run.returncode == 1
         assert name in run.stderr.splitlines()[-1]
-    found = cli("enabled")
+    found = cli("hooks")
     assert found.exit_code == 1
     assert "does not work" in found.stdout
 
@@ -180,7 +180,7 @@ def test_a_part_of_the_hook_is_missing_or_old(folder: Path) -> None:
     assert python("pass").stderr == ""
     module.unlink()
     assert python("pass").stderr == ""
-    found = cli("enabled")
+    found = cli("hooks")
     assert found.exit_code == 1
     assert str(module) in found.stdout
     assert "dr-plugins enable timm" in found.stdout
