@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import uuid
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -38,14 +39,13 @@ def build_runner(tmp_path: Path) -> Callable[..., Any]:
     from mmengine.config import Config
     from mmengine.runner import Runner
 
-    count = 0
-
     def build(config: dict[str, Any], **changes: Any) -> Any:
-        nonlocal count
-        count += 1
         cfg = config if isinstance(config, Config) else Config(config)
         cfg.merge_from_dict({"work_dir": str(tmp_path / "work"), **changes})
-        cfg.experiment_name = f"{tmp_path.parent.name}-{tmp_path.name}-{count}"
+        # MMEngine returns what it built before under the same name, with that run's folder.
+        cfg.experiment_name = uuid.uuid4().hex
+        if "visualizer" in cfg:
+            cfg.visualizer.name = cfg.experiment_name
         return Runner.from_cfg(cfg)
 
     return build
