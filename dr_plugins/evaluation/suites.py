@@ -161,8 +161,8 @@ def _folder(root: Path, class_map: Path | None) -> ImageSet:
             f"{root}: the order of the classes is not clear. timm's train.py numbers folders "
             f"naturally and without regard to case, {theirs!r} before {ours!r}; shard sets and "
             f"torchvision sort by characters, {ours!r} before {theirs!r}. Pass a class map "
-            f"(--class-map) in the order that the model was trained with; in the latter, it is the "
-            f"output of `LC_ALL=C ls {root}`"
+            f"(--class-map) in the order that the model was trained with; for one trained on a "
+            f"shard set or with torchvision, `LC_ALL=C ls {root}` writes it"
         )
     labels = torch.tensor(source.base.targets)
     keys = tuple(image_keys(source.base))
